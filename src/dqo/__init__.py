@@ -1,0 +1,33 @@
+"""Diversity Quality Optimization: post-train language models that stay diverse.
+
+`import dqo` loads neither torch nor a training host; public names are imported on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from dqo._version import __version__
+
+if TYPE_CHECKING:
+    from dqo.integrations.trl import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
+    from dqo.rewards import DiversityReward
+
+_HOMES = {
+    "DiversityReward": "dqo.rewards",
+    "DQOConfig": "dqo.integrations.trl",
+    "DQORLOOConfig": "dqo.integrations.trl",
+    "DQORLOOTrainer": "dqo.integrations.trl",
+    "DQOTrainer": "dqo.integrations.trl",
+}
+
+__all__ = ["DQOConfig", "DQORLOOConfig", "DQORLOOTrainer", "DQOTrainer", "DiversityReward", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dqo' has no attribute {name!r}; it offers {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
