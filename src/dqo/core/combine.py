@@ -1,0 +1,115 @@
+"""Quality and diversity in one reward: which responses span the volume, and how the credit joins the task reward.
+
+Four rules, compared in docs/methods.md:
+
+add                the paper's r + alpha*c: every response spans, good or not
+gate               q in {0, 1}: only responses of at least a threshold span and are paid
+quality_weighted   q in [0, 1]: a response spans by its quality, V_q = log det(I + diag(q) L diag(q) / ridge)
+multiply           r * (1 + alpha*c): diversity multiplies quality; needs rewards >= 0
+"""
+
+import torch
+from torch import Tensor
+
+from dqo.errors import DQOError
+
+COMBINE_RULES = ("add", "gate", "quality_weighted", "multiply")
+
+
+def quality_weights(
+    reward: Tensor,
+    rule: str,
+    *,
+    threshold: float | None = None,
+    center: float | None = None,
+    scale: float | None = None,
+) -> Tensor | None:
+    """Weight q_i in [0, 1] with which each response enters the kernel, or None where every response enters whole.
+
+    gate: q = 1[r >= threshold]. quality_weighted: q = r for rewards in [0, 1], else sigmoid((r - center)/scale) with
+    constants fixed in advance (a per-group fit would pay the best of a bad group). NaN rewards get weight 0.
+
+    Args:
+        reward: (...,) task rewards.
+        rule: one of COMBINE_RULES.
+        threshold: lowest reward that passes the gate; needed by "gate".
+        center: reward that gets weight 1/2; given together with scale, or not at all.
+        scale: width > 0 of the sigmoid in reward units.
+
+    Returns:
+        weights of reward's shape in float64, or None for "add" and "multiply".
+
+    Raises:
+        DQOError: unknown rule, missing threshold, or rewards outside [0, 1] without a sigmoid; names the row.
+
+    Source: docs/math.md eq. 4.1.
+    """
+    if rule not in COMBINE_RULES:
+        raise DQOError(f"`combine` must be one of {', '.join(COMBINE_RULES)}, got {rule!r}; choose one of these.")
+    if rule in ("add", "multiply"):
+        return None
+    reward = reward.to(torch.float64)
+    scored = ~torch.isnan(reward)
+    if rule == "gate":
+        if threshold is None:
+            raise DQOError(
+                "combine='gate' needs `quality_threshold`, got None; set the lowest reward that counts as good."
+            )
+        return ((reward >= threshold) & scored).to(torch.float64)
+    if center is not None and scale is not None:
+        return torch.sigmoid((reward - center) / scale).masked_fill(~scored, 0.0)
+    outside = scored & ((reward < 0) | (reward > 1))
+    if outside.any():
+        row = outside.flatten().nonzero()[0].item()
+        raise DQOError(
+            f"combine='quality_weighted' takes rewards in [0, 1] as weights, row {row} has "
+            f"{reward.flatten()[row]:.4g}; rescale the reward, or set `quality_center` and `quality_scale` for a sigmoid."
+        )
+    return reward.masked_fill(~scored, 0.0)
+
+
+def weight_kernel(L: Tensor, q: Tensor) -> Tensor:
+    """diag(q) L diag(q): a response of quality 0 spans nothing, earns nothing and pushes nothing away.
+
+    Args:
+        L: (..., G, G) kernel matrix.
+        q: (..., G) weights in [0, 1].
+
+    Returns:
+        (..., G, G) float64, positive semi-definite where L is.
+
+    Source: docs/math.md eq. 4.2.
+    """
+    q = q.to(torch.float64)
+    return L.to(torch.float64) * q.unsqueeze(-1) * q.unsqueeze(-2)  # (..., G, G)
+
+
+def combine_reward(reward: Tensor, credit: Tensor, rule: str, alpha: float) -> Tensor:
+    """Reward that is optimised: r + alpha*c, or r*(1 + alpha*c) for "multiply".
+
+    Args:
+        reward: (...,) task rewards; NaN stays NaN, so an unscorable response gets no silent reward.
+        credit: (...,) credit in its chosen unit, >= 0.
+        rule: one of COMBINE_RULES; "gate" and "quality_weighted" act through the credit's kernel and add here.
+        alpha: weight of diversity, >= 0; 0 returns the task reward.
+
+    Returns:
+        (...,) float64.
+
+    Raises:
+        DQOError: unknown rule, or "multiply" with a negative reward, whose incentive it would flip; names the row.
+
+    Source: docs/math.md eq. 4.3.
+    """
+    if rule not in COMBINE_RULES:
+        raise DQOError(f"`combine` must be one of {', '.join(COMBINE_RULES)}, got {rule!r}; choose one of these.")
+    reward = reward.to(torch.float64)
+    if rule != "multiply":
+        return reward + alpha * credit
+    if (reward < 0).any():
+        row = (reward.flatten() < 0).nonzero()[0].item()
+        raise DQOError(
+            f"combine='multiply' needs rewards >= 0, row {row} has {reward.flatten()[row]:.4g}, for which more "
+            "diversity would mean less reward; shift the reward or use combine='add'."
+        )
+    return reward * (1.0 + alpha * credit)
