@@ -1,0 +1,247 @@
+"""Prompts and groups of responses, and the JSON-lines files that hold them. Standard library only.
+
+A data file has one prompt a line, `{"prompt", "reference", "meta"}`; a `groups.jsonl` has one group a line,
+`{"id", "prompt", "reference", "responses", "finish", "rewards", "meta"}`. Lines end at the line feed and nowhere else:
+U+2028 and its relatives are ordinary characters inside a JSON string, so `str.splitlines` would cut records in two.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dqo.errors import DataError
+
+FINISH = ("eos", "length")
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One line of a data file; `id` is `meta["id"]`, or "<file stem>-<line>" where there is none."""
+
+    id: str
+    prompt: str
+    reference: str | list[str]
+    meta: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The G responses to one prompt; `finish` and `rewards` run parallel to them, `rewards` None means not scored."""
+
+    id: str
+    prompt: str
+    reference: str | list[str]
+    responses: list[str]
+    finish: list[str]
+    rewards: list[float] | None
+    meta: dict[str, Any]
+
+
+Record = TypeVar("Record", Prompt, Group)
+
+
+def read_prompts(path: str | Path) -> list[Prompt]:
+    """Read a data file; only `prompt` is required, `reference` defaults to [] and `meta` to {}.
+
+    Args:
+        path: UTF-8 JSON lines; blank lines are passed over.
+
+    Returns:
+        The prompts in file order, their ids unique.
+
+    Raises:
+        DataError: Naming file, line and field of the first thing that is wrong.
+    """
+    return _unique_ids(path, ((line, _prompt(line, Path(path).stem)) for line in _lines(path, Prompt)))
+
+
+def read_groups(path: str | Path) -> list[Group]:
+    """Read a `groups.jsonl`; `reference`, `rewards` and `meta` may be absent (then [], None and {}).
+
+    Args:
+        path: UTF-8 JSON lines as `write_groups` writes them.
+
+    Returns:
+        The groups in file order, their ids unique, `finish` and `rewards` as long as `responses`.
+
+    Raises:
+        DataError: Naming file, line and field of the first thing that is wrong.
+    """
+    return _unique_ids(path, ((line, _group(line)) for line in _lines(path, Group)))
+
+
+def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
+    """Write a `groups.jsonl` atomically: a reader sees the old file or the whole new one.
+
+    Args:
+        path: The file; its folder is made when missing.
+        groups: What to write, one line each.
+    """
+    write_text(path, "".join(_dumps(path, asdict(group)) + "\n" for group in groups))
+
+
+def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
+    """Append one JSON line in a single write, so that a kill can only leave the last line unfinished.
+
+    Args:
+        path: The file; made when missing, with its folder.
+        record: Any JSON object of finite numbers.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        file.write((_dumps(path, record) + "\n").encode())
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write one JSON document atomically, indented for reading.
+
+    Args:
+        path: The file; its folder is made when missing.
+        value: Any JSON value of finite numbers.
+    """
+    write_text(path, _dumps(path, value, indent=2) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically (temporary file beside it, then `os.replace`).
+
+    Args:
+        path: The file; its folder is made when missing.
+        text: The whole content.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(text.encode())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _dumps(path: str | Path, value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    except ValueError as error:
+        raise DataError(f"{path}: expected finite numbers to write as JSON, got NaN or infinity ({error}).") from error
+
+
+class _Line:
+    """One parsed line: its fields by type, every complaint with file, line and field."""
+
+    def __init__(self, path: str | Path, number: int, fields: dict[str, Any]):
+        self.path, self.number, self.fields = path, number, fields
+
+    def fail(self, field: str, expected: str, came: Any) -> DataError:
+        shown = "nothing" if came is _MISSING else json.dumps(came)[:80]
+        return DataError(f"{self.path}, line {self.number}, field {field!r}: expected {expected}, got {shown}.")
+
+    def string(self, field: str) -> str:
+        value = self.fields.get(field, _MISSING)
+        if not _is_text(value) or not value.strip():
+            raise self.fail(field, "a non-empty string", value)
+        return value
+
+    def strings(self, field: str) -> list[str]:
+        value = self.fields.get(field, _MISSING)
+        if not _is_texts(value) or not value:
+            raise self.fail(field, "a non-empty list of strings", value)
+        return value
+
+    def reference(self) -> str | list[str]:
+        value = self.fields.get("reference", [])
+        if not _is_text(value) and not _is_texts(value):
+            raise self.fail("reference", "a string or a list of strings", value)
+        return value
+
+    def meta(self) -> dict[str, Any]:
+        value = self.fields.get("meta", {})
+        if not isinstance(value, dict):
+            raise self.fail("meta", "an object", value)
+        return value
+
+
+def _prompt(line: _Line, stem: str) -> Prompt:
+    meta = line.meta()
+    prompt_id = meta.get("id", f"{stem}-{line.number}")
+    if not _is_text(prompt_id) or not prompt_id:
+        raise line.fail("meta.id", "a non-empty string", prompt_id)
+    return Prompt(prompt_id, line.string("prompt"), line.reference(), meta)
+
+
+def _group(line: _Line) -> Group:
+    responses, finish, rewards = line.strings("responses"), line.strings("finish"), line.fields.get("rewards")
+    if len(finish) != len(responses) or not set(finish) <= set(FINISH):
+        raise line.fail("finish", f'{len(responses)} of "eos" or "length", one a response', finish)
+    if rewards is not None:
+        if not isinstance(rewards, list) or not all(map(_is_number, rewards)) or len(rewards) != len(responses):
+            raise line.fail("rewards", f"null or {len(responses)} finite numbers, one a response", rewards)
+        rewards = [float(reward) for reward in rewards]
+    return Group(line.string("id"), line.string("prompt"), line.reference(), responses, finish, rewards, line.meta())
+
+
+def _lines(path: str | Path, record: type) -> Iterator[_Line]:
+    known = [name for name in record.__dataclass_fields__ if (record, name) != (Prompt, "id")]
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable JSON-lines file, got {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at offset {error.start}; "
+                        "save the file as UTF-8.") from error  # fmt: skip
+    for number, source in enumerate(text.split("\n"), start=1):
+        if not source.strip():
+            continue
+        try:
+            fields = json.loads(source, parse_constant=_refuse, parse_float=_finite)
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}, line {number}: expected one JSON object on the line, got {error}.") from error
+        if not isinstance(fields, dict):
+            raise DataError(f"{path}, line {number}: expected a JSON object, got {source.strip()[:80]}.")
+        line = _Line(path, number, fields)
+        for field in fields:
+            if field not in known:
+                raise line.fail(field, f"only the fields {', '.join(known)} (others go inside meta)", fields[field])
+        yield line
+
+
+def _unique_ids(path: str | Path, records: Iterable[tuple[_Line, Record]]) -> list[Record]:
+    seen: dict[str, int] = {}
+    kept = []
+    for line, record in records:
+        if record.id in seen:
+            raise line.fail("id", f"a unique id (line {seen[record.id]} has the same)", record.id)
+        seen[record.id] = line.number
+        kept.append(record)
+    if not kept:
+        raise DataError(f"{path}: expected at least one JSON line, got an empty file.")
+    return kept
+
+
+def _is_text(value: Any) -> bool:
+    # A lone surrogate ("\ud800" in JSON) cannot be written as UTF-8 and crashes tokenizers.
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
+
+
+def _refuse(constant: str) -> float:
+    raise ValueError(f"the number {constant}, which JSON does not have")
+
+
+def _finite(digits: str) -> float:
+    if math.isinf(value := float(digits)):
+        raise ValueError(f"the number {digits}, which overflows")
+    return value
