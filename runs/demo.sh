@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# The story in one script: a base model, reward-only GRPO and DQO, compared on prompts none of them was trained on.
+#   SEED=1 make demo          another seed, other numbers
+#   MODEL=owner/name make demo   any causal language model of the hub or a folder
+# Interrupted? The same command goes on where it stopped.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+SEED=${SEED:-0}
+MODEL=${MODEL:-HuggingFaceTB/SmolLM2-135M-Instruct}
+PROMPTS=${PROMPTS:-30}
+OUT=${OUT:-outputs/demo-seed$SEED}
+export TOKENIZERS_PARALLELISM=false
+
+train() { # folder, overrides
+  [ -d "$OUT/$1/checkpoints/final" ] && { echo "dqo: $OUT/$1 is trained already"; return; }
+  dqo train recipes/concepts.yaml --resume model="$MODEL" seed="$SEED" output_dir="$OUT/$1" "${@:2}"
+}
+evaluate() { # folder, model
+  dqo eval --model "$2" --task concepts --split test --limit "$PROMPTS" --n 10 --seed "$SEED" --out "$OUT/$1/eval" \
+    --encoder all-MiniLM-L6-v2 --heldout-encoder paraphrase-MiniLM-L3-v2
+}
+
+start=$SECONDS
+dqo doctor || true
+train reward-only alpha=0
+train dqo
+evaluate base "$MODEL"
+evaluate reward-only "$OUT/reward-only"
+evaluate dqo "$OUT/dqo"
+dqo compare "$OUT/base/eval" "$OUT/reward-only/eval" "$OUT/dqo/eval" --out "$OUT/compare"
+echo
+echo "Took $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s. What is where:"
+echo "  checkpoints   $OUT/{reward-only,dqo}/checkpoints/final   (AutoModelForCausalLM.from_pretrained loads them)"
+echo "  logs          $OUT/{reward-only,dqo}/metrics.jsonl"
+echo "  responses     $OUT/{base,reward-only,dqo}/eval/groups.jsonl"
+echo "  plot, table   $OUT/compare/"

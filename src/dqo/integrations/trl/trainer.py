@@ -1,0 +1,196 @@
+"""DQO on TRL's online trainers. One mixin overrides the smallest seams of GRPOTrainer and RLOOTrainer.
+
+Seam: `_calculate_rewards`, whose super() returns the rewards of all processes, (N, F). Diversity needs whole groups
+and the task reward beside it, and both are complete there. The credit enters through a reward column of its own, put
+there by a placeholder that returns zeros, so that TRL's weights, logs and tables stay as they are. TRL then forms
+sum_m w_m * column_m; our column has weight 1 and holds combined - sum_m w_m * r_m, whatever the combination rule.
+
+The contract that this rests on is pinned by tests/integrations/test_trl_contract.py.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from torch import Tensor
+from trl import GRPOTrainer, RLOOTrainer
+
+from dqo.core import blocks
+from dqo.diversity import GroupCredit, shape_reward
+from dqo.embedders import Embedder, load_embedder
+from dqo.errors import EncoderError, RecipeError
+from dqo.integrations.trl.clock import StepClock
+from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
+from dqo.rewards import CheckedReward, completion_text, prompt_key
+
+COLUMN = "diversity"
+
+
+class DQOMixin:
+    """Adds the diversity credit to the reward of a TRL online trainer.
+
+    Args:
+        model: policy, as the host takes it.
+        reward_funcs: task rewards, as the host takes them. A completion that none of them can score (all None) is
+            left out of its group's kernel.
+        args: DQOConfig or DQORLOOConfig.
+        embedder: callable list[str] -> (N, D) unit rows; built from args.encoder where not given.
+        answer_span: completion text -> the text that is embedded; the whole text where not given.
+        **kwargs: anything else the host takes.
+
+    Raises:
+        RecipeError: a task reward is itself named "diversity", or there is none.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: Any = None,
+        *,
+        embedder: Embedder | None = None,
+        answer_span: Callable[[str], str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.spec = args.diversity_spec()
+        self._clock = StepClock()
+        self._answer_span = answer_span or (lambda text: text)
+        funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
+        _check_rewards(funcs)
+        if args.reward_weights is not None:
+            args = copy.copy(args)  # the caller's settings stay the caller's
+            args.reward_weights = [*args.reward_weights, 1.0]
+        super().__init__(model, [*map(_checked, funcs), _reserved_column], args, **kwargs)
+        device = args.encoder_device or str(self.accelerator.device)
+        self._embed = embedder or load_embedder(args.encoder, device=device, batch_size=args.encoder_batch_size)
+
+    def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
+        """Task rewards of all processes with our column filled in: (N, F)."""
+        with self._clock.measure("time/reward"):
+            rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
+        ours = self.reward_func_names.index(COLUMN)
+        others = [column for column in range(rewards.shape[1]) if column != ours]
+        weights = self.reward_weights.to(rewards.device)  # (F,)
+        task = (rewards[:, others] * weights[others]).nansum(dim=1).double()  # (N,)
+        task = task.masked_fill(rewards[:, others].isnan().all(dim=1), torch.nan)  # (N,)
+        E = self._gathered_embeddings(completions)  # (N, D)
+        keys = gather(_key_tensor(prompts, rewards.device)).tolist()  # (N,)
+        P = blocks(len(task), self._group_size(), keys)
+        with self._clock.measure("time/credit"):
+            combined, group = shape_reward(task.unflatten(0, (P, -1)), E.unflatten(0, (P, -1)), self.spec)  # (P, G)
+        rewards[:, ours] = (combined.flatten() - task).to(rewards.dtype)
+        self._log_diversity(task, combined, group)
+        return rewards
+
+    def _gathered_embeddings(self, completions: list) -> Tensor:
+        """Embeddings of every process's completions in the host's row order: (N, D)."""
+        texts = [self._answer_span(completion_text(completion)) for completion in completions]
+        with self._clock.measure("time/embed"):
+            E = self._embed(texts)  # (N_local, D)
+        if E.dim() != 2 or len(E) != len(texts):
+            raise EncoderError(
+                f"Expected the encoder to return one vector a text, got shape {tuple(E.shape)} for {len(texts)} texts; "
+                "return a (N, D) tensor."
+            )
+        return gather(E.to(self.accelerator.device))
+
+    def _group_size(self) -> int:
+        return self.num_generations if self.model.training else self.num_generations_eval
+
+    def _log_diversity(self, task: Tensor, combined: Tensor, group: GroupCredit) -> None:
+        """Means over the whole batch, under the names that metrics.jsonl promises."""
+        values = {
+            "quality": task.nanmean(),
+            "alpha": self.spec.alpha,
+            "alpha_effective": self._effective_alpha(combined),
+            "diversity/credit": group.credit.mean(),
+            "diversity/credit_std": group.credit.std(dim=1).mean(),
+            "diversity/log_volume": group.log_volume.mean(),
+            "diversity/quality_volume": group.quality_volume.mean(),
+            "diversity/vendi": group.vendi.mean(),
+            "diversity/cosine_distance": group.cosine_distance.mean(),
+        }
+        mode = "train" if self.model.training else "eval"
+        for name, value in values.items():
+            self._metrics[mode][name].append(float(value))
+
+    def _effective_alpha(self, combined: Tensor) -> float:
+        """Advantage that one unit of credit buys after the host's scaling: alpha over the std it divides by."""
+        scaling = getattr(self, "scale_rewards", "batch" if getattr(self, "normalize_advantages", False) else "none")
+        if scaling == "none":
+            return self.spec.alpha
+        spread = combined.std(dim=1) if scaling == "group" else combined.flatten().std()  # (P,) or ()
+        return (self.spec.alpha / (spread + 1e-4)).nanmean().item()
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        with self._clock.measure("time/generate"):
+            return super()._generate(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs: list) -> dict:
+        with self._clock.measure("time/rollout"):
+            return super()._generate_and_score_completions(inputs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward and backward; after the last of an optimizer step, its times go to the logs."""
+        with self._clock.measure("time/step"):
+            loss = super().training_step(*args, **kwargs)
+        if self._step % self.current_gradient_accumulation_steps == 0:
+            for name, seconds in self._clock.collect().items():
+                self._metrics["train"][name].append(seconds)
+        return loss
+
+
+class DQOTrainer(DQOMixin, GRPOTrainer):
+    """GRPO and its relatives (Dr. GRPO, DAPO, GSPO through TRL's own settings) with the diversity credit.
+
+    Example:
+        trainer = DQOTrainer(
+            model, reward_funcs=quality, args=DQOConfig("out", alpha=1.0, num_generations=8), train_dataset=dataset
+        )
+        trainer.train()
+    """
+
+    def __init__(self, model: Any, reward_funcs: Any = None, args: DQOConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(model, reward_funcs, DQOConfig("dqo-output") if args is None else args, **kwargs)
+
+
+class DQORLOOTrainer(DQOMixin, RLOOTrainer):
+    """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
+
+    def __init__(self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, **kwargs: Any) -> None:
+        super().__init__(model, reward_funcs, DQORLOOConfig("dqo-output") if args is None else args, **kwargs)
+
+
+def _reserved_column(prompts: list, **_: Any) -> list[float]:
+    """Keeps a column of the host's reward table free for `_calculate_rewards` to fill."""
+    return [0.0] * len(prompts)
+
+
+_reserved_column.__name__ = COLUMN
+
+
+def _checked(func: Any) -> Any:
+    """Plain callables get their output checked; reward models and names of them are the host's business."""
+    return func if isinstance(func, (str, torch.nn.Module)) else CheckedReward(func)
+
+
+def _check_rewards(funcs: list) -> None:
+    """A run needs a task reward, and none may take the column's name."""
+    if not funcs:
+        raise RecipeError(
+            "DQO needs at least one task reward, got none; pass `reward_funcs`, diversity alone has no goal."
+        )
+    for func in funcs:
+        if getattr(func, "__name__", None) == COLUMN:
+            raise RecipeError(
+                "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, "
+                "or, if it is a DiversityReward, remove it: DQOTrainer adds the credit itself."
+            )
+
+
+def _key_tensor(prompts: list, device: torch.device) -> Tensor:
+    """Digest of each prompt as an integer, so that ranks can compare them: (N_local,) int64."""
+    keys = [int(prompt_key(prompt), 16) >> 1 for prompt in prompts]
+    return torch.tensor(keys, dtype=torch.int64, device=device)  # (N_local,)

@@ -1,0 +1,101 @@
+"""A reward function whose every mistake is told as one sentence that names the row."""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+from dqo.errors import DQOError, RewardError
+from dqo.rewards.completion import completion_text
+
+_SHOWN = 80  # characters of a completion in a message
+
+
+class CheckedReward:
+    """Call a reward function and check what it returns; NaN never reaches an advantage.
+
+    An asynchronous function (or callable object) gives an asynchronous wrapper, which is how TRL tells them apart.
+    The wrapper can be pickled if the function can.
+
+    Args:
+        fn: Callable in TRL's convention: keyword arguments `prompts`, `completions` and columns, each with N rows,
+            to N numbers, or None for a completion that cannot be scored.
+
+    Raises:
+        RewardError: When called: the function raised, or returned the wrong count, something that is no number, NaN
+            or infinity. An error of dqo's own that it raised passes unchanged.
+    """
+
+    def __new__(cls, fn: Callable[..., Any]) -> "CheckedReward":
+        """An instance of the asynchronous subclass for an asynchronous function."""
+        is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+        return super().__new__(_AsyncCheckedReward if is_async else cls)
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+        self.__name__ = getattr(fn, "__name__", type(fn).__name__)
+
+    def __reduce__(self) -> tuple[type, tuple[Callable[..., Any]]]:
+        return CheckedReward, (self.fn,)
+
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """Rewards of N completions, each a finite float or None."""
+        try:
+            rewards = self.fn(prompts=prompts, completions=completions, **columns)
+        except Exception as error:
+            raise self._raised(error, completions) from error
+        return self._checked(rewards, completions)
+
+    def _raised(self, error: Exception, completions: Sequence[Any]) -> DQOError:
+        if isinstance(error, DQOError):
+            return error
+        first = f"; its first completion was {_shown(completions[0])}" if completions else ""
+        return RewardError(
+            f"reward function {self.__name__!r} raised {type(error).__name__} ({error}) on a batch of "
+            f"{len(completions)}{first}; catch what it cannot score and return None for it."
+        )
+
+    def _checked(self, rewards: Any, completions: Sequence[Any]) -> list[float | None]:
+        try:
+            rewards = list(rewards)
+        except TypeError:
+            raise RewardError(
+                f"reward function {self.__name__!r}: expected a list of {len(completions)} numbers, got "
+                f"{type(rewards).__name__}; return one number for each completion."
+            ) from None
+        if len(rewards) != len(completions):
+            raise RewardError(
+                f"reward function {self.__name__!r}: expected {len(completions)} rewards, one for each completion, got "
+                f"{len(rewards)}; return None for a completion that cannot be scored instead of leaving it out."
+            )
+        return [self._number(row, reward, completions[row]) for row, reward in enumerate(rewards)]
+
+    def _number(self, row: int, reward: Any, completion: Any) -> float | None:
+        if reward is None:
+            return None
+        if hasattr(reward, "item") and getattr(reward, "ndim", None) == 0:  # a scalar of torch or numpy
+            reward = reward.item()
+        if isinstance(reward, Real) and math.isfinite(reward):
+            return float(reward)
+        raise RewardError(
+            f"reward function {self.__name__!r}: expected a finite number for row {row}, got {reward!r} for the "
+            f"completion {_shown(completion)}; return None for a completion that cannot be scored."
+        )
+
+
+class _AsyncCheckedReward(CheckedReward):
+    async def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
+        """Rewards of N completions, each a finite float or None."""
+        try:
+            rewards = await self.fn(prompts=prompts, completions=completions, **columns)
+        except Exception as error:
+            raise self._raised(error, completions) from error
+        return self._checked(rewards, completions)
+
+
+def _shown(completion: Any) -> str:
+    text = completion_text(completion)
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")

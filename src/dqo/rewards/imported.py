@@ -1,0 +1,57 @@
+"""A reward function named in a recipe: "pkg.module.function" or "path/to/file.py:function"."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from dqo.errors import RecipeError
+
+
+def import_reward(path: str) -> Callable[..., Any]:
+    """Import a reward function by name; the module's own code runs, so name only files you trust.
+
+    Args:
+        path: "pkg.module.function", or "path/to/file.py:function".
+
+    Returns:
+        The callable.
+
+    Raises:
+        RecipeError: A name of neither form, a module that is missing or fails to import, an attribute that is missing
+            or cannot be called; the message names the path.
+    """
+    is_file = ".py:" in path
+    module_name, _, function_name = path.rpartition(":" if is_file else ".")
+    if not module_name or not function_name.isidentifier():
+        raise RecipeError(
+            f"reward {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function'; name the function so."
+        )
+    try:
+        module = _module_of_file(Path(module_name)) if is_file else importlib.import_module(module_name)
+    except Exception as error:
+        raise RecipeError(
+            f"reward {path!r}: importing {module_name!r} failed with {type(error).__name__} ({error}); check the name, "
+            "and that Python finds the module from here."
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        came = f"a {type(function).__name__}" if hasattr(module, function_name) else "nothing of that name"
+        raise RecipeError(
+            f"reward {path!r}: expected a function {function_name!r} in {module_name!r}, got {came}; define "
+            f"`def {function_name}(prompts, completions, **columns)` there."
+        )
+    return function
+
+
+def _module_of_file(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"dqo_reward_{file.stem}", file)
+    assert spec is not None, "a name that ends in .py always has a loader"
+    assert spec.loader is not None, "as above"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look the module up there
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,80 @@
+"""The quality of a task as a reward function in TRL's convention."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from dqo.records import Prompt
+from dqo.rewards.completion import completion_text
+
+if TYPE_CHECKING:
+    from dqo.tasks import Task
+
+
+class TaskReward:
+    """`task.quality` for `reward_funcs`, under the name "quality".
+
+    The dataset needs a column `record`, the prompt as one JSON string (see `encode_record`): a column of strings has
+    the same Arrow schema whatever lies in `meta`.
+
+    Args:
+        task: The task that scores.
+        eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
+    """
+
+    def __init__(self, task: "Task", eos_token_ids: Collection[int]):
+        self.__name__ = "quality"
+        self.task = task
+        self.eos_token_ids = frozenset(eos_token_ids)
+
+    def __call__(
+        self,
+        *,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        record: Sequence[str],
+        **columns: Any,
+    ) -> list[float | None]:
+        """Quality of N completions.
+
+        Args:
+            prompts: As TRL passes them; `record` is used instead.
+            completions: Strings, or lists of chat messages.
+            completion_ids: Token ids of each completion, the end-of-sequence id included where it was sampled.
+            record: The column of encoded prompts.
+            **columns: Whatever else TRL passes.
+
+        Returns:
+            N numbers in [0, 1], None where a completion cannot be scored.
+        """
+        return self.task.quality(
+            [decode_record(row) for row in record],
+            [completion_text(completion) for completion in completions],
+            [bool(len(ids)) and int(ids[-1]) in self.eos_token_ids for ids in completion_ids],
+        )
+
+
+def encode_record(prompt: Prompt) -> str:
+    """A prompt as the JSON string that goes into the column `record`.
+
+    Args:
+        prompt: The prompt.
+
+    Returns:
+        One line of JSON.
+    """
+    return json.dumps(asdict(prompt), ensure_ascii=False)
+
+
+def decode_record(record: str) -> Prompt:
+    """The prompt written by `encode_record`.
+
+    Args:
+        record: One line of JSON.
+
+    Returns:
+        The prompt.
+    """
+    return Prompt(**json.loads(record))

@@ -1,0 +1,229 @@
+"""The trainers on a real (tiny) policy: what reaches the advantages, what is logged, what is refused."""
+
+import json
+
+import pytest
+import torch
+from datasets import Dataset
+from dqo.embedders import load_embedder
+from transformers import AutoModelForCausalLM
+from trl import GRPOConfig, GRPOTrainer
+
+from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
+from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
+
+PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
+COMMON = {
+    "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "bf16": False,
+    "use_cpu": True, "report_to": [], "save_strategy": "no", "learning_rate": 1e-2, "encoder": "hashed", "beta": 0.0,
+}  # fmt: skip
+TRAINERS = [(DQOTrainer, DQOConfig), (DQORLOOTrainer, DQORLOOConfig)]
+
+
+def share_of_short_words(completions, **kwargs):
+    return [sum(len(w) <= 3 for w in c.split()) / max(1, len(c.split())) for c in completions]
+
+
+def make(
+    trainer_class, config_class, policy, tokenizer, folder, reward=share_of_short_words, embedder=None, **settings
+):
+    """A trainer whose reward table, completions and batch are kept for inspection."""
+    span = settings.pop("answer_span", None)
+
+    class Recorder(trainer_class):
+        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+            self.table = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+            self.completions = completions
+            return self.table
+
+        def _generate_and_score_completions(self, inputs):
+            self.batch = super()._generate_and_score_completions(inputs)
+            return self.batch
+
+    extra = {} if trainer_class is GRPOTrainer else {"embedder": embedder, "answer_span": span}
+    args = config_class(str(folder), **{"max_steps": 1, **COMMON, **settings})
+    dataset = Dataset.from_dict({"prompt": PROMPTS})
+    return Recorder(policy, reward, args=args, train_dataset=dataset, processing_class=tokenizer, **extra)
+
+
+def deleted_row_credit(texts):
+    """Leave-one-out credit of one group by determinants of explicitly deleted matrices."""
+    E = load_embedder("hashed")(texts).double()
+    A = E @ E.T + torch.eye(len(E), dtype=torch.float64)
+    kept = [[j for j in range(len(E)) if j != i] for i in range(len(E))]
+    return [(torch.linalg.slogdet(A)[1] - torch.linalg.slogdet(A[k][:, k])[1]).item() for k in kept]
+
+
+@pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS, ids=["grpo", "rloo"])
+def test_reward_is_task_plus_alpha_times_the_credit_of_the_group(
+    trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path
+):
+    trainer = make(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path, alpha=0.7)
+    trainer.train()
+    assert trainer.reward_func_names == ["share_of_short_words", "diversity"]
+    texts = trainer.completions
+    expected = torch.tensor(deleted_row_credit(texts[:4]) + deleted_row_credit(texts[4:]))
+    assert expected.std() > 0.01, "equal credits would make the next line vacuous"
+    torch.testing.assert_close(trainer.table[:, 1], 0.7 * expected, atol=1e-6, rtol=0)
+
+
+def test_column_holds_combined_minus_weighted_task_for_every_rule(tiny_policy, tiny_tokenizer, tmp_path):
+    settings = {"combine": "multiply", "alpha": 2.0, "reward_weights": [3.0]}
+    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings)
+    assert trainer.args.reward_weights == [3.0, 1.0]
+    trainer.train()
+    task = 3.0 * trainer.table[:, 0]
+    credit = torch.tensor(deleted_row_credit(trainer.completions[:4]) + deleted_row_credit(trainer.completions[4:]))
+    total = (trainer.table * trainer.reward_weights).sum(dim=1)
+    torch.testing.assert_close(total, task * (1 + 2.0 * credit), atol=1e-5, rtol=0)
+
+
+def test_gate_pays_no_diversity_below_the_threshold(tiny_policy, tiny_tokenizer, tmp_path):
+    settings = {"combine": "gate", "quality_threshold": 0.3, "alpha": 1.0}
+    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings)
+    trainer.train()
+    good = trainer.table[:, 0] >= 0.3
+    assert good.any()
+    assert not good.all()
+    assert (trainer.table[~good, 1] == 0).all()
+    assert (trainer.table[good, 1] > 0).all()
+
+
+def test_alpha_zero_is_the_unmodified_host(tiny_policy, tiny_tokenizer, tmp_path):
+    start = {k: v.clone() for k, v in tiny_policy.state_dict().items()}
+    ours = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path / "a", alpha=0.0, max_steps=3)
+    ours.train()
+    after = {k: v.clone() for k, v in tiny_policy.state_dict().items()}
+    tiny_policy.load_state_dict(start)
+    host_settings = {k: v for k, v in COMMON.items() if k != "encoder"} | {"scale_rewards": "batch", "max_steps": 3}
+    host = GRPOTrainer(
+        tiny_policy, share_of_short_words, args=GRPOConfig(str(tmp_path / "b"), **host_settings),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}), processing_class=tiny_tokenizer,
+    )  # fmt: skip
+    host.train()
+    assert any(not torch.equal(start[k], after[k]) for k in start), (
+        "an untrained policy would make the next line vacuous"
+    )
+    for key, value in tiny_policy.state_dict().items():
+        torch.testing.assert_close(value, after[key], atol=1e-6, rtol=1e-5)
+
+
+def test_unscorable_row_gets_nothing_and_leaves_the_kernel(tiny_policy, tiny_tokenizer, tmp_path):
+    def second_is_unscorable(completions, **kwargs):
+        return [None if i == 1 else 0.5 for i in range(len(completions))]
+
+    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=second_is_unscorable)
+    trainer.train()
+    assert trainer.table[1].isnan().all()
+    others = [trainer.completions[i] for i in (0, 2, 3)]
+    expected = torch.tensor(deleted_row_credit(others), dtype=torch.float32)
+    torch.testing.assert_close(trainer.table[[0, 2, 3], 1], expected, atol=1e-6, rtol=0)
+    assert trainer.batch["advantages"][1] == 0
+
+
+def test_answer_span_is_what_is_embedded(tiny_policy, tiny_tokenizer, tmp_path):
+    settings = {"answer_span": lambda text: "the same for all", "alpha": 1.0}
+    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings)
+    trainer.train()
+    copies = torch.log(torch.tensor(1 + 1 / 4))
+    torch.testing.assert_close(trainer.table[:, 1], copies.expand(8), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS, ids=["grpo", "rloo"])
+def test_every_promised_number_is_logged_at_every_step(
+    trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path
+):
+    trainer = make(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path, alpha=0.5, max_steps=2)
+    trainer.train()
+    names = {
+        "quality", "alpha", "alpha_effective", "diversity/credit", "diversity/log_volume", "diversity/vendi",
+        "diversity/cosine_distance", "completions/mean_length", "completions/clipped_ratio",
+        "time/embed", "time/credit", "time/generate", "time/update",
+    }  # fmt: skip
+    lines = [line for line in trainer.state.log_history if "loss" in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert names <= line.keys()
+        assert 1 <= line["diversity/vendi"] <= 4
+        assert line["alpha"] == 0.5
+        assert line["time/update"] > 0
+
+
+def test_tie_group_shows_in_the_effective_alpha(tiny_policy, tiny_tokenizer, tmp_path):
+    def tie(completions, **kwargs):
+        return [1.0] * len(completions)
+
+    settings = {"reward": tie, "scale_rewards": "group", "alpha": 0.01}
+    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings)
+    trainer.train()
+    (line,) = [line for line in trainer.state.log_history if "loss" in line]
+    assert line["alpha_effective"] > 50 * line["alpha"], "group std blows a tie group's credit up whatever alpha is"
+
+
+def test_checkpoint_loads_and_training_resumes(tiny_policy, tiny_tokenizer, tmp_path):
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings).train()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-2")
+    torch.testing.assert_close(loaded.state_dict(), tiny_policy.state_dict())
+    again = make(DQOTrainer, DQOConfig, loaded, tiny_tokenizer, tmp_path, **(settings | {"max_steps": 3}))
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert again.state.global_step == 3
+    steps = [line["step"] for line in again.state.log_history if "loss" in line]
+    assert steps == [1, 2, 3]
+    assert json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())["global_step"] == 2
+
+
+def test_two_generations_are_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(DQOError, match=r"num_generations of at least 3, got 2.*cancel in the group mean"):
+        DQOConfig(str(tmp_path), **(COMMON | {"num_generations": 2}))
+    DQOConfig(str(tmp_path), **(COMMON | {"num_generations": 2, "alpha": 0.0}))
+
+
+def test_normalize_then_sum_is_refused(tmp_path):
+    with pytest.raises(DQOError, match="sum_then_normalize"):
+        DQOConfig(str(tmp_path), **COMMON, multi_objective_aggregation="normalize_then_sum")
+
+
+def test_a_second_diversity_column_is_refused(tiny_policy, tiny_tokenizer, tmp_path):
+    def diversity(completions, **kwargs):
+        return [0.0] * len(completions)
+
+    with pytest.raises(RecipeError, match="name of the trainer's own column"):
+        make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=diversity)
+
+
+def test_no_task_reward_is_refused(tiny_policy, tiny_tokenizer, tmp_path):
+    with pytest.raises(RecipeError, match="at least one task reward"):
+        make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=None)
+
+
+def test_a_reward_that_raises_or_is_not_a_number_stops_with_its_name(tiny_policy, tiny_tokenizer, tmp_path):
+    def broken(completions, **kwargs):
+        return [float("nan")] * len(completions)
+
+    with pytest.raises(RewardError, match="broken"):
+        make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=broken).train()
+
+
+def test_an_encoder_with_the_wrong_count_or_nan_is_named(tiny_policy, tiny_tokenizer, tmp_path):
+    short = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, embedder=lambda texts: torch.ones(1, 3))
+    with pytest.raises(EncoderError, match=r"one vector a text, got shape \(1, 3\) for 8 texts"):
+        short.train()
+    nan = make(
+        DQOTrainer,
+        DQOConfig,
+        tiny_policy,
+        tiny_tokenizer,
+        tmp_path,
+        embedder=lambda t: torch.full((len(t), 3), torch.nan),
+    )
+    with pytest.raises(DQOError, match=r"row \(0, 0\) of shape \(2, 4, 3\) holds NaN"):
+        nan.train()
+
+
+def test_group_size_that_does_not_match_the_rows_is_refused(tiny_policy, tiny_tokenizer, tmp_path):
+    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path)
+    trainer.num_generations = 8  # the sampler was built for 4; a stride of 8 would mix two prompts
+    trainer._get_train_sampler = lambda dataset=None: list(range(4)) * 2
+    with pytest.raises(GroupError, match="another prompt"):
+        trainer.train()
