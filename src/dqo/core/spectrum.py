@@ -32,15 +32,15 @@ def vendi(L: Tensor, q: float = 1.0) -> Tensor:
     empty = trace.squeeze(-1) <= 0  # (...,)
     lam = torch.linalg.eigvalsh(L).clamp_min(0.0) / trace.masked_fill(trace <= 0, 1.0)  # (..., G)
     lam = lam.masked_fill(lam < 1e-12, 0.0)  # (..., G) rounding, which small q would count as a mode
-    if q == 1:
+    # Close to 1 the general formula loses its digits to cancellation; its limit is exact to 1e-8 there.
+    if abs(q - 1.0) < 1e-8:
         score = torch.exp(-torch.xlogy(lam, lam).sum(-1))  # (...,)
     elif q == float("inf"):
         score = 1.0 / lam.amax(-1).masked_fill(empty, 1.0)  # (...,)
     elif q == 0:
         score = (lam > 0).sum(-1).to(torch.float64)  # (...,)
     else:
-        power = torch.where(lam > 0, lam.pow(q), 0.0).sum(-1).masked_fill(empty, 1.0)  # (...,)
-        score = power.pow(1.0 / (1.0 - q))  # (...,)
+        score = torch.exp(torch.logsumexp(q * lam.log(), dim=-1) / (1.0 - q))  # (...,) in logs: lam^q underflows
     return score.masked_fill(empty, 0.0)
 
 
