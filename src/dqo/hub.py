@@ -1,0 +1,38 @@
+"""What can be known about a hub name before a loader spends a minute on retries."""
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether a name has the form of a hub name, `model` or `owner/model`; nothing is asked of the network."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
+def why_unavailable(name: str) -> str | None:
+    """Why the hub cannot serve a model, in a few words; None when it can, or when its files are in the local cache.
+
+    The loaders of transformers retry for most of a minute when there is no network, file by file; one request with a
+    time limit says the same at once, and tells an unknown or gated model from a dead network.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    markers = ("config.json", "adapter_config.json", "modules.json")
+    if any(isinstance(try_to_load_from_cache(name, marker), str) for marker in markers):
+        return None
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:  # the hub's, its client's or the socket's: all of them mean the same to the user
+        return first_words(error)
+    return None
+
+
+def first_words(error: Exception, limit: int = 240) -> str:
+    """Type and start of an error's text on one line, for quoting inside a sentence of ours."""
+    words = " ".join(str(error).split())
+    short = words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0] + " …"
+    return f"{type(error).__name__}: {short.rstrip(' .:')}"

