@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-WORDS = (
-    "the a dog cat bird runs sings sleeps eats red blue green big small old new house tree river "
-    "and or not with near over under fast slow happy sad"
-).split()
+WORDS = [
+    "the", "a", "dog", "cat", "bird", "runs", "sings", "sleeps", "eats", "red", "blue", "green", "big", "small", "old",
+    "new", "house", "tree", "river", "and", "or", "not", "with", "near", "over", "under", "fast", "slow", "happy", "sad",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="session")
