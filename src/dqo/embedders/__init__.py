@@ -1,0 +1,10 @@
+"""Encoders: texts to unit vectors, with no text cut in silence and nothing embedded twice."""
+
+from dqo.embedders.cache import CachedEmbedder
+from dqo.embedders.hashed import HashedEmbedder
+from dqo.embedders.loading import load_embedder
+from dqo.embedders.onnx import OnnxEmbedder
+from dqo.embedders.protocol import Embedder
+from dqo.embedders.sentence import SentenceEmbedder
+
+__all__ = ["CachedEmbedder", "Embedder", "HashedEmbedder", "OnnxEmbedder", "SentenceEmbedder", "load_embedder"]
