@@ -1,0 +1,1 @@
+"""The command line: `dqo train`, `sample`, `eval`, `compare` and `doctor`."""

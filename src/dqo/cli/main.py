@@ -1,0 +1,144 @@
+"""The parser of the command line. A handler is imported only when its command is chosen, so `--help` is instant."""
+
+import argparse
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+
+from dqo._version import __version__
+from dqo.errors import DQOError
+
+_PACKAGES = {"sentence_transformers": "embed", "onnxruntime": "embed", "datasets": "data", "matplotlib": "report",
+             "sacrebleu": "report"}  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process where not given.
+
+    Returns:
+        Exit status: 0 done, 1 `doctor` found that nothing can run, 2 an error of input, settings or environment
+        (one line on stderr), 130 interrupted.
+    """
+    args = _parse(argv)
+    _silence_hosts()
+    try:
+        return import_module(f"dqo.cli.{args.handler}").run(args) or 0
+    except DQOError as error:
+        return _fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package == "dqo":
+            raise
+        extra = _PACKAGES.get(package, "train")
+        return _fail(f"`dqo {args.command}` needs the package {package!r}; run `pip install 'dqo[{extra}]'`.")
+    except OSError as error:
+        place = error.filename or "input or output"
+        return _fail(f"{place}: {error.strerror or error}; check that the path can be written and has free space.")
+    except KeyboardInterrupt:
+        print("dqo: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    # argparse reads positionals in one stretch: in `train R --resume alpha=1` it leaves the override over.
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")] if args.command == "train" else []
+    unknown = [word for word in rest if word not in overrides]
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}; `dqo {args.command} --help` lists what there is")
+    if overrides:
+        args.settings = [*args.settings, *overrides]
+    return args
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every command; importing and building it loads neither torch nor a host."""
+    parser = argparse.ArgumentParser(
+        prog="dqo", description="Post-train language models so that samples to one prompt are different good answers."
+    )
+    parser.add_argument("--version", action="version", version=f"dqo {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(_command(commands, "train", "train", "train a policy from a recipe"))
+    _add_sample(_command(commands, "sample", "sample", "draw n responses to every prompt of a file"))
+    _add_eval(_command(commands, "eval", "evaluate", "measure quality and diversity of a model or of its responses"))
+    _add_compare(_command(commands, "compare", "compare", "compare two or more evaluations prompt by prompt"))
+    _command(commands, "doctor", "doctor", "show what is installed, what is missing and how to mend it")
+    return parser
+
+
+def _command(commands: argparse._SubParsersAction, name: str, handler: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file; recipes/ holds examples")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="overrides, such as alpha=0.5 or trainer.max_steps=100"
+    )
+    parser.add_argument("--resume", action="store_true", help="continue the run that output_dir holds")
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", required=True, help="run folder, model folder or hub name")
+    parser.add_argument("--data", required=True, metavar="FILE", help='JSON lines with a field "prompt"')
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl")
+    _add_sampling(parser, max_new_tokens="256")
+    parser.set_defaults(task=None)
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--model", help="run folder, model folder or hub name, sampled first")
+    source.add_argument("--responses", metavar="FILE", help="a groups.jsonl that is already sampled")
+    quality = parser.add_mutually_exclusive_group()
+    quality.add_argument("--task", help="task that gives quality and answer span, such as concepts")
+    quality.add_argument("--reward", help="reward function, pkg.module.function or file.py:function")
+    parser.add_argument(
+        "--task-option", action="append", default=[], metavar="key=value", help="option of the task; may be repeated"
+    )
+    parser.add_argument("--data", metavar="FILE", help='JSON lines with a field "prompt"; else the prompts of the task')
+    parser.add_argument("--split", choices=("train", "dev", "test"), help="the task's prompts to use (default: test)")
+    parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="judge of diversity (default: %(default)s)")
+    parser.add_argument("--heldout-encoder", help="second judge, which the policy was not trained against")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
+    _add_sampling(parser, max_new_tokens="the task's, else 256")
+
+
+def _add_sampling(parser: argparse.ArgumentParser, max_new_tokens: str) -> None:
+    parser.add_argument("--n", type=_positive, default=10, help="responses a prompt (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of samples and bootstrap (default: %(default)s)")
+    parser.add_argument("--limit", type=_positive, help="use the first LIMIT prompts only")
+    parser.add_argument("--max-new-tokens", type=_positive, help=f"longest response (default: {max_new_tokens})")
+    parser.add_argument("--batch-size", type=_positive, default=32, help="responses at once (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default: %(default)s)")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="DIR", help="evaluation or run folders; the first is the baseline")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the comparison")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _silence_hosts() -> None:
+    """Turn off what the hosts say or send that no user of this command can act on; warnings that matter stay."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # The hosts set and read these deprecated names themselves: every run would warn of a choice nobody made.
+    warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def _fail(sentence: str) -> int:
+    print("dqo: error: " + " ".join(sentence.split()), file=sys.stderr)
+    return 2

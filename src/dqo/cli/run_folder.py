@@ -1,0 +1,105 @@
+"""The folder of a training run: config.yaml, metrics.jsonl, checkpoints/checkpoint-N, checkpoints/final, eval/."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dqo.errors import ModelError, RecipeError
+from dqo.hub import first_words
+
+
+class RunFolder:
+    """Paths of a run.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.final = self.checkpoints / "final"
+        self.eval = self.path / "eval"
+
+    def prepare(self, resume: bool) -> None:
+        """Make the folder and prove that it can be written, before anything costs time.
+
+        Args:
+            resume: Whether a run in it may be continued.
+
+        Raises:
+            RecipeError: A folder that cannot be written, or that holds something although `resume` is off.
+        """
+        probe = self.path / ".writable"
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RecipeError(
+                f"output_dir {str(self.path)!r}: expected a folder that can be written, got {error.strerror}; "
+                "set output_dir to another place."
+            ) from error
+        if not resume and any(self.path.iterdir()):
+            raise RecipeError(
+                f"output_dir {str(self.path)!r}: expected an empty or new folder, but it holds files; add --resume to "
+                "continue that run, or set output_dir to another folder."
+            )
+
+    def newest_checkpoint(self) -> Path | None:
+        """The complete checkpoint of the most steps; None where there is none."""
+        found = [path for path in self.checkpoints.glob("checkpoint-*") if path.name[11:].isdecimal()]
+        newest_first = sorted(found, key=lambda path: int(path.name[11:]), reverse=True)
+        return next(filter(_is_complete, newest_first), None)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turns the savers' ways of reporting a full disk into a sentence with the folder."""
+        from safetensors import SafetensorError
+
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch.save reports a failed write as a RuntimeError that only its text tells from a bug
+            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+                raise
+            raise RecipeError(
+                f"{self.path}: writing the run failed with {first_words(error)}; free space, then add --resume."
+            ) from error
+
+
+def model_source(name: str) -> str:
+    """What to load for `--model`: the final checkpoint of a run folder, anything else as it is.
+
+    Args:
+        name: Run folder, model folder or hub name.
+
+    Returns:
+        A model folder or hub name.
+
+    Raises:
+        ModelError: A run folder whose training has not finished.
+    """
+    run = RunFolder(name)
+    if not run.config.is_file() or not run.checkpoints.is_dir():
+        return name
+    if run.final.is_dir():
+        return str(run.final)
+    newest = run.newest_checkpoint()
+    remedy = f"or give {str(newest)!r}" if newest else "it has no checkpoint yet"
+    raise ModelError(
+        f"model {name!r}: expected a finished run with checkpoints/final, got an unfinished one; finish it with "
+        f"`dqo train ... --resume`, {remedy}."
+    )
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether the file that the host writes last is whole, and the weights are there."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return any(checkpoint.glob("*.safetensors"))

@@ -1,0 +1,52 @@
+"""Whether a value from YAML fits a type hint, and the hint in words."""
+
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+_WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null",
+          dict: "a mapping", list: "a list"}  # fmt: skip
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value may stand where the hint is written.
+
+    Args:
+        value: Plain data as YAML gives it.
+        hint: A type hint of a settings dataclass: scalars, enums, unions, lists, dicts, Literal, Any.
+
+    Returns:
+        True if it fits; a whole number fits a float, a boolean fits no number, and a text fits an enum by value.
+    """
+    origin = get_origin(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin is list:
+        return isinstance(value, list) and all(fits(item, *get_args(hint)) for item in value)
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return value in [member.value for member in hint]
+    return isinstance(value, origin or hint)
+
+
+def in_words(hint: Any) -> str:
+    """A type hint as part of a sentence.
+
+    Args:
+        hint: As for `fits`.
+
+    Returns:
+        Such as "a number or null".
+    """
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(dict.fromkeys(in_words(part) for part in get_args(hint)))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(str(member.value) for member in hint)
+    return _WORDS.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,158 @@
+"""The front door: fast, and every mistake one line on stderr with status 2."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+import dqo
+from dqo.cli.main import main
+
+
+def test_help_is_instant_and_loads_nothing_heavy(dqo_process):
+    def seconds():
+        start = time.perf_counter()
+        result = dqo_process("--help")
+        assert result.returncode == 0
+        assert all(command in result.stdout for command in ("train", "sample", "eval", "compare", "doctor"))
+        return time.perf_counter() - start
+
+    assert min(seconds() for _ in range(3)) < 0.5
+    probe = (
+        "import sys, dqo.cli.main as m; m.build_parser(); print(*{'torch', 'yaml', 'transformers'} & {*sys.modules})"
+    )
+    assert subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout == "\n"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"dqo {dqo.__version__}\n"
+
+
+@pytest.fixture
+def refused(capsys):
+    """Runs a command that must fail; returns its one line on stderr."""
+
+    def run(*args):
+        assert main([str(arg) for arg in args]) == 2
+        *noise, line = capsys.readouterr().err.splitlines()
+        assert line.startswith("dqo: error: ")
+        assert not any("Traceback" in other for other in noise)
+        return line.removeprefix("dqo: error: ")
+
+    return run
+
+
+def test_override_after_a_flag_is_still_an_override(refused, own_recipe):
+    assert "got 'alhpa'; did you mean 'alpha'?" in refused("train", own_recipe(), "--resume", "alhpa=1")
+
+
+def test_unknown_flag_is_refused(own_recipe, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", str(own_recipe()), "--alpha=1"])
+    assert stop.value.code == 2
+    assert "unrecognized arguments: --alpha=1" in capsys.readouterr().err
+
+
+def test_missing_model(refused, own_recipe, tmp_path):
+    line = refused("train", own_recipe(), f"model={tmp_path / 'absent'}")
+    assert "absent" in line
+    assert "no such folder exists" in line
+    assert not (tmp_path / "run" / "config.yaml").exists(), "a run that never began must not block the next"
+
+
+def test_folder_without_a_model(refused, tmp_path, prompt_file):
+    (tmp_path / "empty").mkdir()
+    line = refused("sample", "--model", tmp_path / "empty", "--data", prompt_file, "--out", tmp_path / "out")
+    assert "expected a saved model in folder" in line
+
+
+def test_unfinished_run_as_model(refused, tmp_path, prompt_file):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
+    line = refused("sample", "--model", tmp_path / "run", "--data", prompt_file, "--out", tmp_path / "out")
+    assert "expected a finished run with checkpoints/final" in line
+
+
+def test_misspelt_key(refused, own_recipe):
+    assert refused("train", own_recipe(), "lerning_rate=1").endswith("did you mean 'trainer.learning_rate'?")
+
+
+def test_bad_row_names_file_line_and_field(refused, own_recipe, prompt_file):
+    prompt_file.write_text('{"prompt": "fine"}\n{"prompt": 3}\n')
+    assert refused("train", own_recipe()) == (
+        f"{prompt_file}, line 2, field 'prompt': expected a non-empty string, got 3."
+    )
+
+
+def test_own_prompts_file_replaces_the_task_s(refused, own_recipe, tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"prompt": "one only"}\n')
+    line = refused("train", own_recipe(), f"data.path={tmp_path / 'other.jsonl'}")
+    assert "other.jsonl: expected at least 2 prompts to train on, one a group of a step, got 1" in line
+
+
+def test_unwritable_folder_fails_before_the_model_is_looked_for(refused, own_recipe, prompt_file):
+    line = refused("train", own_recipe(), f"output_dir={prompt_file / 'run'}", "model=/absent/policy")
+    assert line.startswith(f"output_dir '{prompt_file / 'run'}': expected a folder that can be written, got Not a dir")
+
+
+def test_unwritable_output_of_a_sampling(refused, prompt_file):
+    line = refused("sample", "--model", "/absent/policy", "--data", prompt_file, "--out", prompt_file / "out")
+    assert line.startswith(f"{prompt_file / 'out'}: Not a directory")
+
+
+def test_folder_that_holds_something(refused, own_recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").touch()
+    assert "expected an empty or new folder, but it holds files; add --resume" in refused("train", own_recipe())
+
+
+def test_batch_that_holds_no_whole_group(refused, own_recipe):
+    line = refused("train", own_recipe(), "trainer.num_generations=3")
+    assert "trainer.num_generations = 3 responses, got 8 rows" in line
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [("absent.fn", "importing 'absent' failed"), ("json.absent", "expected a function 'absent' in 'json'")],
+)
+def test_missing_reward(refused, own_recipe, tmp_path, reward, message):
+    assert message in refused("train", own_recipe(), f"task_options.reward={reward}")
+    path = tmp_path / "groups.jsonl"
+    path.write_text(json.dumps({"id": "a", "prompt": "p", "responses": ["x", "y"], "finish": ["eos", "eos"]}) + "\n")
+    assert message in refused("eval", "--responses", path, "--reward", reward, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--model", "m"], "needs prompts, got neither --data nor --task"),
+        (["--model", "m", "--split", "dev", "--data", "d"], "--task-option and --split belong to --task"),
+        (["--responses", "r", "--data", "d"], "--responses holds its own prompts"),
+        (["--responses", "/absent.jsonl"], "/absent.jsonl: expected a readable JSON-lines file"),
+        (["--model", "m", "--task", "count"], "did you mean 'countdown'?"),
+        (["--model", "m", "--task", "countdown", "--task-option", "seed"], "expected key=value"),
+        (["--model", "m", "--task", "countdown", "--data", "d", "--split", "dev"], "both choose the prompts"),
+    ],
+)
+def test_eval_flags_that_contradict(refused, tmp_path, args, message):
+    assert message in refused("eval", *args, "--encoder", "hashed", "--out", tmp_path / "out")
+
+
+def test_eval_of_responses_without_reward_says_that_quality_is_null(tmp_path, capsys):
+    path = tmp_path / "groups.jsonl"
+    path.write_text(json.dumps({"id": "a", "prompt": "p", "responses": ["x b", "y"], "finish": ["eos", "eos"]}) + "\n")
+    assert main(["eval", "--responses", str(path), "--encoder", "hashed", "--out", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert "note: quality, max@k and pass@k are null: no task or reward was given." in said
+    document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert document["metrics"]["quality"] is None
+    assert 1.9 < document["metrics"]["vendi_1"]["mean"] <= 2.0, "two responses without a common word"
+
+
+def test_compare_of_nothing(refused, tmp_path):
+    assert "metrics.json" in refused("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")

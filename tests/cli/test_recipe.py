@@ -1,0 +1,161 @@
+"""Recipes: what YAML means, what is refused and with which words, and that a resolved recipe is a recipe."""
+
+from dataclasses import fields
+
+import pytest
+import yaml
+
+from dqo.cli.recipe import load_recipe, save_resolved
+from dqo.cli.yaml_reader import parse_yaml
+from dqo.errors import DQOError, RecipeError
+
+BASE = "task: countdown\noutput_dir: out\n"
+
+
+@pytest.fixture
+def recipe_file(tmp_path):
+    def write(text):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-5", 1e-5), ("2E3", 2000.0), ("-1.5e-3", -1.5e-3), (".5", 0.5), ("3.", 3.0), ("7", 7), ("-0", 0),
+        ("no", "no"), ("on", "on"), ("true", True), ("False", False), ("null", None), ("~", None), ("", None),
+        ("12:30", "12:30"), ("2026-01-02", "2026-01-02"), ("1e", "1e"), ("1.2.3", "1.2.3"), (".inf", ".inf"),
+        ("[1e-5, no]", [1e-5, "no"]), ('"1e-5"', "1e-5"),
+    ],
+)  # fmt: skip
+def test_scalars_mean_what_they_look_like(text, value):
+    read = parse_yaml(text, "here")
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_small_numbers_reach_the_trainer_as_numbers(recipe_file):
+    path = recipe_file(BASE + "trainer:\n  learning_rate: 1e-5\n")
+    assert load_recipe(path).config.learning_rate == 1e-5
+    assert load_recipe(path, ["trainer.learning_rate=3e-6"]).config.learning_rate == 3e-6
+
+
+def test_sections_land_in_their_places(recipe_file):
+    text = "data: {path: own.jsonl}\ntask_options: {seed: 3}\nalpha: 0.5\nseed: 7\nheldout_encoder: hashed\n"
+    recipe = load_recipe(recipe_file(BASE + text), ["task_options.numbers=5", "trainer.max_steps=4", "alpha=0.25"])
+    assert recipe.data == {"path": "own.jsonl"}
+    assert recipe.task_options == {"seed": 3, "numbers": 5}
+    assert (recipe.config.alpha, recipe.config.seed, recipe.config.max_steps) == (0.25, 7, 4)
+    assert recipe.heldout_encoder == "hashed"
+    assert recipe.config.output_dir.endswith("checkpoints")
+
+
+def test_names_in_overrides_stay_text(recipe_file):
+    recipe = load_recipe(recipe_file(BASE), ["output_dir=2026", "model=123"])
+    assert (recipe.output_dir, recipe.model) == ("2026", "123")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("alhpa=1", r"override 'alhpa=1': expected a setting of a recipe, got 'alhpa'; did you mean 'alpha'\?"),
+        ("learning_rate=1e-5", r"got 'learning_rate'; did you mean 'trainer.learning_rate'\?"),
+        ("trainer.alpha=1", r"got 'trainer.alpha'; did you mean 'alpha'\?"),
+        ("trainer.lerning_rate=1", r"did you mean 'trainer.learning_rate'\?"),
+        ("nonsense=1", "see the recipes/ folder"),
+        ("alpha", "override 'alpha': expected key=value"),
+        ("alpha=foo", "`alpha` must be a number, got 'foo'"),
+        ("alpha=true", "`alpha` must be a number, got True"),
+        ("alpha=[1", "override 'alpha=\\[1', line 1: expected valid YAML"),
+        ("sigma=wide", "`sigma` must be a number or null, got 'wide'"),
+        ("trainer.max_steps=1.5", "`trainer.max_steps` must be a whole number, got 1.5"),
+        ("trainer.bf16=maybe", "must be true or false or null, got 'maybe'"),
+        ("trainer.output_dir=x", "`trainer.output_dir` cannot be set in a recipe; set `output_dir`"),
+        ("trainer.seed=1", "set `seed` at the top level"),
+        ("trainer.eval_strategy=steps", "evaluate it with `dqo eval`"),
+        ("trainer=3", "`trainer` must be a mapping of settings, got 3"),
+        ("algorithm=ppo", "`algorithm` must be one of grpo, rloo, got 'ppo'"),
+    ],
+)
+def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe_file(BASE), [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (BASE + "alhpa: 1\n", r"recipe.yaml: expected a setting of a recipe, got 'alhpa'; did you mean 'alpha'\?"),
+        (BASE + "alpha: 1\nalpha: 2\n", "line 4: the key 'alpha' comes twice"),
+        (BASE + "trainer:\n  beta: 0.0\n  beta: 0.1\n", "line 5: the key 'beta' comes twice"),
+        (BASE + "alpha: [1\n", "line 4: expected valid YAML"),
+        ("- a\n", "expected `key: value` lines, got a list"),
+        ("[a]: 1\n", "line 1: expected text as a key"),
+        ("task: countdown\n", "expected the setting `output_dir`, got none"),
+        ("", "expected the setting `task`, got none"),
+    ],
+)
+def test_bad_file_is_refused_in_a_sentence(recipe_file, text, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe_file(text))
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(RecipeError, match=r"absent.yaml: expected a readable recipe, got No such file"):
+        load_recipe(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.num_generations=5"], r"groups of trainer.num_generations = 5 responses, got 8 rows "
+                                        r"\(trainer.per_device_train_batch_size 8 x 1 processes x 1 accumulated\)"),
+        (["trainer.num_generations=12", "trainer.gradient_accumulation_steps=4"], "got 32 rows .* multiple of 12"),
+        (["trainer.temperature=0"], "`trainer.temperature` must be above 0, got 0"),
+        (["trainer.lr_scheduler_type=lineer"], "the host refuses these settings: .*lineer"),
+        (["kernel=gaussian"], "bandwidth `sigma`"),
+        (["alpha=-1"], "`alpha` must be a finite number >= 0, got -1"),
+        (["trainer.num_generations=2"], "num_generations of at least 3, got 2"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_run_are_refused(recipe_file, overrides, message):
+    recipe = load_recipe(recipe_file(BASE), overrides)
+    with pytest.raises(DQOError, match=message):
+        _ = recipe.config
+
+
+def test_processes_count_for_whole_groups(recipe_file, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match=r"got 24 rows .* 8 x 3 processes"):
+        _ = load_recipe(recipe_file(BASE), ["trainer.num_generations=16"]).config
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("checkpointing", ["true", "false"])
+def test_resolved_recipe_is_a_recipe_of_the_same_run(recipe_file, tmp_path, algorithm, checkpointing):
+    overrides = [f"algorithm={algorithm}", "trainer.num_generations=4", "trainer.gradient_accumulation_steps=3",
+                 "alpha=0.125", f"trainer.gradient_checkpointing={checkpointing}", "task_options.seed=5"]  # fmt: skip
+    first = load_recipe(recipe_file(BASE), overrides).resolved()
+    save_resolved(tmp_path / "config.yaml", first)
+    assert load_recipe(tmp_path / "config.yaml").resolved() == first
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert set(written["versions"]) == {"dqo", "torch", "trl", "transformers"}
+    assert (written["alpha"], written["ridge"], written["trainer"]["beta"]) == (0.125, 1.0, first["trainer"]["beta"])
+
+
+def test_every_setting_of_the_host_has_a_type_that_its_default_fits(recipe_file):
+    from dqo.cli.recipe import CONFIGS, setting_hints
+    from dqo.cli.setting_types import fits
+
+    for algorithm, config_class in CONFIGS.items():
+        hints = setting_hints(algorithm)
+        checked = 0
+        for spec in fields(config_class):
+            hint = hints.get(f"trainer.{spec.name}")
+            if hint is not None and isinstance(spec.default, str | int | float | None):
+                checked += 1
+                assert fits(spec.default, hint), (spec.name, spec.default, hint)
+        assert checked > 100, "the host has far more settings than that"

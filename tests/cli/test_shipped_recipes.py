@@ -1,0 +1,58 @@
+"""Every recipe that is shipped loads, states true defaults, and explains each of its lines."""
+
+import ast
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
+import pytest
+
+from dqo.cli.recipe import CONFIGS, Recipe, load_recipe
+from dqo.cli.yaml_reader import parse_yaml
+from dqo.records import read_prompts
+from dqo.tasks import load_task
+
+ROOT = Path(__file__).parents[2]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+STATED = re.compile(r"^\s*(\w+):.*# .*\(default: ([^)]*)\)$")
+
+
+def test_there_is_a_recipe_for_every_task():
+    from dqo.tasks import TASKS
+
+    assert {path.stem for path in RECIPES} >= set(TASKS)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_loads_and_its_task_has_prompts_for_a_step(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    recipe = load_recipe(path)
+    config = recipe.config
+    task = load_task(recipe.task, **recipe.task_options)
+    prompts, unseen = task.prompts("train"), task.prompts("test")
+    assert len(prompts) >= config.generation_batch_size // config.num_generations
+    assert {prompt.prompt for prompt in prompts}.isdisjoint(prompt.prompt for prompt in unseen)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_line_is_explained_and_every_stated_default_is_the_code_s(path):
+    recipe = load_recipe(path)
+    defaults = {spec.name: spec.default for spec in fields(Recipe) if spec.default is not MISSING}
+    defaults |= {spec.name: spec.default for spec in fields(CONFIGS[recipe.algorithm]) if spec.name != "seed"}
+    stated = 0
+    for line in filter(str.strip, path.read_text().splitlines()):
+        assert "#" in line, f"{line!r} has no comment"
+        if match := STATED.match(line):
+            stated += 1
+            assert parse_yaml(match[2], path.name) == defaults[match[1]], line
+    assert stated >= 5
+
+
+def test_example_reward_pays_names_only():
+    source = (ROOT / "recipes" / "names" / "reward.py").read_text()
+    assert ast.get_docstring(ast.parse(source))
+    scope = {}
+    exec(compile(source, "reward.py", "exec"), scope)
+    texts = ["The Rising Crust", "A very long description of a bakery", "Crust", "Two\nlines", ""]
+    assert scope["short_name"]([""] * 5, texts, ended=[True, True, False, True, True]) == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert len(read_prompts(ROOT / "recipes" / "names" / "train.jsonl")) == 12

@@ -1,0 +1,108 @@
+"""A real run of the tiny policy from recipe to comparison, killed and resumed on the way."""
+
+import json
+import signal
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dqo.cli.main import main
+
+pytestmark = pytest.mark.slow
+PROMISED = {"step", "quality", "diversity/credit", "diversity/vendi", "alpha", "kl", "time/step", "time/embed"}
+
+
+def logged(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_run_folder_holds_what_is_promised(own_recipe, tmp_path, tiny_policy, capsys):
+    assert main(["train", str(own_recipe()), "alpha=0.5"]) == 0
+    run = tmp_path / "run"
+    rows = logged(run)
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert set(rows[0]) >= PROMISED
+    assert rows[0]["alpha"] == 0.5
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert (config["alpha"], config["trainer"]["max_completion_length"]) == (0.5, 6)
+    assert {path.name for path in (run / "checkpoints").iterdir()} >= {"checkpoint-2", "checkpoint-3", "final"}
+    policy = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "final")
+    assert AutoTokenizer.from_pretrained(run / "checkpoints" / "final").chat_template
+    moved = [not torch.equal(a, b) for a, b in zip(policy.parameters(), tiny_policy.parameters(), strict=True)]
+    assert all(moved), "three steps at learning rate 1e-2 must move every weight"
+    output = capsys.readouterr()
+    assert f"policy: {run / 'checkpoints' / 'final'}" in output.out
+    assert "quality=" in output.err
+    assert "'loss'" not in output.err + output.out, "the host's dictionary a step must not be printed"
+    assert "deprecated" not in output.err
+
+    _evaluate_as_told_and_compare(output.out, tmp_path, capsys)
+
+
+def _evaluate_as_told_and_compare(said, tmp_path, capsys):
+    import shlex
+
+    command = shlex.split(said.split("next:")[1])
+    assert command[0] == "dqo"
+    assert command[command.index("--split") + 1] == "train", "the only prompts that this task has"
+    assert main([*command[1:], "--n", "4"]) == 0
+    base = list(command[1:])
+    base[base.index("--model") + 1] = str(tmp_path / "tiny-policy")
+    base[base.index("--out") + 1] = str(tmp_path / "base")
+    assert main([*base, "--n", "4"]) == 0
+    document = json.loads((tmp_path / "run" / "eval" / "metrics.json").read_text())
+    assert (document["n_prompts"], document["n_samples"]) == (4, 4)
+    assert 0 <= document["metrics"]["quality"]["mean"] <= 1
+    assert main(["compare", str(tmp_path / "base"), str(tmp_path / "run"), "--out", str(tmp_path / "cmp")]) == 0
+    assert "vendi_1" in capsys.readouterr().out
+    assert (tmp_path / "cmp" / "comparison.json").exists()
+
+
+def test_killed_run_resumes_and_logs_each_step_once(own_recipe, tmp_path, dqo_process, capsys):
+    recipe = own_recipe(reward="killed_at_the_fourth_call", trainer={"max_steps": 5})
+    killed = dqo_process("train", recipe)
+    assert killed.returncode == -signal.SIGKILL
+    run = tmp_path / "run"
+    assert [row["step"] for row in logged(run)] == [1, 2, 3], "step 3 must be logged beyond the checkpoint of step 2"
+    half = run / "checkpoints" / "checkpoint-3"
+    half.mkdir()
+    (half / "trainer_state.json").write_text('{"global_st')
+    assert main(["train", str(recipe)]) == 2
+    assert "add --resume" in capsys.readouterr().err
+    assert main(["train", str(recipe), "alpha=2", "--resume"]) == 2
+    assert "'alpha' was 1.0 and is now 2; set it back" in capsys.readouterr().err
+    assert main(["train", str(recipe), "--resume"]) == 0
+    said = capsys.readouterr()
+    assert f"dqo: continuing from {run / 'checkpoints' / 'checkpoint-2'}" in said.err
+    assert [row["step"] for row in logged(run)] == [1, 2, 3, 4, 5]
+    assert "Trained to step 5" in said.out
+
+
+def test_resume_without_a_checkpoint_starts_from_scratch_and_says_so(own_recipe, tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text('{"step": 1, "quality": 0.9}\n')
+    assert main(["train", str(own_recipe()), "--resume", "algorithm=rloo", "trainer.max_steps=2"]) == 0
+    assert "holds no complete checkpoint yet, so the run starts from scratch" in capsys.readouterr().err
+    rows = logged(run)
+    assert [row["step"] for row in rows] == [1, 2]
+    assert rows[0]["quality"] != 0.9
+    assert rows[0]["kl"] is not None, "RLOO has a reference policy by default"
+
+
+def test_full_disk_is_told_in_a_sentence(own_recipe, tmp_path):
+    """A limit on file size stands for the full disk: the checkpoint's weights do not fit."""
+    import subprocess
+    import sys
+
+    limited = (
+        "import resource, sys; from dqo.cli.main import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    result = subprocess.run([sys.executable, "-c", limited, "train", str(own_recipe())], capture_output=True, text=True)
+    assert result.returncode == 2, result.stderr[-2000:]
+    assert result.stderr.splitlines()[-1].startswith(f"dqo: error: {tmp_path / 'run'}: writing the run failed with")
+    assert "Traceback" not in result.stderr
