@@ -136,6 +136,11 @@ def test_a_hub_name_is_left_to_the_hub_and_its_refusal_told(monkeypatch):
     [
         ({"dtype": "int8"}, "expected dtype to be one of float32, bfloat16, float16, but got 'int8'"),
         ({"device": "quux"}, "but 'quux' failed"),
+        pytest.param(
+            {"device": "cuda"},
+            "but 'cuda' failed",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what is asked for"),
+        ),
     ],
 )
 def test_a_setting_out_of_range_is_told(tiny_policy_folder, settings, message):

@@ -104,7 +104,7 @@ def load_policy(
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     try:
         return model.to(device or "cpu").eval(), tokenizer
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter is torch built without CUDA
         raise ModelError(
             f"expected a device that can hold {name!r}, but {device!r} failed "
             f"({first_words(error)}); use 'cpu' or 'cuda'."
