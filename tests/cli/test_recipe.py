@@ -136,7 +136,7 @@ def test_processes_count_for_whole_groups(recipe_file, monkeypatch):
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 @pytest.mark.parametrize("checkpointing", ["true", "false"])
 def test_resolved_recipe_is_a_recipe_of_the_same_run(recipe_file, tmp_path, algorithm, checkpointing):
-    overrides = [f"algorithm={algorithm}", "trainer.num_generations=4", "trainer.gradient_accumulation_steps=3",
+    overrides = [f"algorithm={algorithm}", "trainer.gradient_accumulation_steps=3",
                  "alpha=0.125", f"trainer.gradient_checkpointing={checkpointing}", "task_options.seed=5"]  # fmt: skip
     first = load_recipe(recipe_file(BASE), overrides).resolved()
     save_resolved(tmp_path / "config.yaml", first)

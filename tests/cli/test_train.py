@@ -28,6 +28,7 @@ def test_run_folder_holds_what_is_promised(own_recipe, tmp_path, tiny_policy, ca
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert (config["alpha"], config["trainer"]["max_completion_length"]) == (0.5, 6)
     assert {path.name for path in (run / "checkpoints").iterdir()} >= {"checkpoint-2", "checkpoint-3", "final"}
+    assert not (run / "checkpoints" / "final.partial").exists()
     policy = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "final")
     assert AutoTokenizer.from_pretrained(run / "checkpoints" / "final").chat_template
     moved = [not torch.equal(a, b) for a, b in zip(policy.parameters(), tiny_policy.parameters(), strict=True)]

@@ -137,6 +137,7 @@ def _silence_hosts() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # The hosts set and read these deprecated names themselves: every run would warn of a choice nobody made.
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
 
 
 def _fail(sentence: str) -> int:

@@ -76,6 +76,9 @@ class Recipe:
 
         Made once: building another one resets the host's process state under a trainer that is already there.
 
+        Returns:
+            DQOConfig or DQORLOOConfig.
+
         Raises:
             RecipeError: A value out of range, or a batch that holds no whole groups.
         """

@@ -1,5 +1,6 @@
 """The folder of a training run: config.yaml, metrics.jsonl, checkpoints/checkpoint-N, checkpoints/final, eval/."""
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,8 @@ from pathlib import Path
 
 from dqo.errors import ModelError, RecipeError
 from dqo.hub import first_words
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
 
 
 class RunFolder:
@@ -63,8 +66,10 @@ class RunFolder:
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:
-            # torch.save reports a failed write as a RuntimeError that only its text tells from a bug
-            if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            # torch.save reports a failed write as a RuntimeError that only its text tells from a bug, and a lost
+            # connection is an OSError too
+            of_the_disk = isinstance(error, SafetensorError) or "PytorchStreamWriter" in str(error)
+            if not of_the_disk and getattr(error, "errno", None) not in _DISK_ERRORS:
                 raise
             raise RecipeError(
                 f"{self.path}: writing the run failed with {first_words(error)}; free space, then add --resume."

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
             if _is_main_process():
                 save_resolved(folder.config, settings)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            trainer.save_model(str(folder.final))  # the tokenizer goes with it
+            _save_final(trainer, folder)
     except KeyboardInterrupt:
         _say("stopped; the same command with --resume continues from the newest checkpoint")
         raise
@@ -178,6 +179,16 @@ def _unseen_prompts(recipe: Recipe, task: Task) -> list[str]:
         except DataError:  # a task that reads files may have been given no file for this split
             continue
     return ["--data", recipe.data["path"]]
+
+
+def _save_final(trainer: Any, folder: RunFolder) -> None:
+    """Policy and tokenizer under a passing name first, so that a `final` that exists is whole."""
+    partial = folder.final.with_name("final.partial")
+    trainer.save_model(str(partial))
+    trainer.accelerator.wait_for_everyone()
+    if _is_main_process():
+        shutil.rmtree(folder.final, ignore_errors=True)  # of a finished run that is continued
+        partial.replace(folder.final)
 
 
 def _is_main_process() -> bool:

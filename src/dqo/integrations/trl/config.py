@@ -112,9 +112,11 @@ class DQOConfig(DiversityArguments, GRPOConfig):
 class DQORLOOConfig(DiversityArguments, RLOOConfig):
     """Settings of `DQORLOOTrainer`: TRL's `RLOOConfig` and the diversity settings.
 
-    `logging_steps=1` instead of 10, and `bf16` stays off on a CPU.
+    `num_generations=8` instead of 2, where the credit has no effect, `logging_steps=1` instead of 10, and `bf16` stays
+    off on a CPU.
     """
 
+    num_generations: int | None = field(default=8, metadata={"help": "Responses a prompt, at least 3."})
     logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
 
     def __post_init__(self) -> None:
