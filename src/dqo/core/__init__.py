@@ -8,24 +8,41 @@ from dqo.core.credit import CREDIT_SCALES, credit_range, scale_credit
 from dqo.core.groups import blocks, by_id, pad_groups, unpad_groups
 from dqo.core.kernels import KERNELS, cosine_kernel, gaussian_kernel, kernel_matrix, linear_kernel
 from dqo.core.logdet import leave_one_out, log_volume
+from dqo.core.optimum import (
+    ascend,
+    enumerate_groups,
+    exact_objective,
+    group_payoff,
+    joint_optimum,
+    product_log_prob,
+)
+from dqo.core.spectrum import cosine_distance, vendi
 
 __all__ = [
     "COMBINE_RULES",
     "CREDIT_SCALES",
     "KERNELS",
+    "ascend",
     "blocks",
     "by_id",
     "combine_reward",
+    "cosine_distance",
     "cosine_kernel",
     "credit_range",
+    "enumerate_groups",
+    "exact_objective",
     "gaussian_kernel",
+    "group_payoff",
+    "joint_optimum",
     "kernel_matrix",
     "leave_one_out",
     "linear_kernel",
     "log_volume",
     "pad_groups",
+    "product_log_prob",
     "quality_weights",
     "scale_credit",
     "unpad_groups",
+    "vendi",
     "weight_kernel",
 ]

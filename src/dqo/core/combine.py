@@ -40,7 +40,8 @@ def quality_weights(
         weights of reward's shape in float64, or None for "add" and "multiply".
 
     Raises:
-        DQOError: unknown rule, missing threshold, or rewards outside [0, 1] without a sigmoid; names the row.
+        DQOError: unknown rule, missing threshold, half a sigmoid or one of scale <= 0, or rewards outside [0, 1]
+            without a sigmoid; names the row.
 
     Source: docs/math.md eq. 4.1.
     """
@@ -56,14 +57,19 @@ def quality_weights(
                 "combine='gate' needs `quality_threshold`, got None; set the lowest reward that counts as good."
             )
         return ((reward >= threshold) & scored).to(torch.float64)
-    if center is not None and scale is not None:
+    if center is not None or scale is not None:
+        if center is None or scale is None or not scale > 0:
+            raise DQOError(
+                "The sigmoid of combine='quality_weighted' needs `quality_center` and a `quality_scale` above 0, got "
+                f"{center!r} and {scale!r}; set both, or neither for rewards in [0, 1]."
+            )
         return torch.sigmoid((reward - center) / scale).masked_fill(~scored, 0.0)
     outside = scored & ((reward < 0) | (reward > 1))
     if outside.any():
         row = outside.flatten().nonzero()[0].item()
         raise DQOError(
             f"combine='quality_weighted' takes rewards in [0, 1] as weights, row {row} has "
-            f"{reward.flatten()[row]:.4g}; rescale the reward, or set `quality_center` and `quality_scale` for a sigmoid."
+            f"{reward.flatten()[row]:.4g}; rescale it, or set `quality_center` and `quality_scale` for a sigmoid."
         )
     return reward.masked_fill(~scored, 0.0)
 

@@ -54,7 +54,8 @@ def gaussian_kernel(E: Tensor, sigma: float) -> Tensor:
     """
     check_kernel("gaussian", sigma)
     U, filled = _unit_rows(E)  # (..., G, D), (..., G)
-    squared_distance = (2.0 - 2.0 * (U @ U.mT)).clamp_min(0.0)  # (..., G, G)
+    # Differences rather than 2 - 2<e_i, e_j>: exactly 0 between copies, whatever sigma divides it by.
+    squared_distance = torch.cdist(U, U, compute_mode="donot_use_mm_for_euclid_dist").square()  # (..., G, G)
     L = torch.exp(-squared_distance / (2.0 * sigma**2))  # (..., G, G)
     present = filled.to(L.dtype)  # (..., G)
     return _symmetric(L * present.unsqueeze(-1) * present.unsqueeze(-2))
@@ -117,7 +118,7 @@ def check_kernel(kernel: str, sigma: float | None) -> None:
     if kernel not in KERNELS:
         raise DQOError(f"`kernel` must be one of {', '.join(KERNELS)}, got {kernel!r}; choose one of these.")
     if kernel == "gaussian":
-        if sigma is None or not (0.0 < sigma < float("inf")):
+        if not isinstance(sigma, int | float) or not (0.0 < sigma < float("inf")):
             raise DQOError(
                 f"kernel='gaussian' needs a finite bandwidth `sigma` above 0, got {sigma!r}; set sigma=0.5 to start, "
                 "or choose kernel='cosine', which has none."
@@ -133,9 +134,9 @@ def _finite(E: Tensor) -> Tensor:
     """Embeddings in float64; NaN or infinity is an error that names the row."""
     if not isinstance(E, Tensor):
         E = torch.as_tensor(E)
-    if E.dim() < 2 or not E.is_floating_point():
+    if E.dim() < 2 or E.shape[-1] == 0 or not E.is_floating_point():
         raise DQOError(
-            f"Embeddings must be a floating-point tensor of shape (..., G, D), got {E.dtype} of shape "
+            f"Embeddings must be a floating-point tensor of shape (..., G, D) with D >= 1, got {E.dtype} of shape "
             f"{tuple(E.shape)}; stack one vector per response."
         )
     bad = ~torch.isfinite(E).all(dim=-1)  # (..., G)

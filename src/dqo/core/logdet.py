@@ -73,17 +73,20 @@ def check_ridge(ridge: float) -> None:
 def _factor(L: Tensor, ridge: float) -> Tensor:
     """Lower Cholesky factor of A = I + L/ridge, after the checks that keep a silent number from coming out."""
     check_ridge(ridge)
-    if L.dim() < 2 or L.shape[-1] != L.shape[-2]:
+    if L.dim() < 2 or L.shape[-1] != L.shape[-2] or not L.is_floating_point():
         raise DQOError(
-            f"A kernel matrix must have shape (..., G, G), got {tuple(L.shape)}; pass the output of a kernel."
+            f"A kernel matrix must be a floating-point tensor of shape (..., G, G), got {L.dtype} of shape "
+            f"{tuple(L.shape)}; pass the output of a kernel."
         )
+    # A batched product E E^T in float32 is symmetric only up to a few of its own last bits.
+    slack = max(_SYMMETRY_TOLERANCE, 8.0 * torch.finfo(L.dtype).eps)
     L = L.to(torch.float64)  # (..., G, G)
     _check_each(
         torch.isfinite(L).flatten(-2).all(dim=-1),
         NonFiniteError,
         "holds NaN or infinity; check the embeddings and quality weights it was made from",
     )
-    tolerance = _SYMMETRY_TOLERANCE * (1.0 + L.abs().flatten(-2).amax(dim=-1)) if L.shape[-1] else torch.tensor(1.0)
+    tolerance = slack * (1.0 + L.abs().flatten(-2).amax(dim=-1)) if L.shape[-1] else torch.tensor(1.0)
     asymmetry = (L - L.mT).abs().flatten(-2).amax(dim=-1) if L.shape[-1] else torch.tensor(0.0)
     # Cholesky reads one triangle only: an asymmetric matrix would give a number, and a wrong one.
     _check_each(asymmetry <= tolerance, NotPSDError, "is not symmetric; pass a kernel matrix, not a cross-similarity")
