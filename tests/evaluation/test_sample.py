@@ -133,9 +133,11 @@ def test_finished_groups_are_not_sampled_again(tiny_policy, tiny_tokenizer, tmp_
     draw(tiny_policy, tiny_tokenizer, out=tmp_path)
     path = tmp_path / "groups.jsonl"
     marked = [json.loads(line) for line in path.read_text().splitlines()]
-    marked[0]["responses"][0] = "kept by hand"
+    marked[0] |= {"responses": ["kept by hand", "b", "c"], "rewards": [1.0, 0.0, 0.0]}
     path.write_text("".join(json.dumps(group) + "\n" for group in marked))
-    assert draw(tiny_policy, tiny_tokenizer, out=tmp_path)[0].responses[0] == "kept by hand"
+    first = draw(tiny_policy, tiny_tokenizer, out=tmp_path)[0]
+    assert first.responses == ["kept by hand", "b", "c"]
+    assert first.rewards is None, "scores of an earlier evaluation are not carried over"
 
 
 @pytest.mark.parametrize(

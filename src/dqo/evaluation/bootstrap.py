@@ -11,6 +11,8 @@ import numpy as np
 
 from dqo.errors import DataError, NonFiniteError
 
+_DRAWS_AT_ONCE = 1_000_000  # 16 MB of indices and values
+
 
 class Interval(NamedTuple):
     """A mean and the ends of its confidence interval, in the unit of the values."""
@@ -42,8 +44,10 @@ def bootstrap_interval(
     if not 0.0 < level < 1.0:
         raise DataError(f"The confidence `level` must lie between 0 and 1, got {level}; use 0.95.")
     rng = np.random.default_rng(seed)
-    means = [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(resamples)]
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    at_once = max(1, _DRAWS_AT_ONCE // len(sample))
+    sizes = [min(at_once, resamples - first) for first in range(0, resamples, at_once)]
+    means = [sample[rng.integers(len(sample), size=(size, len(sample)))].mean(axis=1) for size in sizes]
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(sample.mean()), float(low), float(high))
 
 

@@ -24,7 +24,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     Raises:
         DQOError: If n is below 1 or `texts` is a single string.
 
-    Source: Li et al. 2016 (docs/math.md section 7).
+    Source: Li et al. 2016 (docs/math.md eq. 7.2).
     """
     _check_texts(texts)
     if n < 1:
@@ -47,13 +47,17 @@ def self_bleu(texts: Sequence[str]) -> float:
         A number in [0, 100]; 100 = all alike, 0.0 for fewer than two texts, as one response cannot repeat another.
 
     Raises:
-        DQOError: If `texts` is a single string.
+        DQOError: If `texts` is a single string, or sacrebleu is not installed.
 
-    Source: Zhu et al. 2018 (docs/math.md section 7).
+    Source: Zhu et al. 2018 (docs/math.md eq. 7.2).
     """
     _check_texts(texts)
-    from sacrebleu.metrics import BLEU
-
+    try:
+        from sacrebleu.metrics import BLEU
+    except ModuleNotFoundError as error:
+        raise DQOError(
+            "self_bleu needs the package sacrebleu, which is not installed; pip install 'dqo[report]'."
+        ) from (error)
     texts = [text for text in texts if text.strip()]
     if len(texts) < 2:
         return 0.0

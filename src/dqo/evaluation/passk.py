@@ -14,7 +14,7 @@ from dqo.errors import DQOError, NonFiniteError
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Probability that k of the n samples, drawn without replacement, hold a correct one: 1 - C(n-c, k)/C(n, k).
 
-    Computed as a sum of logarithms, so that neither a large n overflows nor a small probability is lost.
+    Computed in whole numbers up to the last division: no overflow for large n, no digit of a small probability lost.
 
     Args:
         n: Samples drawn for the prompt.
@@ -27,16 +27,15 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     Raises:
         DQOError: If k > n (there is no unbiased estimate), or a count is out of range.
 
-    Source: Chen et al. 2021 (docs/math.md section 7); `max_at_k` of 0/1 rewards gives the same number.
+    Source: Chen et al. 2021 (docs/math.md eq. 7.1); `max_at_k` of 0/1 rewards gives the same number.
     """
     n, c = _count("n", n), _count("c", c)
     k = _check_k(k, n)
     if not 0 <= c <= n:
         raise DQOError(f"pass_at_k needs a number of correct samples from 0 to n, got c={c} with n={n}.")
-    if n - c < k:
-        return 1.0
-    few, many = sorted((c, k))  # C(n-c, k)/C(n, k) is symmetric in c and k: take the shorter product
-    return -math.expm1(math.fsum(math.log1p(-many / (n - i)) for i in range(few)))
+    few, many = sorted((c, k))  # C(n-c, k)/C(n, k) is symmetric in c and k: take the smaller numbers
+    ways = math.comb(n, few)
+    return (ways - math.comb(n - many, few)) / ways
 
 
 def max_at_k(rewards: Sequence[float], k: int) -> float:
@@ -53,7 +52,7 @@ def max_at_k(rewards: Sequence[float], k: int) -> float:
         DQOError: If k > n (there is no unbiased estimate) or k < 1.
         NonFiniteError: If a reward is NaN or infinite; names its place.
 
-    Source: docs/math.md section 7.
+    Source: docs/math.md eq. 7.1.
     """
     values = [float(reward) for reward in rewards]
     for place, value in enumerate(values):

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -231,7 +231,8 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
     whole = content[: content.rfind(b"\n") + 1]  # a kill in the middle of a write leaves half a line
     if whole != content:
         write_text(path, whole.decode())
-    done = {group.id: group for group in read_groups(path)} if whole else {}
+    # Rewards of an earlier evaluation in the same folder are not this run's.
+    done = {group.id: replace(group, rewards=None) for group in read_groups(path)} if whole else {}
     asked = {prompt.id: prompt.prompt for prompt in prompts}
     for group in done.values():
         if asked.get(group.id) != group.prompt:

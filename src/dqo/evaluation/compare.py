@@ -1,0 +1,191 @@
+"""Several evaluated runs side by side: a table, a picture of quality against diversity, and samples to read."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dqo.errors import DataError
+from dqo.evaluation.bootstrap import paired_bootstrap
+from dqo.records import Group, read_groups, write_json, write_text
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Differences in any of these would be read as differences between the models.
+_MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "task", "pass_threshold")
+_SAMPLES_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """An evaluated run: metrics.json, its groups, and the value of every metric for every prompt id."""
+
+    name: str
+    document: dict[str, Any]
+    groups: dict[str, Group]
+    values: dict[str, dict[str, float | None]]
+
+
+def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | None = None) -> dict[str, Any]:
+    """Write comparison.json, comparison.png and samples.md for runs that `evaluate` has measured.
+
+    Differences are taken prompt by prompt against the first run, over the prompts the two share.
+
+    Args:
+        runs: Two or more folders, each an evaluation's or one that holds it as `eval/`.
+        out: Folder of the three files.
+        prompt_id: Prompt whose first three responses of each run go into samples.md; by default the first shared one.
+
+    Returns:
+        The content of comparison.json: {"baseline", "n_shared", "figure", "runs": {run: {"metrics", ...}},
+        "differences": {run: {metric: {"mean", "low", "high"} or None}}}. "figure" is None, and no picture is
+        written, where a run has no quality.
+
+    Raises:
+        DataError: If a folder is not a complete evaluation, or the runs cannot be compared: different sample counts,
+            encoders, tasks or thresholds, or no shared prompt.
+    """
+    loaded = _load(runs)
+    shared = _shared_prompts(loaded)
+    shown = prompt_id if prompt_id is not None else shared[0]
+    if shown not in shared:
+        raise DataError(f"Expected a prompt that all runs answered for samples.md, got id {prompt_id!r}.")
+    axes = _axes(loaded)
+    comparison = {
+        "baseline": loaded[0].name,
+        "n_shared": len(shared),
+        "figure": axes and "comparison.png",
+        "runs": {run.name: run.document for run in loaded},
+        "differences": {run.name: _differences(loaded[0], run, shared) for run in loaded[1:]},
+    }
+    out = Path(out)
+    write_text(out / "samples.md", _samples(loaded, shown))
+    if axes:
+        from dqo.evaluation.tradeoff_plot import plot_tradeoff
+
+        points = {run.name: tuple(run.document["metrics"][axis] for axis in axes) for run in loaded}
+        plot_tradeoff(points, axes, out / "comparison.png")
+    write_json(out / "comparison.json", comparison)
+    return comparison
+
+
+def comparison_table(comparison: dict[str, Any]) -> "Table":
+    """A table for the terminal: metrics down, runs across, each mean with its interval.
+
+    Args:
+        comparison: As `compare` returns it.
+
+    Returns:
+        A rich table; a star marks a difference to the first run whose paired interval leaves out 0.
+    """
+    from rich.markup import escape
+    from rich.table import Table
+
+    runs, differences = comparison["runs"], comparison["differences"]
+    caption = f"95 % intervals over prompts; * differs from {escape(comparison['baseline'])} on the shared prompts"
+    table = Table("metric", caption=caption)
+    for name in runs:
+        table.add_column(escape(name), justify="right")
+    metrics = next(iter(runs.values()))["metrics"]
+    for metric in (metric for metric in metrics if not metric.endswith("@k")):  # pass@k repeats pass@<n_samples>
+        cells = []
+        for name, document in runs.items():
+            difference = differences.get(name, {}).get(metric)
+            star = "*" if difference and not difference["low"] <= 0.0 <= difference["high"] else " "
+            value = document["metrics"].get(metric)
+            cells.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]{star}" if value else "–")
+        table.add_row(metric, *map(escape, cells))
+    return table
+
+
+def _load(folders: Sequence[str | Path]) -> list[Run]:
+    paths = [path / "eval" if (path / "eval" / "metrics.json").exists() else path for path in map(Path, folders)]
+    if len({path.resolve() for path in paths}) < max(2, len(paths)):
+        raise DataError(f"A comparison needs two or more different folders, got {', '.join(map(str, folders))}.")
+    runs = [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    for run in runs[1:]:
+        for fact in _MUST_AGREE:
+            first, other = runs[0].document.get(fact), run.document.get(fact)
+            if first != other:
+                raise DataError(
+                    f"Runs must agree on {fact} to be compared, got {first!r} in {runs[0].name} and {other!r} in "
+                    f"{run.name}; evaluate both alike."
+                )
+    return runs
+
+
+def _shared_prompts(runs: list[Run]) -> list[str]:
+    first = runs[0]
+    shared = [key for key in first.groups if all(key in run.groups and key in run.values for run in runs)]
+    if not shared:
+        raise DataError("A comparison needs prompts that all runs answered, got none with the same id in all of them.")
+    for run in runs[1:]:
+        for key in shared:  # ids made of file name and line number are the same for different files of one name
+            if run.groups[key].prompt != first.groups[key].prompt:
+                raise DataError(
+                    f"Runs must have answered the same prompts, got two different ones with id {key!r} in {first.name} "
+                    f"and {run.name}; evaluate both on one file."
+                )
+    return shared
+
+
+def _read(folder: Path, name: str) -> Run:
+    try:
+        document = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        lines = (folder / "prompt_metrics.jsonl").read_text(encoding="utf-8").split("\n")
+        values = {row.pop("id"): row for row in map(json.loads, filter(None, lines))}
+        document["metrics"], document["n_samples"]  # what a file of that name from elsewhere lacks
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise DataError(
+            f"{folder}: expected metrics.json and prompt_metrics.jsonl of a finished evaluation, got {reason}; run "
+            "`dqo eval` into that folder first."
+        ) from error
+    return Run(name, document, {group.id: group for group in read_groups(folder / "groups.jsonl")}, values)
+
+
+def _names(paths: list[Path]) -> list[str]:
+    """The last parts of the paths that tell them apart, "eval" left out."""
+    parts = [path.resolve().parts[: -1 if path.resolve().name == "eval" else None] for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]  # a run and its own `eval/` under another link
+
+
+def _differences(first: Run, other: Run, shared: list[str]) -> dict[str, dict[str, float] | None]:
+    found = {}
+    for metric in first.document["metrics"]:
+        pairs = [(first.values[key].get(metric), other.values[key].get(metric)) for key in shared]
+        known = [pair for pair in pairs if None not in pair]
+        found[metric] = paired_bootstrap(*zip(*known, strict=True))._asdict() if known else None
+    return found
+
+
+def _axes(runs: list[Run]) -> tuple[str, str] | None:
+    """Diversity and quality metric of the picture; the held-out judge where every run has one."""
+    common = [name for name in runs[0].document["metrics"] if all(run.document["metrics"].get(name) for run in runs)]
+    diversity = next((name for name in ("heldout/vendi_1", "vendi_1") if name in common), None)
+    return (diversity, "quality") if diversity and "quality" in common else None
+
+
+def _samples(runs: list[Run], prompt_id: str) -> str:
+    text = f"# Samples for `{prompt_id}`\n\n{_fenced(runs[0].groups[prompt_id].prompt)}"
+    for run in runs:
+        group = run.groups[prompt_id]
+        text += f"\n## {run.name}\n"
+        for i, response in enumerate(group.responses[:_SAMPLES_SHOWN]):
+            reward = "not scored" if group.rewards is None else f"quality {group.rewards[i]:.3g}"
+            text += f"\n{i + 1}. {reward}, ended by {group.finish[i]}\n\n{_fenced(response)}"
+    return text
+
+
+def _fenced(text: str) -> str:
+    """Text of a model as a code block that it cannot break out of."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}\n"

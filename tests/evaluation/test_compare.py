@@ -1,0 +1,140 @@
+"""Comparing evaluated runs: paired differences, a table, a picture, and samples that cannot break the page."""
+
+import io
+import json
+
+import pytest
+
+from dqo.errors import DataError
+from dqo.evaluation.compare import compare, comparison_table
+from dqo.evaluation.run import evaluate
+from dqo.records import Group
+
+COLOURS = ["red", "green", "blue", "cyan"]
+
+
+def lengthy(completions, **columns):
+    return [min(1.0, len(text) / 10) for text in completions]
+
+
+def answer(folder, words, choose, *, n=4, ids=range(12), reward=lengthy, prompt="prompt {}"):
+    """An evaluated run in which response j to prompt i is choose(i, j)."""
+    groups = [
+        Group(f"q{i}", prompt.format(i), [], [choose(i, j) for j in range(n)], ["eos"] * n, None, {}) for i in ids
+    ]
+    evaluate(groups, encoder=words, reward=reward, out=folder)
+    return folder
+
+
+@pytest.fixture
+def varied(words, tmp_path):
+    return answer(tmp_path / "varied", words, lambda i, j: COLOURS[j])
+
+
+@pytest.fixture
+def collapsed(words, tmp_path):
+    return answer(tmp_path / "collapsed" / "eval", words, lambda i, j: "green green" if i % 4 else COLOURS[j])
+
+
+def printed(table):
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_comparison_of_two_runs(varied, collapsed, tmp_path):
+    comparison = compare([varied, collapsed.parent], tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == comparison
+    assert (comparison["baseline"], list(comparison["runs"]), comparison["n_shared"]) == (
+        "varied", ["varied", "collapsed"], 12,
+    )  # fmt: skip
+    vendi = comparison["differences"]["collapsed"]["vendi_1"]
+    assert vendi["mean"] == pytest.approx(-3 * 9 / 12)
+    assert vendi["high"] < 0
+    assert comparison["differences"]["collapsed"]["empty"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "comparison.json", "comparison.png", "samples.md",
+    ]  # fmt: skip
+
+
+def test_the_table_marks_what_differs(varied, collapsed, tmp_path):
+    table = printed(comparison_table(compare([varied, collapsed], tmp_path / "out")))
+    rows = {line.split("│")[1].strip(): line for line in table.splitlines() if line.startswith("│")}
+    assert "4.000 [4.000, 4.000]" in rows["vendi_1"]
+    assert "]*" in rows["vendi_1"]
+    assert "]*" not in rows["empty"]
+    assert "pass@4" in rows
+    assert "pass@k" not in rows, "the same number twice"
+
+
+def test_differences_are_paired_by_id_over_the_shared_prompts(words, varied, tmp_path):
+    other = answer(tmp_path / "other", words, lambda i, j: COLOURS[j], ids=range(20, 4, -1))
+    comparison = compare([varied, other], tmp_path / "out")
+    assert comparison["n_shared"] == 7
+    assert comparison["differences"]["other"]["quality"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(words, tmp_path):
+    runs = [answer(tmp_path / seed / "final" / "eval", words, lambda i, j: COLOURS[j]) for seed in ("s0", "s1")]
+    assert list(compare(runs, tmp_path / "out")["runs"]) == ["s0/final", "s1/final"]
+
+
+def test_without_quality_there_is_no_picture(words, varied, tmp_path):
+    other = answer(tmp_path / "other", words, lambda i, j: COLOURS[j], reward=None)
+    comparison = compare([varied, other], tmp_path / "out")
+    assert comparison["figure"] is None
+    assert comparison["differences"]["other"]["quality"] is None
+    assert not (tmp_path / "out" / "comparison.png").exists()
+    assert "–" in printed(comparison_table(comparison))
+
+
+def test_samples_show_three_of_each_run_and_stay_in_their_fence(words, varied, tmp_path):
+    sly = answer(tmp_path / "sly", words, lambda i, j: f"{COLOURS[j]}\n````\n# Not a heading\n<script>")
+    compare([varied, sly], tmp_path / "out", prompt_id="q3")
+    text = (tmp_path / "out" / "samples.md").read_text()
+    assert text.startswith("# Samples for `q3`\n\n```text\nprompt 3\n```\n")
+    assert "blue" in text
+    assert "cyan" not in text, "the fourth response is not shown"
+    inside, fence = set(), None
+    for line in text.split("\n"):
+        if fence is None and line.startswith("```"):
+            fence = line.removesuffix("text")
+        elif line == fence:
+            fence = None
+        elif fence:
+            inside.add(line)
+    assert fence is None, "every fence is closed"
+    assert {"# Not a heading", "<script>", "````"} <= inside
+
+
+def test_markup_in_a_run_name_is_shown_as_it_is(words, varied, tmp_path):
+    odd = answer(tmp_path / "[bold]run[" / "x", words, lambda i, j: COLOURS[j])
+    odd = odd.rename(tmp_path / "[red]odd")
+    assert "[red]odd" in printed(comparison_table(compare([varied, odd], tmp_path / "out")))
+
+
+def test_runs_that_cannot_be_compared_are_refused(words, first_letters, varied, collapsed, tmp_path):
+    out = tmp_path / "out"
+    fewer = answer(tmp_path / "fewer", words, lambda i, j: COLOURS[j], n=3)
+    with pytest.raises(DataError, match=r"agree on n_samples to be compared, got 4 in varied and 3 in fewer"):
+        compare([varied, fewer], out)
+    coarse = answer(tmp_path / "coarse", first_letters, lambda i, j: COLOURS[j])
+    with pytest.raises(DataError, match=r"agree on encoder to be compared, got 'words' in varied and 'coarse' in"):
+        compare([varied, coarse], out)
+    strangers = answer(tmp_path / "strangers", words, lambda i, j: COLOURS[j], ids=range(50, 60))
+    with pytest.raises(DataError, match=r"prompts that all runs answered, got none with the same id"):
+        compare([varied, strangers], out)
+    renamed = answer(tmp_path / "renamed", words, lambda i, j: COLOURS[j], prompt="another {}")
+    with pytest.raises(DataError, match=r"got two different ones with id 'q0' in varied and renamed"):
+        compare([varied, renamed], out)
+    with pytest.raises(DataError, match=r"two or more different folders, got .*varied"):
+        compare([varied, varied], out)
+    with pytest.raises(DataError, match=r"all runs answered for samples\.md, got id 'nope'"):
+        compare([varied, collapsed], out, prompt_id="nope")
+    (tmp_path / "unfinished").mkdir()
+    with pytest.raises(DataError, match=r"unfinished: expected metrics\.json and prompt_metrics\.jsonl .*No such file"):
+        compare([varied, tmp_path / "unfinished"], out)
+    assert not out.exists()

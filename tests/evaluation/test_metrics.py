@@ -1,0 +1,140 @@
+"""Metrics of a small set of groups, worked by hand, and the document they are written into."""
+
+import math
+
+import pytest
+import torch
+
+from dqo.errors import DataError, EncoderError
+from dqo.evaluation.metrics import draw_counts, metrics_document, n_samples, prompt_values, summarize
+from dqo.records import Group
+
+
+def group(name, responses, rewards=None, finish=None):
+    return Group(name, f"prompt {name}", [], responses, finish or ["eos"] * len(responses), rewards, {})
+
+
+FOUR = group("four", ["red", "green", "blue", "cyan"], [0.0, 1.0, 0.25, 0.75], ["eos", "eos", "eos", "length"])
+TWINS = group("twins", ["red red", "red red", "green", ""], [1.0, 1.0, 1.0, 0.0])
+
+
+def test_metrics_by_hand(words):
+    values = prompt_values([FOUR, TWINS], words)
+    assert values["quality"] == [0.5, 0.75]
+    assert values["max@1"] == [0.5, 0.75]
+    assert values["max@2"] == [pytest.approx((3 * 1 + 2 * 0.75 + 1 * 0.25) / 6), 1.0]
+    assert values["max@4"] == values["max@k"] == [1.0, 1.0]
+    assert values["pass@1"] == [0.5, 0.75]
+    assert values["pass@2"] == [pytest.approx(5 / 6), 1.0]
+    assert values["pass@4"] == values["pass@k"] == [1.0, 1.0]
+    assert values["distinct_1"] == [1.0, 2 / 5]
+    assert values["distinct_2"] == [0.0, 0.5]
+    assert values["vendi_1"] == [pytest.approx(4.0), pytest.approx(3 / 2 ** (2 / 3))]
+    assert values["vendi_2"] == [pytest.approx(4.0), pytest.approx(9 / 5)]
+    assert values["cosine_distance"] == [pytest.approx(1.0), pytest.approx(2 / 3)]
+    assert values["log_volume"] == [pytest.approx(4 * math.log(2)), pytest.approx(math.log(3) + math.log(2))]
+    assert values["words"] == [1.0, 5 / 4]
+    assert values["truncated"] == [0.25, 0.0]
+    assert values["empty"] == [0.0, 0.25]
+    assert values["self_bleu"][0] == 0.0
+    assert values["self_bleu"][1] > 60.0, "two of the three non-empty texts are twins"
+
+
+def test_the_heldout_judge_sees_its_own_space(words, first_letters):
+    values = prompt_values([FOUR], words, first_letters)
+    assert values["vendi_1"] == [pytest.approx(4.0)]
+    assert values["heldout/vendi_1"] == [pytest.approx(2.0)]
+    assert {name for name in values if name.startswith("heldout/")} == {
+        f"heldout/{name}" for name in ("cosine_distance", "vendi_1", "vendi_2", "log_volume")
+    }
+
+
+def test_diversity_is_that_of_the_answer_span(words):
+    padded = group("p", [f"{colour} answer: red" for colour in ("red", "green", "blue", "cyan")])
+    assert prompt_values([padded], words)["vendi_1"][0] > 2.0
+    values = prompt_values([padded], words, answer_span=lambda text: text.split("answer: ")[1])
+    assert values["vendi_1"] == [pytest.approx(1.0)]
+    assert values["distinct_1"] == [0.25]
+    assert values["words"] == [1.0]
+
+
+def test_the_pass_threshold_is_inclusive(words):
+    assert prompt_values([FOUR], words, pass_threshold=0.75)["pass@1"] == [0.5]
+    assert prompt_values([FOUR], words, pass_threshold=0.76)["pass@1"] == [0.25]
+
+
+def test_unscored_groups_are_left_out_of_quality_alone(words):
+    unscored = group("unscored", ["red", "green", "blue", "cyan"])
+    values = prompt_values([FOUR, unscored, TWINS], words)
+    assert values["quality"] == [0.5, None, 0.75]
+    assert values["pass@k"] == [1.0, None, 1.0]
+    summary = summarize(values, seed=0)
+    assert summary["quality"]["mean"] == 0.625
+    assert summary["vendi_1"]["mean"] == pytest.approx((4 + 4 + 3 / 2 ** (2 / 3)) / 3)
+    assert summarize(prompt_values([unscored], words), seed=0)["quality"] is None
+
+
+def test_the_document_has_the_promised_entries(words):
+    groups = [FOUR, TWINS]
+    document = metrics_document(groups, prompt_values(groups, words), seed=3, encoder="words")
+    assert {key: document[key] for key in ("n_prompts", "n_samples", "n_scored", "encoder", "seed")} == {
+        "n_prompts": 2, "n_samples": 4, "n_scored": 2, "encoder": "words", "seed": 3,
+    }  # fmt: skip
+    promised = (
+        "quality max@k pass@k distinct_1 distinct_2 distinct_3 distinct_4 self_bleu cosine_distance vendi_1 vendi_2"
+    )
+    assert {*promised.split(), "log_volume"} <= set(document["metrics"])
+    for name, interval in document["metrics"].items():
+        assert set(interval) == {"mean", "low", "high"}, name
+        assert interval["low"] <= interval["mean"] <= interval["high"], name
+
+
+@pytest.mark.parametrize(
+    ("n", "draws"), [(1, [1]), (2, [1, 2]), (4, [1, 2, 4]), (10, [1, 2, 5, 10]), (64, [1, 2, 5, 10, 20, 50, 64])]
+)
+def test_draw_counts(n, draws):
+    assert draw_counts(n) == draws
+
+
+def test_uneven_groups_use_the_k_that_all_of_them_have(words):
+    groups = [FOUR, group("three", ["red", "red", "red"], [1.0, 0.0, 0.0])]
+    values = prompt_values(groups, words)
+    assert n_samples(groups) == 3
+    assert values["pass@3"] == values["pass@k"] == [1.0, 1.0]
+    assert values["pass@k"] != values["pass@2"]
+    assert "pass@4" not in values
+
+
+def test_many_texts_are_embedded_in_order(words):
+    """More than one call's worth: rows must come back to their own groups."""
+    groups = [group(str(i), ["red", "red"] if i % 3 else ["red", "green"]) for i in range(400)]
+    values = prompt_values(groups, words)
+    assert values["vendi_1"] == [pytest.approx(1.0 if i % 3 else 2.0) for i in range(400)]
+
+
+class Broken:
+    name = "broken"
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def __call__(self, texts):
+        return self.rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (torch.eye(3), r"Encoder 'broken' must return one vector a text, got shape \(3, 3\) for 4"),
+        (torch.zeros(4), r"must return one vector a text, got shape \(4,\) for 4"),
+        (torch.full((4, 2), float("nan")), r"must return finite vectors, got NaN or infinity for prompt 'four'"),
+    ],
+)
+def test_a_broken_encoder_is_named(rows, message):
+    with pytest.raises(EncoderError, match=message):
+        prompt_values([FOUR], Broken(rows))
+
+
+def test_no_group_is_refused(words):
+    with pytest.raises(DataError, match=r"need at least one group of responses, got none"):
+        prompt_values([], words)

@@ -1,0 +1,112 @@
+"""An evaluation from groups to its folder, by a task, by a reward function, or without quality."""
+
+import json
+
+import pytest
+
+from dqo.errors import RecipeError, RewardError
+from dqo.evaluation.run import evaluate
+from dqo.records import Group, read_groups
+
+GROUPS = [
+    Group("a", "colours?", "red", ["say: red", "say: green", "say: red"], ["eos", "eos", "length"], None, {"k": 1}),
+    Group("b", "more?", "blue", ["say: blue", "say: pink", "say: cyan"], ["eos", "eos", "eos"], None, {}),
+]
+
+
+class ColourTask:
+    """Right where the span is the reference and the response ended by itself."""
+
+    name = "colours"
+    max_completion_length = 8
+
+    def prompts(self, split):
+        return []
+
+    def answer_span(self, response):
+        return response.removeprefix("say: ")
+
+    def quality(self, prompts, responses, ended):
+        rows = zip(prompts, responses, ended, strict=True)
+        return [float(self.answer_span(text) == prompt.reference and end) for prompt, text, end in rows]
+
+
+def has_red(prompts, completions, reference, meta, **columns):
+    assert prompts[0] == "colours?"
+    assert reference[-1] == "blue"
+    assert meta[0] == {"k": 1}
+    return ["red" in text for text in completions]
+
+
+async def late(completions, **columns):
+    return [1.0 for _ in completions]
+
+
+def test_a_task_gives_quality_and_span(words, first_letters, tmp_path):
+    document = evaluate(GROUPS, encoder=words, heldout_encoder=first_letters, task=ColourTask(), seed=1, out=tmp_path)
+    assert [group.rewards for group in read_groups(tmp_path / "groups.jsonl")] == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
+    assert document["metrics"]["quality"]["mean"] == pytest.approx(1 / 3)
+    assert document["metrics"]["words"]["mean"] == 1.0, "the span, without `say:`"
+    assert (document["task"], document["encoder"], document["heldout_encoder"]) == ("colours", "words", "coarse")
+    assert (document["pass_threshold"], document["notes"]) == (0.5, [])
+    assert json.loads((tmp_path / "metrics.json").read_text()) == document
+    rows = [json.loads(line) for line in (tmp_path / "prompt_metrics.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["a", "b"]
+    assert rows[1]["vendi_1"] == pytest.approx(3.0)
+    assert sum(row["vendi_1"] for row in rows) / 2 == pytest.approx(document["metrics"]["vendi_1"]["mean"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["groups.jsonl", "metrics.json", "prompt_metrics.jsonl"]
+
+
+def test_the_same_call_writes_the_same_bytes(words, tmp_path):
+    for name in ("one", "two"):
+        evaluate(GROUPS, encoder=words, task=ColourTask(), seed=1, out=tmp_path / name)
+    for file in ("groups.jsonl", "metrics.json", "prompt_metrics.jsonl"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+def test_a_reward_function_is_called_as_trl_does(words, tmp_path):
+    document = evaluate(GROUPS, encoder=words, reward=has_red, out=tmp_path)
+    assert [group.rewards for group in read_groups(tmp_path / "groups.jsonl")] == [[1.0, 0.0, 1.0], [0.0] * 3]
+    assert document["metrics"]["words"]["mean"] == 2.0, "whole responses"
+
+
+def test_an_asynchronous_reward_is_awaited(words, tmp_path):
+    assert evaluate(GROUPS, encoder=words, reward=late, out=tmp_path)["metrics"]["quality"]["mean"] == 1.0
+
+
+def test_rewards_in_the_file_are_used_when_nothing_else_scores(words, tmp_path):
+    evaluate(GROUPS, encoder=words, reward=has_red, out=tmp_path / "scored")
+    again = evaluate(read_groups(tmp_path / "scored" / "groups.jsonl"), encoder=words, out=tmp_path / "again")
+    assert again["metrics"]["quality"]["mean"] == pytest.approx(1 / 3)
+
+
+def test_without_quality_it_is_null_and_said_so(words, tmp_path):
+    document = evaluate(GROUPS, encoder=words, out=tmp_path)
+    nulls = {name for name, value in document["metrics"].items() if value is None}
+    assert {"quality", "max@k", "pass@k", "pass@1", "pass@3"} <= nulls
+    assert all(name == "quality" or "@" in name for name in nulls)
+    assert document["notes"] == ["quality, max@k and pass@k are null: no task or reward was given."]
+    assert [group.rewards for group in read_groups(tmp_path / "groups.jsonl")] == [None, None]
+
+
+def test_a_prompt_with_an_unscorable_response_is_left_out_and_counted(words, tmp_path):
+    def picky(completions, **columns):
+        return [None if "pink" in text else 1.0 for text in completions]
+
+    document = evaluate(GROUPS, encoder=words, reward=picky, out=tmp_path)
+    assert document["n_scored"] == 1
+    assert document["notes"][0].startswith("quality, max@k and pass@k leave out 1 of 2 prompts")
+    nothing = evaluate(GROUPS, encoder=words, reward=lambda completions, **_: [None] * len(completions), out=tmp_path)
+    assert nothing["notes"] == ["quality, max@k and pass@k are null: no response could be scored."]
+
+
+def test_a_failing_reward_leaves_no_files(words, tmp_path):
+    for wrong in (lambda completions, **_: [1.0], lambda **_: 1 / 0, lambda completions, **_: ["x"] * 6):
+        with pytest.raises(RewardError, match=r"reward function '<lambda>'"):
+            evaluate(GROUPS, encoder=words, reward=wrong, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_task_and_reward_exclude_each_other(words, tmp_path):
+    with pytest.raises(RecipeError, match=r"quality from a task or from a reward, got both; leave one out"):
+        evaluate(GROUPS, encoder=words, task=ColourTask(), reward=has_red, out=tmp_path)
