@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from dqo.errors import ModelError, RecipeError
 from dqo.models import load_policy
 
 LOW = -8.0
-HIGH = -4.9
+HIGH = -4.8
 MIN_WORDS = 4
 _CHUNK_TOKENS = 1024  # bounds the logits held at once: over 49,152 words these are 200 MB
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -22,19 +21,23 @@ class Fluency:
 
         fluency = clip((mean log p − low) / (high − low), 0, 1) · variety · length
 
-    The text stands alone, after a line break: given the task's prompt, the model finds sentences about the task
-    likely, which is what a policy would exploit. Above `high` nothing more is paid, so that the likeliest cliché earns
-    what an ordinary sentence does. A model also finds repetition likely; `variety` is the square of the share of
-    distinct word pairs. `length` is 1 from `MIN_WORDS` words on, and the words' number over it below.
+    The text stands alone, after a line break (or the end-of-sequence token, for a tokenizer without line breaks): given
+    the task's prompt, the model finds sentences about the task likely, which is what a policy would exploit. Above
+    `high` nothing more is paid, so that the likeliest cliché earns what an ordinary sentence does. A model also finds
+    repetition likely; `variety` is the square of the share of distinct word triples. `length` is 1 from `MIN_WORDS`
+    words on, and the words' number over it below.
 
-    Measured with SmolLM2-135M-Instruct on 120 human sentences of CommonGen (capital, full stop, 6 to 25 words) and
-    on the same sentences with their words shuffled, nats per token:
+    Measured with SmolLM2-135M-Instruct on human sentences of CommonGen's training data (the first reference where it
+    has a capital, a full stop and 6 to 25 words) and the same sentences with their words shuffled; nats per token,
+    median [10th, 90th percentile]:
 
-        context of the text      human, median   shuffled, median   AUC    "Here is a sentence that uses …"
-        line break                   -4.89            -8.05         .982            -4.71
-        generic chat request         -4.69            -8.07         .979            -3.66
+        context of the text           n    human                  shuffled                AUC    "Here is …"
+        line break                    165  -4.77 [-6.03, -3.80]   -8.07 [-8.99, -6.91]   .986
+        line break                    120  -4.89 [-6.00, -3.78]   -8.05 [-8.93, -6.86]   .982   -4.73
+        "Write one sentence about …"  120  -4.69 [-6.03, -3.56]   -8.07 [-9.12, -6.71]   .979   -3.68
 
-    So `LOW` is the median of word salad and `HIGH` the median of human sentences.
+    So `LOW` is the level of word salad and `HIGH` that of half of the human sentences. The last column, text about the
+    task, shows what a request in the context would invite.
 
     Args:
         model: Name or folder, as for `dqo.models.load_policy`.
@@ -52,10 +55,11 @@ class Fluency:
         self.low, self.high = low, high
         self._model, self._tokenizer = load_policy(model, device="cuda" if torch.cuda.is_available() else None)
         self._model.requires_grad_(False)
-        self._context = self._tokenizer("\n").input_ids
-        if not self._context:
+        self._context = self._tokenizer("\n").input_ids or [self._tokenizer.eos_token_id]
+        if self._context == [None]:
             raise ModelError(
-                f"fluency_model: expected the tokenizer of {model!r} to encode a line break, got no token."
+                f"fluency_model: expected a tokenizer that encodes a line break or has an end-of-sequence token, got "
+                f"that of {model!r}; use another model."
             )
 
     def __call__(self, texts: Sequence[str]) -> list[float]:
@@ -112,6 +116,6 @@ class Fluency:
 def _guard(text: str) -> float:
     """What likelihood alone would overlook: repetition, and texts too short to judge."""
     words = _WORD.findall(text.lower())
-    pairs = list(pairwise(words))
-    variety = (len(set(pairs)) / len(pairs)) ** 2 if pairs else 1.0
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    variety = (len(set(triples)) / len(triples)) ** 2 if triples else 1.0
     return variety * min(1.0, len(words) / MIN_WORDS)

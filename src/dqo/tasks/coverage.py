@@ -1,0 +1,109 @@
+"""How many of the given words a sentence uses, by lemma, without paying for text that is about the words.
+
+A policy trained on plain coverage soon writes "Use the words dog, ball and run in a short sentence." Four rules make
+such text worth 0; each looks at what a person never does in one sentence about a scene:
+
+- more than one sentence or line;
+- talk about the task: "word", "sentence", "phrase", … (unless the word was asked for);
+- three or more words, all that are used, one after another with commas or "and" between them: a list;
+- a word alone in quotation marks or emphasis is mentioned and not used, so it does not count.
+"""
+
+import re
+from collections.abc import Sequence
+
+import simplemma
+
+_META = re.compile(r"(?i)\b(words?|sentences?|phrases?|paragraphs?|concepts?|prompts?|nouns?|verbs?|vocabulary)\b")
+_ABBREVIATION = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof|[ap]\.m)\.")
+# A mark inside closing quotes ends the sentence only if it does not go on in lower case ("Stop!" he called).
+_SENTENCE_END = re.compile(r"[.!?…]+(?:(?=\s+\S)|[\"'”’)]+(?=\s+[^a-z\s]))")
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_MENTION = re.compile(r"([\"“”*_`‘]+|(?<!\w)')([^\W\d_]+)([\"“”*_`]+|[’'](?!\w))")
+_LIST_GAP = re.compile(r"(?=\s*(?:[,;/&:*•-]|and\b|or\b|plus\b))[\s,;/&:*•-]*(?:and|or|plus)?[\s,;/&:*•-]*")
+_VOWELS = "aeiou"
+# Irregular forms that simplemma takes for words of their own.
+_IRREGULAR = {
+    "bent": "bend", "bit": "bite", "bore": "bear", "bound": "bind", "broke": "break", "dove": "dive", "drunk": "drink",
+    "felt": "feel", "gone": "go", "ground": "grind", "left": "leave", "people": "person", "rose": "rise",
+    "shook": "shake", "shot": "shoot", "swore": "swear", "thought": "think", "won": "win", "wound": "wind",
+}  # fmt: skip
+
+
+def coverage(text: str, concepts: Sequence[str]) -> float:
+    """Share of the concepts that a text uses in one sentence.
+
+    Args:
+        text: The response.
+        concepts: Lemmas, each one word.
+
+    Returns:
+        A number in [0, 1]; 0 for more than one sentence, talk about the task, or a bare list.
+    """
+    text = _ABBREVIATION.sub(r"\1", text.strip())
+    if "\n" in text or _SENTENCE_END.search(text):
+        return 0.0
+    if any(not _uses(found.group(), concepts) for found in _META.finditer(text)):
+        return 0.0
+    text = _MENTION.sub(" ", text)
+    words = list(_WORD.finditer(text))
+    used = [concept for concept in concepts if any(is_form(word.group(), concept) for word in words)]
+    if len(used) > 1 and _is_list(text, words, used):
+        return 0.0
+    return len(used) / len(concepts)
+
+
+def is_form(word: str, concept: str) -> bool:
+    """Whether a word is a form of a concept, read as a noun or as a verb.
+
+    Irregular forms come from simplemma ("ran", "children"), which knows one lemma a form; the regular inflections of
+    the concept are added, so that "leaves" is a form of both "leaf" and "leave", and "building" of "build".
+
+    Args:
+        word: A word of a text, in any case, perhaps with a possessive 's.
+        concept: A lemma.
+
+    Returns:
+        True or False.
+    """
+    word, concept = re.sub(r"['’]s$", "", word.lower()), concept.lower()
+    if word == concept or word in _inflections(concept) or _IRREGULAR.get(word) == concept:
+        return True
+    return simplemma.lemmatize(word, lang="en") == concept
+
+
+def _inflections(concept: str) -> set[str]:
+    """Regular plural and third person, past and -ing form of a word, noun or verb."""
+    last, before = concept[-1:], concept[-2:-1]
+    stem, doubled = concept, concept
+    if last in ("s", "x", "z") or concept.endswith(("ch", "sh")):
+        plural = {concept + "es"}
+    elif last == "y" and before not in _VOWELS:
+        plural, stem = {concept[:-1] + "ies"}, concept[:-1] + "i"
+    elif last == "f" or concept.endswith("fe"):
+        plural = {concept + "s", concept.removesuffix("e")[:-1] + "ves"}
+    else:
+        plural = {concept + "s", concept + "es"} if last == "o" else {concept + "s"}
+    if last == "e":
+        return plural | {concept + "d", (concept if before in ("e", "o", "y") else concept[:-1]) + "ing"}
+    if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", concept):  # run, chop: one short vowel doubles the consonant
+        doubled = stem = concept + last
+    return plural | {stem + "ed", doubled + "ing"}
+
+
+def _uses(word: str, concepts: Sequence[str]) -> bool:
+    return any(is_form(word, concept) for concept in concepts)
+
+
+def _is_list(text: str, words: Sequence[re.Match[str]], used: Sequence[str]) -> bool:
+    """Whether all used concepts stand one after another with only list punctuation between them."""
+    content = [word for word in words if word.group().lower() not in ("and", "or", "plus")]
+    run: list[re.Match[str]] = []
+    for word in content:
+        if not _uses(word.group(), used):
+            run = []
+            continue
+        run = [*run, word] if run and _LIST_GAP.fullmatch(text, run[-1].end(), word.start()) else [word]
+        if len(run) >= 3 and all(any(is_form(part.group(), concept) for part in run) for concept in used):
+            return True
+    return False

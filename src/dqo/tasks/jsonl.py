@@ -1,0 +1,140 @@
+"""A user's own prompts and reward function as a task."""
+
+import inspect
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dqo.errors import DataError, RecipeError
+from dqo.records import Prompt, read_prompts
+from dqo.tasks.splits import SPLITS
+
+_HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
+
+
+class JsonlTask:
+    """Prompts from JSON-lines files or data sets of the hub, scored by a function of the user.
+
+    A split is a file `{"prompt", "reference", "meta"}` a line, or the hub name of a data set with a text column
+    `prompt` ("owner/name", or "owner/name:split"; otherwise the hub split train, validation or test is read).
+
+    The reward function is called as
+
+        fn(prompts: list[str], completions: list[str], *, reference: list, meta: list[dict], ended: list[bool])
+
+    with N rows in each, and returns N numbers, best in [0, 1], None where a completion cannot be scored.
+
+    Args:
+        reward: "pkg.module.function" or "path/to/file.py:function".
+        train: Where the prompts to train on are.
+        dev: Where those to choose settings on are; none if not given.
+        test: Where those to report on are; none if not given.
+        max_completion_length: Tokens a response may have.
+
+    Raises:
+        RecipeError: A reward that cannot be imported or is asynchronous, or a length below 1.
+        DataError: When prompts are read: an unreadable or missing split, or a prompt that two splits share.
+    """
+
+    name = "jsonl"
+
+    def __init__(
+        self,
+        reward: str,
+        train: str | None = None,
+        dev: str | None = None,
+        test: str | None = None,
+        max_completion_length: int = 256,
+    ):
+        from dqo.rewards import CheckedReward
+        from dqo.rewards.imported import import_reward
+
+        if not isinstance(max_completion_length, int) or max_completion_length < 1:
+            raise RecipeError(
+                f"max_completion_length: expected a positive number of tokens, got {max_completion_length!r}."
+            )
+        self.max_completion_length = max_completion_length
+        self._reward = CheckedReward(import_reward(reward))
+        if inspect.iscoroutinefunction(type(self._reward).__call__):
+            raise RecipeError(
+                f"reward {reward!r}: expected a plain function, got an asynchronous one; define it with def."
+            )
+        self._sources = {"train": train, "dev": dev, "test": test}
+        self._read: dict[str, list[Prompt]] = {}
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """Prompts of one split, after a check that no other split holds one of them."""
+        if split not in SPLITS:
+            raise RecipeError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}.")
+        if self._sources[split] is None:
+            raise DataError(
+                f"task 'jsonl': expected a file for the split {split!r}, got none; set the option `{split}`."
+            )
+        if not self._read:
+            self._read = {name: _load(source, name) for name, source in self._sources.items() if source is not None}
+            _refuse_overlap(self._read)
+        return list(self._read[split])
+
+    def answer_span(self, response: str) -> str:
+        """The whole response."""
+        return response.strip()
+
+    def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
+        """What the reward function returns, checked; RewardError names the function and row of a bad value."""
+        return self._reward(
+            prompts=[prompt.prompt for prompt in prompts],
+            completions=list(responses),
+            reference=[prompt.reference for prompt in prompts],
+            meta=[prompt.meta for prompt in prompts],
+            ended=list(ended),
+        )
+
+
+def _load(source: str, split: str) -> list[Prompt]:
+    if Path(source).is_file():
+        return read_prompts(source)
+    if source.endswith((".jsonl", ".json")) or source.count("/") != 1:
+        raise DataError(
+            f"{split}: expected an existing JSON-lines file or the hub name 'owner/name' of a data set, got {source!r} "
+            "and no such file exists; check the path."
+        )
+    name, _, hub_split = source.partition(":")
+    return _from_hub(name, hub_split or _HUB_SPLITS[split], split)
+
+
+def _from_hub(name: str, hub_split: str, split: str) -> list[Prompt]:
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(name, split=hub_split)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise DataError(
+            f"{split}: expected the file or data set {name!r} (split {hub_split!r}), but no such file exists and the "
+            f"hub answered {type(error).__name__} ({reason}); check the name, its splits and the network."
+        ) from error
+    if "prompt" not in rows.column_names:
+        raise DataError(
+            f"{split}: expected a column 'prompt' in the data set {name!r}, got {', '.join(rows.column_names)}; "
+            "write a JSON-lines file with the column renamed."
+        )
+    return [_hub_prompt(row, f"{name}-{hub_split}-{index}") for index, row in enumerate(rows)]
+
+
+def _hub_prompt(row: dict[str, Any], prompt_id: str) -> Prompt:
+    prompt = row.pop("prompt")
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise DataError(f"{prompt_id}: expected text in the column 'prompt', got {prompt!r}; use a column of strings.")
+    return Prompt(prompt_id, prompt, row.pop("reference", None) or [], {**row, "id": prompt_id})
+
+
+def _refuse_overlap(read: dict[str, list[Prompt]]) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    for split, prompts in read.items():
+        for prompt in prompts:
+            other_split, other_id = seen.setdefault(prompt.prompt, (split, prompt.id))
+            if other_split != split:
+                raise DataError(
+                    f"splits {other_split!r} and {split!r}: expected no common prompt, but prompt {prompt.id!r} of "
+                    f"{split!r} is prompt {other_id!r} of {other_split!r}; remove it from one of them."
+                )

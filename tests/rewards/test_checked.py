@@ -1,0 +1,103 @@
+import asyncio
+import inspect
+import pickle
+from fractions import Fraction
+
+import pytest
+import torch
+
+from dqo.errors import GroupError, RewardError
+from dqo.rewards import CheckedReward
+
+
+def lengths(prompts, completions, **columns):
+    return [len(completion) for completion in completions]
+
+
+async def later(prompts, completions, **columns):
+    return [0.5] * (len(completions) - columns["missing"])
+
+
+class Scorer:
+    """A callable object without __name__."""
+
+    def __init__(self, result):
+        self.result = result
+
+    def __call__(self, prompts, completions, **columns):
+        if isinstance(self.result, Exception):
+            raise self.result
+        return self.result
+
+
+class LaterScorer(Scorer):
+    async def __call__(self, prompts, completions, **columns):
+        return self.result
+
+
+def call(result, completions=("first", "second")):
+    return CheckedReward(Scorer(result))(prompts=["p"] * len(completions), completions=list(completions))
+
+
+def test_values_pass_as_floats_and_none_stays():
+    assert call([1, None]) == [1.0, None]
+    assert call((True, Fraction(1, 2))) == [1.0, 0.5]
+    assert call(torch.tensor([0.25, 2.0])) == [0.25, 2.0]
+    assert all(type(value) is float for value in call([1, torch.tensor(2)]))
+
+
+def test_name_and_pickle():
+    checked = CheckedReward(lengths)
+    assert checked.__name__ == "lengths"
+    assert CheckedReward(Scorer([])).__name__ == "Scorer"
+    assert pickle.loads(pickle.dumps(checked))(prompts=["p"], completions=["four"]) == [4.0]
+    assert CheckedReward(checked).__name__ == "lengths"
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ([0.5], r"'Scorer': expected 2 rewards, one for each completion, got 1; return None for a completion"),
+        ([0.5, float("nan")], r"finite number for row 1, got nan for the completion 'second'; return None"),
+        ([float("-inf"), 1], r"for row 0, got -inf"),
+        ([1, "good"], r"for row 1, got 'good'"),
+        ([[1.0], 2.0], r"for row 0, got \[1.0\]"),
+        (None, r"expected a list of 2 numbers, got NoneType; return one number"),
+        (0.7, r"expected a list of 2 numbers, got float"),
+        (torch.tensor([1.0, float("nan")]), r"for row 1, got nan"),
+        (KeyError("gold"), r"'Scorer' raised KeyError \('gold'\) on a batch of 2; its first completion was 'first'"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(result, message):
+    with pytest.raises(RewardError, match=message) as caught:
+        call(result)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_long_completion_is_cut_and_chat_completions_are_read():
+    with pytest.raises(RewardError) as caught:
+        call(ZeroDivisionError("x"), [[{"role": "assistant", "content": "y" * 500}]])
+    assert "y" * 80 + "…" in str(caught.value)
+    assert "y" * 81 not in str(caught.value)
+
+
+def test_errors_of_dqo_pass_unchanged():
+    error = GroupError("half a group")
+    with pytest.raises(GroupError, match="half a group") as caught:
+        call(error)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("reward", [later, LaterScorer([0.5, 0.5])])
+def test_asynchronous_functions_stay_asynchronous(reward):
+    checked = CheckedReward(reward)
+    assert inspect.iscoroutinefunction(checked.__call__)
+    assert not inspect.iscoroutinefunction(CheckedReward(lengths).__call__)
+    assert asyncio.run(checked(prompts=["p", "q"], completions=["a", "b"], missing=0)) == [0.5, 0.5]
+
+
+def test_asynchronous_mistakes_are_told_too():
+    with pytest.raises(RewardError, match="'later': expected 2 rewards, one for each completion, got 1"):
+        asyncio.run(CheckedReward(later)(prompts=["p", "q"], completions=["a", "b"], missing=1))
+    with pytest.raises(RewardError, match=r"'later' raised KeyError \('missing'\)"):
+        asyncio.run(CheckedReward(later)(prompts=["p", "q"], completions=["a", "b"]))

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from dqo.errors import RecipeError
+from dqo.rewards.imported import import_reward
+
+FILE = Path(__file__).with_name("score_functions.py")
+
+
+def test_by_module_and_by_file():
+    assert import_reward("os.path.join")("a", "b") == "a/b"
+    assert import_reward(f"{FILE}:by_length").__name__ == "by_length"
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("by_length", "expected 'pkg.module.function' or 'path/to/file.py:function'"),
+        (f"{FILE}:", "expected 'pkg.module.function' or"),
+        ("no_such_package.rewards.fn", "importing 'no_such_package.rewards' failed with ModuleNotFoundError"),
+        ("missing.py:fn", "importing 'missing.py' failed with FileNotFoundError"),
+        (f"{FILE}:absent", "expected a function 'absent' in .*, got nothing of that name"),
+        (f"{FILE}:NOT_A_FUNCTION", "expected a function 'NOT_A_FUNCTION' in .*, got a int"),
+    ],
+)
+def test_mistakes_name_the_path(path, message):
+    with pytest.raises(RecipeError, match=message) as caught:
+        import_reward(path)
+    assert f"reward {path!r}" in str(caught.value)
+
+
+def test_a_module_that_fails_to_import(tmp_path):
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(RecipeError, match="failed with ZeroDivisionError \\(division by zero\\)"):
+        import_reward(f"{tmp_path}/broken.py:fn")
+
+
+def test_a_file_with_dataclasses(tmp_path):
+    source = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    (tmp_path / "graded.py").write_text(
+        source + "@dataclass\nclass Grade:\n    value: float\ndef fn(): return Grade(1.0).value\n"
+    )
+    assert import_reward(f"{tmp_path}/graded.py:fn")() == 1.0

@@ -1,0 +1,135 @@
+"""Quality and answer span of each generated task on hand-written responses."""
+
+import pytest
+
+from dqo.records import Prompt
+from dqo.tasks import load_task
+from dqo.tasks.arithmetic import parse
+
+SMALL = {"train_size": 30, "dev_size": 4, "test_size": 4}
+
+
+def score(task, meta, response, ended=True):
+    return task.quality([Prompt("p", "?", [], meta)], [response], [ended])[0]
+
+
+@pytest.fixture(scope="module")
+def countdown():
+    return load_task("countdown", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("response", "quality"),
+    [
+        ("8 * (5 - 2)", 1.0),
+        ("8 * (5 - 2) = 24.", 1.0),
+        ("`(5 − 2) × 8`", 1.0),
+        ("8 + 5", 0.1),  # well formed, misses the target
+        ("24", 0.0),  # not one of the numbers
+        ("8 * 3", 0.0),  # 3 is not given
+        ("8 + 8 + 8", 0.0),  # 8 is used three times
+        ("8", 0.0),  # one number alone is no attempt
+        ("The answer is 8 * (5 - 2)", 0.0),
+        ("8 * (5 - 2), a lovely puzzle!", 0.0),
+        ("9**9**9", 0.0),
+        ("", 0.0),
+    ],
+)
+def test_countdown_quality(countdown, response, quality):
+    assert score(countdown, {"numbers": [2, 5, 8], "target": 24}, response) == quality
+
+
+def test_countdown_cut_off(countdown):
+    assert score(countdown, {"numbers": [2, 5, 8], "target": 24}, "8 * (5 - 2)", ended=False) == 0.0
+
+
+def test_countdown_prompts_have_two_distinct_solutions(countdown):
+    for prompt in countdown.prompts("train"):
+        one, other = prompt.reference
+        assert one != other == parse(other).text
+        assert countdown.quality([prompt] * 2, prompt.reference, [True] * 2) == [1.0, 1.0]
+        assert prompt.meta["target"] not in prompt.meta["numbers"]
+        assert str(prompt.meta["target"]) in prompt.prompt
+
+
+def test_countdown_span_is_the_normal_form(countdown):
+    assert countdown.answer_span("(5 - 2) * 8 = 24") == countdown.answer_span("8*(5-2)") == "8 * (5 - 2)"
+    assert countdown.answer_span(" no idea ") == "no idea"
+
+
+@pytest.fixture(scope="module")
+def cities():
+    return load_task("cities", **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("continent", "response", "quality", "span"),
+    [
+        ("Europe", "Paris", 1.0, "Paris"),
+        ("Europe", "Paris, France.", 1.0, "Paris"),
+        ("Europe", "I would go to Nice.", 1.0, "Nice"),
+        ("Europe", "Somewhere nice for reading.", 0.0, "Somewhere nice for reading."),
+        ("Europe", "Tokyo", 0.1, "Tokyo"),
+        ("Europe", "Paris or Berlin", 0.0, "Paris"),
+        ("Europe", "Atlantis", 0.0, "Atlantis"),
+        ("Africa", "Rome", 0.1, "Rome"),  # an alternate name of Lomé, but Rome is a city's own name
+        ("Asia", "Bombay (Mumbai)", 1.0, "Mumbai"),
+        ("Asia", "Singapore", 1.0, "Singapore"),
+        ("Africa", "Cape Town, South Africa", 1.0, "Cape Town"),
+        ("South America", "Sao Paulo", 1.0, "São Paulo"),
+        ("North America", "New York City", 1.0, "New York City"),
+        ("North America", "Vancouver, British Columbia", 1.0, "Vancouver"),
+        ("North America", "London", 1.0, "London"),  # London, Ontario
+        ("Oceania", "Sydney", 1.0, "Sydney"),
+        ("Europe", "Lisbon, because it has a fine old centre and a very great deal of sun", 0.5, "Lisbon"),
+        ("Europe", "", 0.0, ""),
+    ],
+)
+def test_cities(cities, continent, response, quality, span):
+    assert score(cities, {"continent": continent}, response) == quality
+    assert cities.answer_span(response) == span
+
+
+def test_cities_cut_off(cities):
+    assert score(cities, {"continent": "Europe"}, "Paris", ended=False) == 0.0
+
+
+@pytest.fixture(scope="module")
+def concepts():
+    return load_task("concepts", fluency_model=None, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("response", "ended", "quality"),
+    [
+        ("The dog runs after the ball.", True, 1.0),
+        ('"The dog runs after the ball!"', True, 1.0),
+        ("The dog runs after the ball", True, 0.5),
+        ("The dog runs after the ball.", False, 0.0),
+        ("The dog sleeps.", True, 1 / 3),
+    ],
+)
+def test_concepts_without_fluency(concepts, response, ended, quality):
+    assert score(concepts, {"concepts": ["ball", "dog", "run"]}, response, ended) == pytest.approx(quality)
+
+
+def test_concept_prompts_ask_for_words_of_one_scene(concepts):
+    from dqo.tasks.concept_words import SCENES
+
+    scenes = [(set(nouns.split()), set(verbs.split())) for nouns, verbs in SCENES.values()]
+    for prompt in concepts.prompts("train"):
+        words = set(prompt.meta["concepts"])
+        assert prompt.prompt.endswith(f"all of these words: {', '.join(sorted(words))}.")
+        assert any(words <= nouns | verbs and words & verbs and len(words & nouns) >= 2 for nouns, verbs in scenes)
+
+
+def test_concepts_parts_multiply_to_quality(tiny_policy_folder):
+    task = load_task("concepts", fluency_model=str(tiny_policy_folder), fluency_low=-4.0, fluency_high=-3.0, **SMALL)
+    prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"]})] * 3
+    responses, ended = ["the dog runs fast .", "the dog sleeps near a tree", "a dog runs"], [True, True, False]
+    parts = task.quality_parts(prompts, responses, ended)
+    assert parts["coverage"] == [1.0, 0.5, 1.0]
+    assert parts["ended"] == [1.0, 0.5, 0.0]
+    assert 0 < parts["fluency"][0] < 1, "bounds around the tiny model's values, or the product would test nothing"
+    expected = [c * f * e for c, f, e in zip(parts["coverage"], parts["fluency"], parts["ended"], strict=True)]
+    assert task.quality(prompts, responses, ended) == pytest.approx(expected)
