@@ -5,7 +5,8 @@ import torch
 
 WORDS = [
     "the", "a", "dog", "cat", "bird", "runs", "sings", "sleeps", "eats", "red", "blue", "green", "big", "small", "old",
-    "new", "house", "tree", "river", "and", "or", "not", "with", "near", "over", "under", "fast", "slow", "happy", "sad",
+    "new", "house", "tree", "river", "and", "or", "not", "with", "near", "over", "under", "fast", "slow", "happy",
+    "sad",
 ]  # fmt: skip
 
 

@@ -91,7 +91,8 @@ def test_gate_pays_no_diversity_below_the_threshold(tiny_policy, tiny_tokenizer,
 
 def test_alpha_zero_is_the_unmodified_host(tiny_policy, tiny_tokenizer, tmp_path):
     start = {k: v.clone() for k, v in tiny_policy.state_dict().items()}
-    ours = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path / "a", alpha=0.0, max_steps=3)
+    settings = {"alpha": 0.0, "max_steps": 3, "shared_prefix": False}
+    ours = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path / "a", **settings)
     ours.train()
     after = {k: v.clone() for k, v in tiny_policy.state_dict().items()}
     tiny_policy.load_state_dict(start)
@@ -106,6 +107,46 @@ def test_alpha_zero_is_the_unmodified_host(tiny_policy, tiny_tokenizer, tmp_path
     )
     for key, value in tiny_policy.state_dict().items():
         torch.testing.assert_close(value, after[key], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS, ids=["grpo", "rloo"])
+@pytest.mark.parametrize("checkpointing", [True, False])
+def test_sharing_the_prompt_trains_the_same_policy(
+    trainer_class, config_class, checkpointing, tiny_policy_folder, tiny_tokenizer, tmp_path
+):
+    settings = {
+        "max_steps": 3, "optim": "sgd", "learning_rate": 1.0, "gradient_checkpointing": checkpointing, "beta": 0.1,
+        "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "steps_per_generation": 4,
+    }  # fmt: skip
+    weights = []
+    for shared in (True, False):
+        policy = AutoModelForCausalLM.from_pretrained(tiny_policy_folder)
+        start = {k: v.clone() for k, v in policy.state_dict().items()}
+        trainer = make(
+            trainer_class, config_class, policy, tiny_tokenizer, tmp_path, shared_prefix=shared, **settings
+        )  # fmt: skip
+        trainer.train()
+        assert trainer.shares_prefix == shared
+        weights.append(policy.state_dict())
+        assert max((start[k] - v).abs().max() for k, v in policy.state_dict().items()) > 1e-3, "nothing was trained"
+    torch.testing.assert_close(weights[0], weights[1], atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_that_cannot_share_is_said_once_and_trained_plainly(tiny_tokenizer, tmp_path, caplog):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, sliding_window=4, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    with caplog.at_level("WARNING"):
+        trainer = make(DQOTrainer, DQOConfig, MistralForCausalLM(config), tiny_tokenizer, tmp_path, max_steps=2)
+        trainer.train()
+    assert not trainer.shares_prefix
+    told = [r.getMessage() for r in caplog.records if "own copy of the prompt" in r.getMessage()]
+    assert len(told) == 1
+    assert "4 tokens" in told[0] or "sliding" in told[0]
 
 
 def test_unscorable_row_gets_nothing_and_leaves_the_kernel(tiny_policy, tiny_tokenizer, tmp_path):

@@ -53,6 +53,10 @@ class DiversityArguments:
     encoder_device: str | None = field(
         default=None, metadata={"help": "Device of the encoder; the trainer's own where not given."}
     )
+    shared_prefix: bool = field(
+        default=True,
+        metadata={"help": "Compute the prompt of a group once instead of once a response, where the model allows it."},
+    )
 
     def diversity_spec(self) -> DiversitySpec:
         """The settings of the mathematics, checked.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 IGNORED = -100  # label that TRL's fused head does not score
+KEYS_A_TOKEN = 2000  # measured: SmolLM2-135M, float32 on a CPU; wider models afford more, so this errs against packing
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class SharedRows:
         prompt_mask: (U, L+1) bool, False on padding.
         heads: (N, T) long, last prompt token followed by the completion less its last token.
         labels: (N, T) long, completion tokens, `IGNORED` on padding.
+        offset: columns dropped on the left, where every prompt is padding; added to every position.
     """
 
     prompt_of_row: Tensor
@@ -33,11 +35,21 @@ class SharedRows:
     prompt_mask: Tensor
     heads: Tensor
     labels: Tensor
+    offset: int
 
     @property
     def prefix_length(self) -> int:
         """L, columns of the shared prefix."""
         return self.prompts.shape[1] - 1
+
+    def positions(self, start: int, stop: int) -> Tensor:
+        """(1, stop - start) positions of the columns from start to stop, counted from the first kept column."""
+        return torch.arange(start + self.offset, stop + self.offset, device=self.prompts.device)[None]
+
+    def row_mask(self) -> Tensor:
+        """(N, L+T) long, one on every real token of each row's prefix and head tokens."""
+        prefix = self.prompt_mask[self.prompt_of_row, : self.prefix_length]  # (N, L)
+        return torch.cat([prefix, self.labels != IGNORED], dim=1).long()
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,9 @@ def share_rows(input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -
     # Padding must not tell two prompts apart, and no token id is negative.
     keys = input_ids[:, :-logits_to_keep].masked_fill(~prompt_valid, -1)  # (N, P)
     prompts, prompt_of_row = torch.unique(keys, dim=0, return_inverse=True)  # (U, P), (N,)
-    prompt_mask = prompts >= 0  # (U, P)
+    offset = int((prompts < 0).sum(1).min())
+    prompts = prompts[:, offset:]  # (U, L+1)
+    prompt_mask = prompts >= 0  # (U, L+1)
     last = input_ids[:, -logits_to_keep - 1 : -logits_to_keep]  # (N, 1) left padding: the last column is always real
     return SharedRows(
         prompt_of_row=prompt_of_row,
@@ -85,6 +99,7 @@ def share_rows(input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -
         prompt_mask=prompt_mask,
         heads=torch.cat([last, completions[:, :-1]], dim=1),  # (N, T)
         labels=completions.masked_fill(~completion_valid, IGNORED),  # (N, T)
+        offset=offset,
     )
 
 
@@ -128,8 +143,38 @@ def pack_rows(rows: SharedRows) -> PackedRows:
     source = torch.zeros(U * L + N * T, dtype=torch.long, device=device).masked_scatter(real, place)
     return PackedRows(
         input_ids=lay_out(tokens, 0),
-        position_ids=lay_out(column, 0),
+        position_ids=lay_out(column + rows.offset, 0),
         visible=((same | prefix) & earlier)[:, None],  # (U, 1, S, S)
         shift_labels=lay_out(labels, IGNORED),
         source=source[U * L :].view(N, T),
     )
+
+
+def cheapest_layout(rows: SharedRows, expandable: bool) -> str:
+    """The layout with the least work for these lengths: "unshared", "packed" or "expanded".
+
+    Work is counted in tokens through the network; attention adds queries times keys at `KEYS_A_TOKEN` to one token.
+    Packing pays a dense mask, (P + G*T)^2, but no padding; expansion pays padding to the longest completion, but each
+    completion looks at its prompt and itself only.
+
+    Args:
+        rows: the call's rows.
+        expandable: whether the model may read a cache with gradient.
+
+    Returns:
+        The layout's name; ties go to the simpler one.
+    """
+    L, (N, T), U = rows.prefix_length, rows.labels.shape, len(rows.prompts)
+    if U == N:
+        return "unshared"
+    tokens = torch.bincount(rows.prompt_of_row, weights=(rows.labels != IGNORED).sum(1).double(), minlength=U)  # (U,)
+    S = int((rows.prompt_mask[:, :L].sum(1) + tokens).max())
+    work = {"unshared": _work(N * (L + T), L + T)}
+    if expandable and L > 0:
+        work["expanded"] = _work(U * L, L) + _work(N * T, L + T)
+    work["packed"] = _work(U * S, S)
+    return min(work, key=work.__getitem__)
+
+
+def _work(queries: int, keys: int) -> float:
+    return queries * (1 + keys / KEYS_A_TOKEN)

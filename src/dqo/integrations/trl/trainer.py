@@ -23,6 +23,7 @@ from dqo.embedders import Embedder, load_embedder
 from dqo.errors import EncoderError, RecipeError
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
+from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.rewards import CheckedReward, completion_text, prompt_key
 
 COLUMN = "diversity"
@@ -142,7 +143,7 @@ class DQOMixin:
         return loss
 
 
-class DQOTrainer(DQOMixin, GRPOTrainer):
+class DQOTrainer(DQOMixin, SharedPrefixMixin, GRPOTrainer):
     """GRPO and its relatives (Dr. GRPO, DAPO, GSPO through TRL's own settings) with the diversity credit.
 
     Example:
@@ -156,7 +157,7 @@ class DQOTrainer(DQOMixin, GRPOTrainer):
         super().__init__(model, reward_funcs, DQOConfig("dqo-output") if args is None else args, **kwargs)
 
 
-class DQORLOOTrainer(DQOMixin, RLOOTrainer):
+class DQORLOOTrainer(DQOMixin, SharedPrefixMixin, RLOOTrainer):
     """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, **kwargs: Any) -> None:

@@ -1,0 +1,127 @@
+"""Per-token log-probabilities of a group's responses with their prompt computed once, in forward and backward.
+
+Stock TRL runs the prompt of a group of G responses G times. Two layouts give the same numbers: `packed` (one row a
+prompt under a block mask) and `expanded` (the prompt's keys and values computed once, with gradient, and read by G
+short rows). Both go through the two public doors of the model: its own forward, and TRL's fused head
+(`fused_lm_head=True`, `shift_labels=`), so wrappers (PEFT, DDP) see ordinary calls and temperature, head precision
+and logit scaling are TRL's own.
+"""
+
+from typing import Literal
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from dqo.integrations.trl.prefix_layout import IGNORED, SharedRows, cheapest_layout, pack_rows, share_rows
+
+Layout = Literal["unshared", "packed", "expanded"]
+
+
+def shared_prefix_logps(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    logits_to_keep: int,
+    *,
+    layout: Layout | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities and entropies of completion tokens, rows with equal prompts sharing that prompt.
+
+    Equals TRL's `_get_per_token_logps_and_entropies` in values and gradients, up to float rounding, for every model
+    that `supports_shared_prefix` accepts. Rows may come in any order and as parts of groups.
+
+    Args:
+        model: causal LM prepared by TRL's `add_fused_lm_head`, possibly wrapped (PEFT, DDP).
+        input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
+        attention_mask: (N, P+C), zero on padding.
+        logits_to_keep: C, completion columns.
+        layout: force one layout; by default the cheapest that the model can run.
+
+    Returns:
+        Log-probabilities (N, C) in nats, zero on padding, and entropies (N, C) in nats, zero on padding, or None
+        where the fused head was made without them.
+    """
+    rows = share_rows(input_ids, attention_mask, logits_to_keep)
+    layout = layout or cheapest_layout(rows, expandable=carries_cache_gradients(model))
+    scored = {"unshared": _score_unshared, "packed": _score_packed, "expanded": _score_expanded}[layout](model, rows)
+    C, (N, T) = logits_to_keep, rows.labels.shape
+    ignored = rows.labels == IGNORED  # (N, T)
+
+    def widen(values: Tensor | None) -> Tensor | None:
+        if values is None:
+            return None
+        return nn.functional.pad(values.masked_fill(ignored, 0), (0, C - T))  # (N, C)
+
+    return widen(scored[0]), widen(scored[1])
+
+
+def carries_cache_gradients(model: nn.Module) -> bool:
+    """Whether gradients may flow through cached keys and values of `model`.
+
+    Not under active gradient checkpointing, where transformers drops caches, nor with weights sharded by FSDP or
+    ZeRO-3, whose gather hooks watch module outputs only.
+    """
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        return False
+    return all(type(weight) is nn.Parameter and not hasattr(weight, "ds_id") for weight in model.parameters())
+
+
+def _score_unshared(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor | None]:
+    """Every row with its own copy of the prompt; what a call without a repeated prompt costs least."""
+    L, (N, T) = rows.prefix_length, rows.labels.shape
+    prefix = rows.prompts[rows.prompt_of_row, :L]  # (N, L)
+    outputs = model(
+        input_ids=torch.cat([prefix, rows.heads], dim=1),  # (N, L+T)
+        attention_mask=rows.row_mask(),  # (N, L+T)
+        position_ids=rows.positions(0, L + T).expand(N, -1),  # (N, L+T)
+        shift_labels=torch.cat([torch.full_like(prefix, IGNORED), rows.labels], dim=1),  # (N, L+T)
+        fused_lm_head=True,
+    )
+    return outputs.log_probs[:, L:], None if outputs.entropy is None else outputs.entropy[:, L:]
+
+
+def _score_packed(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor | None]:
+    packed = pack_rows(rows)
+    outputs = model(
+        input_ids=packed.input_ids,
+        attention_mask=_dense_mask(model, packed.visible),
+        position_ids=packed.position_ids,
+        shift_labels=packed.shift_labels,
+        fused_lm_head=True,
+    )
+    scored = (outputs.log_probs, outputs.entropy)  # (U, S) each
+    return tuple(None if values is None else values.flatten()[packed.source] for values in scored)  # (N, T) each
+
+
+def _score_expanded(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor | None]:
+    L, (N, T), U = rows.prefix_length, rows.labels.shape, len(rows.prompts)
+    cache = DynamicCache()
+    model(
+        input_ids=rows.prompts[:, :L],
+        attention_mask=rows.prompt_mask[:, :L].long(),
+        position_ids=rows.positions(0, L).expand(U, -1),  # (U, L)
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.batch_select_indices(rows.prompt_of_row)  # keys and values (N, heads, L, width)
+    outputs = model(
+        input_ids=rows.heads,
+        attention_mask=rows.row_mask(),  # (N, L+T)
+        position_ids=rows.positions(L, L + T).expand(N, -1),  # (N, T)
+        past_key_values=cache,
+        shift_labels=rows.labels,
+        fused_lm_head=True,
+    )
+    return outputs.log_probs, outputs.entropy
+
+
+def _dense_mask(model: nn.Module, visible: Tensor) -> Tensor:
+    """(U, 1, S, S) mask in the form the model's attention takes: boolean for sdpa, added to the scores for eager."""
+    config = extract_model_from_parallel(model).config
+    if config._attn_implementation == "sdpa":
+        return visible
+    dtype = next(model.parameters()).dtype
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)  # (U, 1, S, S)
