@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from dqo.embedders import load_embedder
 from transformers import AutoModelForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
+from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
@@ -125,6 +125,8 @@ def test_sharing_the_prompt_trains_the_same_policy(
         trainer = make(
             trainer_class, config_class, policy, tiny_tokenizer, tmp_path, shared_prefix=shared, **settings
         )  # fmt: skip
+        assert trainer.shares_rollouts == shared
+        trainer.shares_rollouts = False  # other random numbers would give other completions
         trainer.train()
         assert trainer.shares_prefix == shared
         weights.append(policy.state_dict())

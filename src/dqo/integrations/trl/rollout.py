@@ -154,7 +154,7 @@ class _Rollout:
         if self.greedy:
             tokens = logps.argmax(dim=-1)  # (R,)
         else:
-            tokens = torch.multinomial(logps.exp(), 1, generator=self.generator).squeeze(1)  # (R,)
+            tokens = _inverse_cdf(logps, self.generator)  # (R,)
         drawn = logps.gather(1, tokens[:, None]).squeeze(1)  # (R,)
         for row, token, logp in zip(self.rows.tolist(), tokens.tolist(), drawn.tolist(), strict=True):
             self.completions[row].append(token)
@@ -168,3 +168,15 @@ class _Rollout:
         cache.batch_select_indices(running)
         self.ids, self.mask, self.rows = self.ids[running], self.mask[running], self.rows[running]
         return tokens[running]
+
+
+def _inverse_cdf(logps: Tensor, generator: torch.Generator | None) -> Tensor:
+    """One draw a row from (R, V) log-probabilities: (R,). Unlike `torch.multinomial`, one random number a row, not V.
+
+    In float64, so that the sum over a large vocabulary loses no token; the first place where the sum exceeds the drawn
+    number is never a token of probability zero.
+    """
+    mass = logps.double().exp().cumsum(dim=-1)  # (R, V)
+    drawn = torch.rand(len(mass), 1, dtype=mass.dtype, device=mass.device, generator=generator)  # (R, 1) in [0, 1)
+    tokens = torch.searchsorted(mass, drawn * mass[:, -1:], right=True)  # (R, 1)
+    return tokens.squeeze(1).clamp(max=mass.shape[1] - 1)

@@ -24,6 +24,7 @@ from dqo.errors import EncoderError, RecipeError
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
+from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.rewards import CheckedReward, completion_text, prompt_key
 
 COLUMN = "diversity"
@@ -143,7 +144,7 @@ class DQOMixin:
         return loss
 
 
-class DQOTrainer(DQOMixin, SharedPrefixMixin, GRPOTrainer):
+class DQOTrainer(DQOMixin, SharedRolloutMixin, SharedPrefixMixin, GRPOTrainer):
     """GRPO and its relatives (Dr. GRPO, DAPO, GSPO through TRL's own settings) with the diversity credit.
 
     Example:
@@ -157,7 +158,7 @@ class DQOTrainer(DQOMixin, SharedPrefixMixin, GRPOTrainer):
         super().__init__(model, reward_funcs, DQOConfig("dqo-output") if args is None else args, **kwargs)
 
 
-class DQORLOOTrainer(DQOMixin, SharedPrefixMixin, RLOOTrainer):
+class DQORLOOTrainer(DQOMixin, SharedRolloutMixin, SharedPrefixMixin, RLOOTrainer):
     """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, **kwargs: Any) -> None:

@@ -1,0 +1,68 @@
+"""Rollouts that read the prompt of a group once, plugged into a TRL online trainer's default `generate` path."""
+
+from typing import Any
+
+import torch
+from accelerate import DistributedType
+from accelerate.logging import get_logger
+from trl import RLOOTrainer
+from trl.models import unwrap_model_for_generation
+
+from dqo.integrations.trl.rollout import Sampling, generate_shared
+
+logger = get_logger(__name__)
+
+
+class SharedRolloutMixin:
+    """Samples with `generate_shared` where the prompt may be shared and nothing asks for the host's own path.
+
+    vLLM and continuous batching share prompts themselves and stay in charge where they are switched on. Stands before
+    SharedPrefixMixin, whose `shares_prefix` it reads.
+    """
+
+    def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, **kwargs: Any) -> None:
+        super().__init__(model, reward_funcs, args, **kwargs)
+        self.shares_rollouts = self.shares_prefix and not (self.use_vllm or self.use_transformers_continuous_batching)
+        reason = self._why_host_generates() if self.shares_rollouts else None
+        if reason is not None:
+            self.shares_rollouts = False
+            logger.warning("dqo: rollouts run the prompt once a response, because %s", reason)
+
+    def _why_host_generates(self) -> str | None:
+        if self.args.generation_kwargs:
+            return f"`generation_kwargs` {sorted(self.args.generation_kwargs)} are the host's to apply."
+        if self.args.cache_implementation:
+            return f"`cache_implementation={self.args.cache_implementation!r}` is the host's to apply."
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            return "sharded weights are gathered in step, and rows here leave the batch at different times."
+        return None
+
+    def _generate_single_turn(self, prompt_ids: list, images: Any, multimodal_fields: dict, *args: Any, **kwargs: Any):
+        """Completions of this process's rows, in the form of the host's default path."""
+        if not self.shares_rollouts or images is not None or multimodal_fields:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+        sampling = Sampling(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+        )
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as policy,
+            torch.no_grad(),
+        ):
+            completion_ids, _ = generate_shared(
+                policy,
+                prompt_ids,
+                sampling=sampling,
+                max_new_tokens=self.max_completion_length,
+                eos_token_ids=self.eos_token_ids,
+                pad_token_id=self._tokenizer.pad_token_id,
+            )
+        # GRPOTrainer returns log-probabilities beside them, None where the trainer shall compute its own.
+        return completion_ids if isinstance(self, RLOOTrainer) else (completion_ids, None)
