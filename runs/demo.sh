@@ -16,8 +16,8 @@ train() { # folder, overrides
   dqo train recipes/concepts.yaml --resume model="$MODEL" seed="$SEED" output_dir="$OUT/$1" "${@:2}"
 }
 evaluate() { # folder, model
-  dqo eval --model "$2" --task concepts --split test --limit "$PROMPTS" --n 10 --seed "$SEED" --out "$OUT/$1/eval" \
-    --encoder all-MiniLM-L6-v2 --heldout-encoder paraphrase-MiniLM-L3-v2
+  dqo eval --model "$2" --task concepts --task-option words=3 --split test --limit "$PROMPTS" --n 10 --seed "$SEED" --out "$OUT/$1/eval" \
+    --max-new-tokens 40 --encoder all-MiniLM-L6-v2 --heldout-encoder paraphrase-MiniLM-L3-v2
 }
 
 start=$SECONDS

@@ -114,14 +114,17 @@ def pack_rows(rows: SharedRows) -> PackedRows:
     real = torch.cat([rows.prompt_mask[:, :L].flatten(), (rows.labels != IGNORED).flatten()])  # (U*L + N*T,)
     # All tokens of the call in reading order, with the packed row each belongs to.
     tokens = torch.cat([rows.prompts[:, :L].flatten(), rows.heads.flatten()])[real]  # (K,) real tokens
-    column = torch.cat(
-        [torch.arange(L, device=device).repeat(U), torch.arange(L, L + T, device=device).repeat(N)]
-    )[real]  # (K,)
-    owner = torch.cat(
-        [torch.arange(U, device=device).repeat_interleave(L), rows.prompt_of_row.repeat_interleave(T)]
-    )[real]  # (K,)
+    column = torch.cat([torch.arange(L, device=device).repeat(U), torch.arange(L, L + T, device=device).repeat(N)])[
+        real
+    ]  # (K,)
+    owner = torch.cat([torch.arange(U, device=device).repeat_interleave(L), rows.prompt_of_row.repeat_interleave(T)])[
+        real
+    ]  # (K,)
     segment = torch.cat(
-        [torch.zeros(U * L, device=device, dtype=torch.long), torch.arange(1, N + 1, device=device).repeat_interleave(T)]
+        [
+            torch.zeros(U * L, device=device, dtype=torch.long),
+            torch.arange(1, N + 1, device=device).repeat_interleave(T),
+        ]
     )[real]  # (K,) 0 is the prefix of any prompt, n+1 the completion of row n
     labels = torch.cat([torch.full((U * L,), IGNORED, device=device), rows.labels.flatten()])[real]  # (K,)
 

@@ -21,7 +21,9 @@ class RolloutLayer(DynamicLayer):
         self.room = room
         self.buffers: tuple[Tensor, Tensor] | None = None  # (R, heads, L+room, width) keys and values
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         """Appends states of t tokens, (R, heads, t, width) each, and returns those of all L+t tokens."""
         if self.buffers is None:  # the prompt, which is attended to before it is copied to its rows
             return super().update(key_states, value_states)

@@ -147,11 +147,12 @@ class DQOMixin:
 class DQOTrainer(DQOMixin, SharedRolloutMixin, SharedPrefixMixin, GRPOTrainer):
     """GRPO and its relatives (Dr. GRPO, DAPO, GSPO through TRL's own settings) with the diversity credit.
 
-    Example:
         trainer = DQOTrainer(
             model, reward_funcs=quality, args=DQOConfig("out", alpha=1.0, num_generations=8), train_dataset=dataset
         )
         trainer.train()
+
+    Arguments are DQOMixin's.
     """
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQOConfig | None = None, **kwargs: Any) -> None:
