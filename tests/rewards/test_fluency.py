@@ -7,7 +7,15 @@ from dqo.errors import RecipeError
 from dqo.models import DEFAULT_POLICY, load_policy
 from dqo.rewards.fluency import Fluency
 
-TEXTS = ["the dog runs", "a big red bird sings near the old house", "", "cat", "the small cat sleeps and the dog eats"]
+TEXTS = [
+    "the dog runs",
+    "a big red bird sings near the old house",
+    "",
+    "cat",
+    "the small cat sleeps and the dog eats",
+    "the dog . ?",
+]
+WORDS = [3, 9, 0, 1, 8, 2]  # a mark costs log-probability and is no word
 
 
 @pytest.fixture
@@ -15,17 +23,17 @@ def fluency(tiny_policy_folder):
     return Fluency(str(tiny_policy_folder), low=-4.0, high=-3.0)
 
 
-def test_mean_log_probs_agree_with_one_text_at_a_time(fluency, tiny_policy_folder):
+def test_log_probs_agree_with_one_text_at_a_time(fluency, tiny_policy_folder):
     model, tokenizer = load_policy(str(tiny_policy_folder))
     expected = []
-    for text in TEXTS:
+    for text, words in zip(TEXTS, WORDS, strict=True):
         ids = [tokenizer.eos_token_id, *tokenizer(text).input_ids]
         steps = [
             model(torch.tensor([ids[:end]])).logits[0, -1].double().log_softmax(-1)[ids[end]].item()
             for end in range(1, len(ids))
         ]
-        expected.append(sum(steps) / len(steps) if steps else fluency.low)
-    assert fluency.mean_log_probs(TEXTS) == pytest.approx(expected, abs=1e-5)
+        expected.append(sum(steps) / words if words else fluency.low)
+    assert fluency.log_probs_per_word(TEXTS) == pytest.approx(expected, abs=1e-5)
 
 
 def test_order_and_company_do_not_matter(fluency):
@@ -37,8 +45,8 @@ def test_order_and_company_do_not_matter(fluency):
 
 def test_many_long_texts_are_cut_into_chunks(fluency):
     texts = [" ".join(["dog cat bird"] * n) for n in (1, 40, 3, 60, 50, 2) * 10]
-    one_by_one = [fluency.mean_log_probs([text])[0] for text in texts[:6]]
-    assert fluency.mean_log_probs(texts)[:6] == pytest.approx(one_by_one, abs=1e-4)
+    one_by_one = [fluency.log_probs_per_word([text])[0] for text in texts[:6]]
+    assert fluency.log_probs_per_word(texts)[:6] == pytest.approx(one_by_one, abs=1e-4)
 
 
 def test_range_ends_and_guards(tiny_policy_folder):
@@ -65,8 +73,10 @@ def test_default_policy_tells_sentences_from_their_shuffled_words():
     fluency = Fluency(DEFAULT_POLICY)
     sentences = ["A child throws a ball to the dog in the park.", "The nurse wraps a bandage around the patient's arm."]
     salads = ["Ball park child to the a throws dog in a the.", "Around wraps the patient's nurse arm the a bandage."]
+    invented = ["SmolLab's Scenadillazabaggabrojo jokes on every Manducado morrer Quotecación."]
     lists = ["Dog run ball throw park.", "the dog, the ball, the run, the dog, the ball, the run."]
     good, bad, listed = fluency(sentences), fluency(salads), fluency(lists)
     assert min(good) > 0.9
-    assert max(bad) < 0.4
-    assert max(listed) < 0.4
+    assert max(bad) < 0.5
+    assert max(listed) < 0.5
+    assert max(fluency(invented)) < 0.2

@@ -124,7 +124,7 @@ def test_concept_prompts_ask_for_words_of_one_scene(concepts):
 
 
 def test_concepts_parts_multiply_to_quality(tiny_policy_folder):
-    task = load_task("concepts", fluency_model=str(tiny_policy_folder), fluency_low=-4.0, fluency_high=-3.0, **SMALL)
+    task = load_task("concepts", fluency_model=str(tiny_policy_folder), fluency_low=-6.0, fluency_high=-3.0, **SMALL)
     prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"]})] * 3
     responses, ended = ["the dog runs fast .", "the dog sleeps near a tree", "a dog runs"], [True, True, False]
     parts = task.quality_parts(prompts, responses, ended)

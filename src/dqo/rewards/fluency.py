@@ -1,4 +1,4 @@
-"""Fluency of a sentence: its mean log-probability per token under a frozen language model, mapped to [0, 1]."""
+"""Fluency of a sentence: its log-probability per word under a frozen language model, mapped to [0, 1]."""
 
 import re
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from torch import Tensor
 from dqo.errors import ModelError, RecipeError
 from dqo.models import load_policy
 
-LOW = -8.0
-HIGH = -4.8
+LOW = -10.0  # nats per word
+HIGH = -5.9
 MIN_WORDS = 4
 _CHUNK_TOKENS = 1024  # bounds the logits held at once: over 49,152 words these are 200 MB
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -19,7 +19,7 @@ _WORD = re.compile(r"\w+(?:['’]\w+)*")
 class Fluency:
     """How likely a frozen model finds a text, linear between word salad (0) and a person's sentence (1).
 
-        fluency = clip((mean log p − low) / (high − low), 0, 1) · variety · length
+        fluency = clip((log p / words − low) / (high − low), 0, 1) · variety · length
 
     The text stands alone, after a line break (or the end-of-sequence token, for a tokenizer without line breaks): given
     the task's prompt, the model finds sentences about the task likely, which is what a policy would exploit. Above
@@ -28,20 +28,23 @@ class Fluency:
     words on, and the words' number over it below.
 
     Measured with SmolLM2-135M-Instruct on human sentences of CommonGen's training data (the first reference where it
-    has a capital, a full stop and 6 to 25 words) and the same sentences with their words shuffled; nats per token,
-    median [10th, 90th percentile]:
+    has a capital, a full stop and 6 to 25 words) and the same sentences with their words shuffled; nats, median [10th,
+    90th percentile], and the share of pairs in which the human sentence is the likelier:
 
-        context of the text           n    human                  shuffled                AUC    "Here is …"
-        line break                    165  -4.77 [-6.03, -3.80]   -8.07 [-8.99, -6.91]   .986
-        line break                    120  -4.89 [-6.00, -3.78]   -8.05 [-8.93, -6.86]   .982   -4.73
-        "Write one sentence about …"  120  -4.69 [-6.03, -3.56]   -8.07 [-9.12, -6.71]   .979   -3.68
+        divided by  context of the text            n    human                  shuffled                share
+        words       line break                     165  -5.89 [-7.71, -4.67]   -9.99 [-11.64, -8.99]   .991
+        tokens      line break                     165  -4.77 [-6.03, -3.80]   -8.07 [-8.99, -6.91]    .986
+        tokens      line break                     120  -4.89 [-6.00, -3.78]   -8.05 [-8.93, -6.86]    .982
+        tokens      request for an everyday scene  120  -4.69 [-6.03, -3.56]   -8.07 [-9.12, -6.71]    .979
 
-    So `LOW` is the level of word salad and `HIGH` that of half of the human sentences. The last column, text about the
-    task, shows what a request in the context would invite.
+    `LOW` and `HIGH` are the medians of the first row. Dividing by tokens pays invented words, whose many pieces follow
+    from each other: "Scenadillazabaggabrojo jokes on …" had -5.5 a token, near human, but -13.7 a word. The request as
+    context raised text about the task ("Here is one sentence … that uses all of these words") from -4.7 to -3.7.
+    Words are what blanks separate, so other bounds are needed for languages written without them.
 
     Args:
         model: Name or folder, as for `dqo.models.load_policy`.
-        low: Mean log-probability per token, nats, worth 0.
+        low: Log-probability per word, nats, worth 0.
         high: The one worth 1, above `low`.
 
     Raises:
@@ -71,31 +74,32 @@ class Fluency:
         Returns:
             N numbers in [0, 1]; 0 for a text without words.
         """
-        spans = [(value - self.low) / (self.high - self.low) for value in self.mean_log_probs(texts)]
+        spans = [(value - self.low) / (self.high - self.low) for value in self.log_probs_per_word(texts)]
         return [min(1.0, max(0.0, span)) * _guard(text) for span, text in zip(spans, texts, strict=True)]
 
     @torch.no_grad()
-    def mean_log_probs(self, texts: Sequence[str]) -> list[float]:
-        """Mean log-probability per token of N texts.
+    def log_probs_per_word(self, texts: Sequence[str]) -> list[float]:
+        """Log-probability of N texts, divided by their words.
 
         Args:
             texts: Any texts; white space around them is left out.
 
         Returns:
-            N numbers of nats, at most 0; `low` for an empty text.
+            N numbers of nats, at most 0; `low` for a text without words.
         """
+        words = [len(_WORD.findall(text)) for text in texts]
         token_ids = [self._tokenizer(text.strip(), add_special_tokens=False).input_ids for text in texts]
-        means = [self.low] * len(texts)
-        rows = sorted((row for row in range(len(texts)) if token_ids[row]), key=lambda row: -len(token_ids[row]))
+        values = [self.low] * len(texts)
+        rows = sorted((row for row in range(len(texts)) if words[row]), key=lambda row: -len(token_ids[row]))
         while rows:
             size = max(1, _CHUNK_TOKENS // len(token_ids[rows[0]]))
             chunk, rows = rows[:size], rows[size:]
-            for row, mean in zip(chunk, self._chunk([token_ids[row] for row in chunk]).tolist(), strict=True):
-                means[row] = mean
-        return means
+            for row, total in zip(chunk, self._chunk([token_ids[row] for row in chunk]).tolist(), strict=True):
+                values[row] = total / words[row]
+        return values
 
     def _chunk(self, token_ids: list[list[int]]) -> Tensor:
-        """Mean log-probabilities of N rows of tokens, padded on the right, where causal attention never looks."""
+        """Log-probabilities of N rows of tokens, padded on the right, where causal attention never looks."""
         device, width = self._model.device, max(map(len, token_ids))
         labels = torch.tensor([ids + [-1] * (width - len(ids)) for ids in token_ids], device=device)  # (N, T)
         context = torch.tensor(self._context, device=device).expand(len(labels), -1)  # (N, C)
@@ -105,12 +109,12 @@ class Fluency:
         logits = logits[:, :-1].float()  # (N, T, vocabulary)
         chosen = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (N, T)
         log_probs = (chosen - logits.logsumexp(-1)).masked_fill(labels < 0, 0.0)  # (N, T)
-        means = log_probs.sum(1) / (labels >= 0).sum(1)  # (N,)
-        if not means.isfinite().all():
+        totals = log_probs.sum(1)  # (N,)
+        if not totals.isfinite().all():
             raise ModelError(
-                f"fluency_model: expected finite log-probabilities, got {means.tolist()}; check the model's weights."
+                f"fluency_model: expected finite log-probabilities, got {totals.tolist()}; check the model's weights."
             )
-        return means
+        return totals
 
 
 def _guard(text: str) -> float:

@@ -40,7 +40,7 @@ class ConceptsTask:
         test_size: Prompts to report on.
         words: Words a prompt, 3 to 5; None draws 3 or 4.
         fluency_model: Name or folder of the model that judges fluency; None takes fluency as 1.
-        fluency_low: Mean log-probability per token, in nats, worth 0; None for the one measured for the default model.
+        fluency_low: Log-probability per word, in nats, worth 0; None for the one measured for the default model.
         fluency_high: The one worth 1, likewise.
     """
 
