@@ -1,9 +1,9 @@
-"""Where the tokens of a micro-batch go when rows with equal prompts share that prompt: pure index and mask bookkeeping.
+"""Where the tokens of a micro-batch go when rows with equal prompts share that prompt: index and mask bookkeeping.
 
-Notation: N rows, U distinct prompts among them (U <= P when rows arrive as part-groups), T completion tokens, L = prompt
-columns less one, S = columns of a packed row. Every layout re-enters the *last prompt token* at the head of each
-completion, at the position it has in the prompt, and leaves it out of the shared prefix: its output scores the first
-completion token, so that label k of a completion always sits on input token k (TRL's `shift_labels`).
+Notation: N rows, U distinct prompts among them, T completion tokens, L = prompt columns less one, S = columns of a
+packed row. Every layout re-enters the *last prompt token* at the head of each completion, at the position it has in
+the prompt, and leaves it out of the shared prefix: its output scores the first completion token, so that label k of a
+completion always sits on input token k (TRL's `shift_labels`).
 
 Positions are the columns of TRL's own left-padded batch, so rotary and learned positions both give TRL's values.
 """

@@ -151,10 +151,7 @@ class _Rollout:
     def _draw(self, logits: Tensor) -> Tensor:
         """One token a running row, noted with its log-probability: (R,)."""
         logps = self.processors(self.ids, logits).log_softmax(dim=-1)  # (R, V)
-        if self.greedy:
-            tokens = logps.argmax(dim=-1)  # (R,)
-        else:
-            tokens = _inverse_cdf(logps, self.generator)  # (R,)
+        tokens = logps.argmax(dim=-1) if self.greedy else _inverse_cdf(logps, self.generator)  # (R,)
         drawn = logps.gather(1, tokens[:, None]).squeeze(1)  # (R,)
         for row, token, logp in zip(self.rows.tolist(), tokens.tolist(), drawn.tolist(), strict=True):
             self.completions[row].append(token)

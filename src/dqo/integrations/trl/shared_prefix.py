@@ -46,7 +46,7 @@ def shared_prefix_logps(
     rows = share_rows(input_ids, attention_mask, logits_to_keep)
     layout = layout or cheapest_layout(rows, expandable=carries_cache_gradients(model))
     scored = {"unshared": _score_unshared, "packed": _score_packed, "expanded": _score_expanded}[layout](model, rows)
-    C, (N, T) = logits_to_keep, rows.labels.shape
+    C, T = logits_to_keep, rows.labels.shape[1]
     ignored = rows.labels == IGNORED  # (N, T)
 
     def widen(values: Tensor | None) -> Tensor | None:
