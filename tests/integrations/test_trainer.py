@@ -134,6 +134,27 @@ def test_sharing_the_prompt_trains_the_same_policy(
     torch.testing.assert_close(weights[0], weights[1], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS, ids=["grpo", "rloo"])
+def test_rollouts_are_shared_and_end_at_the_eos(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path):
+    trainer = make(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path)
+    assert trainer.shares_rollouts
+    trainer.train()
+    ids, mask = trainer.batch["completion_ids"], trainer.batch["completion_mask"].bool()
+    assert len({tuple(row.tolist()) for row in ids}) > 1, "copies would make the next line vacuous"
+    for row, real in zip(ids, mask, strict=True):
+        assert tiny_tokenizer.eos_token_id not in row[real][:-1].tolist()
+
+
+def test_generation_settings_that_only_the_host_knows_are_left_to_it(tiny_policy, tiny_tokenizer, tmp_path, caplog):
+    with caplog.at_level("WARNING"):
+        settings = {"generation_kwargs": {"no_repeat_ngram_size": 2}}
+        trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings)
+        trainer.train()
+    assert trainer.shares_prefix
+    assert not trainer.shares_rollouts
+    assert sum("no_repeat_ngram_size" in r.getMessage() for r in caplog.records) == 1
+
+
 def test_a_model_that_cannot_share_is_said_once_and_trained_plainly(tiny_tokenizer, tmp_path, caplog):
     from transformers import MistralConfig, MistralForCausalLM
 

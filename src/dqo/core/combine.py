@@ -1,6 +1,6 @@
 """Quality and diversity in one reward: which responses span the volume, and how the credit joins the task reward.
 
-Four rules, compared in docs/methods.md:
+Four rules (docs/math.md section 4):
 
 add                the paper's r + alpha*c: every response spans, good or not
 gate               q in {0, 1}: only responses of at least a threshold span and are paid
