@@ -1,0 +1,254 @@
+"""Sharing a prompt changes no number: log-probs, entropies and gradients against TRL's own computation."""
+
+import copy
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    JambaConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen3MoeConfig,
+)
+from trl.trainer.utils import add_fused_lm_head
+
+from dqo.integrations.trl.prefix_layout import IGNORED, cheapest_layout, pack_rows, share_rows
+from dqo.integrations.trl.prefix_support import supports_shared_prefix
+from dqo.integrations.trl.shared_prefix import carries_cache_gradients, shared_prefix_logps
+
+VOCAB, PAD, C = 64, 0, 6
+SMALL = {
+    "vocab_size": VOCAB,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "pad_token_id": PAD,
+    "max_position_embeddings": 64,
+}
+LAYOUTS = ["unshared", "packed", "expanded"]
+
+
+def policy(config, attention="sdpa", temperature=0.7):
+    """Random float32 model with TRL's head; weights scaled up so that attention is far from uniform."""
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    for weight in model.parameters():
+        if weight.dim() == 2:
+            weight.data.mul_(8)
+    torch.random.set_rng_state(state)
+    add_fused_lm_head(model, temperature=temperature, outputs=("log_probs", "entropy"))
+    return model.train()
+
+
+def batch(prompt_lengths, completion_lengths, prompt_of_row, seed=0):
+    """TRL's tensors: (N, P+C) ids and mask, prompts left-padded, completions right-padded to C columns."""
+    gen = torch.Generator().manual_seed(seed)
+    P, N = max(prompt_lengths), len(prompt_of_row)
+    prompts = [torch.randint(1, VOCAB, (length,), generator=gen) for length in prompt_lengths]
+    ids, mask = torch.full((N, P + C), PAD), torch.zeros(N, P + C, dtype=torch.long)
+    for n, (p, length) in enumerate(zip(prompt_of_row, completion_lengths, strict=True)):
+        start, stop = P - len(prompts[p]), P + length
+        ids[n, start:P], mask[n, start:stop] = prompts[p], 1
+        ids[n, P:stop] = torch.randint(1, VOCAB, (length,), generator=gen)
+    return ids, mask
+
+
+BATCHES = {
+    "one group": batch([5], [6, 6, 6, 6], [0, 0, 0, 0]),
+    "early ends": batch([5, 9], [6, 1, 3, 2, 5, 6], [0, 0, 0, 1, 1, 1]),
+    "shuffled rows": batch([7, 4, 5], [2, 6, 3, 4, 1, 6], [2, 0, 1, 0, 2, 1]),
+    "part of a group": batch([8, 3], [4, 2, 5], [0, 0, 1]),
+    "single responses": batch([4, 6], [3, 4], [0, 1]),
+    "no room used up": batch([6, 6], [2, 3, 1, 3], [0, 0, 1, 1]),
+    "a masked row": batch([6, 4], [3, 0, 2, 6], [0, 0, 1, 1]),
+    "prompt of one token": batch([1, 5], [3, 2, 4, 4], [0, 0, 1, 1]),
+    "only prompts of one token": batch([1], [3, 2], [0, 0]),
+}
+
+
+def trl_call(model, ids, mask):
+    """What TRL's `_get_per_token_logps_and_entropies` does with one batch."""
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    labels[:, :-C] = IGNORED
+    outputs = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+    return outputs.log_probs[:, -C:], outputs.entropy[:, -C:]
+
+
+def gradients(model, logps, entropies):
+    """Gradients of a loss in which every token weighs differently, in log-probs and in entropies."""
+    weight = torch.arange(logps.numel()).reshape(logps.shape).cos()
+    model.zero_grad()
+    ((logps.exp() + weight * logps).sum() + (weight * entropies).sum()).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same(model, ids, mask, layout):
+    ours, theirs = shared_prefix_logps(model, ids, mask, C, layout=layout), trl_call(model, ids, mask)
+    for ours_values, their_values in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(ours_values, their_values, atol=1e-5, rtol=1e-5)
+    our_grads, their_grads = gradients(model, *ours), gradients(model, *theirs)
+    assert our_grads.keys() == their_grads.keys()
+    assert our_grads
+    for name, grad in their_grads.items():
+        scale = grad.abs().max().item()
+        assert scale > 0, f"{name} has no gradient, so comparing it proves nothing"
+        torch.testing.assert_close(our_grads[name], grad, atol=1e-5 * max(scale, 1), rtol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return policy(LlamaConfig(**SMALL))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("name", BATCHES)
+def test_values_and_gradients_equal_trl(llama, name, layout):
+    if name == "only prompts of one token" and layout == "expanded":
+        pytest.skip("there is no prefix to expand; the rule below never chooses it")
+    assert_same(llama, *BATCHES[name], layout)
+
+
+@pytest.mark.parametrize("layout", ["packed", "expanded"])
+@pytest.mark.parametrize(
+    ("config", "attention"),
+    [
+        (LlamaConfig(**SMALL), "eager"),
+        (Qwen2Config(**SMALL), "sdpa"),
+        (GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0, embd_pdrop=0,
+                    attn_pdrop=0), "sdpa"),
+        (Qwen3MoeConfig(**SMALL, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2,
+                        router_aux_loss_coef=0.0), "sdpa"),
+    ],
+    ids=["eager", "qwen2", "learned positions", "experts without aux loss"],
+)  # fmt: skip
+def test_other_architectures(config, attention, layout):
+    model = policy(config, attention)
+    assert supports_shared_prefix(model) is None
+    assert_same(model, *BATCHES["shuffled rows"], layout)
+
+
+@pytest.mark.parametrize("layout", ["packed", "expanded"])
+def test_lora(layout):
+    from peft import LoraConfig, get_peft_model
+
+    settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(policy(LlamaConfig(**SMALL)), settings)
+    assert supports_shared_prefix(model) is None
+    assert_same(model, *BATCHES["early ends"], layout)
+    assert all("lora" in name for name, p in model.named_parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_gradient_checkpointing_packs(reentrant):
+    model = policy(LlamaConfig(**SMALL))
+    assert carries_cache_gradients(model)
+    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    assert not carries_cache_gradients(model)
+    assert_same(model, *BATCHES["early ends"], None)
+    assert carries_cache_gradients(model.eval())
+
+
+def test_reference_without_entropy():
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL)).eval()
+    add_fused_lm_head(model)
+    for layout in LAYOUTS:
+        with torch.no_grad():
+            assert shared_prefix_logps(model, *BATCHES["early ends"], C, layout=layout)[1] is None
+
+
+def test_prompts_that_differ_in_padding_only_are_different():
+    ids = torch.tensor([[PAD, 5, 7, 1], [PAD, 5, 7, 2]])
+    masks = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    rows = share_rows(ids, masks, 1)
+    assert len(rows.prompts) == 2
+    assert len(share_rows(ids, masks[:1].expand(2, -1), 1).prompts) == 1
+
+
+def test_packed_rows_by_hand():
+    # Prompt 5 7, completions 1 2 and 3: prefix 5 | 7 1 -> 1 2 | 7 -> 3.
+    ids, mask = torch.tensor([[5, 7, 1, 2], [5, 7, 3, PAD]]), torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    packed = pack_rows(share_rows(ids, mask, 2))
+    assert packed.input_ids.tolist() == [[5, 7, 1, 7]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 1]]
+    assert packed.shift_labels.tolist() == [[IGNORED, 1, 2, 3]]
+    assert packed.source.tolist() == [[1, 2], [3, 0]]
+    assert packed.visible[0, 0].int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completions", "rows", "expandable", "expected"),
+    [
+        (500, [64] * 8, [0] * 8, True, "expanded"),
+        (500, [64] * 8, [0] * 8, False, "packed"),
+        (500, [64] * 2, [0, 1], True, "unshared"),  # nothing is shared
+        (64, [1500] * 8, [0] * 8, False, "unshared"),  # the dense mask would cost more than the prompts
+        (64, [1500] * 8, [0] * 8, True, "expanded"),
+        (60, [400] + [20] * 7, [0] * 8, True, "packed"),  # one long response would pad the other seven
+    ],
+)
+def test_layout_follows_lengths(prompt, completions, rows, expandable, expected):
+    T, N = max(completions), len(completions)
+    ids = torch.ones(N, prompt + T, dtype=torch.long)
+    ids[:, 0] = torch.tensor(rows) + 2
+    mask = torch.ones_like(ids)
+    for n, length in enumerate(completions):
+        mask[n, prompt + length :] = 0
+    assert cheapest_layout(share_rows(ids, mask, T), expandable) == expected
+
+
+def jamba():
+    return JambaConfig(**SMALL, attn_layer_period=2, attn_layer_offset=1, expert_layer_period=2, expert_layer_offset=1,
+                       num_experts=2, mamba_d_state=4, mamba_d_conv=2, mamba_expand=1, mamba_dt_rank=4,
+                       use_mamba_kernels=False, router_aux_loss_coef=0.0)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (MistralConfig(**SMALL, sliding_window=4), r"reaches back 4 tokens only \(sliding_window\)"),
+        (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=4, max_window_layers=1), "sliding_attention"),
+        (MixtralConfig(**SMALL, num_local_experts=2, router_aux_loss_coef=0.01), "load-balancing loss over experts"),
+        (jamba(), "recurrent layers would carry state"),
+    ],
+    ids=["window", "some windows", "experts", "hybrid"],
+)
+def test_unsupported_models_say_why(config, reason):
+    model = policy(config)
+    with pytest.raises(AssertionError, match=reason):
+        assert supports_shared_prefix(model) is None, supports_shared_prefix(model)
+    assert model.training
+
+
+def test_numbers_catch_what_the_configuration_hides():
+    """Negative control: windowed attention whose configuration says full is refused for its numbers."""
+    model = policy(MistralConfig(**SMALL, sliding_window=3))
+    honest = copy.deepcopy(model.config)
+    model.config.layer_types = ["full_attention"] * 2
+    assert honest.sliding_window == 3
+    with pytest.raises(AssertionError, match=r"log-probabilities change by .* \(packed layout\)"):
+        assert supports_shared_prefix(model) is None, supports_shared_prefix(model)
+    ids, mask = BATCHES["one group"]
+    error = (shared_prefix_logps(model, ids, mask, C, layout="packed")[0] - trl_call(model, ids, mask)[0]).abs().max()
+    assert error > 1e-2
+
+
+def test_attention_backend_without_masks():
+    model = policy(LlamaConfig(**SMALL))
+    model.config._attn_implementation = "flash_attention_2"
+    assert "takes no custom mask" in supports_shared_prefix(model)
+
+
+def test_prompt_learning_adapter():
+    from peft import PromptTuningConfig, get_peft_model
+
+    model = get_peft_model(
+        policy(LlamaConfig(**SMALL)), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    )
+    assert "PROMPT_TUNING adapter puts tokens" in supports_shared_prefix(model)
