@@ -1,4 +1,4 @@
-"""Shared rollouts draw what the policy says: greedy equals the host's, log-probs a forward's, frequencies the policy."""
+"""Shared rollouts draw what the policy says: greedy equals the host, log-probs a forward, frequencies the policy."""
 
 from collections import Counter
 
