@@ -107,11 +107,16 @@ def llama():
     return policy(LlamaConfig(**SMALL))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", BATCHES)
+# Prompts of one token leave no prefix to expand, so there the layout is left to the rule.
+CASES = [
+    (name, None if name == "only prompts of one token" and layout == "expanded" else layout)
+    for name in BATCHES
+    for layout in LAYOUTS
+]
+
+
+@pytest.mark.parametrize(("name", "layout"), CASES)
 def test_values_and_gradients_equal_trl(llama, name, layout):
-    if name == "only prompts of one token" and layout == "expanded":
-        pytest.skip("there is no prefix to expand; the rule below never chooses it")
     assert_same(llama, *BATCHES[name], layout)
 
 
