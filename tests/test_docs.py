@@ -25,6 +25,7 @@ def test_the_tree_is_the_disk():
     listed = {path for path in tree_paths() if not path.endswith("/")}
     package = {str(p.relative_to(ROOT)) for p in (ROOT / "src" / "dqo").rglob("*.py")}
     folders = [ROOT / name for name in ("recipes", "benchmarks", "runs", "docs")]
+    folders += [path for path in (ROOT / "recipes").iterdir() if path.is_dir() and path.name != "__pycache__"]
     others = {str(p.relative_to(ROOT)) for folder in folders for p in folder.glob("*.*")}
     top = {p.name for p in ROOT.glob("*") if p.is_file() and not p.name.startswith(".")}
     assert listed == package | others | top

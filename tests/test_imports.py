@@ -14,15 +14,18 @@ SRC = Path(dqo.__file__).parent
 LAYERS = (
     {"_version", "errors", "records"},
     {"core"},
-    {"diversity", "embedders", "hub", "models"},
+    {"signals"},
+    {"spec"},
+    {"alpha", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "models", "registry"},
     {"tasks", "rewards"},
     {"evaluation"},
     {"report"},
+    {"sweep"},
     {"integrations"},
     {"cli", "__main__"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-HOSTS = {"trl", "verl", "ray"}
+HOSTS = {"trl", "verl", "ray", "transfer_queue"}
 FILES = sorted(path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 
 

@@ -9,18 +9,36 @@ from typing import TYPE_CHECKING, Any
 from dqo._version import __version__
 
 if TYPE_CHECKING:
-    from dqo.integrations.trl import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
+    from dqo.integrations.trl import (
+        DQOConfig,
+        DQOPPOConfig,
+        DQOPPOTrainer,
+        DQORLOOConfig,
+        DQORLOOTrainer,
+        DQOTrainer,
+    )
     from dqo.rewards import DiversityReward
 
 _HOMES = {
     "DiversityReward": "dqo.rewards",
     "DQOConfig": "dqo.integrations.trl",
+    "DQOPPOConfig": "dqo.integrations.trl",
+    "DQOPPOTrainer": "dqo.integrations.trl",
     "DQORLOOConfig": "dqo.integrations.trl",
     "DQORLOOTrainer": "dqo.integrations.trl",
     "DQOTrainer": "dqo.integrations.trl",
 }
 
-__all__ = ["DQOConfig", "DQORLOOConfig", "DQORLOOTrainer", "DQOTrainer", "DiversityReward", "__version__"]
+__all__ = [
+    "DQOConfig",
+    "DQOPPOConfig",
+    "DQOPPOTrainer",
+    "DQORLOOConfig",
+    "DQORLOOTrainer",
+    "DQOTrainer",
+    "DiversityReward",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

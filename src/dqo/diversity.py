@@ -1,16 +1,17 @@
-"""The one composition of the method: embeddings -> kernel -> credit -> reward.
+"""The one composition of the method: embeddings -> kernel -> signal -> reward.
 
 Every caller (the plain reward function, the trainers, evaluation) goes through `group_credit` and `shape_reward`,
-so that a number means the same wherever it is printed.
+so that a number means the same wherever it is printed. DQO and its rivals differ in one line of it, the signal.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dqo.core import (
-    COMBINE_RULES,
-    CREDIT_SCALES,
+    centre_among,
     combine_reward,
     cosine_distance,
     cosine_kernel,
@@ -22,85 +23,45 @@ from dqo.core import (
     vendi,
     weight_kernel,
 )
-from dqo.core.kernels import check_kernel
-from dqo.core.logdet import check_ridge
 from dqo.errors import DQOError
+from dqo.signals import (
+    clusters_by_pairs,
+    clusters_by_threshold,
+    discount,
+    elliptical_bonus,
+    graph_cut_share,
+    pairwise_distance,
+    partition_share,
+    unlikeliness_share,
+    vendi_gain,
+)
+from dqo.spec import GATES, DiversitySpec
+
+__all__ = ["DiversitySpec", "Evidence", "GroupCredit", "group_credit", "shape_reward"]
 
 
 @dataclass(frozen=True)
-class DiversitySpec:
-    """What diversity means in a run and how it joins the task reward; checked when made.
+class Evidence:
+    """What some signals need beside the embeddings; gathered only when the signal asks.
 
     Attributes:
-        alpha: weight of the credit against the task reward, >= 0, in reward units per credit unit; 0 is plain RL.
-        kernel: "cosine" (the paper's Gram matrix of normalised embeddings), "gaussian" or "linear".
-        sigma: bandwidth of the Gaussian kernel, in distance between unit vectors (0 to 2).
-        ridge: regularisation strength of I + L/ridge, > 0; 1 in the paper.
-        credit_scale: "nats" (the paper's) or "unit" (share of the credit's range, comparable across group sizes).
-        combine: "add" (the paper's), "gate", "quality_weighted" or "multiply".
-        quality_threshold: lowest task reward that counts as good, in reward units; only for combine="gate".
-        quality_center: task reward of weight 1/2 of the sigmoid; only for combine="quality_weighted".
-        quality_scale: width > 0 of that sigmoid in reward units; given together with quality_center or not at all.
+        logp: (P, G) log-probability of each response under the policy that sampled it, in nats, NaN for a response
+            that takes no part; for "unlikeliness".
+        same: (P, G, G) bool, what a classifier holds for the same answer; for "partition" without a threshold.
     """
 
-    alpha: float = 1.0
-    kernel: str = "cosine"
-    sigma: float | None = None
-    ridge: float = 1.0
-    credit_scale: str = "nats"
-    combine: str = "add"
-    quality_threshold: float | None = None
-    quality_center: float | None = None
-    quality_scale: float | None = None
-
-    def __post_init__(self) -> None:
-        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float)) or not 0 <= self.alpha < 1e9:
-            raise DQOError(
-                f"`alpha` must be a finite number >= 0, got {self.alpha!r}; 0 trains on the task reward alone."
-            )
-        check_kernel(self.kernel, self.sigma)
-        check_ridge(self.ridge)
-        for name, value, allowed in (
-            ("credit_scale", self.credit_scale, CREDIT_SCALES),
-            ("combine", self.combine, COMBINE_RULES),
-        ):
-            if value not in allowed:
-                raise DQOError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; choose one of these.")
-        if self.credit_scale == "unit" and self.kernel == "linear":
-            raise DQOError(
-                "credit_scale='unit' needs a kernel with unit diagonal, got kernel='linear', whose credit has no upper "
-                "end; use kernel='cosine' or credit_scale='nats'."
-            )
-        self._check_quality_settings()
-
-    def _check_quality_settings(self) -> None:
-        """A setting that would do nothing is refused, and so is half a sigmoid."""
-        if (self.combine == "gate") != (self.quality_threshold is not None):
-            raise DQOError(
-                f"`quality_threshold` belongs to combine='gate', got combine={self.combine!r} with "
-                f"quality_threshold={self.quality_threshold!r}; give both or neither."
-            )
-        sigmoid = (self.quality_center, self.quality_scale)
-        if (None in sigmoid) and sigmoid != (None, None):
-            raise DQOError(
-                f"`quality_center` and `quality_scale` make one sigmoid, got {sigmoid[0]!r} and {sigmoid[1]!r}; "
-                "give both or neither."
-            )
-        if sigmoid != (None, None) and self.combine != "quality_weighted":
-            raise DQOError(
-                f"`quality_center` and `quality_scale` belong to combine='quality_weighted', got {self.combine!r}; "
-                "remove them or change the rule."
-            )
-        if self.quality_scale is not None and not self.quality_scale > 0:
-            raise DQOError(f"`quality_scale` must be above 0, got {self.quality_scale!r}; it is the sigmoid's width.")
+    logp: Tensor | None = None
+    same: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class GroupCredit:
-    """Credit of each response and the diversity of each group.
+    """What the signal gave each response, and the diversity of each group.
 
     Attributes:
-        credit: (P, G) in the spec's unit; 0 for empty and left-out responses.
+        credit: (P, G) credit in the spec's unit, 0 for empty and left-out responses; for a discount the share of the
+            reward that is kept; 0 for signals that act on advantages or in the loss.
+        spans: (P, G) bool, True where the response is not empty and takes part in the kernel that earned the credit.
         log_volume: (P,) nats, of the kernel that earned the credit (weighted by quality where the rule says so).
         quality_volume: (P,) nats, what log_volume would be if all responses of the group were alike: the part that
             pays size and quality rather than difference.
@@ -109,51 +70,44 @@ class GroupCredit:
     """
 
     credit: Tensor
+    spans: Tensor
     log_volume: Tensor
     quality_volume: Tensor
     vendi: Tensor
     cosine_distance: Tensor
 
 
-def group_credit(E: Tensor, spec: DiversitySpec, reward: Tensor | None = None) -> GroupCredit:
-    """Credit of every response of every group.
+def group_credit(
+    E: Tensor, spec: DiversitySpec, reward: Tensor | None = None, evidence: Evidence | None = None
+) -> GroupCredit:
+    """What the signal gives every response of every group.
 
     Args:
         E: (P, G, D) embeddings; a zero row is an empty or left-out response and touches no other row's credit.
         spec: what diversity means.
-        reward: (P, G) task rewards; needed by combine="gate" and "quality_weighted".
+        reward: (P, G) task rewards; needed by combine="gate", "spread" and "quality_weighted".
+        evidence: what the signal needs beside; see Evidence.
 
     Returns:
         GroupCredit, float64 on E's device.
 
     Raises:
-        DQOError: a rule that weighs by quality got no reward.
+        DQOError: a rule that weighs by quality got no reward, or a signal lacks its evidence.
         NonFiniteError: NaN or infinity in E; names the row.
 
-    Source: docs/math.md sections 3 and 4.
+    Source: docs/math.md sections 3 and 4, docs/signals.md.
     """
     L = kernel_matrix(E, spec.kernel, spec.sigma)  # (P, G, G)
-    filled = L.diagonal(dim1=-2, dim2=-1) > 0  # (P, G)
-    weights = None
-    if spec.combine in ("gate", "quality_weighted"):
-        if reward is None:
-            raise DQOError(
-                f"combine={spec.combine!r} weighs responses by their task reward, got none; pass the quality reward or "
-                "use combine='add'."
-            )
-        weights = quality_weights(
-            reward, spec.combine, threshold=spec.quality_threshold, center=spec.quality_center, scale=spec.quality_scale
-        )  # (P, G)
-    L_credit = L if weights is None else weight_kernel(L, weights)  # (P, G, G)
-    if spec.combine == "gate":
-        filled = filled & (weights > 0)  # (P, G)
-    credit = leave_one_out(L_credit, spec.ridge)  # (P, G)
-    credit = scale_credit(
-        credit, spec.credit_scale, filled=filled, ridge=spec.ridge, weighted=spec.combine == "quality_weighted"
-    )
+    spans = L.diagonal(dim1=-2, dim2=-1) > 0  # (P, G)
+    L_credit = L
+    if spec.combine in (*GATES, "quality_weighted"):
+        weights = _weights(spec, reward)  # (P, G)
+        L_credit = weight_kernel(L, weights)  # (P, G, G)
+        spans = spans & (weights > 0)  # (P, G)
     L_cosine = L if spec.kernel == "cosine" else cosine_kernel(E)  # (P, G, G)
     return GroupCredit(
-        credit=credit,
+        credit=_SIGNAL[spec.diversity](L_credit, spans, spec, evidence or Evidence()),
+        spans=spans,
         log_volume=log_volume(L_credit, spec.ridge),
         quality_volume=(L_credit.diagonal(dim1=-2, dim2=-1).sum(-1) / spec.ridge).log1p(),
         vendi=vendi(L_cosine),
@@ -161,19 +115,89 @@ def group_credit(E: Tensor, spec: DiversitySpec, reward: Tensor | None = None) -
     )
 
 
-def shape_reward(reward: Tensor, E: Tensor, spec: DiversitySpec) -> tuple[Tensor, GroupCredit]:
+def shape_reward(
+    reward: Tensor, E: Tensor, spec: DiversitySpec, evidence: Evidence | None = None
+) -> tuple[Tensor, GroupCredit]:
     """Reward that is optimised, and the credit in it.
 
     Args:
         reward: (P, G) task rewards; NaN marks an unscorable response, which is left out of the kernel and stays NaN.
         E: (P, G, D) embeddings.
         spec: what diversity means and how it joins.
+        evidence: what the signal needs beside; see Evidence.
 
     Returns:
-        (P, G) float64 combined reward, and the GroupCredit.
+        (P, G) float64 combined reward, and the GroupCredit. A signal that acts elsewhere leaves the reward as it is.
 
     Source: docs/math.md eq. 4.3.
     """
     scored = ~reward.isnan()  # (P, G)
-    group = group_credit(E * scored.unsqueeze(-1), spec, reward)
-    return combine_reward(reward, group.credit, spec.combine, spec.alpha), group
+    group = group_credit(E * scored.unsqueeze(-1), spec, reward, evidence)
+    if spec.signal.place == "discount":
+        return discount(reward, group.credit, spec.alpha), group
+    if spec.signal.place != "credit":
+        return reward.double(), group
+    paid = centre_among(group.credit, group.spans) if spec.combine == "spread" else group.credit  # (P, G)
+    return combine_reward(reward, paid, spec.combine, spec.alpha), group
+
+
+def _weights(spec: DiversitySpec, reward: Tensor | None) -> Tensor:
+    if reward is None:
+        raise DQOError(
+            f"combine={spec.combine!r} weighs responses by their task reward, got none; pass the quality reward or "
+            "use combine='add'."
+        )
+    weights = quality_weights(
+        reward, spec.combine, threshold=spec.quality_threshold, center=spec.quality_center, scale=spec.quality_scale
+    )  # (P, G)
+    assert weights is not None, "these rules have weights"
+    return weights
+
+
+def _volume(L: Tensor, spans: Tensor, spec: DiversitySpec, _: Evidence) -> Tensor:
+    credit = leave_one_out(L, spec.ridge)  # (P, G)
+    weighted = spec.combine == "quality_weighted"
+    return scale_credit(credit, spec.credit_scale, filled=spans, ridge=spec.ridge, weighted=weighted)
+
+
+def _partition(L: Tensor, spans: Tensor, spec: DiversitySpec, evidence: Evidence) -> Tensor:
+    if spec.same_threshold is not None:
+        return partition_share(clusters_by_threshold(L, spec.same_threshold), spans)
+    if evidence.same is None:
+        raise DQOError(
+            "diversity='partition' needs `same_threshold` or a classifier of same answers, got neither; set one."
+        )
+    return partition_share(clusters_by_pairs(evidence.same), spans)
+
+
+def _graph_cut(L: Tensor, spans: Tensor, *_: object) -> Tensor:
+    # An empty response overlaps with nothing; it keeps the least instead of everything.
+    return torch.where(spans, graph_cut_share(L), 1.0 / L.shape[-1])  # (P, G)
+
+
+def _unlikeliness(L: Tensor, spans: Tensor, spec: DiversitySpec, evidence: Evidence) -> Tensor:
+    if evidence.logp is None:
+        raise DQOError(
+            "diversity='unlikeliness' needs the log-probability of each response, got none; train with DQOTrainer or "
+            "DQORLOOTrainer, which compute it."
+        )
+    return unlikeliness_share(evidence.logp, evidence.logp.isfinite())
+
+
+def _elsewhere(L: Tensor, *_: object) -> Tensor:
+    return torch.zeros_like(L[..., 0])  # (P, G)
+
+
+_SIGNAL: dict[str, Callable[[Tensor, Tensor, DiversitySpec, Evidence], Tensor]] = {
+    "none": _elsewhere,
+    "dqo": _volume,
+    "pairwise": lambda L, *_: pairwise_distance(L),
+    "vendi": lambda L, *_: vendi_gain(L),
+    "elliptical": lambda L, spans, spec, _: elliptical_bonus(L, spec.ridge),
+    "partition": _partition,
+    "graph_cut": _graph_cut,
+    "unlikeliness": _unlikeliness,
+    "pass_at_k": _elsewhere,
+    "entropy": _elsewhere,
+    "entropy_correct": _elsewhere,
+}

@@ -39,3 +39,11 @@ class ModelError(DQOError):
 
 class EncoderError(DQOError):
     """An encoder that cannot be found, or returned something that is not one finite vector per text."""
+
+
+class TrainingError(DQOError):
+    """A training step whose numbers cannot be trained on; the message names the step."""
+
+
+class EndpointError(DQOError):
+    """A server of completions, judgements or embeddings that cannot be reached, or does not answer as asked."""

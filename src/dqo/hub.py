@@ -1,4 +1,12 @@
-"""What can be known about a hub name before a loader spends a minute on retries."""
+"""What can be known about a hub name before a loader spends a minute on retries, and where copies are kept."""
+
+import os
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """`$DQO_CACHE`, or `~/.cache/dqo`: converted models and data sets read from the hub."""
+    return Path(os.environ.get("DQO_CACHE") or "~/.cache/dqo").expanduser()
 
 
 def is_hub_name(name: str) -> bool:

@@ -24,6 +24,14 @@ def killed_at_the_fourth_call(prompts, completions, **columns):
     if calls == 3:
         os.kill(os.getpid(), 9)
     return words(prompts, completions)
+
+
+def terminated_at_the_second_call(prompts, completions, **columns):
+    calls = int(CALLS.read_text()) if CALLS.exists() else 0
+    CALLS.write_text(str(calls + 1))
+    if calls == 1:
+        os.kill(os.getpid(), 15)
+    return words(prompts, completions)
 """
 
 

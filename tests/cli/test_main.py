@@ -148,7 +148,7 @@ def test_eval_of_responses_without_reward_says_that_quality_is_null(tmp_path, ca
     path.write_text(json.dumps({"id": "a", "prompt": "p", "responses": ["x b", "y"], "finish": ["eos", "eos"]}) + "\n")
     assert main(["eval", "--responses", str(path), "--encoder", "hashed", "--out", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert "note: quality, max@k and pass@k are null: no task or reward was given." in said
+    assert "note: quality, max@k, pass@k and what needs them are null: no task or reward was given." in said
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert document["metrics"]["quality"] is None
     assert 1.9 < document["metrics"]["vendi_1"]["mean"] <= 2.0, "two responses without a common word"

@@ -67,8 +67,7 @@ def test_names_in_overrides_stay_text(recipe_file):
         ("trainer.lerning_rate=1", r"did you mean 'trainer.learning_rate'\?"),
         ("nonsense=1", "see the recipes/ folder"),
         ("alpha", "override 'alpha': expected key=value"),
-        ("alpha=foo", "`alpha` must be a number, got 'foo'"),
-        ("alpha=true", "`alpha` must be a number, got True"),
+        ("alpha=true", "`alpha` must be a number or text, got True"),
         ("alpha=[1", "override 'alpha=\\[1', line 1: expected valid YAML"),
         ("sigma=wide", "`sigma` must be a number or null, got 'wide'"),
         ("trainer.max_steps=1.5", "`trainer.max_steps` must be a whole number, got 1.5"),
@@ -77,7 +76,7 @@ def test_names_in_overrides_stay_text(recipe_file):
         ("trainer.seed=1", "set `seed` at the top level"),
         ("trainer.eval_strategy=steps", "evaluate it with `dqo eval`"),
         ("trainer=3", "`trainer` must be a mapping of settings, got 3"),
-        ("algorithm=ppo", "`algorithm` must be one of grpo, rloo, got 'ppo'"),
+        ("algorithm=dpo", "`algorithm` must be one of grpo, rloo, ppo, got 'dpo'"),
     ],
 )
 def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
@@ -117,7 +116,8 @@ def test_missing_file_is_named(tmp_path):
         (["trainer.temperature=0"], "`trainer.temperature` must be above 0, got 0"),
         (["trainer.lr_scheduler_type=lineer"], "the host refuses these settings: .*lineer"),
         (["kernel=gaussian"], "bandwidth `sigma`"),
-        (["alpha=-1"], "`alpha` must be a finite number >= 0, got -1"),
+        (["alpha=-1"], "`alpha` must be a finite number >= 0 or 'auto', got -1"),
+        (["alpha=foo"], "`alpha` must be a finite number >= 0 or 'auto', got 'foo'"),
         (["trainer.num_generations=2"], "num_generations of at least 3, got 2"),
     ],
 )  # fmt: skip
@@ -133,7 +133,7 @@ def test_processes_count_for_whole_groups(recipe_file, monkeypatch):
         _ = load_recipe(recipe_file(BASE), ["trainer.num_generations=16"]).config
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo"])
 @pytest.mark.parametrize("checkpointing", ["true", "false"])
 def test_resolved_recipe_is_a_recipe_of_the_same_run(recipe_file, tmp_path, algorithm, checkpointing):
     overrides = [f"algorithm={algorithm}", "trainer.gradient_accumulation_steps=3",

@@ -14,6 +14,9 @@ from dqo.tasks import load_task
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
+ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+FROM_THE_HUB = {"gsm8k", "dolly", "cnn_dailymail", "commongen"}  # test_dry_run.py looks at these
 STATED = re.compile(r"^\s*(\w+):.*# .*\(default: ([^)]*)\)$")
 
 
@@ -23,7 +26,20 @@ def test_there_is_a_recipe_for_every_task():
     assert {path.stem for path in RECIPES} >= set(TASKS)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_paper_s_tasks_have_a_recipe_at_real_scale():
+    assert {path.stem for path in PAPER} == FROM_THE_HUB
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
+def test_accelerate_takes_its_configs(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    assert (config.num_processes, config.mixed_precision) == (8, "bf16")
+    assert str(path.relative_to(ROOT)) in path.read_text(), "the command in its head names the file"
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem not in FROM_THE_HUB], ids=lambda path: path.stem)
 def test_recipe_loads_and_its_task_has_prompts_for_a_step(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe = load_recipe(path)
@@ -34,7 +50,7 @@ def test_recipe_loads_and_its_task_has_prompts_for_a_step(path, monkeypatch):
     assert {prompt.prompt for prompt in prompts}.isdisjoint(prompt.prompt for prompt in unseen)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*RECIPES, *PAPER], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_line_is_explained_and_every_stated_default_is_the_code_s(path):
     recipe = load_recipe(path)
     defaults = {spec.name: spec.default for spec in fields(Recipe) if spec.default is not MISSING}

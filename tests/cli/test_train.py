@@ -35,7 +35,7 @@ def test_run_folder_holds_what_is_promised(own_recipe, tmp_path, tiny_policy, ca
     assert all(moved), "three steps at learning rate 1e-2 must move every weight"
     output = capsys.readouterr()
     assert f"policy: {run / 'checkpoints' / 'final'}" in output.out
-    assert "quality=" in output.err
+    assert "quality 0." in output.err
     assert "'loss'" not in output.err + output.out, "the host's dictionary a step must not be printed"
     assert "deprecated" not in output.err
 
@@ -93,6 +93,23 @@ def test_resume_without_a_checkpoint_starts_from_scratch_and_says_so(own_recipe,
     assert rows[0]["kl"] is not None, "RLOO has a reference policy by default"
 
 
+def test_ppo_from_a_recipe_keeps_its_critic_out_of_the_policy(own_recipe, tmp_path, capsys):
+    recipe = own_recipe(algorithm="ppo", trainer={"max_steps": 2, "num_iterations": 2, "save_steps": 2})
+    assert main(["train", str(recipe), "trainer.critic=shared"]) == 0
+    run = tmp_path / "run"
+    assert {"critic/value_loss", "critic/explained_variance", "quality"} <= logged(run)[0].keys()
+    assert (run / "checkpoints" / "checkpoint-2" / "critic" / "critic.safetensors").is_file()
+    assert not (run / "checkpoints" / "final" / "critic").exists()
+    _, info = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "final", output_loading_info=True)
+    assert not info["unexpected_keys"]
+    assert not info["missing_keys"]
+    resumed = ["train", str(recipe), "trainer.critic=shared", "trainer.max_steps=4", "--resume"]
+    assert main(resumed) == 0
+    assert [row["step"] for row in logged(run)] == [1, 2, 3, 4]
+    assert main([*resumed, "trainer.gae_lambda=0.5"]) == 2
+    assert "'gae_lambda' was 0.95 and is now 0.5" in capsys.readouterr().err
+
+
 def test_full_disk_is_told_in_a_sentence(own_recipe, tmp_path):
     """A limit on file size stands for the full disk: the checkpoint's weights do not fit."""
     import subprocess
@@ -107,3 +124,16 @@ def test_full_disk_is_told_in_a_sentence(own_recipe, tmp_path):
     assert result.returncode == 2, result.stderr[-2000:]
     assert result.stderr.splitlines()[-1].startswith(f"dqo: error: {tmp_path / 'run'}: writing the run failed with")
     assert "Traceback" not in result.stderr
+
+
+def test_sigterm_saves_the_step_and_a_resume_goes_on(own_recipe, tmp_path, dqo_process, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    recipe = own_recipe(reward="terminated_at_the_second_call", trainer={"max_steps": 5, "save_steps": 100})
+    ended = dqo_process("train", recipe)
+    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr
+    run = tmp_path / "run"
+    assert "SIGTERM: step 2 is saved" in ended.stderr
+    assert [path.name for path in (run / "checkpoints").glob("*-*")] == ["checkpoint-2"]
+    assert main(["train", str(recipe), "--resume"]) == 0
+    assert [row["step"] for row in logged(run)] == [1, 2, 3, 4, 5]
+    assert signal.getsignal(signal.SIGTERM) == before, "the signal is given back"

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from dqo.core import (
+    centre_among,
     cosine_kernel,
     credit_range,
     gaussian_kernel,
@@ -201,3 +202,43 @@ def test_group_std_makes_alpha_meaningless_when_rewards_tie():
     assert largest[2] > 0.9 * largest[0], "a hundred times less alpha, nearly the same advantage"
     plain = [centred(1.0 + alpha * credit).abs().max().item() for alpha in (1.0, 0.01)]
     assert math.isclose(plain[1], plain[0] / 100, rel_tol=1e-9), "without std alpha scales the term"
+
+
+def spread_gradient(world: World, passes: Tensor, G: int) -> Tensor:
+    """(M,) gradient of sum_k P(K = k) E[V_(k-1)] over draws that pass, the chance of passing held fixed."""
+    logits = world.logits.clone().requires_grad_()
+    good = passes.nonzero().flatten()
+    chance = world.logits.softmax(-1)[good].sum().item()
+    log_pi = logits[good].log_softmax(-1)  # (M+,) among those that pass
+    value = torch.zeros((), dtype=F64)
+    for k in range(2, G + 1):
+        groups = torch.cartesian_prod(*[torch.arange(len(good))] * (k - 1)).reshape(-1, k - 1)  # (K, k-1)
+        L = world.L[good[groups].unsqueeze(-1), good[groups].unsqueeze(-2)]
+        volume = torch.linalg.slogdet(torch.eye(k - 1, dtype=F64) + L / world.ridge).logabsdet  # (K,)
+        weight = math.comb(G, k) * chance**k * (1 - chance) ** (G - k)
+        value = value + weight * (log_pi[groups].sum(-1).exp() * volume).sum()
+    return torch.autograd.grad(value, logits)[0]
+
+
+@pytest.mark.parametrize(("M", "G"), [(4, 3), (5, 3), (6, 3), (4, 5)])
+def test_spread_is_an_unbiased_gradient_of_the_volume_among_those_that_pass(M, G):
+    world = World(M, "gate")
+    passes = world.L.diagonal() > 0  # (M,)
+    assert 1 < passes.sum() < M, "all or one passing would prove nothing"
+    paid = centre_among(world.credit(G), passes[world.groups(G)])
+    truth = spread_gradient(world, passes, G)
+    assert truth.abs().max() > 1e-3
+    assert_close(world.expected_update(paid, G), truth, **GOOD)
+    assert_close(world.expected_update(centred(paid), G), truth, **GOOD)  # a host's group mean changes nothing
+
+
+def test_passing_earns_nothing_under_spread_and_something_under_the_gate():
+    """All that pass are copies of one answer: nothing to spread, and the plain gate pays it all the same."""
+    world = World(5, "cosine")
+    passes = torch.tensor([True, True, False, False, True])
+    world.L = (passes.unsqueeze(0) & passes.unsqueeze(1)).to(F64)  # copies
+    credit = world.credit(4)
+    spread = world.expected_update(centre_among(credit, passes[world.groups(4)]), 4)
+    assert spread.abs().max() < 1e-14
+    gate = world.expected_update(centred(credit), 4)
+    assert gate[passes].min() > 0.005, "the gate raises the probability of passing by itself"

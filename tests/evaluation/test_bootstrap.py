@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dqo.errors import DataError, NonFiniteError
-from dqo.evaluation.bootstrap import bootstrap_interval, paired_bootstrap
+from dqo.evaluation.bootstrap import bootstrap_interval, holm, paired_bootstrap, paired_differences
 
 
 def test_nine_in_ten_intervals_of_level_90_hold_the_truth():
@@ -63,3 +63,37 @@ def test_pairing_takes_out_what_the_prompts_share():
 def test_bad_input_is_refused(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_many_metrics_at_once_agree_with_one_and_do_not_disturb_each_other():
+    rng = np.random.default_rng(5)
+    columns = [rng.normal(0.3, 1.0, 80).tolist(), rng.normal(0.0, 5.0, 80).tolist(), [0.0] * 80]
+    together = paired_differences(columns)
+    for column, found in zip(columns, together, strict=True):
+        mean, low, high = bootstrap_interval(column)
+        assert found.mean == pytest.approx(mean)
+        assert (found.low, found.high) == (pytest.approx(low, abs=0.05), pytest.approx(high, abs=0.05))
+        assert tuple(paired_differences([column])[0]) == pytest.approx(tuple(found), abs=1e-12)
+    assert together[2].p == 1.0
+    assert paired_differences([]) == []
+    mirrored = paired_differences([[-x for x in columns[0]]])[0]
+    assert mirrored.p == pytest.approx(together[0].p)
+    with pytest.raises(DataError, match=r"one value a prompt, got lengths \[1, 2\]"):
+        paired_differences([[1.0], [1.0, 2.0]])
+
+
+def test_p_values_are_uniform_where_nothing_differs_and_small_where_something_does():
+    rng = np.random.default_rng(6)
+    columns = rng.normal(0.0, 1.0, size=(400, 60))
+    ps = np.array([found.p for found in paired_differences(columns.tolist(), resamples=800)])
+    for level in (0.05, 0.2, 0.5):
+        # draws are shared between the columns, but the columns are independent; 4 sigma, and the known shortfall
+        assert (ps < level).mean() == pytest.approx(level, abs=4 * (level * (1 - level) / 400) ** 0.5 + 0.01)
+    assert paired_differences([(columns[0] + 2.0).tolist()])[0].p == pytest.approx(2 / 5001)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])  # Holm 1979's step-down
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []

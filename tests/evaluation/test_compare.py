@@ -7,9 +7,11 @@ import pytest
 
 from dqo.errors import DataError
 from dqo.evaluation.compare import compare, comparison_table
+from dqo.evaluation.differences import difference_table
 from dqo.evaluation.run import evaluate
 from dqo.records import Group
 
+NOTHING = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0}
 COLOURS = ["red", "green", "blue", "cyan"]
 
 
@@ -53,7 +55,9 @@ def test_comparison_of_two_runs(varied, collapsed, tmp_path):
     vendi = comparison["differences"]["collapsed"]["vendi_1"]
     assert vendi["mean"] == pytest.approx(-3 * 9 / 12)
     assert vendi["high"] < 0
-    assert comparison["differences"]["collapsed"]["empty"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert vendi["p"] == vendi["p_holm"] < 0.001
+    assert comparison["differences"]["collapsed"]["empty"] == NOTHING
+    assert comparison["front"] == ["varied", "collapsed"]
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "comparison.json", "comparison.png", "samples.md",
@@ -74,12 +78,28 @@ def test_differences_are_paired_by_id_over_the_shared_prompts(words, varied, tmp
     other = answer(tmp_path / "other", words, lambda i, j: COLOURS[j], ids=range(20, 4, -1))
     comparison = compare([varied, other], tmp_path / "out")
     assert comparison["n_shared"] == 7
-    assert comparison["differences"]["other"]["quality"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert comparison["differences"]["other"]["quality"] == NOTHING
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(words, tmp_path):
     runs = [answer(tmp_path / seed / "final" / "eval", words, lambda i, j: COLOURS[j]) for seed in ("s0", "s1")]
     assert list(compare(runs, tmp_path / "out")["runs"]) == ["s0/final", "s1/final"]
+
+
+def test_any_two_runs_are_compared_and_three_pairs_make_each_less_sure(words, varied, collapsed, tmp_path):
+    third = answer(tmp_path / "third", words, lambda i, j: COLOURS[j] if i % 2 else COLOURS[j % 3])
+    comparison = compare([varied, collapsed, third], tmp_path / "out")
+    pairs = {(pair["a"], pair["b"]): pair["metrics"] for pair in comparison["pairs"]}
+    assert list(pairs) == [("varied", "collapsed"), ("varied", "third"), ("collapsed", "third")]
+    assert pairs["collapsed", "third"]["classes"]["mean"] == pytest.approx(3.5 - 1.75)
+    least = min(metrics["vendi_1"]["p"] for metrics in pairs.values())
+    assert max(metrics["vendi_1"]["p_holm"] for metrics in pairs.values()) <= 3 * 0.02
+    assert min(metrics["vendi_1"]["p_holm"] for metrics in pairs.values()) == pytest.approx(3 * least)
+    assert comparison["differences"] == {"collapsed": pairs["varied", "collapsed"], "third": pairs["varied", "third"]}
+    table = printed(difference_table(comparison))
+    assert "third − collapsed" in table
+    assert "+0.000 [+0.000, +0.000] p 1.0000 " in table
+    assert "Choose the metric that decides before looking" in " ".join(table.split())
 
 
 def test_without_quality_there_is_no_picture(words, varied, tmp_path):

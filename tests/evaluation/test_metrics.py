@@ -33,6 +33,17 @@ def test_metrics_by_hand(words):
     assert values["vendi_2"] == [pytest.approx(4.0), pytest.approx(9 / 5)]
     assert values["cosine_distance"] == [pytest.approx(1.0), pytest.approx(2 / 3)]
     assert values["log_volume"] == [pytest.approx(4 * math.log(2)), pytest.approx(math.log(3) + math.log(2))]
+    assert values["vendi_inf"] == [pytest.approx(4.0), pytest.approx(3 / 2)]
+    assert values["effective_rank"][0] == pytest.approx(4.0)
+    a = 2**0.5 / (2**0.5 + 1)  # singular values √2 and 1
+    assert values["effective_rank"][1] == pytest.approx(a**-a * (1 - a) ** (a - 1))
+    assert values["classes"] == [4.0, 2.0]
+    assert values["semantic_entropy"] == [pytest.approx(math.log(4)), pytest.approx(math.log(3) - 2 / 3 * math.log(2))]
+    weights = [1, 0.8, 0.64, 0.512]
+    assert values["utility_k"][0] == pytest.approx((0.8 + 0.25 * 0.64 + 0.75 * 0.512) / sum(weights))
+    assert values["utility_k"][1] == pytest.approx((1 + 0.64) / sum(weights))
+    assert values["good/classes"] == [2.0, 2.0]
+    assert values["good/vendi_1"] == [pytest.approx(2.0), pytest.approx(3 / 2 ** (2 / 3))]
     assert values["words"] == [1.0, 5 / 4]
     assert values["truncated"] == [0.25, 0.0]
     assert values["empty"] == [0.0, 0.25]
@@ -45,7 +56,8 @@ def test_the_heldout_judge_sees_its_own_space(words, first_letters):
     assert values["vendi_1"] == [pytest.approx(4.0)]
     assert values["heldout/vendi_1"] == [pytest.approx(2.0)]
     assert {name for name in values if name.startswith("heldout/")} == {
-        f"heldout/{name}" for name in ("cosine_distance", "vendi_1", "vendi_2", "log_volume")
+        f"heldout/{name}"
+        for name in ("cosine_distance", "vendi_1", "vendi_2", "vendi_inf", "effective_rank", "log_volume")
     }
 
 
@@ -68,6 +80,7 @@ def test_unscored_groups_are_left_out_of_quality_alone(words):
     values = prompt_values([FOUR, unscored, TWINS], words)
     assert values["quality"] == [0.5, None, 0.75]
     assert values["pass@k"] == [1.0, None, 1.0]
+    assert values["utility_k"][1] is values["good/classes"][1] is values["good/vendi_1"][1] is None
     summary = summarize(values, seed=0)
     assert summary["quality"]["mean"] == 0.625
     assert summary["vendi_1"]["mean"] == pytest.approx((4 + 4 + 3 / 2 ** (2 / 3)) / 3)
@@ -87,6 +100,19 @@ def test_the_document_has_the_promised_entries(words):
     for name, interval in document["metrics"].items():
         assert set(interval) == {"mean", "low", "high"}, name
         assert interval["low"] <= interval["mean"] <= interval["high"], name
+
+
+def test_a_judge_of_meaning_takes_the_place_of_the_threshold(words):
+    class Judge:
+        name = "all alike"
+
+        def __call__(self, pairs):
+            return [True for _ in pairs]
+
+    values = prompt_values([FOUR, TWINS], words, equivalence=Judge())
+    assert values["classes"] == [1.0, 1.0]
+    assert values["semantic_entropy"] == [0.0, 0.0]
+    assert values["vendi_1"][0] == pytest.approx(4.0), "the encoder still measures the rest"
 
 
 @pytest.mark.parametrize(

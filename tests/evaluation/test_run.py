@@ -84,8 +84,8 @@ def test_without_quality_it_is_null_and_said_so(words, tmp_path):
     document = evaluate(GROUPS, encoder=words, out=tmp_path)
     nulls = {name for name, value in document["metrics"].items() if value is None}
     assert {"quality", "max@k", "pass@k", "pass@1", "pass@3"} <= nulls
-    assert all(name == "quality" or "@" in name for name in nulls)
-    assert document["notes"] == ["quality, max@k and pass@k are null: no task or reward was given."]
+    assert all(name in ("quality", "utility_k") or "@" in name or name.startswith("good/") for name in nulls)
+    assert document["notes"] == ["quality, max@k, pass@k and what needs them are null: no task or reward was given."]
     assert [group.rewards for group in read_groups(tmp_path / "groups.jsonl")] == [None, None]
 
 
@@ -95,9 +95,9 @@ def test_a_prompt_with_an_unscorable_response_is_left_out_and_counted(words, tmp
 
     document = evaluate(GROUPS, encoder=words, reward=picky, out=tmp_path)
     assert document["n_scored"] == 1
-    assert document["notes"][0].startswith("quality, max@k and pass@k leave out 1 of 2 prompts")
+    assert document["notes"][0].startswith("quality, max@k, pass@k and what needs them leave out 1 of 2 prompts")
     nothing = evaluate(GROUPS, encoder=words, reward=lambda completions, **_: [None] * len(completions), out=tmp_path)
-    assert nothing["notes"] == ["quality, max@k and pass@k are null: no response could be scored."]
+    assert nothing["notes"] == ["quality, max@k, pass@k and what needs them are null: no response could be scored."]
 
 
 def test_a_failing_reward_leaves_no_files(words, tmp_path):

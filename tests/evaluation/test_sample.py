@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from dqo.errors import DataError
-from dqo.evaluation.sample import SeededChoice, sample_groups
+from dqo.evaluation.local_model import SeededChoice
+from dqo.evaluation.sample import sample_groups
 from dqo.records import Prompt, read_groups
 
 PROMPTS = [

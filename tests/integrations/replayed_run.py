@@ -1,9 +1,10 @@
 """One optimizer step on fixed completions, for `accelerate launch` with any number of processes.
 
-    replayed_run.py trainer|dropin ROWS_PER_PROCESS OUT.json
+    replayed_run.py trainer|dropin|guarded|ppo-separate|ppo-shared ROWS_PER_PROCESS OUT.json
 
 The completions of a row depend on its global position only, so that runs with different numbers of processes see
-the same batch. Rank 0 writes the global reward table.
+the same batch. Rank 0 writes the global reward table, the
+advantages of all processes and the norm of every weight after the last step.
 """
 
 import json
@@ -11,11 +12,12 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.utils import gather
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from dqo import DiversityReward, DQOConfig, DQOTrainer
+from dqo import DiversityReward, DQOConfig, DQOPPOConfig, DQOPPOTrainer, DQOTrainer
 
 G = 4
 TABLE = torch.randint(5, 30, (64, 5), generator=torch.Generator().manual_seed(7))
@@ -34,13 +36,18 @@ def parity(completion_ids, **kwargs):
     return [float(ids[0] % 2) for ids in completion_ids]
 
 
+def same_length(pairs):
+    """A classifier of same answers: first words of equal length."""
+    return [len(a.split()[0]) == len(b.split()[0]) for a, b in pairs]
+
+
 def main(kind: str, rows: int, policy: str, out: str) -> None:
     """Run one step and write {"rewards": (N, F) table, "names": [...]}."""
     shared = {
         "per_device_train_batch_size": rows, "num_generations": G, "max_completion_length": 5, "max_steps": 1,
         "bf16": False, "use_cpu": True, "report_to": [], "save_strategy": "no", "shuffle_dataset": False,
     }  # fmt: skip
-    host = DQOTrainer if kind == "trainer" else GRPOTrainer
+    host = {"dropin": GRPOTrainer, "ppo-separate": DQOPPOTrainer, "ppo-shared": DQOPPOTrainer}.get(kind, DQOTrainer)
     seen = {}
 
     class Recorder(host):
@@ -48,8 +55,20 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
             seen["rewards"] = super()._calculate_rewards(*args)
             return seen["rewards"]
 
+        def _generate_and_score_completions(self, inputs):
+            output = super()._generate_and_score_completions(inputs)
+            seen["advantages"] = gather(output["advantages"])
+            return output
+
     if kind == "trainer":
         rewards, args = [parity], DQOConfig("unused", alpha=1.0, encoder="hashed", **shared)
+    elif kind == "guarded":
+        ours = {"diversity": "partition", "same_answer": f"{__file__}:same_length", "decouple_credit": True}
+        rewards, args = [parity], DQOConfig("unused", encoder="hashed", scale_rewards="group", **ours, **shared)
+    elif kind.startswith("ppo"):
+        critic = {"critic": kind.removeprefix("ppo-"), "critic_learning_rate": 0.1, "learning_rate": 0.01}
+        own = {**shared, **critic, "max_steps": 2, "optim": "sgd", "truncated": "terminal", "beta": 0.1}
+        rewards, args = [parity], DQOPPOConfig("unused", encoder="hashed", kl_in="reward", **own)
     else:
         rewards, args = [parity, DiversityReward(G, encoder="hashed")], GRPOConfig("unused", **shared)
     trainer = Recorder(
@@ -57,9 +76,19 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
         train_dataset=Dataset.from_dict({"prompt": ["the dog", "a cat", "red house", "old tree"]}),
         processing_class=AutoTokenizer.from_pretrained(policy),
     )  # fmt: skip
+    if kind.startswith("ppo"):  # Adam would blow rounding up to whole steps where a gradient is nearly zero
+        trainer.critic_optimizer.adam = torch.optim.SGD(trainer.critic.parameters())
     trainer.train()
     if trainer.accelerator.is_main_process:
-        Path(out).write_text(json.dumps({"rewards": seen["rewards"].tolist(), "names": trainer.reward_func_names}))
+        networks = {"policy": trainer.model, "critic": getattr(trainer, "critic", None)}
+        norms = {
+            f"{name}.{key}": weight.double().norm().item()
+            for name, network in networks.items()
+            for key, weight in (network.state_dict() if network is not None else {}).items()
+        }
+        found = {"rewards": seen["rewards"].tolist(), "names": trainer.reward_func_names, "norms": norms}
+        found["advantages"] = seen["advantages"].tolist()
+        Path(out).write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

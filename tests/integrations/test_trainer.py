@@ -11,6 +11,8 @@ from trl import GRPOConfig, GRPOTrainer
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
+from dqo.integrations.trl import prefix_mixin
+from dqo.integrations.trl.shared_prefix import shared_prefix_logps
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
 COMMON = {
@@ -291,3 +293,53 @@ def test_group_size_that_does_not_match_the_rows_is_refused(tiny_policy, tiny_to
     trainer._get_train_sampler = lambda dataset=None: list(range(4)) * 2
     with pytest.raises(GroupError, match="another prompt"):
         trainer.train()
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """Whether each computation of log-probabilities, from here on, was one with gradient."""
+    seen = []
+
+    def spy(*args, **kwargs):
+        seen.append(torch.is_grad_enabled())
+        return shared_prefix_logps(*args, **kwargs)
+
+    monkeypatch.setattr(prefix_mixin, "shared_prefix_logps", spy)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("trainer_class", "config_class", "settings"),
+    [(DQOTrainer, DQOConfig, {"num_iterations": 2, "max_steps": 2}), (DQORLOOTrainer, DQORLOOConfig, {})],
+    ids=["grpo", "rloo"],
+)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_old_log_probabilities_come_from_sampling_and_equal_a_forward(
+    trainer_class, config_class, settings, temperature, tiny_policy, tiny_tokenizer, tmp_path, forwards
+):
+    trainer = make(
+        trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path, temperature=temperature,
+        learning_rate=0.0, **settings,
+    )  # fmt: skip
+    trainer.train()
+    assert all(forwards), "no forward without gradient was needed for the old policy"
+    batch = trainer.batch
+    with torch.no_grad():
+        forward, _ = shared_prefix_logps(
+            trainer.model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
+            batch["completion_ids"].shape[1],
+        )
+    if trainer_class is DQOTrainer:
+        torch.testing.assert_close(batch["old_per_token_logps"], forward, atol=1e-5, rtol=1e-5)
+    else:
+        torch.testing.assert_close(batch["old_logps"], forward.sum(1), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 5}, {"bf16": True}], ids=["filter", "bf16"])
+def test_inexact_sampling_log_probabilities_are_not_reused(settings, tiny_policy, tiny_tokenizer, tmp_path, forwards):
+    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, num_iterations=2, **settings)
+    trainer.train()
+    assert trainer.shares_rollouts
+    assert False in forwards, "the old policy was computed"

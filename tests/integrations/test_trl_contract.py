@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 from datasets import Dataset
+from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 HOSTS = [(GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)]
@@ -72,6 +73,26 @@ def test_advantages_come_from_the_weighted_sum(host):
     advantages = seen["output"]["advantages"].view(2, 4)
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     assert torch.equal(advantages.sign(), centred.sign())
+
+
+def test_loss_takes_an_advantage_a_token(host):
+    trainer, seen = host
+    if isinstance(trainer, RLOOTrainer):
+        pytest.skip("PPO stands on GRPOTrainer alone")
+    batch = dict(seen["output"])
+    assert batch["advantages"].dim() == 1
+    wide = batch["advantages"][:, None].expand_as(batch["completion_ids"])
+    with torch.no_grad():
+        one = trainer._compute_loss(trainer.model, batch)
+        same = trainer._compute_loss(trainer.model, batch | {"advantages": wide})
+        later = trainer._compute_loss(trainer.model, batch | {"advantages": wide + torch.arange(wide.shape[1])})
+    torch.testing.assert_close(one, same)
+    assert (later - one).abs() > 0.1
+
+
+def test_optimizer_files_come_before_the_state_that_ends_a_checkpoint(host):
+    source = inspect.getsource(Trainer._save_checkpoint)
+    assert 0 < source.index("_save_optimizer_and_scheduler(output_dir)") < source.index("save_to_json")
 
 
 def test_attributes_the_mixin_reads(host):

@@ -39,6 +39,30 @@ def test_credits_do_not_depend_on_the_number_of_processes(kind, tiny_policy_fold
 
 
 @pytest.mark.slow
+def test_replaced_advantages_do_not_depend_on_the_number_of_processes(tiny_policy_folder, tmp_path):
+    one = run("guarded", 1, 12, tiny_policy_folder, tmp_path / "one.json")
+    two = run("guarded", 2, 6, tiny_policy_folder, tmp_path / "two.json")
+    a, b = torch.tensor(one["rewards"]), torch.tensor(two["rewards"])
+    assert a[:, 1].std() > 0.01, "equal shares would make the next line vacuous"
+    torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    a, b = torch.tensor(one["advantages"]), torch.tensor(two["advantages"])
+    assert a.shape == (12,)
+    assert a.std() > 0.1
+    torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_ppo_trains_the_same_policy_and_critic_on_any_number_of_processes(critic, tiny_policy_folder, tmp_path):
+    one = run(f"ppo-{critic}", 1, 12, tiny_policy_folder, tmp_path / "one.json")["norms"]
+    two = run(f"ppo-{critic}", 2, 6, tiny_policy_folder, tmp_path / "two.json")["norms"]
+    assert one["critic.head.weight"] > 1e-3, "the critic has not learned"
+    assert ("critic.backbone.norm.weight" in one) == (critic == "separate")
+    for name, norm in one.items():
+        assert two[name] == pytest.approx(norm, rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.slow
 def test_partial_group_is_refused(tiny_policy_folder, tmp_path):
     with pytest.raises(AssertionError, match="must be divisible by num_generations"):
         run("trainer", 2, 3, tiny_policy_folder, tmp_path / "x.json")

@@ -23,6 +23,20 @@ def fluency(tiny_policy_folder):
     return Fluency(str(tiny_policy_folder), low=-4.0, high=-3.0)
 
 
+@pytest.fixture(autouse=True)
+def single_precision(monkeypatch):
+    """The same numbers on every machine, so that they can be compared closely."""
+    monkeypatch.setattr("dqo.rewards.fluency.native_bf16", lambda cpu: False)
+
+
+def test_mixed_precision_changes_little(fluency, monkeypatch):
+    exact = fluency.log_probs_per_word(TEXTS)
+    monkeypatch.setattr("dqo.rewards.fluency.native_bf16", lambda cpu: True)
+    mixed = fluency.log_probs_per_word(TEXTS)
+    assert mixed != exact
+    assert mixed == pytest.approx(exact, abs=0.02)
+
+
 def test_log_probs_agree_with_one_text_at_a_time(fluency, tiny_policy_folder):
     model, tokenizer = load_policy(str(tiny_policy_folder))
     expected = []

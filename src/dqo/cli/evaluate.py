@@ -2,56 +2,112 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dqo.cli.sample import DEFAULT_LENGTH, sample
+from dqo.cli.sample import DEFAULT_LENGTH, Sampler, folders
 from dqo.cli.yaml_reader import parse_yaml
-from dqo.embedders import load_embedder
 from dqo.errors import RecipeError
-from dqo.evaluation.run import evaluate
 from dqo.records import Group, Prompt, read_groups, read_prompts
-from dqo.rewards.imported import import_reward
-from dqo.tasks import Task, load_task
+
+if TYPE_CHECKING:
+    from dqo.evaluation.protocols import Protocol
+    from dqo.tasks import Task
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write DIR/groups.jsonl, prompt_metrics.jsonl and metrics.json, and print the metrics.
+    """Write groups.jsonl, prompt_metrics.jsonl and metrics.json into DIR, or a folder a temperature; print the metrics.
 
     Args:
         args: The flags of `dqo eval`.
 
     Raises:
-        DQOError: A file, model, encoder, task or reward that does not do.
+        DQOError: A file, model, encoder, task, reward or protocol that does not do.
     """
+    from dqo.embedders import load_embedder
+    from dqo.evaluation.equivalence import load_equivalence
+    from dqo.evaluation.run import evaluate
+    from dqo.evaluation.sampling_folder import read_settings
+    from dqo.rewards.imported import import_reward
+
+    protocol = _protocol(args)
     task = _task(args)
-    reward = import_reward(args.reward) if args.reward else None
-    encoder = load_embedder(args.encoder)
-    heldout = load_embedder(args.heldout_encoder) if args.heldout_encoder else None
-    groups = _groups(args, task)
-    document = evaluate(
-        groups, encoder=encoder, heldout_encoder=heldout, task=task, reward=reward, out=args.out, seed=args.seed
-    )
-    print(summary(document))
-    print(f"written: {Path(args.out) / 'metrics.json'}")
+    given = {
+        "encoder": load_embedder(args.encoder),
+        "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,
+        "equivalence": load_equivalence(args.equivalence or "embedding"),
+        "reward": import_reward(args.reward) if args.reward else None,
+    } | _judged(args)
+    prompts = [] if args.responses else _prompts(args, task, protocol)
+    length = task.max_completion_length if task else DEFAULT_LENGTH
+    sampler = None if args.responses else Sampler(args, length)
+    for temperature, folder in folders(args):
+        groups = sampler.sample(prompts, temperature, folder) if sampler else _responses(args)
+        source = Path(args.responses).parent if args.responses else folder
+        document = evaluate(
+            groups, task=task, protocol=protocol, out=folder, seed=args.seed, sampling=read_settings(source), **given
+        )
+        print(summary(document, protocol.headline if protocol else ()))
+        print(f"written: {folder / 'metrics.json'}")
 
 
-def summary(document: dict[str, Any]) -> str:
+def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
     """The metrics as lines of text.
 
     Args:
         document: The content of metrics.json.
+        headline: Metrics that come first, above an empty line.
 
     Returns:
         One line a metric, mean and interval; "null" where there is no value; the notes at the end.
     """
     lines = [f"{document['n_prompts']} prompts, {document['n_samples']} responses each, mean [95 % interval]:"]
-    for name, value in document["metrics"].items():
-        numbers = f"{value['mean']:8.3f}  [{value['low']:.3f}, {value['high']:.3f}]" if value else "    null"
-        lines.append(f"  {name:24}{numbers}")
+    metrics = document["metrics"]
+    lines += [_line(name, metrics[name]) for name in headline] + [""] * bool(headline)
+    lines += [_line(name, value) for name, value in metrics.items() if name not in headline]
     return "\n".join([*lines, *(f"note: {note}" for note in document.get("notes", []))])
 
 
-def _task(args: argparse.Namespace) -> Task | None:
+def _line(name: str, value: dict[str, float] | None) -> str:
+    numbers = f"{value['mean']:8.3f}  [{value['low']:.3f}, {value['high']:.3f}]" if value else "    null"
+    return f"  {name:24}{numbers}"
+
+
+def _protocol(args: argparse.Namespace) -> "Protocol | None":
+    """The protocol, whose settings fill the flags that were not given; a flag that contradicts it is refused."""
+    from dqo.evaluation.protocols import protocol_of
+
+    if args.protocol is None:
+        return None
+    protocol = protocol_of(args.protocol)
+    if protocol.needs_quality and not (args.task or args.reward or args.judge or args.responses):
+        raise RecipeError(f"protocol {protocol.name!r}: expected a quality, got none; give --task or --reward.")
+    if protocol.n_is_fixed and args.n not in (None, protocol.n):
+        raise RecipeError(f"protocol {protocol.name!r} draws {protocol.n} samples, got --n {args.n}; leave it out.")
+    if protocol.temperature is not None and args.temperature not in (None, [protocol.temperature]):
+        raise RecipeError(f"protocol {protocol.name!r} samples at temperature {protocol.temperature}, got another "
+                          "--temperature; leave it out.")  # fmt: skip
+    args.n = args.n or protocol.n
+    args.max_new_tokens = args.max_new_tokens or protocol.max_new_tokens
+    args.equivalence = args.equivalence or protocol.equivalence
+    return protocol
+
+
+def _judged(args: argparse.Namespace) -> dict[str, Any]:
+    """What a judge decides: quality and equal meaning, where nothing else was given for it."""
+    if not args.judge and not args.judge_endpoint:
+        return {}
+    if not args.judge or not args.judge_endpoint:
+        raise RecipeError("--judge MODEL and --judge-endpoint URL belong together, got one of them; add the other.")
+    from dqo.evaluation.judge import Judge, SameByJudge
+
+    judge = Judge(args.judge, args.judge_endpoint, timeout=args.timeout)
+    decided = {} if args.equivalence else {"equivalence": SameByJudge(judge)}
+    return decided if args.task or args.reward else decided | {"reward": judge.quality}
+
+
+def _task(args: argparse.Namespace) -> "Task | None":
+    from dqo.tasks import load_task
+
     if args.task is None:
         if args.task_option or args.split:
             raise RecipeError("--task-option and --split belong to --task, got no --task; add it or leave them out.")
@@ -65,19 +121,23 @@ def _task(args: argparse.Namespace) -> Task | None:
     return load_task(args.task, **options)
 
 
-def _groups(args: argparse.Namespace, task: Task | None) -> list[Group]:
-    if args.responses:
-        if args.data or args.split:
-            raise RecipeError("--responses holds its own prompts, got --data or --split too; leave one out.")
-        return read_groups(args.responses)[: args.limit]
-    return sample(args, _prompts(args, task), task.max_completion_length if task else DEFAULT_LENGTH)
+def _responses(args: argparse.Namespace) -> list[Group]:
+    if args.data or args.split:
+        raise RecipeError("--responses holds its own prompts, got --data or --split too; leave one out.")
+    if args.temperature and len(args.temperature) > 1:
+        raise RecipeError("--responses are sampled already, got several temperatures; leave --temperature out.")
+    return read_groups(args.responses)[: args.limit]
 
 
-def _prompts(args: argparse.Namespace, task: Task | None) -> list[Prompt]:
+def _prompts(args: argparse.Namespace, task: "Task | None", protocol: "Protocol | None") -> list[Prompt]:
     if args.data:
         if args.split:
             raise RecipeError("--data and --split both choose the prompts, got both; leave one out.")
         return read_prompts(args.data)
-    if task is None:
-        raise RecipeError("`dqo eval --model` needs prompts, got neither --data nor --task; give one of them.")
-    return task.prompts(args.split or "test")
+    if task is not None:
+        return task.prompts(args.split or "test")
+    if protocol is not None and protocol.hub_prompts:
+        from dqo.tasks.jsonl import load_prompts
+
+        return load_prompts(protocol.hub_prompts)
+    raise RecipeError("`dqo eval --model` needs prompts, got neither --data nor --task; give one of them.")

@@ -10,8 +10,10 @@ from importlib import import_module
 from dqo._version import __version__
 from dqo.errors import DQOError
 
-_PACKAGES = {"sentence_transformers": "embed", "onnxruntime": "embed", "datasets": "data", "matplotlib": "report",
-             "sacrebleu": "report"}  # fmt: skip
+_PACKAGES = {
+    "sentence_transformers": "embed", "onnxruntime": "embed", "datasets": "data", "rouge_score": "data",
+    "openai": "endpoint", "matplotlib": "report", "sacrebleu": "report", "moocore": "report", "jinja2": "report",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,8 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process where not given.
 
     Returns:
-        Exit status: 0 done, 1 `doctor` found that nothing can run, 2 an error of input, settings or environment
-        (one line on stderr), 130 interrupted.
+        Exit status: 0 done, 1 `doctor` found that nothing can run or a run of a `sweep` failed, 2 an error of input,
+        settings or environment (one line on stderr), 130 interrupted.
     """
     args = _parse(argv)
     _silence_hosts()
@@ -68,6 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_sample(_command(commands, "sample", "sample", "draw n responses to every prompt of a file"))
     _add_eval(_command(commands, "eval", "evaluate", "measure quality and diversity of a model or of its responses"))
     _add_compare(_command(commands, "compare", "compare", "compare two or more evaluations prompt by prompt"))
+    _add_report(_command(commands, "report", "report", "write one HTML page about runs and evaluations"))
+    _add_watch(_command(commands, "watch", "report", "keep writing that page while a run is training"))
+    _add_sweep(_command(commands, "sweep", "sweep", "train and evaluate arms x alphas x seeds from one file"))
     _command(commands, "doctor", "doctor", "show what is installed, what is missing and how to mend it")
     return parser
 
@@ -84,13 +89,16 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         "settings", nargs="*", metavar="key=value", help="overrides, such as alpha=0.5 or trainer.max_steps=100"
     )
     parser.add_argument("--resume", action="store_true", help="continue the run that output_dir holds")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="look everything up and show it: data, models, batch, memory, prompts"
+    )
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="run folder, model folder or hub name")
     parser.add_argument("--data", required=True, metavar="FILE", help='JSON lines with a field "prompt"')
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl")
-    _add_sampling(parser, max_new_tokens="256")
+    _add_sampling(parser, max_new_tokens="256", n="10")
     parser.set_defaults(task=None)
 
 
@@ -109,16 +117,40 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="judge of diversity (default: %(default)s)")
     parser.add_argument("--heldout-encoder", help="second judge, which the policy was not trained against")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
-    _add_sampling(parser, max_new_tokens="the task's, else 256")
+    parser.add_argument("--protocol", help="paper, noveltybench or passk: settings that belong together, by name")
+    parser.add_argument(
+        "--equivalence", help="what decides that responses mean the same: embedding, noveltybench or nli:MODEL"
+    )
+    parser.add_argument(
+        "--judge", metavar="MODEL",
+        help="model that rates quality and says what means the same, where no --task, --reward or --equivalence does",
+    )  # fmt: skip
+    parser.add_argument("--judge-endpoint", metavar="URL", help="OpenAI-compatible server of --judge")
+    _add_sampling(parser, max_new_tokens="the task's or protocol's, else 256", n="the protocol's, else 10")
 
 
-def _add_sampling(parser: argparse.ArgumentParser, max_new_tokens: str) -> None:
-    parser.add_argument("--n", type=_positive, default=10, help="responses a prompt (default: %(default)s)")
+def _add_sampling(parser: argparse.ArgumentParser, max_new_tokens: str, n: str) -> None:
+    parser.add_argument("--n", type=_positive, help=f"responses a prompt (default: {n})")
     parser.add_argument("--seed", type=int, default=0, help="seed of samples and bootstrap (default: %(default)s)")
     parser.add_argument("--limit", type=_positive, help="use the first LIMIT prompts only")
     parser.add_argument("--max-new-tokens", type=_positive, help=f"longest response (default: {max_new_tokens})")
     parser.add_argument("--batch-size", type=_positive, default=32, help="responses at once (default: %(default)s)")
-    parser.add_argument("--temperature", type=float, default=1.0, help="sampling temperature (default: %(default)s)")
+    parser.add_argument(
+        "--temperature", type=_temperatures, help="or several, 0.7,1.0,1.3, each into a folder of its own (default: 1)"
+    )
+    parser.add_argument(
+        "--verbalized", type=_positive, nargs="?", const=5, metavar="K",
+        help="Verbalized Sampling, a baseline: ask for K responses in one call (default K: 5)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--backend", choices=("transformers", "vllm"), help="what runs the model (default: transformers)"
+    )
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="OpenAI-compatible server of --model; its key is read from OPENAI_API_KEY"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=600.0, help="seconds a request may take (default: %(default)s)"
+    )
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
@@ -126,10 +158,46 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the comparison")
 
 
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run or evaluation folders; the first is the baseline")
+    parser.add_argument("-o", "--output", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
+    parser.add_argument("--encoder", help="draws the maps of meaning (default: that of the first evaluation)")
+    parser.add_argument("--maps", type=_count, default=100, help="most prompts with a map (default: %(default)s)")
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    _add_report(parser)
+    parser.add_argument(
+        "--every", type=_positive, default=15, metavar="S", help="seconds between updates (default: %(default)s)"
+    )
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="YAML file of the sweep; docs/sweep.md explains it")
+    parser.add_argument("--jobs", type=_positive, default=1, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--threads-per-job", type=_positive, help="processor threads a run (default: its share)")
+    parser.add_argument("--only", action="append", default=[], metavar="ARM", help="runs of this arm; may be repeated")
+    parser.add_argument("--dry-run", action="store_true", help="show what there is to do and what is done")
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
     return int(text)
+
+
+def _temperatures(text: str) -> list[float]:
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = []
+    if not values or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"expected a number, or different ones with commas between, got {text!r}")
+    return values
 
 
 def _silence_hosts() -> None:

@@ -5,7 +5,6 @@ same checks. Which settings there are, and of which type, is read off the datacl
 """
 
 import difflib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -15,22 +14,27 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from dqo.cli.batch_checks import check_numbers, check_whole_groups
+from dqo.cli.flat_settings import SECTIONS, flat_settings, read_settings
+from dqo.cli.lora import LoraSettings
 from dqo.cli.setting_types import fits, in_words
-from dqo.cli.yaml_reader import parse_yaml, read_yaml_file
+from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import DQOError, RecipeError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
+from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.models import DEFAULT_POLICY
 from dqo.records import write_text
+from dqo.rewards.loading import read_entries
 
-CONFIGS = {"grpo": DQOConfig, "rloo": DQORLOOConfig}
+CONFIGS = {"grpo": DQOConfig, "rloo": DQORLOOConfig, "ppo": DQOPPOConfig}
 DIVERSITY = tuple(spec.name for spec in fields(DiversityArguments))
-_SECTIONS = ("task_options", "data", "trainer")
 _VERSIONS = ("dqo", "torch", "trl", "transformers")
 _NOT_IN_A_RECIPE = {
     "output_dir": "set `output_dir` at the top level",
     "seed": "set `seed` at the top level",
     "resume_from_checkpoint": "run `dqo train` with --resume",
-    "model_init_kwargs": "set `model` at the top level; weights are read as float32",
+    "model_init_kwargs": "set `model` and `dtype` at the top level",
+    "reward_weights": "give each entry of `rewards` its weight",
     "trust_remote_code": "code that comes with a model is never run",
     "hub_token": "log in with `hf auth login`, a recipe is no place for a secret",
     "local_rank": "start several processes with `accelerate launch -m dqo train`",
@@ -38,8 +42,6 @@ _NOT_IN_A_RECIPE = {
     ("do_train", "do_eval", "do_predict", "eval_strategy", "eval_on_start", "load_best_model_at_end"),
     "a run only trains; evaluate it with `dqo eval`",
 )
-_ABOVE_ZERO = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations",
-               "max_completion_length", "temperature", "learning_rate", "logging_steps")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,12 @@ class Recipe:
         output_dir: The run folder.
         model: Name of the policy.
         task_options: Arguments of the task.
-        data: {"path": file} trains on the prompts of this file instead of the task's own.
-        algorithm: "grpo" or "rloo".
+        data: {"path": place} reads a local copy of the task's data set (a file, or a folder with train.jsonl and
+            test.jsonl); a task without a data set of its own trains on the prompts of this file instead.
+        rewards: What is optimised beside diversity, see `dqo.rewards.loading`; the task's quality where there is none.
+        dtype: Of the weights that are loaded: "float32", "bfloat16" or "float16".
+        lora: Fields of `LoraSettings`; an empty mapping trains all weights.
+        algorithm: "grpo", "rloo" or "ppo".
         seed: Of everything random in the run.
         heldout_encoder: A second judge for evaluation, never used in training.
         diversity: Fields of `DiversityArguments` that the recipe sets; they stand at its top level.
@@ -64,6 +70,9 @@ class Recipe:
     model: str = DEFAULT_POLICY
     task_options: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    rewards: list[dict[str, Any]] = field(default_factory=list)
+    dtype: str = "float32"
+    lora: dict[str, Any] = field(default_factory=dict)
     algorithm: str = "grpo"
     seed: int = 42
     heldout_encoder: str | None = None
@@ -71,24 +80,28 @@ class Recipe:
     trainer: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def config(self) -> DQOConfig | DQORLOOConfig:
+    def config(self) -> DQOConfig | DQORLOOConfig | DQOPPOConfig:
         """The host's settings, checked by the host too; checkpoints go to <output_dir>/checkpoints.
 
         Made once: building another one resets the host's process state under a trainer that is already there.
 
         Returns:
-            DQOConfig or DQORLOOConfig.
+            DQOConfig, DQORLOOConfig or DQOPPOConfig.
 
         Raises:
             RecipeError: A value out of range, or a batch that holds no whole groups.
         """
         config_class = CONFIGS[self.algorithm]
         defaults = {spec.name: spec.default for spec in fields(config_class)}
-        _check_numbers(self.trainer)
-        _check_groups(defaults | self.trainer)
+        check_numbers(self.trainer)
+        check_whole_groups(defaults | self.trainer)
         folder = str(Path(self.output_dir) / "checkpoints")
+        diversity = dict(self.diversity)
+        if diversity.get("encoder") == "policy":  # of the run's own starting point, frozen
+            diversity["encoder"] = f"policy:{self.model}"
+        weights = [entry.weight for entry in read_entries(self.rewards)]
         try:
-            return config_class(folder, seed=self.seed, **self.diversity, **self.trainer)
+            return config_class(folder, seed=self.seed, reward_weights=weights, **diversity, **self.trainer)
         except DQOError:
             raise
         except (ValueError, TypeError) as error:
@@ -133,17 +146,34 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: An unreadable file, an unknown key (with the nearest known one), a value of the wrong type, or a
             setting that belongs elsewhere.
     """
-    settings = _flat(read_yaml_file(path), str(path))
+    settings = read_settings(path)
     origin = dict.fromkeys(settings, str(path))
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"override {override!r}: expected key=value, such as alpha=0.5; add the missing part.")
-        changed = _flat({key: _override_value(key, text)}, f"override {override!r}")
+        changed = flat_settings({key: _override_value(key, text)}, f"override {override!r}")
         settings |= changed
         origin |= dict.fromkeys(changed, f"override {override!r}")
-    for key in _VERSIONS:  # what a config.yaml says about the run that wrote it
-        settings.pop(f"versions.{key}", None)
+    return build_recipe(settings, origin, str(path))
+
+
+def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source: str) -> Recipe:
+    """Check settings and make the recipe.
+
+    Args:
+        settings: Dotted name -> value.
+        origin: Dotted name -> where the value comes from, for messages.
+        source: The file or table as a whole, for messages.
+
+    Returns:
+        The recipe, every key known and every value of the right type.
+
+    Raises:
+        RecipeError: As `load_recipe` says.
+    """
+    # what a config.yaml says about the run that wrote it
+    settings = {key: value for key, value in settings.items() if key not in [f"versions.{name}" for name in _VERSIONS]}
     algorithm = settings.get("algorithm", "grpo")
     if algorithm not in CONFIGS:
         raise RecipeError(f"{origin['algorithm']}: `algorithm` must be one of {', '.join(CONFIGS)}, got {algorithm!r}.")
@@ -152,7 +182,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         _check_setting(key, value, hints, origin[key])
     for key in ("task", "output_dir"):
         if key not in settings:
-            raise RecipeError(f"{path}: expected the setting `{key}`, got none; add a line `{key}: ...`.")
+            raise RecipeError(f"{source}: expected the setting `{key}`, got none; add a line `{key}: ...`.")
     return _recipe(settings)
 
 
@@ -160,29 +190,17 @@ def setting_hints(algorithm: str) -> dict[str, Any]:
     """Every setting of a recipe by its dotted name, with its type; `task_options` are the task's business.
 
     Args:
-        algorithm: "grpo" or "rloo".
+        algorithm: "grpo", "rloo" or "ppo".
 
     Returns:
         Dotted name -> type hint.
     """
     config_hints, own = get_type_hints(CONFIGS[algorithm]), get_type_hints(Recipe)
     names = [spec.name for spec in fields(CONFIGS[algorithm])]
-    hints = {name: hint for name, hint in own.items() if name not in (*_SECTIONS, "diversity")}
+    hints = {name: hint for name, hint in own.items() if name not in (*SECTIONS, "diversity")}
     hints |= {name: config_hints[name] for name in DIVERSITY}
-    hints |= {"data.path": str}
+    hints |= {"data.path": str} | {f"lora.{name}": hint for name, hint in get_type_hints(LoraSettings).items()}
     return hints | {f"trainer.{n}": config_hints[n] for n in names if n not in (*DIVERSITY, *_NOT_IN_A_RECIPE)}
-
-
-def _flat(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    flat = {}
-    for key, value in document.items():
-        if key not in (*_SECTIONS, "versions"):
-            flat[key] = value
-        elif isinstance(value, dict):
-            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
-        elif value is not None:
-            raise RecipeError(f"{origin}: `{key}` must be a mapping of settings, got {value!r}; indent them below it.")
-    return flat
 
 
 def _override_value(key: str, text: str) -> Any:
@@ -204,13 +222,14 @@ def _check_setting(key: str, value: Any, hints: Mapping[str, Any], origin: str) 
 
 
 def _nearest(name: str, hints: Mapping[str, Any]) -> str:
-    by_last_part = {known.rpartition(".")[2]: known for known in hints} | {key: key for key in _SECTIONS}
+    # of two settings with one last part, `alpha` and `lora.alpha`, the one named first is meant
+    by_last_part = {known.rpartition(".")[2]: known for known in reversed(hints)} | {key: key for key in SECTIONS}
     near = difflib.get_close_matches(name, by_last_part, n=1)
     return f"did you mean {by_last_part[near[0]]!r}?" if near else "see the recipes/ folder for what there is."
 
 
 def _recipe(settings: Mapping[str, Any]) -> Recipe:
-    parts: dict[str, Any] = {name: {} for name in (*_SECTIONS, "diversity")}
+    parts: dict[str, Any] = {name: {} for name in (*SECTIONS, "diversity")}
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
         if section:
@@ -220,24 +239,3 @@ def _recipe(settings: Mapping[str, Any]) -> Recipe:
         else:
             parts[name] = value
     return Recipe(**parts)
-
-
-def _check_numbers(trainer: Mapping[str, Any]) -> None:
-    for name in _ABOVE_ZERO:
-        value = trainer.get(name)
-        if value is not None and value <= 0:
-            raise RecipeError(f"`trainer.{name}` must be above 0, got {value}; change the value.")
-
-
-def _check_groups(trainer: Mapping[str, Any]) -> None:
-    """A generation batch must hold whole groups; says how it comes about and what would fit."""
-    size, processes = trainer["num_generations"], int(os.environ.get("WORLD_SIZE", "1"))
-    rows = trainer["per_device_train_batch_size"] * processes
-    steps = trainer["steps_per_generation"] or trainer["gradient_accumulation_steps"]
-    total = trainer["generation_batch_size"] or rows * steps
-    if total % size:
-        raise RecipeError(
-            f"a step must hold whole groups of trainer.num_generations = {size} responses, got {total} rows "
-            f"(trainer.per_device_train_batch_size {trainer['per_device_train_batch_size']} x {processes} processes x "
-            f"{steps} accumulated); make the product a multiple of {size}."
-        )

@@ -1,57 +1,117 @@
-"""`dqo sample`: responses of a model to the prompts of a file, and the sampling that `dqo eval` shares."""
+"""`dqo sample`: responses to the prompts of a file, and the sampling that `dqo eval` shares."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from dqo.cli.run_folder import model_source
-from dqo.evaluation.sample import sample_groups
-from dqo.models import load_policy
+from dqo.errors import RecipeError
 from dqo.records import Group, Prompt, read_prompts
 
+if TYPE_CHECKING:
+    from dqo.evaluation.sample import Source
+
 DEFAULT_LENGTH = 256  # tokens of a response where no task says better
+DEFAULT_SAMPLES = 10
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write DIR/groups.jsonl.
+    """Write DIR/groups.jsonl, or one folder a temperature where there are several.
 
     Args:
         args: `model`, `data`, `out` and the sampling flags.
 
     Raises:
-        DQOError: A data file, model or number that does not do.
+        DQOError: A data file, model, endpoint or number that does not do.
     """
-    groups = sample(args, read_prompts(args.data), DEFAULT_LENGTH)
-    print(f"Sampled {args.n} responses to each of {len(groups)} prompts: {Path(args.out) / 'groups.jsonl'}")
+    prompts = read_prompts(args.data)
+    sampler = Sampler(args, DEFAULT_LENGTH)
+    for temperature, folder in folders(args):
+        groups = sampler.sample(prompts, temperature, folder)
+        print(f"Sampled {sampler.n} responses to each of {len(groups)} prompts: {folder / 'groups.jsonl'}")
 
 
-def sample(args: argparse.Namespace, prompts: list[Prompt], default_length: int) -> list[Group]:
-    """Groups sampled as the flags say, on the accelerator where there is one; an unfinished DIR is continued.
+def folders(args: argparse.Namespace) -> list[tuple[float, Path]]:
+    """The temperatures asked for, each with its folder: DIR itself for one, DIR/temperature-T for several.
 
     Args:
-        args: `model`, `out`, `n`, `seed`, `limit`, `max_new_tokens`, `batch_size` and `temperature`.
-        prompts: What to ask.
-        default_length: Longest response in tokens where the flags give none.
+        args: `temperature`, None or a list, and `out`.
 
     Returns:
-        One group of `n` responses a prompt.
+        (temperature, folder), in the order given.
+    """
+    temperatures = args.temperature or [1.0]
+    if len(temperatures) == 1:
+        return [(temperatures[0], Path(args.out))]
+    return [(value, Path(args.out) / f"temperature-{value:g}") for value in temperatures]
+
+
+class Sampler:
+    """What the flags say about sampling; a model is loaded once for all temperatures.
+
+    Args:
+        args: `model`, `endpoint`, `backend`, `out`, `n`, `seed`, `limit`, `max_new_tokens`, `batch_size`, `verbalized`.
+        default_length: Longest response in tokens where the flags give none.
 
     Raises:
-        ModelError: No such model, or a run that has not finished.
-        DataError: A number out of range, or an `out` that holds something else.
+        RecipeError: Flags that exclude each other.
+        DQOError: No such model, a run that has not finished, or an endpoint that is not there.
     """
-    Path(args.out).mkdir(parents=True, exist_ok=True)  # an unwritable place fails before the model is loaded
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    model, tokenizer = load_policy(model_source(args.model), device=device)
-    return sample_groups(
-        model,
-        tokenizer,
-        prompts[: args.limit],
-        args.n,
-        seed=args.seed,
-        max_new_tokens=args.max_new_tokens or default_length,
-        batch_size=args.batch_size,
-        temperature=args.temperature,
-        out=args.out,
-    )
+
+    def __init__(self, args: argparse.Namespace, default_length: int):
+        from dqo.evaluation.sample import Plain
+        from dqo.evaluation.verbalized import Verbalized
+
+        self.args, self.n = args, args.n or DEFAULT_SAMPLES
+        self.form = Verbalized(args.verbalized) if args.verbalized else Plain()
+        length = args.max_new_tokens or default_length
+        self.length = self.form.call_length(length) if args.verbalized else length
+        Path(args.out).mkdir(parents=True, exist_ok=True)  # an unwritable place fails before the model is loaded
+        if args.endpoint and args.backend:
+            raise RecipeError("--endpoint and --backend both say what answers, got both; leave one out.")
+        self._source = self._loader()
+
+    def sample(self, prompts: list[Prompt], temperature: float, out: Path) -> list[Group]:
+        """Groups sampled at one temperature; an unfinished folder is continued.
+
+        Args:
+            prompts: What to ask.
+            temperature: Above 0.
+            out: Folder of groups.jsonl and sampling.json.
+
+        Returns:
+            One group of n responses a prompt.
+
+        Raises:
+            DQOError: A number out of range, or a folder that holds something else.
+        """
+        from dqo.evaluation.sample import sample_from
+
+        return sample_from(self._source(temperature), prompts[: self.args.limit], self.n, out=out, form=self.form)
+
+    def _loader(self) -> "Callable[[float], Source]":
+        args, common = self.args, {"seed": self.args.seed, "max_new_tokens": self.length}
+        if args.endpoint:
+            from dqo.evaluation.endpoint import Endpoint
+
+            concurrency = args.batch_size
+            return lambda t: Endpoint(
+                args.model, args.endpoint, temperature=t, concurrency=concurrency, timeout=args.timeout, **common
+            )
+        if args.backend == "vllm":
+            from dqo.evaluation.vllm_engine import VllmEngine
+
+            engine = VllmEngine(model_source(args.model), temperature=1.0, **common)
+            return engine.at
+        return self._local(**common)
+
+    def _local(self, seed: int, max_new_tokens: int) -> "Callable[[float], Source]":
+        import torch
+
+        from dqo.evaluation.local_model import LocalModel
+        from dqo.models import load_policy
+
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        model, tokenizer = load_policy(model_source(self.args.model), device=device)
+        return lambda t: LocalModel(model, tokenizer, seed, max_new_tokens, t, self.args.batch_size)

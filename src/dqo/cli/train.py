@@ -5,49 +5,67 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from dqo.cli.dry_run import DryRun
+from dqo.cli.lora import peft_config
 from dqo.cli.recipe import Recipe, load_recipe, save_resolved
 from dqo.cli.run_folder import RunFolder
+from dqo.cli.run_inputs import (
+    check_lengths,
+    recipe_task,
+    reward_functions,
+    run_notes,
+    task_options,
+    training_prompts,
+)
 from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import DataError, RecipeError
-from dqo.integrations.trl import DQORLOOTrainer, DQOTrainer
+from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
+from dqo.integrations.trl.faults import SaveOnSignal
 from dqo.integrations.trl.progress import compact_progress
 from dqo.integrations.trl.run_log import RunLog
 from dqo.models import load_policy
-from dqo.records import Prompt, read_prompts
-from dqo.rewards import TaskReward
+from dqo.records import Prompt
 from dqo.rewards.task_reward import encode_record
-from dqo.tasks import Task, load_task
+from dqo.tasks import Task
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer}
+TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer, "ppo": DQOPPOTrainer}
 # What may change between a run and its continuation: how long it goes on, and what it costs to watch and keep.
 _MAY_CHANGE = ("max_steps", "num_train_epochs", "save_", "logging_", "log_", "disable_tqdm", "report_to", "dataloader_")
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int | None:
     """Train a policy; everything that can be refused is refused before the policy is loaded.
 
     Args:
-        args: `recipe`, `settings` (overrides) and `resume`.
+        args: `recipe`, `settings` (overrides), `resume` and `dry_run`.
+
+    Returns:
+        The exit status of a dry run; None after training; that of a process ended by SIGTERM where one stopped it.
 
     Raises:
         DQOError: A recipe, task, data file, folder, model or encoder that does not do.
     """
     recipe = load_recipe(args.recipe, args.settings)
+    if args.dry_run:
+        return DryRun(recipe).run()
     folder = RunFolder(recipe.output_dir)
     if _is_main_process():
         folder.prepare(args.resume)
-    task = load_task(recipe.task, **recipe.task_options)
+    task = recipe_task(recipe)
     recipe = replace(recipe, trainer={"max_completion_length": task.max_completion_length} | recipe.trainer)
     prompts = training_prompts(recipe, task)
+    for sentence in run_notes(recipe, task):
+        _say(sentence)
     settings = recipe.resolved()  # now, because a trainer changes the arguments it is given
     checkpoint = _resumed(settings, folder) if args.resume else None
     trainer = build_trainer(recipe, task, prompts, folder)
@@ -56,38 +74,18 @@ def run(args: argparse.Namespace) -> None:
         with folder.writing(), compact_progress(trainer):
             if _is_main_process():
                 save_resolved(folder.config, settings)
+            trainer.add_callback(stop := SaveOnSignal())
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+            if stop.asked:
+                _say(f"SIGTERM: step {trainer.state.global_step} is saved; the same command with --resume goes on")
+                return 128 + signal.SIGTERM
             _save_final(trainer, folder)
     except KeyboardInterrupt:
         _say("stopped; the same command with --resume continues from the newest checkpoint")
         raise
     if _is_main_process():
         print(_farewell(recipe, task, folder, trainer.state.global_step, time.monotonic() - start))
-
-
-def training_prompts(recipe: Recipe, task: Task) -> list[Prompt]:
-    """The prompts to train on: those of the task, or of the recipe's own file.
-
-    Args:
-        recipe: Names the file and the batch.
-        task: Has the prompts of the split "train".
-
-    Returns:
-        The prompts.
-
-    Raises:
-        DataError: A bad file, or fewer prompts than one generation batch holds groups.
-    """
-    path = recipe.data.get("path")
-    prompts = read_prompts(path) if path else task.prompts("train")
-    config = recipe.config
-    groups = config.generation_batch_size // config.num_generations
-    if len(prompts) < groups:
-        raise DataError(
-            f"{path or 'task ' + repr(task.name)}: expected at least {groups} prompts to train on, one a group of a "
-            f"step, got {len(prompts)}; add prompts or lower trainer.per_device_train_batch_size."
-        )
-    return prompts
+    return None
 
 
 def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: RunFolder) -> Any:
@@ -100,21 +98,23 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
         folder: Where the log goes.
 
     Returns:
-        DQOTrainer or DQORLOOTrainer.
+        DQOTrainer, DQORLOOTrainer or DQOPPOTrainer.
 
     Raises:
         DQOError: A model or encoder that cannot be loaded.
     """
-    model, tokenizer = load_policy(recipe.model)
+    model, tokenizer = load_policy(recipe.model, dtype=recipe.dtype)
+    check_lengths(prompts, tokenizer, model.config, recipe.config)
     own = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     return TRAINERS[recipe.algorithm](
         model,
-        reward_funcs=TaskReward(task, eos_token_ids=stops),
+        reward_funcs=reward_functions(recipe, task, stops),
         args=recipe.config,
         train_dataset=_dataset(prompts, chat=bool(tokenizer.chat_template)),
         processing_class=tokenizer,
         answer_span=task.answer_span,
+        peft_config=peft_config(recipe.lora),
         callbacks=[RunLog(folder.metrics)],
     )
 
@@ -157,16 +157,17 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
 def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds: float) -> str:
     """What there is now, and the command that comes next."""
     command = ["dqo", "eval", "--model", str(folder.path), "--task", recipe.task]
-    for name, value in recipe.task_options.items():
+    for name, value in task_options(recipe).items():
         command += ["--task-option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     command += [*_unseen_prompts(recipe, task), "--max-new-tokens", str(recipe.config.max_completion_length)]
     command += ["--encoder", recipe.config.encoder]
     if recipe.heldout_encoder:
         command += ["--heldout-encoder", recipe.heldout_encoder]
     command += ["--out", str(folder.eval)]
+    report = ["dqo", "report", str(folder.path), "-o", str(folder.path / "report.html")]
     return (
-        f"Trained to step {steps} in {seconds / 60:.1f} min.\n"
-        f"  policy: {folder.final}\n  log:    {folder.metrics}\n  next:   {shlex.join(command)}"
+        f"Trained to step {steps} in {seconds / 60:.1f} min.\n  policy: {folder.final}\n  log:    {folder.metrics}\n"
+        f"  look:   {shlex.join(report)}\n  next:   {shlex.join(command)}"
     )
 
 

@@ -3,8 +3,10 @@
 Torch only; tensors in, tensors out; no configuration, no files, no host. Symbols and proofs: docs/math.md.
 """
 
-from dqo.core.combine import COMBINE_RULES, combine_reward, quality_weights, weight_kernel
+from dqo.core.advantage import REWARD_SCALES, scaled_advantage, tied_groups
+from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, weight_kernel
 from dqo.core.credit import CREDIT_SCALES, credit_range, scale_credit
+from dqo.core.gae import clipped_value_error, explained_variance, gae
 from dqo.core.groups import blocks, by_id, pad_groups, unpad_groups
 from dqo.core.kernels import KERNELS, cosine_kernel, gaussian_kernel, kernel_matrix, linear_kernel
 from dqo.core.logdet import leave_one_out, log_volume
@@ -22,15 +24,20 @@ __all__ = [
     "COMBINE_RULES",
     "CREDIT_SCALES",
     "KERNELS",
+    "REWARD_SCALES",
     "ascend",
     "blocks",
     "by_id",
+    "centre_among",
+    "clipped_value_error",
     "combine_reward",
     "cosine_distance",
     "cosine_kernel",
     "credit_range",
     "enumerate_groups",
     "exact_objective",
+    "explained_variance",
+    "gae",
     "gaussian_kernel",
     "group_payoff",
     "joint_optimum",
@@ -42,6 +49,8 @@ __all__ = [
     "product_log_prob",
     "quality_weights",
     "scale_credit",
+    "scaled_advantage",
+    "tied_groups",
     "unpad_groups",
     "vendi",
     "weight_kernel",

@@ -1,9 +1,10 @@
 """Quality and diversity in one reward: which responses span the volume, and how the credit joins the task reward.
 
-Four rules (docs/math.md section 4):
+Five rules (docs/math.md section 4):
 
 add                the paper's r + alpha*c: every response spans, good or not
 gate               q in {0, 1}: only responses of at least a threshold span and are paid
+spread             the gate with credits compared among those that pass: passing earns nothing by itself
 quality_weighted   q in [0, 1]: a response spans by its quality, V_q = log det(I + diag(q) L diag(q) / ridge)
 multiply           r * (1 + alpha*c): diversity multiplies quality; needs rewards >= 0
 """
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from dqo.errors import DQOError
 
-COMBINE_RULES = ("add", "gate", "quality_weighted", "multiply")
+COMBINE_RULES = ("add", "gate", "spread", "quality_weighted", "multiply")
 
 
 def quality_weights(
@@ -26,13 +27,14 @@ def quality_weights(
 ) -> Tensor | None:
     """Weight q_i in [0, 1] with which each response enters the kernel, or None where every response enters whole.
 
-    gate: q = 1[r >= threshold]. quality_weighted: q = r for rewards in [0, 1], else sigmoid((r - center)/scale) with
-    constants fixed in advance (a per-group fit would pay the best of a bad group). NaN rewards get weight 0.
+    gate and spread: q = 1[r >= threshold]. quality_weighted: q = r for rewards in [0, 1], else
+    sigmoid((r - center)/scale) with constants fixed in advance (a per-group fit would pay the best of a bad group).
+    NaN rewards get weight 0.
 
     Args:
         reward: (...,) task rewards.
         rule: one of COMBINE_RULES.
-        threshold: lowest reward that passes the gate; needed by "gate".
+        threshold: lowest reward that passes the gate; needed by "gate" and "spread".
         center: reward that gets weight 1/2; given together with scale, or not at all.
         scale: width > 0 of the sigmoid in reward units.
 
@@ -51,10 +53,10 @@ def quality_weights(
         return None
     reward = reward.to(torch.float64)
     scored = ~torch.isnan(reward)
-    if rule == "gate":
+    if rule in ("gate", "spread"):
         if threshold is None:
             raise DQOError(
-                "combine='gate' needs `quality_threshold`, got None; set the lowest reward that counts as good."
+                f"combine={rule!r} needs `quality_threshold`, got None; set the lowest reward that counts as good."
             )
         return ((reward >= threshold) & scored).to(torch.float64)
     if center is not None or scale is not None:
@@ -90,13 +92,33 @@ def weight_kernel(L: Tensor, q: Tensor) -> Tensor:
     return L.to(torch.float64) * q.unsqueeze(-1) * q.unsqueeze(-2)  # (..., G, G)
 
 
+def centre_among(credit: Tensor, spans: Tensor) -> Tensor:
+    """Credit minus its mean over the responses that pass the gate; 0 for the others.
+
+    It sums to 0 over those that pass, so a host's group mean leaves it as it is, and being among them is worth
+    nothing: the expected update moves probability between passing responses only.
+
+    Args:
+        credit: (..., G) credits.
+        spans: (..., G) bool, True where the response passes and is not empty.
+
+    Returns:
+        (..., G) float64; all 0 where fewer than two pass.
+
+    Source: docs/math.md eq. 4.5 and 5.10.
+    """
+    credit = credit.double().masked_fill(~spans, 0.0)  # (..., G)
+    mean = credit.sum(-1, keepdim=True) / spans.sum(-1, keepdim=True).clamp_min(1)  # (..., 1)
+    return (credit - mean).masked_fill(~spans, 0.0)
+
+
 def combine_reward(reward: Tensor, credit: Tensor, rule: str, alpha: float) -> Tensor:
     """Reward that is optimised: r + alpha*c, or r*(1 + alpha*c) for "multiply".
 
     Args:
         reward: (...,) task rewards; NaN stays NaN, so an unscorable response gets no silent reward.
-        credit: (...,) credit in its chosen unit, >= 0.
-        rule: one of COMBINE_RULES; "gate" and "quality_weighted" act through the credit's kernel and add here.
+        credit: (...,) credit in its chosen unit; for "spread" already centred by centre_among.
+        rule: one of COMBINE_RULES; "gate", "spread" and "quality_weighted" act through the credit and add here.
         alpha: weight of diversity, >= 0; 0 returns the task reward.
 
     Returns:

@@ -2,9 +2,20 @@
 
 from dqo.embedders.cache import CachedEmbedder
 from dqo.embedders.hashed import HashedEmbedder
+from dqo.embedders.hidden_states import HiddenStateEmbedder
 from dqo.embedders.loading import load_embedder
 from dqo.embedders.onnx import OnnxEmbedder
 from dqo.embedders.protocol import Embedder
 from dqo.embedders.sentence import SentenceEmbedder
+from dqo.embedders.served import ServedEmbedder
 
-__all__ = ["CachedEmbedder", "Embedder", "HashedEmbedder", "OnnxEmbedder", "SentenceEmbedder", "load_embedder"]
+__all__ = [
+    "CachedEmbedder",
+    "Embedder",
+    "HashedEmbedder",
+    "HiddenStateEmbedder",
+    "OnnxEmbedder",
+    "SentenceEmbedder",
+    "ServedEmbedder",
+    "load_embedder",
+]

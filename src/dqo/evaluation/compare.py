@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
-from dqo.evaluation.bootstrap import paired_bootstrap
+from dqo.evaluation.differences import NOTE, pairwise
+from dqo.evaluation.frontier import pareto_front
 from dqo.records import Group, read_groups, write_json, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 # Differences in any of these would be read as differences between the models.
-_MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "task", "pass_threshold")
+_MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "pass_threshold")
 _SAMPLES_SHOWN = 3
 
 
@@ -32,7 +33,7 @@ class Run:
 def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | None = None) -> dict[str, Any]:
     """Write comparison.json, comparison.png and samples.md for runs that `evaluate` has measured.
 
-    Differences are taken prompt by prompt against the first run, over the prompts the two share.
+    Differences are taken prompt by prompt between any two runs, over the prompts that all of them answered.
 
     Args:
         runs: Two or more folders, each an evaluation's or one that holds it as `eval/`.
@@ -41,8 +42,9 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
 
     Returns:
         The content of comparison.json: {"baseline", "n_shared", "figure", "runs": {run: {"metrics", ...}},
-        "differences": {run: {metric: {"mean", "low", "high"} or None}}}. "figure" is None, and no picture is
-        written, where a run has no quality.
+        "differences": {run: {metric: {"mean", "low", "high", "p", "p_holm"} or None}}, to the first run, "pairs": the
+        same for any two runs as `pairwise` returns it, "front": the runs no other beats in quality and diversity,
+        "note"}. "figure" and "front" are None, and no picture is written, where a run has no quality.
 
     Raises:
         DataError: If a folder is not a complete evaluation, or the runs cannot be compared: different sample counts,
@@ -54,19 +56,24 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
     if shown not in shared:
         raise DataError(f"Expected a prompt that all runs answered for samples.md, got id {prompt_id!r}.")
     axes = _axes(loaded)
+    metrics = list(loaded[0].document["metrics"])
+    pairs = pairwise({run.name: run.values for run in loaded}, metrics, shared)
+    points = {run.name: tuple(run.document["metrics"][axis] for axis in axes) for run in loaded} if axes else {}
     comparison = {
         "baseline": loaded[0].name,
         "n_shared": len(shared),
         "figure": axes and "comparison.png",
         "runs": {run.name: run.document for run in loaded},
-        "differences": {run.name: _differences(loaded[0], run, shared) for run in loaded[1:]},
+        "differences": {pair["b"]: pair["metrics"] for pair in pairs if pair["a"] == loaded[0].name},
+        "pairs": pairs,
+        "front": axes and [loaded[place].name for place in pareto_front(_means(points))],
+        "note": NOTE,
     }
     out = Path(out)
     write_text(out / "samples.md", _samples(loaded, shown))
     if axes:
         from dqo.evaluation.tradeoff_plot import plot_tradeoff
 
-        points = {run.name: tuple(run.document["metrics"][axis] for axis in axes) for run in loaded}
         plot_tradeoff(points, axes, out / "comparison.png")
     write_json(out / "comparison.json", comparison)
     return comparison
@@ -79,7 +86,7 @@ def comparison_table(comparison: dict[str, Any]) -> "Table":
         comparison: As `compare` returns it.
 
     Returns:
-        A rich table; a star marks a difference to the first run whose paired interval leaves out 0.
+        A rich table; a star marks a difference to the first run with p < 0.05.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -94,7 +101,7 @@ def comparison_table(comparison: dict[str, Any]) -> "Table":
         cells = []
         for name, document in runs.items():
             difference = differences.get(name, {}).get(metric)
-            star = "*" if difference and not difference["low"] <= 0.0 <= difference["high"] else " "
+            star = "*" if difference and difference["p_holm"] < 0.05 else " "
             value = document["metrics"].get(metric)
             cells.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]{star}" if value else "–")
         table.add_row(metric, *map(escape, cells))
@@ -157,13 +164,8 @@ def _names(paths: list[Path]) -> list[str]:
     return [str(path) for path in paths]  # a run and its own `eval/` under another link
 
 
-def _differences(first: Run, other: Run, shared: list[str]) -> dict[str, dict[str, float] | None]:
-    found = {}
-    for metric in first.document["metrics"]:
-        pairs = [(first.values[key].get(metric), other.values[key].get(metric)) for key in shared]
-        known = [pair for pair in pairs if None not in pair]
-        found[metric] = paired_bootstrap(*zip(*known, strict=True))._asdict() if known else None
-    return found
+def _means(points: dict[str, tuple[dict[str, float], ...]]) -> list[list[float]]:
+    return [[axis["mean"] for axis in point] for point in points.values()]
 
 
 def _axes(runs: list[Run]) -> tuple[str, str] | None:

@@ -34,7 +34,7 @@ def vendi_score(E: Tensor | Sequence, q: float = 1.0) -> float:
 
     Source: docs/math.md eq. 6.1. The unmaintained package Vendi-Score 0.0.3 ignores q for embeddings.
     """
-    return float(vendi(cosine_kernel(_matrix(E)), q))
+    return float(vendi(cosine_kernel(as_matrix(E)), q))
 
 
 def mean_cosine_distance(E: Tensor | Sequence) -> float:
@@ -55,7 +55,7 @@ def mean_cosine_distance(E: Tensor | Sequence) -> float:
 
     Source: docs/math.md eq. 6.2.
     """
-    return max(0.0, float(cosine_distance(cosine_kernel(_matrix(E)))))  # copies differ in the last bit
+    return max(0.0, float(cosine_distance(cosine_kernel(as_matrix(E)))))  # copies differ in the last bit
 
 
 def group_log_volume(E: Tensor | Sequence, ridge: float = 1.0) -> float:
@@ -74,10 +74,38 @@ def group_log_volume(E: Tensor | Sequence, ridge: float = 1.0) -> float:
 
     Source: docs/math.md eq. 3.1.
     """
-    return float(log_volume(cosine_kernel(_matrix(E)), ridge))
+    return float(log_volume(cosine_kernel(as_matrix(E)), ridge))
 
 
-def _matrix(E: Tensor | Sequence) -> Tensor:
+def effective_rank(E: Tensor | Sequence) -> float:
+    """Effective rank: exp of the entropy of the singular values of the normalised rows, divided by their sum.
+
+    `vendi_score` at q = 1 is the same with *squared* singular values, so it is smaller and weighs rare directions
+    less; the two are equal where all values are.
+
+    Args:
+        E: (G, D) embeddings as tensor, array or list of rows; rows are normalised here.
+
+    Returns:
+        Effective number of directions in [1, min(G, D)]; 0.0 where there is no non-zero row.
+
+    Raises:
+        DQOError: If E is not a matrix.
+        NonFiniteError: If E holds NaN or infinity; names the row.
+
+    Source: Roy and Vetterli 2007, "The effective rank".
+    """
+    kernel = cosine_kernel(as_matrix(E))  # (G, G)
+    values = torch.linalg.eigvalsh(kernel).clamp_min(0.0) if len(kernel) else kernel.new_zeros(0)  # (G,)
+    # As in `dqo.core.vendi`: rounding leaves eigenvalues of 1e-16, whose square root would count as a direction.
+    values = values.masked_fill(values < 1e-12 * kernel.diagonal().sum(), 0.0).sqrt()  # (G,)
+    if not values.any():
+        return 0.0
+    shares = values / values.sum()  # (G,)
+    return float(torch.exp(-torch.xlogy(shares, shares).sum()))
+
+
+def as_matrix(E: Tensor | Sequence) -> Tensor:
     """Embeddings as a (G, D) float64 tensor, from whatever holds G rows of D numbers."""
     try:
         if not isinstance(E, Tensor):

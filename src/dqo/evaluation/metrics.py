@@ -1,49 +1,40 @@
 """Groups and encoders -> every metric of every prompt -> the summary written to metrics.json.
 
-| name | of one prompt's n responses |
-|---|---|
-| `quality` | mean reward |
-| `max@1`, `max@2`, ... | expected best reward of k draws |
-| `pass@1`, `pass@2`, ... | probability that k draws hold a reward of at least the pass threshold |
-| `max@k`, `pass@k` | the same at k = `n_samples`, under a name that does not change with n |
-| `distinct_1` ... `distinct_4`, `self_bleu` | diversity of words, pooled over the responses |
-| `cosine_distance`, `vendi_1`, `vendi_2`, `log_volume` | diversity of meaning by the encoder |
-| `heldout/...` | the same by an encoder the policy was not trained against |
-| `words` | mean number of words of the measured text |
-| `truncated`, `empty` | share of responses cut off at the token limit; without any text |
-
-k runs over 1, 2, 5, 10, 20, ... up to `n_samples`, and `n_samples` itself. Diversity is that of the answer span.
+`definitions` says what each metric is. `max@1`, `max@2`, ... and `pass@1`, ... run over 1, 2, 5, 10, 20, ... up to
+`n_samples`, and `n_samples` itself; `max@k` and `pass@k` repeat the last one under a name that does not change with n.
+Diversity is that of the answer span. What needs rewards is None for a prompt that is not fully scored.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dqo._version import __version__
-from dqo.errors import DataError, EncoderError
+from dqo.errors import DataError
 from dqo.evaluation.bootstrap import bootstrap_interval
-from dqo.evaluation.geometry import group_log_volume, mean_cosine_distance, vendi_score
-from dqo.evaluation.ngrams import distinct_n, self_bleu
+from dqo.evaluation.embeddings import Encoder, embed_groups
+from dqo.evaluation.equivalence import Equivalence
+from dqo.evaluation.geometry import effective_rank, group_log_volume, mean_cosine_distance, vendi_score
+from dqo.evaluation.good import among_good
+from dqo.evaluation.meaning import distinct_k, embedding_classes, meaning_classes, semantic_entropy, utility_k
+from dqo.evaluation.ngrams import (
+    compression_ratio,
+    corpus_distinct_n,
+    distinct_n,
+    expectation_adjusted_distinct,
+    self_bleu,
+)
 from dqo.evaluation.passk import max_at_k, pass_at_k
 from dqo.records import Group
 
 PromptValues = dict[str, list[float | None]]
 LEVEL = 0.95
 _DRAWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_TEXTS_A_CALL = 256
-
-
-class Encoder(Protocol):
-    """Texts -> (N, D) rows, a zero row for an empty text; what `dqo.embedders.load_embedder` returns."""
-
-    name: str
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Embed N texts."""
-        ...
+_GROUPS_A_CALL = 16
+# Of expectation-adjusted distinct; about the vocabulary of a language model, fixed so that numbers compare.
+VOCABULARY = 50_000
 
 
 def prompt_values(
@@ -53,18 +44,22 @@ def prompt_values(
     *,
     answer_span: Callable[[str], str] = str,
     pass_threshold: float = 0.5,
+    equivalence: Equivalence | None = None,
+    measures: Mapping[str, Callable[[list[str]], float]] | None = None,
 ) -> PromptValues:
     """Every metric of every prompt.
 
     Args:
         groups: P groups of one response or more each.
-        encoder: Measures `cosine_distance`, `vendi_1`, `vendi_2` and `log_volume`.
-        heldout_encoder: Measures the same under the prefix `heldout/`.
+        encoder: Measures diversity of meaning.
+        heldout_encoder: Measures the same under the prefix `heldout/`, the classes of meaning excepted.
         answer_span: The part of a response whose diversity counts; by default all of it.
         pass_threshold: Least reward that passes; 0.5 divides 0/1 rewards.
+        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against a threshold.
+        measures: More metrics by name, each of the answer spans of one prompt.
 
     Returns:
-        Metric name -> P values in the order of the groups; the quality metrics are None for an unscored group.
+        Metric name -> P values in the order of the groups; what needs rewards is None for an unscored group.
 
     Raises:
         DataError: If there is no group.
@@ -75,13 +70,17 @@ def prompt_values(
     spans = [[answer_span(response) for response in group.responses] for group in groups]
     draws = draw_counts(n_samples(groups))
     rows = [
-        _quality(group.rewards, draws, pass_threshold) | _surface(texts, group.finish)
+        _quality(group.rewards, draws, pass_threshold)
+        | _surface(texts, group.finish)
+        | {name: float(measure(texts)) for name, measure in (measures or {}).items()}
         for group, texts in tqdm(list(zip(groups, spans, strict=True)), desc="n-grams", unit="prompt")
     ]
-    for prefix, judge in (("", encoder), ("heldout/", heldout_encoder)):
-        if judge is not None:
-            for row, E in zip(rows, _embeddings(judge, groups, spans), strict=True):  # E: (G, D)
-                row |= _meaning(E, prefix)
+    E = embed_groups(encoder, groups, spans)  # P x (G, D)
+    for row, group, E_p, classes in zip(rows, groups, E, _classes(E, spans, equivalence), strict=True):
+        row |= _meaning(E_p) | _classed(classes, group.rewards) | _good(E_p, classes, group.rewards, pass_threshold)
+    if heldout_encoder is not None:
+        for row, E_p in zip(rows, embed_groups(heldout_encoder, groups, spans), strict=True):  # E_p: (G, D)
+            row |= {f"heldout/{name}": value for name, value in _meaning(E_p).items()}
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
@@ -113,7 +112,8 @@ def metrics_document(groups: Sequence[Group], values: PromptValues, *, seed: int
 
     Returns:
         {"version", "n_prompts", "n_samples", "n_scored", "level", "seed", **facts, "metrics": {name: {"mean", "low",
-        "high"} or None}}; `n_samples` is the responses a prompt, the fewest where groups differ.
+        "high"} or None}, "corpus": {name: number}}; `n_samples` is the responses a prompt, the fewest where groups
+        differ. What is pooled over all prompts has no interval: prompts drawn twice would lower it.
     """
     return {
         "version": __version__,
@@ -124,6 +124,7 @@ def metrics_document(groups: Sequence[Group], values: PromptValues, *, seed: int
         "seed": seed,
         **facts,
         "metrics": summarize(values, seed=seed),
+        "corpus": {f"distinct_{n}": corpus_distinct_n([group.responses for group in groups], n) for n in (1, 2, 3, 4)},
     }
 
 
@@ -152,40 +153,47 @@ def _quality(rewards: list[float] | None, draws: list[int], threshold: float) ->
 
 def _surface(texts: list[str], finish: list[str]) -> dict[str, float]:
     return {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 3, 4)} | {
+        "ead": expectation_adjusted_distinct(texts, VOCABULARY),
         "self_bleu": self_bleu(texts),
+        "compression_ratio": compression_ratio(texts),
         "words": sum(len(text.split()) for text in texts) / len(texts),
         "truncated": finish.count("length") / len(finish),
         "empty": sum(not text.strip() for text in texts) / len(texts),
     }
 
 
-def _meaning(E: Tensor, prefix: str) -> dict[str, float]:
+def _meaning(E: Tensor) -> dict[str, float]:
     return {
-        f"{prefix}cosine_distance": mean_cosine_distance(E),
-        f"{prefix}vendi_1": vendi_score(E, 1.0),
-        f"{prefix}vendi_2": vendi_score(E, 2.0),
-        f"{prefix}log_volume": group_log_volume(E),
+        "cosine_distance": mean_cosine_distance(E),
+        "vendi_1": vendi_score(E, 1.0),
+        "vendi_2": vendi_score(E, 2.0),
+        "vendi_inf": vendi_score(E, float("inf")),
+        "effective_rank": effective_rank(E),
+        "log_volume": group_log_volume(E),
     }
 
 
-def _embeddings(encoder: Encoder, groups: Sequence[Group], spans: list[list[str]]) -> list[Tensor]:
-    """One (G, D) tensor a group."""
-    texts = [text for group_texts in spans for text in group_texts]
-    starts = tqdm(range(0, len(texts), _TEXTS_A_CALL), desc=f"embedding ({encoder.name})", unit="batch")
-    batches = []
-    for start in starts:
-        batch = texts[start : start + _TEXTS_A_CALL]
-        E = encoder(batch)  # (N, D)
-        if E.dim() != 2 or len(E) != len(batch):
-            raise EncoderError(
-                f"Encoder {encoder.name!r} must return one vector a text, got shape {tuple(E.shape)} for {len(batch)}."
-            )
-        batches.append(E.detach().cpu())
-    by_group = torch.cat(batches).split([len(group_texts) for group_texts in spans])  # P x (G, D)
-    for group, E in zip(groups, by_group, strict=True):
-        if not torch.isfinite(E).all():
-            raise EncoderError(
-                f"Encoder {encoder.name!r} must return finite vectors, got NaN or infinity for prompt {group.id!r}; "
-                "check its dtype and that prompt's responses."
-            )
-    return list(by_group)
+def _classes(E: list[Tensor], spans: list[list[str]], equivalence: Equivalence | None) -> list[list[int]]:
+    if equivalence is None:
+        return [embedding_classes(E_p) for E_p in E]
+    classes = []
+    for start in tqdm(range(0, len(spans), _GROUPS_A_CALL), desc=f"meaning ({equivalence.name})", unit="batch"):
+        classes += meaning_classes(spans[start : start + _GROUPS_A_CALL], equivalence)
+    return classes
+
+
+def _classed(classes: list[int], rewards: list[float] | None) -> dict[str, float | None]:
+    return {
+        "classes": float(distinct_k(classes)),
+        "semantic_entropy": semantic_entropy(classes),
+        "utility_k": None if rewards is None else utility_k(classes, rewards),
+    }
+
+
+def _good(E: Tensor, classes: list[int], rewards: list[float] | None, threshold: float) -> dict[str, float | None]:
+    if rewards is None:
+        return {"good/vendi_1": None, "good/classes": None}
+    return {
+        "good/vendi_1": among_good(vendi_score, E, rewards, threshold),
+        "good/classes": among_good(distinct_k, classes, rewards, threshold),
+    }

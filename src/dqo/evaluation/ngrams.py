@@ -1,9 +1,12 @@
 """Diversity of the surface: how many n-grams differ, and how well each response predicts the others' words.
 
-Both look at words and not at meaning: broken text scores as diverse. Read them beside quality and `geometry`.
+All look at words and not at meaning: broken text scores as diverse. Read them beside quality and `geometry`.
 """
 
+import gzip
+import math
 from collections.abc import Sequence
+from itertools import combinations
 
 from dqo.errors import DQOError
 
@@ -57,13 +60,117 @@ def self_bleu(texts: Sequence[str]) -> float:
     except ModuleNotFoundError as error:
         raise DQOError(
             "self_bleu needs the package sacrebleu, which is not installed; pip install 'dqo[report]'."
-        ) from (error)
+        ) from error
     texts = [text for text in texts if text.strip()]
     if len(texts) < 2:
         return 0.0
     bleu = BLEU(effective_order=True)
     scores = [bleu.sentence_score(text, [*texts[:i], *texts[i + 1 :]]).score for i, text in enumerate(texts)]
     return min(100.0, sum(scores) / len(scores))  # equal texts score 100.00000000000004
+
+
+def corpus_distinct_n(groups: Sequence[Sequence[str]], n: int) -> float:
+    """`distinct_n` pooled over the responses to all prompts: sees a model that answers every prompt alike.
+
+    Falls with the number of prompts and of responses, so compare equal numbers of both only.
+
+    Args:
+        groups: The responses to each of P prompts.
+        n: Length of the n-grams, at least 1.
+
+    Returns:
+        A number in [0, 1]; 0.0 where no text has n tokens.
+
+    Raises:
+        DQOError: If n is below 1, or `groups` or one of its entries is a single string.
+
+    Source: Li et al. 2016, who pool over a corpus.
+    """
+    _check_texts(groups)
+    for texts in groups:
+        _check_texts(texts)
+    return distinct_n([text for texts in groups for text in texts], n)
+
+
+def expectation_adjusted_distinct(texts: Sequence[str], vocabulary: int) -> float:
+    """Different words over the number expected of as many uniform draws: N / (V (1 - ((V-1)/V)^C)).
+
+    N different words among C words, V words in the vocabulary. Unlike `distinct_n` it does not fall merely because
+    there is more text; like it, it does not know which words make sense.
+
+    Args:
+        texts: The responses to one prompt; words are separated by white space.
+        vocabulary: V, the same for everything that is compared.
+
+    Returns:
+        A number of 0 or more, near 1 where no word repeats; 0.0 where there is no word.
+
+    Raises:
+        DQOError: If `vocabulary` is below 1 or `texts` is a single string.
+
+    Source: Liu et al. 2022, "Rethinking and Refining the Distinct Metric".
+    """
+    _check_texts(texts)
+    if vocabulary < 1:
+        raise DQOError(f"`vocabulary` must be 1 or more, got {vocabulary}; give the number of words that can occur.")
+    words = [word for text in texts for word in text.split()]
+    if not words:
+        return 0.0
+    # log1p and expm1: (V-1)/V to the power C loses its digits for large V
+    missed = len(words) * math.log1p(-1.0 / vocabulary) if vocabulary > 1 else -math.inf
+    return len(set(words)) / (-vocabulary * math.expm1(missed))
+
+
+def self_rouge(texts: Sequence[str]) -> float:
+    """Mean ROUGE-L F-measure over all pairs of texts, by rouge-score; *lower* is more diverse.
+
+    rouge-score keeps lower-cased letters a to z and digits only, so this says nothing about other scripts. Blank texts
+    are left out. Costs the product of the lengths of every pair.
+
+    Args:
+        texts: The responses to one prompt.
+
+    Returns:
+        A number in [0, 1]; 1 = all alike, 0.0 for fewer than two texts.
+
+    Raises:
+        DQOError: If `texts` is a single string, or rouge-score is not installed.
+
+    Source: Lin 2004 for ROUGE-L. The DQO paper reports a self-ROUGE that rises with diversity: 1 minus this.
+    """
+    _check_texts(texts)
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ModuleNotFoundError as error:
+        raise DQOError(
+            "self_rouge needs the package rouge-score, which is not installed; pip install 'dqo[report]'."
+        ) from error
+    pairs = list(combinations([text for text in texts if text.strip()], 2))
+    if not pairs:
+        return 0.0
+    scorer = RougeScorer(["rougeL"])
+    return sum(scorer.score(a, b)["rougeL"].fmeasure for a, b in pairs) / len(pairs)
+
+
+def compression_ratio(texts: Sequence[str]) -> float:
+    """Bytes of the texts, one a line, over the bytes gzip makes of them; *lower* is more diverse.
+
+    Rises with the amount of text, whatever it says: compare equal numbers of texts of similar length only.
+
+    Args:
+        texts: The responses to one prompt.
+
+    Returns:
+        A positive number, below 1 for very short texts, where gzip's header weighs most; 0.0 where there is no text.
+
+    Raises:
+        DQOError: If `texts` is a single string.
+
+    Source: Shaib et al. 2024, "Standardizing the Measurement of Text Diversity".
+    """
+    _check_texts(texts)
+    joined = "\n".join(texts).encode()
+    return len(joined) / len(gzip.compress(joined, mtime=0)) if joined.strip() else 0.0
 
 
 def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:

@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import RecipeError
-from dqo.evaluation.metrics import Encoder, metrics_document, prompt_values
+from dqo.evaluation.embeddings import Encoder
+from dqo.evaluation.equivalence import Equivalence
+from dqo.evaluation.meaning import SAME_MEANING
+from dqo.evaluation.metrics import metrics_document, prompt_values
+from dqo.evaluation.protocols import Protocol
 from dqo.evaluation.score import Reward, score_with_reward, score_with_task
 from dqo.records import Group, write_groups, write_json, write_text
 
@@ -22,7 +26,10 @@ def evaluate(
     task: "Task | None" = None,
     reward: Reward | None = None,
     heldout_encoder: Encoder | None = None,
+    equivalence: Equivalence | None = None,
+    protocol: Protocol | None = None,
     pass_threshold: float = 0.5,
+    sampling: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score the groups, measure them, and write the folder; metrics.json comes last and marks it as complete.
@@ -34,15 +41,18 @@ def evaluate(
         task: Gives the quality and the answer span whose diversity is measured.
         reward: Gives the quality in place of a task; diversity is then that of whole responses.
         heldout_encoder: Second judge, under `heldout/`; choose one the policy was not trained against.
+        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against a threshold.
+        protocol: Checked against the groups, named in the document, and the source of further measures.
         pass_threshold: Least reward that passes.
+        sampling: The settings the groups were drawn with, recorded as they are; None where they are not known.
         seed: Of the bootstrap.
 
     Returns:
         The content of metrics.json. Without task and reward the rewards that the groups carry are used; where they
-        carry none, quality, max@k and pass@k are None and an entry of "notes" says so.
+        carry none, quality, max@k, pass@k and what needs them are None and an entry of "notes" says so.
 
     Raises:
-        RecipeError: If both a task and a reward are given.
+        RecipeError: If both a task and a reward are given, or the groups do not fit the protocol.
         RewardError: If the task or reward fails.
         EncoderError: If an encoder fails.
         DataError: If there is no group.
@@ -53,8 +63,17 @@ def evaluate(
         groups = score_with_task(groups, task)
     elif reward is not None:
         groups = score_with_reward(groups, reward)
-    span = str if task is None else task.answer_span
-    values = prompt_values(groups, encoder, heldout_encoder, answer_span=span, pass_threshold=pass_threshold)
+    if protocol is not None:
+        protocol.check(groups)
+    values = prompt_values(
+        groups,
+        encoder,
+        heldout_encoder,
+        answer_span=str if task is None else task.answer_span,
+        pass_threshold=pass_threshold,
+        equivalence=equivalence,
+        measures=None if protocol is None else protocol.measures,
+    )
     document = metrics_document(
         groups,
         values,
@@ -62,7 +81,10 @@ def evaluate(
         encoder=encoder.name,
         heldout_encoder=None if heldout_encoder is None else heldout_encoder.name,
         task=None if task is None else task.name,
+        equivalence=f"{encoder.name} >= {SAME_MEANING}" if equivalence is None else equivalence.name,
+        protocol=None if protocol is None else protocol.name,
         pass_threshold=pass_threshold,
+        sampling=sampling,
         notes=_notes(groups, scorer_given=task is not None or reward is not None),
     )
     rows = [{"id": group.id} | {name: column[i] for name, column in values.items()} for i, group in enumerate(groups)]
@@ -78,6 +100,7 @@ def _notes(groups: Sequence[Group], scorer_given: bool) -> list[str]:
     if not unscored:
         return []
     if unscored < len(groups):
-        return [f"quality, max@k and pass@k leave out {unscored} of {len(groups)} prompts, which are not fully scored."]
+        rest = f"leave out {unscored} of {len(groups)} prompts, which are not fully scored"
+        return [f"quality, max@k, pass@k and what needs them {rest}."]
     reason = "no response could be scored" if scorer_given else "no task or reward was given"
-    return [f"quality, max@k and pass@k are null: {reason}."]
+    return [f"quality, max@k, pass@k and what needs them are null: {reason}."]

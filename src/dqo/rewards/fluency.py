@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dqo.errors import ModelError, RecipeError
-from dqo.models import load_policy
+from dqo.models import load_policy, native_bf16
 
 LOW = -10.0  # nats per word
 HIGH = -5.9
@@ -105,8 +105,10 @@ class Fluency:
         context = torch.tensor(self._context, device=device).expand(len(labels), -1)  # (N, C)
         inputs = torch.cat([context, labels.clamp(min=0)], dim=1)  # (N, C + T)
         mask = torch.cat([torch.ones_like(context), (labels >= 0).long()], dim=1)  # (N, C + T)
-        logits = self._model(input_ids=inputs, attention_mask=mask, use_cache=False, logits_to_keep=width + 1).logits
-        logits = logits[:, :-1].float()  # (N, T, vocabulary)
+        # Where bf16 is native it takes half the time; over 96 sentences it moved a fluency by .005 at most.
+        with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(cpu=device.type == "cpu")):
+            output = self._model(input_ids=inputs, attention_mask=mask, use_cache=False, logits_to_keep=width + 1)
+        logits = output.logits[:, :-1].float()  # (N, T, vocabulary)
         chosen = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (N, T)
         log_probs = (chosen - logits.logsumexp(-1)).masked_fill(labels < 0, 0.0)  # (N, T)
         totals = log_probs.sum(1)  # (N,)

@@ -1,4 +1,4 @@
-"""A reward function named in a recipe: "pkg.module.function" or "path/to/file.py:function"."""
+"""A user's function named in a setting: "pkg.module.function" or "path/to/file.py:function"."""
 
 import importlib
 import importlib.util
@@ -12,10 +12,17 @@ from dqo.errors import RecipeError
 
 
 def import_reward(path: str) -> Callable[..., Any]:
-    """Import a reward function by name; the module's own code runs, so name only files you trust.
+    """Import a reward function by name; the module's own code runs, so name only files you trust."""
+    return import_function(path, "reward", "prompts, completions, **columns")
+
+
+def import_function(path: str, setting: str, arguments: str) -> Callable[..., Any]:
+    """Import a function by name; the module's own code runs, so name only files you trust.
 
     Args:
         path: "pkg.module.function", or "path/to/file.py:function".
+        setting: what named it, told in errors.
+        arguments: what it is called with, told in errors.
 
     Returns:
         The callable.
@@ -28,27 +35,27 @@ def import_reward(path: str) -> Callable[..., Any]:
     module_name, _, function_name = path.rpartition(":" if is_file else ".")
     if not module_name or not function_name.isidentifier():
         raise RecipeError(
-            f"reward {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function'; name the function so."
+            f"{setting} {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function'; name the function so."
         )
     try:
         module = _module_of_file(Path(module_name)) if is_file else importlib.import_module(module_name)
     except Exception as error:
         raise RecipeError(
-            f"reward {path!r}: importing {module_name!r} failed with {type(error).__name__} ({error}); check the name, "
-            "and that Python finds the module from here."
+            f"{setting} {path!r}: importing {module_name!r} failed with {type(error).__name__} ({error}); check the "
+            "name, and that Python finds the module from here."
         ) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         came = f"a {type(function).__name__}" if hasattr(module, function_name) else "nothing of that name"
         raise RecipeError(
-            f"reward {path!r}: expected a function {function_name!r} in {module_name!r}, got {came}; define "
-            f"`def {function_name}(prompts, completions, **columns)` there."
+            f"{setting} {path!r}: expected a function {function_name!r} in {module_name!r}, got {came}; define "
+            f"`def {function_name}({arguments})` there."
         )
     return function
 
 
 def _module_of_file(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"dqo_reward_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"dqo_user_{file.stem}", file)
     assert spec is not None, "a name that ends in .py always has a loader"
     assert spec.loader is not None, "as above"
     module = importlib.util.module_from_spec(spec)

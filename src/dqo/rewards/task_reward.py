@@ -1,7 +1,7 @@
 """The quality of a task as a reward function in TRL's convention."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +49,33 @@ class TaskReward:
         Returns:
             N numbers in [0, 1], None where a completion cannot be scored.
         """
-        return self.task.quality(
-            [decode_record(row) for row in record],
-            [completion_text(completion) for completion in completions],
-            [bool(len(ids)) and int(ids[-1]) in self.eos_token_ids for ids in completion_ids],
-        )
+        texts, ended = texts_and_ends(completions, completion_ids, self.eos_token_ids, columns)
+        return self.task.quality([decode_record(row) for row in record], texts, ended)
+
+
+def texts_and_ends(
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    eos_token_ids: Collection[int],
+    columns: Mapping[str, Any],
+) -> tuple[list[str], list[bool]]:
+    """Text of each completion and whether it ended by itself; the shares cut off and empty go to the host's log.
+
+    Args:
+        completions: Strings, or lists of chat messages.
+        completion_ids: Token ids of each completion.
+        eos_token_ids: Ids that end one.
+        columns: What TRL passes; its `log_metric` is used where it is there.
+
+    Returns:
+        N texts, and N times whether the last token is one of the ids.
+    """
+    texts = [completion_text(completion) for completion in completions]
+    ended = [bool(len(ids)) and int(ids[-1]) in eos_token_ids for ids in completion_ids]
+    if texts and (log := columns.get("log_metric")):
+        log("responses/truncated", 1 - sum(ended) / len(texts))
+        log("responses/empty", sum(not text.strip() for text in texts) / len(texts))
+    return texts, ended
 
 
 def encode_record(prompt: Prompt) -> str:

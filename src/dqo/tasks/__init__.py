@@ -4,19 +4,21 @@ A task is any object with the five members of `Task`; the built-in ones are clas
 first use, so that looking up one name loads the packages of no other.
 """
 
-import difflib
 import inspect
-from collections.abc import Iterable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-from dqo.errors import RecipeError
 from dqo.records import Prompt
+from dqo.registry import build, find
 
 TASKS = {
     "concepts": "dqo.tasks.concepts:ConceptsTask",
     "cities": "dqo.tasks.cities:CitiesTask",
     "countdown": "dqo.tasks.countdown:CountdownTask",
+    "gsm8k": "dqo.tasks.gsm8k:Gsm8kTask",
+    "dolly": "dqo.tasks.dolly:DollyTask",
+    "cnn_dailymail": "dqo.tasks.cnn_dailymail:CnnDailymailTask",
+    "commongen": "dqo.tasks.commongen:CommonGenTask",
     "jsonl": "dqo.tasks.jsonl:JsonlTask",
 }
 
@@ -58,26 +60,9 @@ def load_task(name: str, **options: Any) -> Task:
     Raises:
         RecipeError: An unknown name or option, with the nearest valid ones, or a missing option.
     """
-    if name not in TASKS:
-        raise RecipeError(f"task: expected {_choices(name, TASKS)}, got {name!r}.")
-    module, class_name = TASKS[name].split(":")
-    try:
-        task_class = getattr(import_module(module), class_name)
-    except ModuleNotFoundError as error:
-        raise RecipeError(
-            f"task {name!r} needs the package {error.name!r}, which is not installed; run `pip install 'dqo[data]'`."
-        ) from error
-    parameters = inspect.signature(task_class).parameters
-    for option in options:
-        if option not in parameters:
-            raise RecipeError(f"task {name!r}: expected the option {_choices(option, parameters)}, got {option!r}.")
-    for option, parameter in parameters.items():
-        if parameter.default is parameter.empty and option not in options:
-            raise RecipeError(f"task {name!r}: the option {option!r} is required; add `{option}:` to the task.")
-    return task_class(**options)
+    return build("task", TASKS, name, options, extra="data")
 
 
-def _choices(wrong: str, valid: Iterable[str]) -> str:
-    names = list(valid)
-    near = difflib.get_close_matches(wrong, names, n=1)
-    return f"one of {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+def takes_path(name: str) -> bool:
+    """Whether a task reads its own format from `data.path` (a data set with templates and splits), by its name."""
+    return "path" in inspect.signature(find("task", TASKS, name, extra="data")).parameters

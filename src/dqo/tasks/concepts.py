@@ -2,20 +2,13 @@
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from dqo.errors import RecipeError
 from dqo.models import DEFAULT_POLICY
 from dqo.records import Prompt
 from dqo.tasks.concept_words import SCENES
-from dqo.tasks.coverage import coverage
-from dqo.tasks.fields import meta_field
+from dqo.tasks.sentence_quality import SentenceQuality
 from dqo.tasks.splits import draw_splits, pick_split
-
-if TYPE_CHECKING:
-    from dqo.rewards.fluency import Fluency
-
-UNPUNCTUATED = 0.5  # a response that ended by itself, but without . ! or ?
 
 _QUESTION = "Write one sentence about an everyday scene that uses all of these words: {words}."
 
@@ -27,7 +20,7 @@ class ConceptsTask:
 
     coverage is the share of the words used as words of one sentence (`dqo.tasks.coverage`); fluency is how likely a
     frozen language model finds the text, between word salad and a person's sentence (`dqo.rewards.fluency`); ended is
-    1 for a response that ended by itself with . ! or ?, `UNPUNCTUATED` without such a mark, and 0 if it was cut off,
+    1 for a response that ended by itself with . ! or ?, half without such a mark, and 0 if it was cut off,
     so that nothing written up to the length limit is paid. Coverage alone is soon won by senseless sentences that
     contain the words; fluency is what makes those worthless.
 
@@ -66,9 +59,7 @@ class ConceptsTask:
             seed=seed,
             clash=lambda one, other: set(one) <= set(other) or set(other) <= set(one),
         )
-        self._fluency_model = fluency_model
-        self._fluency_bounds = {"low": fluency_low, "high": fluency_high}
-        self._fluency: Fluency | None = None
+        self._sentence = SentenceQuality(self.name, fluency_model, fluency_low, fluency_high)
 
     def prompts(self, split: str) -> list[Prompt]:
         """Prompts of one split; `reference` is empty, `meta` holds the concepts in alphabetical order."""
@@ -88,52 +79,16 @@ class ConceptsTask:
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Coverage × fluency × ended for each of the N rows, in [0, 1]."""
-        parts = self.quality_parts(prompts, responses, ended)
-        return [c * f * e for c, f, e in zip(parts["coverage"], parts["fluency"], parts["ended"], strict=True)]
+        return self._sentence(prompts, responses, ended)
 
     def quality_parts(
         self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
     ) -> dict[str, list[float]]:
-        """The three factors of `quality`, for logs.
-
-        Args:
-            prompts: N prompts with `meta.concepts`.
-            responses: N responses.
-            ended: Whether each response ended by itself.
-
-        Returns:
-            N numbers in [0, 1] under each of "coverage", "fluency" and "ended".
-
-        Raises:
-            DataError: A prompt without concepts.
-        """
-        return {
-            "coverage": [
-                coverage(response, meta_field(prompt, "concepts", list[str], self.name))
-                for prompt, response in zip(prompts, responses, strict=True)
-            ],
-            "fluency": self._fluency_of(responses),
-            "ended": [_ended(response, end) for response, end in zip(responses, ended, strict=True)],
-        }
-
-    def _fluency_of(self, responses: Sequence[str]) -> list[float]:
-        if self._fluency_model is None:
-            return [1.0] * len(responses)
-        if self._fluency is None:
-            from dqo.rewards.fluency import Fluency
-
-            given = {name: value for name, value in self._fluency_bounds.items() if value is not None}
-            self._fluency = Fluency(self._fluency_model, **given)
-        return self._fluency(responses)
+        """The three factors of `quality`, for logs; see `SentenceQuality.parts`."""
+        return self._sentence.parts(prompts, responses, ended)
 
 
 def _concept_set(rng: random.Random, words: int) -> ConceptSet:
     nouns, verbs = (scene_words.split() for scene_words in SCENES[rng.choice(sorted(SCENES))])
     verb = rng.choice(verbs)
     return tuple(sorted([verb, *rng.sample([noun for noun in nouns if noun != verb], words - 1)]))
-
-
-def _ended(response: str, ended: bool) -> float:
-    if not ended:
-        return 0.0
-    return 1.0 if response.rstrip().rstrip("\"'”’)").endswith((".", "!", "?")) else UNPUNCTUATED

@@ -71,7 +71,9 @@ class JsonlTask:
                 f"task 'jsonl': expected a file for the split {split!r}, got none; set the option `{split}`."
             )
         if not self._read:
-            self._read = {name: _load(source, name) for name, source in self._sources.items() if source is not None}
+            self._read = {
+                name: load_prompts(source, name) for name, source in self._sources.items() if source is not None
+            }
             _refuse_overlap(self._read)
         return list(self._read[split])
 
@@ -90,7 +92,19 @@ class JsonlTask:
         )
 
 
-def _load(source: str, split: str) -> list[Prompt]:
+def load_prompts(source: str, split: str = "test") -> list[Prompt]:
+    """Prompts of a file or of a data set of the hub.
+
+    Args:
+        source: A JSON-lines file, or "owner/name" or "owner/name:split" with a text column `prompt`.
+        split: Which of the hub's splits where the source names none: "train", "dev" or "test".
+
+    Returns:
+        The prompts, their ids unique.
+
+    Raises:
+        DataError: No such file or data set, or one that holds no prompts.
+    """
     if Path(source).is_file():
         return read_prompts(source)
     if source.endswith((".jsonl", ".json")) or source.count("/") != 1:

@@ -10,6 +10,7 @@ import torch
 from accelerate.logging import get_logger
 from torch import Tensor, nn
 
+from dqo.integrations.trl.hidden_tap import HiddenTap
 from dqo.integrations.trl.prefix_support import supports_shared_prefix
 from dqo.integrations.trl.shared_prefix import shared_prefix_logps
 from dqo.integrations.trl.whole_groups import regroup
@@ -19,6 +20,8 @@ logger = get_logger(__name__)
 
 class SharedPrefixMixin:
     """Shares prompts between the rows of a micro-batch where the model allows it; says once where it does not."""
+
+    hidden_tap: HiddenTap | None = None  # told where hidden states go, for who reads more of a forward than its head
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, **kwargs: Any) -> None:
         super().__init__(model, reward_funcs, args, **kwargs)
@@ -49,7 +52,7 @@ class SharedPrefixMixin:
             rows = slice(start, start + (batch_size or len(input_ids)))
             with self.accelerator.autocast():
                 some_logps, some_entropies = shared_prefix_logps(
-                    model, input_ids[rows], attention_mask[rows], logits_to_keep
+                    model, input_ids[rows], attention_mask[rows], logits_to_keep, tap=self.hidden_tap
                 )
             logps.append(some_logps)
             entropies.append(some_entropies)

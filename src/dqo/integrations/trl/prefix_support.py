@@ -8,10 +8,9 @@ that follow the column instead of `position_ids`, change the numbers at once.
 import torch
 from torch import Tensor, nn
 
+from dqo.generation.support import why_layers
 from dqo.integrations.trl.prefix_layout import IGNORED
 from dqo.integrations.trl.shared_prefix import shared_prefix_logps
-
-_WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "window_size")
 
 
 def supports_shared_prefix(model: nn.Module) -> str | None:
@@ -24,7 +23,7 @@ def supports_shared_prefix(model: nn.Module) -> str | None:
     Returns:
         None, or one sentence to show the user.
     """
-    return _why_config(model) or _why_layers(model) or _why_numbers(model)
+    return _why_config(model) or why_layers(model) or _why_numbers(model)
 
 
 def _why_config(model: nn.Module) -> str | None:
@@ -41,21 +40,6 @@ def _why_config(model: nn.Module) -> str | None:
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and adapter.is_prompt_learning:
         return f"the {adapter.peft_type.value} adapter puts tokens of its own before the prompt."
-    return None
-
-
-def _why_layers(model: nn.Module) -> str | None:
-    config = model.config
-    if getattr(model.get_base_model() if hasattr(model, "get_base_model") else model, "_is_stateful", False):
-        return "its recurrent layers would carry state from one response into the next."
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        others = sorted(set(kinds) - {"full_attention"})
-        return f"it has layers of type {', '.join(others)} beside full attention." if others else None
-    if getattr(config, "use_sliding_window", True):
-        for name in _WINDOWS:
-            if (width := getattr(config, name, None)) is not None:
-                return f"its attention reaches back {width} tokens only ({name})."
     return None
 
 

@@ -7,16 +7,19 @@ short rows). Both go through the two public doors of the model: its own forward,
 and logit scaling are TRL's own.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from dqo.integrations.trl.hidden_tap import HiddenTap
 from dqo.integrations.trl.prefix_layout import IGNORED, SharedRows, cheapest_layout, pack_rows, share_rows
 
 Layout = Literal["unshared", "packed", "expanded"]
+Pick = Callable[[Tensor], Tensor]  # what a layout computed for its positions, (rows, columns, ...) -> (N, C, ...)
 
 
 def shared_prefix_logps(
@@ -26,6 +29,7 @@ def shared_prefix_logps(
     logits_to_keep: int,
     *,
     layout: Layout | None = None,
+    tap: HiddenTap | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies of completion tokens, rows with equal prompts sharing that prompt.
 
@@ -38,23 +42,55 @@ def shared_prefix_logps(
         attention_mask: (N, P+C), zero on padding.
         logits_to_keep: C, completion columns.
         layout: force one layout; by default the cheapest that the model can run.
+        tap: is told where the hidden states of this forward went.
 
     Returns:
         Log-probabilities (N, C) in nats, zero on padding, and entropies (N, C) in nats, zero on padding, or None
         where the fused head was made without them.
     """
+    outputs, pick = shared_prefix_forward(model, input_ids, attention_mask, logits_to_keep, layout=layout)
+    if tap is not None:
+        tap.keep(pick)
+    return pick(outputs.log_probs), None if outputs.entropy is None else pick(outputs.entropy)
+
+
+def shared_prefix_forward(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    logits_to_keep: int,
+    *,
+    layout: Layout | None = None,
+) -> tuple[Any, Pick]:
+    """One forward of a group's rows, their prompts shared, and how to read its outputs.
+
+    The output that belongs to a completion token is that of the position *before* it: the one that its
+    log-probability is computed from, and the state whose value a critic estimates.
+
+    Args:
+        model: As for `shared_prefix_logps`, or any backbone that takes the same call.
+        input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
+        attention_mask: (N, P+C), zero on padding.
+        logits_to_keep: C, completion columns.
+        layout: force one layout; by default the cheapest that the model can run.
+
+    Returns:
+        The model's outputs, and a function that takes a tensor of them, (rows, columns, ...) of the layout, to
+        (N, C, ...), zero on padding.
+    """
     rows = share_rows(input_ids, attention_mask, logits_to_keep)
     layout = layout or cheapest_layout(rows, expandable=carries_cache_gradients(model))
-    scored = {"unshared": _score_unshared, "packed": _score_packed, "expanded": _score_expanded}[layout](model, rows)
-    C, T = logits_to_keep, rows.labels.shape[1]
+    run = {"unshared": _run_unshared, "packed": _run_packed, "expanded": _run_expanded}[layout]
+    outputs, of_rows = run(model, rows)
     ignored = rows.labels == IGNORED  # (N, T)
 
-    def widen(values: Tensor | None) -> Tensor | None:
-        if values is None:
-            return None
-        return nn.functional.pad(values.masked_fill(ignored, 0), (0, C - T))  # (N, C)
+    def pick(values: Tensor) -> Tensor:
+        real = of_rows(values)  # (N, T, ...)
+        wide = real.new_zeros(len(real), logits_to_keep, *real.shape[2:])  # (N, C, ...)
+        wide[:, : real.shape[1]] = real.masked_fill(ignored.view(*ignored.shape, *[1] * (real.dim() - 2)), 0)
+        return wide
 
-    return widen(scored[0]), widen(scored[1])
+    return outputs, pick
 
 
 def carries_cache_gradients(model: nn.Module) -> bool:
@@ -68,7 +104,7 @@ def carries_cache_gradients(model: nn.Module) -> bool:
     return all(type(weight) is nn.Parameter and not hasattr(weight, "ds_id") for weight in model.parameters())
 
 
-def _score_unshared(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor | None]:
+def _run_unshared(model: nn.Module, rows: SharedRows) -> tuple[Any, Pick]:
     """Every row with its own copy of the prompt; what a call without a repeated prompt costs least."""
     L, (N, T) = rows.prefix_length, rows.labels.shape
     prefix = rows.prompts[rows.prompt_of_row, :L]  # (N, L)
@@ -79,10 +115,10 @@ def _score_unshared(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor 
         shift_labels=torch.cat([torch.full_like(prefix, IGNORED), rows.labels], dim=1),  # (N, L+T)
         fused_lm_head=True,
     )
-    return outputs.log_probs[:, L:], None if outputs.entropy is None else outputs.entropy[:, L:]
+    return outputs, lambda values: values[:, L:]
 
 
-def _score_packed(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor | None]:
+def _run_packed(model: nn.Module, rows: SharedRows) -> tuple[Any, Pick]:
     packed = pack_rows(rows)
     outputs = model(
         input_ids=packed.input_ids,
@@ -91,11 +127,10 @@ def _score_packed(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor | 
         shift_labels=packed.shift_labels,
         fused_lm_head=True,
     )
-    scored = (outputs.log_probs, outputs.entropy)  # (U, S) each
-    return tuple(None if values is None else values.flatten()[packed.source] for values in scored)  # (N, T) each
+    return outputs, lambda values: values.flatten(0, 1)[packed.source]  # (U, S, ...) -> (N, T, ...)
 
 
-def _score_expanded(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor | None]:
+def _run_expanded(model: nn.Module, rows: SharedRows) -> tuple[Any, Pick]:
     L, (N, T), U = rows.prefix_length, rows.labels.shape, len(rows.prompts)
     cache = DynamicCache()
     model(
@@ -115,7 +150,7 @@ def _score_expanded(model: nn.Module, rows: SharedRows) -> tuple[Tensor, Tensor 
         shift_labels=rows.labels,
         fused_lm_head=True,
     )
-    return outputs.log_probs, outputs.entropy
+    return outputs, lambda values: values
 
 
 def _dense_mask(model: nn.Module, visible: Tensor) -> Tensor:

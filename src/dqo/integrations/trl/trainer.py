@@ -1,15 +1,17 @@
-"""DQO on TRL's online trainers. One mixin overrides the smallest seams of GRPOTrainer and RLOOTrainer.
+"""DQO on TRL's online trainers. Mixins override the smallest seams of GRPOTrainer and RLOOTrainer.
 
-Seam: `_calculate_rewards`, whose super() returns the rewards of all processes, (N, F). Diversity needs whole groups
-and the task reward beside it, and both are complete there. The credit enters through a reward column of its own, put
-there by a placeholder that returns zeros, so that TRL's weights, logs and tables stay as they are. TRL then forms
-sum_m w_m * column_m; our column has weight 1 and holds combined - sum_m w_m * r_m, whatever the combination rule.
+This one's seam: `_calculate_rewards`, whose super() returns the rewards of all processes, (N, F). Diversity needs
+whole groups and the task reward beside it, and both are complete there. The credit enters through a reward column of
+its own, put there by a placeholder that returns zeros, so that TRL's weights, logs and tables stay as they are. TRL
+then forms sum_m w_m * column_m; our column has weight 1 and holds combined - sum_m w_m * r_m, whatever the rule.
+Signals that act on advantages or in the loss have mixins of their own beside this one.
 
 The contract that this rests on is pinned by tests/integrations/test_trl_contract.py.
 """
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,13 +20,20 @@ from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from dqo.core import blocks
+from dqo.detectors import DriftOfRun
 from dqo.diversity import GroupCredit, shape_reward
 from dqo.embedders import Embedder, load_embedder
 from dqo.errors import EncoderError, RecipeError
+from dqo.integrations.trl.advantage_mixin import AdvantageMixin
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
+from dqo.integrations.trl.diversity_log import batch_metrics, effective_alpha, text_metrics
+from dqo.integrations.trl.entropy_mixin import EntropyMixin
+from dqo.integrations.trl.evidence_mixin import EvidenceMixin
+from dqo.integrations.trl.faults import StopOnNaN, check_loss
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
+from dqo.integrations.trl.run_memory import RunMemory
 from dqo.rewards import CheckedReward, completion_text, prompt_key
 
 COLUMN = "diversity"
@@ -56,7 +65,8 @@ class DQOMixin:
         answer_span: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.spec = args.diversity_spec()
+        self.spec = args.diversity_spec()  # its alpha is that of the newest batch
+        self._alpha, self._drift = args.alpha_source(), DriftOfRun()
         self._clock = StepClock()
         self._answer_span = answer_span or (lambda text: text)
         funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
@@ -66,29 +76,54 @@ class DQOMixin:
             args.reward_weights = [*args.reward_weights, 1.0]
         super().__init__(model, [*map(_checked, funcs), _reserved_column], args, **kwargs)
         device = args.encoder_device or str(self.accelerator.device)
-        self._embed = embedder or load_embedder(args.encoder, device=device, batch_size=args.encoder_batch_size)
+        self._embed = embedder or load_embedder(
+            args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size
+        )
+        self.add_callback(StopOnNaN())
+        self.add_callback(RunMemory({"alpha": self._alpha, "drift": self._drift}))
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
         """Task rewards of all processes with our column filled in: (N, F)."""
         with self._clock.measure("time/reward"):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
         ours = self.reward_func_names.index(COLUMN)
+        texts = [completion_text(completion) for completion in completions]
+        answers = [self._answer_span(text) for text in texts]
+        E = self._gathered_embeddings(answers)  # (N, D)
+        keys = gather(_key_tensor(prompts, rewards.device)).tolist()  # (N,)
+        P = blocks(len(rewards), self._group_size(), keys)
+        task = self._task_reward(rewards, ours).unflatten(0, (P, -1))  # (P, G)
+        self.spec = replace(self.spec, alpha=self._alpha_now())
+        evidence = self._evidence(answers, completion_ids_list, task)
+        with self._clock.measure("time/credit"):
+            combined, group = shape_reward(task, E.unflatten(0, (P, -1)), self.spec, evidence)  # (P, G)
+        rewards[:, ours] = (combined - task).flatten().to(rewards.dtype)
+        self._scored = (task, combined)
+        self._log_diversity(task, combined, group)
+        signs, lengths = text_metrics(texts, [len(ids) for ids in completion_ids_list], self._answer_span, E.device)
+        self._log(signs)
+        if self.model.training:
+            self._log(self._drift.observe(lengths, E.norm(dim=1)))
+            self._alpha.observe(float(task.nanmean()), float(group.vendi.mean()), *self._progress())
+            self._log(self._alpha.logs())
+        return rewards
+
+    def _task_reward(self, rewards: Tensor, ours: int) -> Tensor:
+        """What the run is for, all columns but ours by their weights: (N,), NaN where nothing could score a row."""
         others = [column for column in range(rewards.shape[1]) if column != ours]
         weights = self.reward_weights.to(rewards.device)  # (F,)
         task = (rewards[:, others] * weights[others]).nansum(dim=1).double()  # (N,)
-        task = task.masked_fill(rewards[:, others].isnan().all(dim=1), torch.nan)  # (N,)
-        E = self._gathered_embeddings(completions)  # (N, D)
-        keys = gather(_key_tensor(prompts, rewards.device)).tolist()  # (N,)
-        P = blocks(len(task), self._group_size(), keys)
-        with self._clock.measure("time/credit"):
-            combined, group = shape_reward(task.unflatten(0, (P, -1)), E.unflatten(0, (P, -1)), self.spec)  # (P, G)
-        rewards[:, ours] = (combined.flatten() - task).to(rewards.dtype)
-        self._log_diversity(task, combined, group)
-        return rewards
+        return task.masked_fill(rewards[:, others].isnan().all(dim=1), torch.nan)
 
-    def _gathered_embeddings(self, completions: list) -> Tensor:
-        """Embeddings of every process's completions in the host's row order: (N, D)."""
-        texts = [self._answer_span(completion_text(completion)) for completion in completions]
+    def _progress(self) -> tuple[int, int]:
+        """Optimizer steps done and steps of the run."""
+        return self.state.global_step, self.state.max_steps
+
+    def _alpha_now(self) -> float:
+        return 0.0 if self.spec.diversity == "none" else self._alpha.now(*self._progress())
+
+    def _gathered_embeddings(self, texts: list[str]) -> Tensor:
+        """Embeddings of every process's answers in the host's row order: (N, D)."""
         with self._clock.measure("time/embed"):
             E = self._embed(texts)  # (N_local, D)
         if E.dim() != 2 or len(E) != len(texts):
@@ -102,29 +137,17 @@ class DQOMixin:
         return self.num_generations if self.model.training else self.num_generations_eval
 
     def _log_diversity(self, task: Tensor, combined: Tensor, group: GroupCredit) -> None:
-        """Means over the whole batch, under the names that metrics.jsonl promises."""
-        values = {
-            "quality": task.nanmean(),
-            "alpha": self.spec.alpha,
-            "alpha_effective": self._effective_alpha(combined),
-            "diversity/credit": group.credit.mean(),
-            "diversity/credit_std": group.credit.std(dim=1).mean(),
-            "diversity/log_volume": group.log_volume.mean(),
-            "diversity/quality_volume": group.quality_volume.mean(),
-            "diversity/vendi": group.vendi.mean(),
-            "diversity/cosine_distance": group.cosine_distance.mean(),
-        }
+        scaling = getattr(self, "scale_rewards", "batch" if getattr(self, "normalize_advantages", False) else "none")
+        guards = {name: getattr(self.args, name, 0) for name in ("std_floor", "decouple_credit")}
+        buys = effective_alpha(
+            self.spec.alpha, combined, scaling, guards["std_floor"], decoupled=bool(guards["decouple_credit"])
+        )
+        self._log(batch_metrics(task, group) | {"alpha": self.spec.alpha, "alpha_effective": buys})
+
+    def _log(self, values: dict[str, float]) -> None:
         mode = "train" if self.model.training else "eval"
         for name, value in values.items():
-            self._metrics[mode][name].append(float(value))
-
-    def _effective_alpha(self, combined: Tensor) -> float:
-        """Advantage that one unit of credit buys after the host's scaling: alpha over the std it divides by."""
-        scaling = getattr(self, "scale_rewards", "batch" if getattr(self, "normalize_advantages", False) else "none")
-        if scaling == "none":
-            return self.spec.alpha
-        spread = combined.std(dim=1) if scaling == "group" else combined.flatten().std()  # (P,) or ()
-        return (self.spec.alpha / (spread + 1e-4)).nanmean().item()
+            self._metrics[mode][name].append(value)
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         with self._clock.measure("time/generate"):
@@ -138,13 +161,16 @@ class DQOMixin:
         """One forward and backward; after the last of an optimizer step, its times go to the logs."""
         with self._clock.measure("time/step"):
             loss = super().training_step(*args, **kwargs)
+        check_loss(loss, self.state.global_step)
         if self._step % self.current_gradient_accumulation_steps == 0:
             for name, seconds in self._clock.collect().items():
                 self._metrics["train"][name].append(seconds)
         return loss
 
 
-class DQOTrainer(DQOMixin, SharedRolloutMixin, SharedPrefixMixin, GRPOTrainer):
+class DQOTrainer(
+    DQOMixin, AdvantageMixin, EntropyMixin, EvidenceMixin, SharedRolloutMixin, SharedPrefixMixin, GRPOTrainer
+):
     """GRPO and its relatives (Dr. GRPO, DAPO, GSPO through TRL's own settings) with the diversity credit.
 
         trainer = DQOTrainer(
@@ -159,7 +185,9 @@ class DQOTrainer(DQOMixin, SharedRolloutMixin, SharedPrefixMixin, GRPOTrainer):
         super().__init__(model, reward_funcs, DQOConfig("dqo-output") if args is None else args, **kwargs)
 
 
-class DQORLOOTrainer(DQOMixin, SharedRolloutMixin, SharedPrefixMixin, RLOOTrainer):
+class DQORLOOTrainer(
+    DQOMixin, AdvantageMixin, EntropyMixin, EvidenceMixin, SharedRolloutMixin, SharedPrefixMixin, RLOOTrainer
+):
     """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, **kwargs: Any) -> None:

@@ -4,14 +4,17 @@ from collections import Counter
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, set_seed
+from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, MambaConfig, Qwen2Config, set_seed
 
-from dqo.integrations.trl.rollout import Sampling, generate_shared
-from dqo.integrations.trl.rollout_cache import RolloutCache
+from dqo.generation.attention import grouped_attention
+from dqo.generation.cache import RolloutCache, RunningRows
+from dqo.generation.shared import Sampling, generate_shared, inverse_cdf, why_not_in_groups
+from dqo.generation.support import why_not_shared
 
 PAD = 0
 A, B, LONG = [5, 9, 4], [7], [3, 8, 6, 2, 11]
 PROMPTS = [A, LONG, A, B, A, LONG]
+PLAIN_UNGROUP = RunningRows.ungroup
 
 
 def policy(vocabulary=24, sharpness=10.0, **kwargs):
@@ -198,16 +201,119 @@ def test_training_mode_is_left_as_it_was(model):
         assert model.training is mode
 
 
-def test_cache_keeps_what_was_written():
+def plain_attention(q, k, v):
+    """One row, one head at a time: (heads, width), keys and values (heads_kv, length, width)."""
+    rep = len(q) // len(k)
+    rows = [((q[h] * q.shape[-1] ** -0.5) @ k[h // rep].T).softmax(-1) @ v[h // rep] for h in range(len(q))]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_grouped_attention_equals_plain_attention_while_rows_and_prompts_leave(padded):
+    """Three prompts with 1, 3 and 2 rows; then one row of the second leaves, then the whole third prompt."""
     gen = torch.Generator().manual_seed(0)
-    prompt, news = torch.randn(2, 3, 4, 5, generator=gen), torch.randn(3, 3, 2, 5, generator=gen)
-    cache, rows = RolloutCache(room=2), torch.tensor([1, 0, 1])
-    cache.update(prompt, -prompt, 0)
-    cache.batch_select_indices(rows)
-    cache.update(news[:, :, :1], -news[:, :, :1], 0)
-    cache.batch_select_indices(torch.tensor([2, 0]))
-    keys, values = cache.update(news[[2, 0], :, 1:], -news[[2, 0], :, 1:], 0)
-    expected = torch.cat([prompt[rows], news], dim=2)[[2, 0]]
-    assert torch.equal(keys, expected)
-    assert torch.equal(values, -expected)
-    assert cache.get_seq_length() == 6
+    randn = lambda *shape: torch.randn(*shape, generator=gen, dtype=torch.float64)  # noqa: E731
+    heads, H, width, L = 6, 2, 5, 4
+    prompt_k, prompt_v, prompt_of_row = randn(3, H, L, width), randn(3, H, L, width), torch.tensor([0, 1, 1, 1, 2, 2])
+    mask = torch.ones(3, L, dtype=torch.long)
+    if padded:
+        mask[0, :2] = mask[2, 0] = 0
+    cache = RolloutCache(room=3)
+    cache.update(prompt_k, prompt_v, 0)
+    cache.start(prompt_of_row, mask)
+    alive, history = torch.arange(6), {row: ([], []) for row in range(6)}
+    for leaves in ([], [2], [4, 5]):
+        stays = torch.tensor([i for i, row in enumerate(alive.tolist()) if row not in leaves])
+        if leaves:
+            cache.keep(stays)
+            alive = alive[stays]
+        q, k, v = randn(len(alive), heads, 1, width), randn(len(alive), H, 1, width), randn(len(alive), H, 1, width)
+        ours, _ = grouped_attention(None, q, *cache.update(k, v, 0), None)
+        for i, row in enumerate(alive.tolist()):
+            history[row][0].append(k[i])
+            history[row][1].append(v[i])
+            u, seen = prompt_of_row[row], mask[prompt_of_row[row]].bool()
+            keys = torch.cat([prompt_k[u][:, seen], *history[row][0]], dim=1)
+            values = torch.cat([prompt_v[u][:, seen], *history[row][1]], dim=1)
+            torch.testing.assert_close(ours[i, 0], plain_attention(q[i, :, 0], keys, values), atol=1e-6, rtol=1e-6)
+    assert cache.get_seq_length() == L + 3
+    assert len(cache.layers[0].keys) == 2, "the prompt without rows has left"
+
+
+def test_attention_that_changes_scores_is_told_and_the_host_stays_in_charge(model, monkeypatch):
+    assert why_not_in_groups(model) is None
+    from transformers.models.llama.modeling_llama import LlamaAttention
+
+    plain = LlamaAttention.forward
+    monkeypatch.setattr(LlamaAttention, "forward", lambda self, *a, **k: plain(self, *a, softcap=30.0, **k))
+    assert "softcap" in why_not_in_groups(policy(attn_implementation="eager"))
+
+
+def test_a_wrong_number_is_told(model, monkeypatch):
+    """Negative control of the check: rows that see no prompt."""
+    monkeypatch.setattr(RunningRows, "ungroup", lambda self, grouped: 0 * PLAIN_UNGROUP(self, grouped))
+    assert "log-probabilities change" in why_not_in_groups(model)
+
+
+def test_autocast_samples_the_autocast_policy():
+    """Under bf16 the reported log-probabilities are those of a forward under bf16, with weights cast once."""
+    model = policy(sharpness=3.0).eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        completions, logprobs = sample(model, PROMPTS, 8)
+        expected = [teacher_forced(model, p, c, 1.0) for p, c in zip(PROMPTS, completions, strict=True)]
+    for ours, theirs in zip(logprobs, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(ours), theirs.float(), atol=0.05, rtol=0.02)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_draws_in_blocks_equal_one_cumulative_sum():
+    gen = torch.Generator().manual_seed(0)
+    p = torch.rand(64, 700, generator=gen).pow(8)
+    p[:, 300:520] = 0  # a whole block of impossible tokens
+    p /= p.sum(1, keepdim=True)
+    u = torch.rand(64, dtype=torch.float64, generator=gen)
+    ours = inverse_cdf(p, u)
+    theirs = (p.double().cumsum(1) / p.double().sum(1, keepdim=True) <= u[:, None]).sum(1)
+    assert torch.equal(ours, theirs)
+    certain = torch.zeros(3, 700)
+    certain[:, 699] = certain[0, 0] = 1
+    assert set(
+        inverse_cdf(certain[1:].repeat(50, 1), torch.rand(100, dtype=torch.float64, generator=gen)).tolist()
+    ) == {699}
+
+
+def test_given_numbers_make_a_row_independent_of_its_company(model):
+    numbers = torch.rand(len(PROMPTS), 12, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+    def draw(rows):
+        return generate_shared(
+            model, [PROMPTS[row] for row in rows], sampling=Sampling(), max_new_tokens=12, eos_token_ids=[1, 13, 20],
+            pad_token_id=PAD, uniforms=numbers[rows],
+        )[0]  # fmt: skip
+
+    together = draw(list(range(6)))
+    assert len({tuple(completion) for completion in together}) == 6
+    assert len({len(completion) for completion in together}) > 1, "rows must end at different times"
+    assert draw([4, 1, 3]) == [together[4], together[1], together[3]]
+    assert [draw([row])[0] for row in range(6)] == together
+
+
+def test_the_ends_of_the_unit_interval_choose_possible_tokens():
+    p = torch.tensor([[0.0, 0.5, 0.5, 0.0]]).repeat(2, 1)
+    assert inverse_cdf(p, torch.tensor([0.0, 1.0 - 2.0**-53], dtype=torch.float64)).tolist() == [1, 2]
+
+
+def test_what_cannot_share_a_prompt_says_why(model):
+    assert why_not_shared(model) is None
+    assert why_not_shared(policy(attn_implementation="eager")) is None
+    sliding = AutoModelForCausalLM.from_config(
+        Qwen2Config(
+            vocab_size=24, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+            num_key_value_heads=2, sliding_window=4, use_sliding_window=True, max_window_layers=0,
+        )
+    )  # fmt: skip
+    assert "sliding_attention" in why_not_shared(sliding)
+    recurrent = AutoModelForCausalLM.from_config(
+        MambaConfig(vocab_size=24, hidden_size=32, num_hidden_layers=1, state_size=4)
+    )
+    assert "recurrent" in why_not_shared(recurrent)

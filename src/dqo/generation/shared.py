@@ -1,8 +1,8 @@
 """Sampling a group of responses with its prompt read once.
 
-Host `generate` runs the prompt of a group of G responses G times. Here each distinct prompt is prefilled once, its keys
-and values are repeated to the G rows, and rows that have ended leave the batch, so that the last long response does not
-keep the others busy.
+Host `generate` runs the prompt of a group of G responses G times. Here each distinct prompt is prefilled once, its G
+rows read its keys and values together, and rows that have ended leave the batch, so that the last long response does
+not keep the others busy.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,11 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dqo.integrations.trl.rollout_cache import RolloutCache
+from dqo.generation.attention import attends_in_groups
+from dqo.generation.cache import RolloutCache
+from dqo.hub import first_words
+
+_BLOCK = 256  # tokens of the vocabulary summed at once when one is drawn
 
 
 @dataclass(frozen=True)
@@ -67,11 +71,12 @@ def generate_shared(
     eos_token_ids: Sequence[int],
     pad_token_id: int,
     generator: torch.Generator | None = None,
+    uniforms: Tensor | None = None,
 ) -> tuple[list[list[int]], list[list[float]]]:
     """Samples one completion a row, prefilling equal prompts once.
 
     Args:
-        model: causal LM that `supports_shared_prefix` accepts, unwrapped for generation (not sharded: rows leave the
+        model: causal LM that `why_not_shared` accepts, unwrapped for generation (not sharded: rows leave the
             batch at different times on different processes).
         prompt_ids: N token lists of any lengths >= 1; equal ones may stand anywhere.
         sampling: how tokens are drawn.
@@ -79,6 +84,8 @@ def generate_shared(
         eos_token_ids: tokens that end a completion; they stay part of it.
         pad_token_id: fills prompts on the left.
         generator: source of randomness; torch's global one where not given.
+        uniforms: (N, max_new_tokens) float64 in [0, 1) that decide in the generator's place, so that a row's tokens do
+            not depend on which other rows share its batch.
 
     Returns:
         N completions, and for each of their tokens the log-probability (nats) of the distribution it was drawn from.
@@ -88,9 +95,44 @@ def generate_shared(
     was_training = model.training
     model.eval()
     try:
-        return _Rollout(model, prompt_ids, sampling, eos_token_ids, pad_token_id, generator).run(max_new_tokens)
+        with attends_in_groups(model):
+            rollout = _Rollout(model, prompt_ids, sampling, eos_token_ids, pad_token_id, generator, uniforms)
+            return rollout.run(max_new_tokens)
     finally:
         model.train(was_training)
+
+
+@torch.no_grad()
+def why_not_in_groups(model: PreTrainedModel) -> str | None:
+    """Why `generate_shared` would not sample from this model's own distribution, or None where it does.
+
+    Draws a few tokens after made-up prompts of two lengths and compares their log-probabilities with a plain forward.
+
+    Args:
+        model: causal LM that may share a prompt between rows; its mode is left as it was.
+
+    Returns:
+        None, or one sentence to show the user.
+    """
+    ids = [[token % model.config.vocab_size for token in range(3, stop)] for stop in (9, 9, 8)]
+    generator = torch.Generator(model.device).manual_seed(0)
+    settings = {"max_new_tokens": 3, "eos_token_ids": [], "pad_token_id": 0, "generator": generator}
+    was_training = model.training
+    try:
+        completions, logprobs = generate_shared(model, ids, sampling=Sampling(), **settings)
+        model.eval()
+        for prompt, completion, ours in zip(ids, completions, logprobs, strict=True):
+            row = torch.tensor([prompt + completion], device=model.device)  # (1, L+3)
+            plain = model(input_ids=row).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)  # (3, V)
+            plain = plain[range(len(completion)), completion].cpu()  # (3,)
+            error = (plain - torch.tensor(ours)).abs().max().item()
+            if not error < (1e-3 if model.dtype == torch.float32 else 0.2):  # rounding of bf16 is of order .01
+                return f"its log-probabilities change by {error:.1g} when rows share the keys and values of a prompt."
+    except Exception as error:  # any failure of a foreign architecture is the answer, and is told
+        return f"its attention does not take shared keys and values ({type(error).__name__}: {first_words(error)})."
+    finally:
+        model.train(was_training)
+    return None
 
 
 class _Rollout:
@@ -104,29 +146,31 @@ class _Rollout:
         eos_token_ids: Sequence[int],
         pad_token_id: int,
         generator: torch.Generator | None,
+        uniforms: Tensor | None,
     ) -> None:
         self.model, self.generator = model, generator
+        self.uniforms = None if uniforms is None else uniforms.to(model.device)  # (N, T)
         self.greedy, self.processors = sampling.temperature == 0, sampling.processors()
         self.eos = torch.tensor(list(eos_token_ids), device=model.device)
         self.distinct = sorted(set(map(tuple, prompt_ids)))  # U prompts
         place = {prompt: u for u, prompt in enumerate(self.distinct)}
-        self.prompt_of_row = torch.tensor([place[tuple(ids)] for ids in prompt_ids], device=model.device)  # (N,)
+        prompt_of_row = torch.tensor([place[tuple(ids)] for ids in prompt_ids], device=model.device)  # (N,)
+        self.prompt_of_row, self.rows = prompt_of_row.sort(stable=True)  # (N,) each; rows still running, by prompt
         L = max(map(len, self.distinct))
         padded = [[pad_token_id] * (L - len(ids)) + list(ids) for ids in self.distinct]
         masks = [[0] * (L - len(ids)) + [1] * len(ids) for ids in self.distinct]
         self.ids = torch.tensor(padded, device=model.device)  # (U, L), then (R, L+t) of the R rows still running
         self.mask = torch.tensor(masks, device=model.device)  # like ids
-        self.rows = torch.arange(len(prompt_ids), device=model.device)  # (R,) which rows those are
         self.completions: list[list[int]] = [[] for _ in prompt_ids]
         self.logprobs: list[list[float]] = [[] for _ in prompt_ids]
 
     def run(self, max_new_tokens: int) -> tuple[list[list[int]], list[list[float]]]:
         cache = RolloutCache(room=max_new_tokens)
         logits = self._forward(self.ids, cache)[self.prompt_of_row]  # (N, V)
-        cache.batch_select_indices(self.prompt_of_row)
+        cache.start(self.prompt_of_row, self.mask)
         self.ids, self.mask = self.ids[self.prompt_of_row], self.mask[self.prompt_of_row]  # (N, L)
         for step in range(max_new_tokens):
-            tokens = self._draw(logits)  # (R,)
+            tokens = self._draw(logits, step)  # (R,)
             running = (~torch.isin(tokens, self.eos)).nonzero().squeeze(1)  # (R',)
             if step + 1 == max_new_tokens or len(running) == 0:
                 break
@@ -137,10 +181,12 @@ class _Rollout:
 
     def _forward(self, input_ids: Tensor, cache: RolloutCache) -> Tensor:
         """Next-token logits after `input_ids`, the newest columns of the rows: (R, V) float32."""
-        position_ids = (self.mask.cumsum(1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]  # (R, 1 or L)
+        prefill = cache.rows is None
+        positions = self.mask.cumsum(1) - 1 if prefill else self.mask.sum(1, keepdim=True) - 1
+        position_ids = positions.clamp(min=0)  # (U, L) or (R, 1)
         outputs = self.model(
             input_ids=input_ids,
-            attention_mask=self.mask if (self.mask == 0).any() else None,
+            attention_mask=self.mask if prefill and (self.mask == 0).any() else None,  # later ones are in the cache
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
@@ -148,11 +194,13 @@ class _Rollout:
         )
         return outputs.logits[:, -1].float()
 
-    def _draw(self, logits: Tensor) -> Tensor:
+    def _draw(self, logits: Tensor, step: int) -> Tensor:
         """One token a running row, noted with its log-probability: (R,)."""
-        logps = self.processors(self.ids, logits).log_softmax(dim=-1)  # (R, V)
-        tokens = logps.argmax(dim=-1) if self.greedy else _inverse_cdf(logps, self.generator)  # (R,)
-        drawn = logps.gather(1, tokens[:, None]).squeeze(1)  # (R,)
+        logits = self.processors(self.ids, logits)  # (R, V)
+        total = logits.logsumexp(dim=-1, keepdim=True)  # (R, 1)
+        p = None if self.greedy else (logits - total).exp_()  # (R, V)
+        tokens = logits.argmax(-1) if p is None else inverse_cdf(p, self._numbers(step))  # (R,)
+        drawn = (logits.gather(1, tokens[:, None]) - total).squeeze(1)  # (R,)
         for row, token, logp in zip(self.rows.tolist(), tokens.tolist(), drawn.tolist(), strict=True):
             self.completions[row].append(token)
             self.logprobs[row].append(logp)
@@ -160,20 +208,41 @@ class _Rollout:
         self.mask = torch.cat([self.mask, torch.ones_like(tokens)[:, None]], dim=1)  # (R, L+t)
         return tokens
 
+    def _numbers(self, step: int) -> Tensor:
+        """A number in [0, 1) for each running row: (R,)."""
+        if self.uniforms is not None:
+            return self.uniforms[self.rows, step]
+        device = self.rows.device
+        return torch.rand(len(self.rows), dtype=torch.float64, device=device, generator=self.generator)
+
     def _keep(self, running: Tensor, cache: RolloutCache, tokens: Tensor) -> Tensor:
         """Drops rows that have ended from everything: their tokens so far, mask, cache and place in the answer."""
-        cache.batch_select_indices(running)
+        cache.keep(running)
         self.ids, self.mask, self.rows = self.ids[running], self.mask[running], self.rows[running]
         return tokens[running]
 
 
-def _inverse_cdf(logps: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One draw a row from (R, V) log-probabilities: (R,). Unlike `torch.multinomial`, one random number a row, not V.
+def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """One draw a row. Unlike `torch.multinomial`, one random number a row, not V.
 
-    In float64, so that the sum over a large vocabulary loses no token; the first place where the sum exceeds the drawn
-    number is never a token of probability zero.
+    In two stages, a block of tokens and then a token of it, so that the sums in float64, in which a large vocabulary
+    loses no token, are over blocks and not over all tokens. The first place where a sum exceeds the drawn number is
+    never a token of probability zero.
+
+    Args:
+        probabilities: (R, V), of any scale a row.
+        uniforms: (R,) float64 in [0, 1).
+
+    Returns:
+        (R,) token ids.
     """
-    mass = logps.double().exp().cumsum(dim=-1)  # (R, V)
-    drawn = torch.rand(len(mass), 1, dtype=mass.dtype, device=mass.device, generator=generator)  # (R, 1) in [0, 1)
-    tokens = torch.searchsorted(mass, drawn * mass[:, -1:], right=True)  # (R, 1)
-    return tokens.squeeze(1).clamp(max=mass.shape[1] - 1)
+    R, V = probabilities.shape
+    padded = torch.nn.functional.pad(probabilities, (0, -V % _BLOCK)).view(R, -1, _BLOCK)  # (R, blocks, _BLOCK)
+    mass = padded.sum(-1, dtype=torch.float64).cumsum(-1)  # (R, blocks)
+    drawn = uniforms[:, None] * mass[:, -1:]  # (R, 1)
+    block = torch.searchsorted(mass, drawn, right=True).clamp(max=mass.shape[1] - 1)  # (R, 1)
+    before = torch.nn.functional.pad(mass, (1, 0)).gather(1, block)  # (R, 1) mass of the blocks before
+    within = padded[torch.arange(R, device=mass.device), block[:, 0]].double().cumsum(-1)  # (R, _BLOCK)
+    token = torch.searchsorted(within, drawn - before, right=True)  # (R, 1)
+    last = (within < within[:, -1:]).sum(-1, keepdim=True)  # (R, 1) rounding may not lead past the last possible token
+    return (block * _BLOCK + torch.minimum(token, last)).squeeze(1)

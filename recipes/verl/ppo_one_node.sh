@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# PPO with a critic and diversity on one node. Overrides of your own come last.
+set -euo pipefail
+MODEL=${MODEL:-Qwen/Qwen2.5-0.5B-Instruct}
+CRITIC=${CRITIC:-$MODEL}
+DATA=${DATA:-$HOME/data/gsm8k}      # train.parquet and test.parquet in verl's format
+GPUS=${GPUS:-8}                     # of this node; verl takes them whole
+NODES=${NODES:-1}
+ROLLOUT=${ROLLOUT:-vllm}            # or sglang
+
+# The group does not set the advantage here, yet the credit needs it: n responses a prompt, at least 2.
+python -m dqo.integrations.verl.main \
+  trainer.v1.trainer_mode=dqo_sync \
+  +dqo.alpha=0.5 \
+  +dqo.combine=quality_weighted \
+  +dqo.encoder=all-MiniLM-L6-v2 \
+  +dqo.encoder_actors=$((4 * NODES)) \
+  +dqo.encoder_cpus=4 \
+  algorithm.adv_estimator=gae \
+  algorithm.gamma=1.0 \
+  algorithm.lam=0.95 \
+  algorithm.use_kl_in_reward=true \
+  algorithm.kl_ctrl.kl_coef=0.001 \
+  data.train_files="$DATA/train.parquet" \
+  data.val_files="$DATA/test.parquet" \
+  data.train_batch_size=256 \
+  data.max_prompt_length=512 \
+  data.max_response_length=1024 \
+  actor_rollout_ref.model.path="$MODEL" \
+  actor_rollout_ref.actor.strategy=fsdp2 \
+  actor_rollout_ref.actor.optim.lr=1e-6 \
+  actor_rollout_ref.actor.ppo_mini_batch_size=64 \
+  actor_rollout_ref.actor.use_dynamic_bsz=true \
+  actor_rollout_ref.actor.ppo_max_token_len_per_gpu=16384 \
+  actor_rollout_ref.rollout.name="$ROLLOUT" \
+  actor_rollout_ref.rollout.n=8 \
+  actor_rollout_ref.rollout.tensor_model_parallel_size=1 \
+  actor_rollout_ref.rollout.gpu_memory_utilization=0.5 \
+  actor_rollout_ref.rollout.log_prob_use_dynamic_bsz=true \
+  actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=16384 \
+  actor_rollout_ref.ref.log_prob_use_dynamic_bsz=true \
+  actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=16384 \
+  critic.strategy=fsdp2 \
+  critic.model.path="$CRITIC" \
+  critic.optim.lr=1e-5 \
+  critic.ppo_mini_batch_size=64 \
+  critic.use_dynamic_bsz=true \
+  critic.ppo_max_token_len_per_gpu=32768 \
+  trainer.n_gpus_per_node="$GPUS" \
+  trainer.nnodes="$NODES" \
+  trainer.critic_warmup=5 \
+  trainer.total_epochs=1 \
+  trainer.save_freq=20 \
+  trainer.test_freq=10 \
+  trainer.project_name=dqo \
+  trainer.experiment_name=ppo \
+  'trainer.logger=[console]' \
+  "$@"

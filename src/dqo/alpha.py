@@ -1,0 +1,145 @@
+"""Where the weight of diversity comes from at each step: a schedule, a floor under quality, or a diversity target.
+
+All three answer `now` before a batch, learn from it in `observe`, and give and take a `state` that JSON keeps exactly.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from dqo.core.alpha_control import AlphaControl, ramped_floor
+from dqo.core.alpha_schedule import AlphaSchedule
+
+
+class AlphaSource(Protocol):
+    """What a trainer asks for alpha; `step` counts the optimizer steps done before, of `total_steps` in the run."""
+
+    def now(self, step: int, total_steps: int) -> float:
+        """Alpha for the next batch."""
+        ...
+
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
+        """Learn from the batch that `now` was asked for: its mean quality and mean Vendi score."""
+        ...
+
+    def logs(self) -> dict[str, float]:
+        """Numbers worth a line in the log, by name."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must keep."""
+        ...
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        ...
+
+
+class ScheduledAlpha:
+    """Alpha by a schedule; it learns nothing and remembers nothing.
+
+    Args:
+        schedule: alpha of every step.
+    """
+
+    def __init__(self, schedule: AlphaSchedule) -> None:
+        self.schedule = schedule
+
+    def now(self, step: int, total_steps: int) -> float:
+        """The schedule's value."""
+        return self.schedule.at(step, total_steps)
+
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
+        """Nothing to learn."""
+
+    def logs(self) -> dict[str, float]:
+        """Nothing beyond alpha itself."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing to keep: the step says it all."""
+        return {}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Nothing to take up."""
+
+
+class FlooredAlpha:
+    """As much diversity as quality stays above a floor for.
+
+    Args:
+        control: moves alpha.
+        floor: quality that must be kept, in reward units; or quality of a baseline run by step, the newest step not
+            after the present one counts.
+        slack: what may be lost against a baseline, in reward units; taken off its quality.
+        ramp: share of the run over which a fixed floor rises from the first batch's quality.
+    """
+
+    def __init__(
+        self, control: AlphaControl, floor: float | Mapping[int, float], slack: float = 0.0, ramp: float = 0.0
+    ) -> None:
+        self._control, self._floor, self._slack, self._ramp = control, floor, slack, ramp
+        self._first: float | None = None
+        self._held = math.nan  # the floor of the last batch, for the log
+
+    def now(self, step: int, total_steps: int) -> float:
+        """What the controller holds."""
+        return self._control.alpha
+
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
+        """Quality minus the floor that holds at this step is the error."""
+        if self._first is None and math.isfinite(quality):
+            self._first = quality
+        if isinstance(self._floor, Mapping):
+            # A log line of step s is about the batch that led to it, sampled after s - 1 steps.
+            known = [s for s in self._floor if s <= step + 1] or [min(self._floor)]
+            self._held = self._floor[max(known)] - self._slack
+        else:
+            first = self._floor if self._first is None else self._first
+            self._held = ramped_floor(self._floor, first, step / max(1, total_steps), self._ramp)
+        self._control.observe(quality - self._held)
+
+    def logs(self) -> dict[str, float]:
+        """The floor that held, and the smoothed error."""
+        return {"alpha/floor": self._held, "alpha/error": self._control.error}
+
+    def state(self) -> dict[str, Any]:
+        """The controller's state and the first quality."""
+        return {"control": self._control.state(), "first": self._first}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self._control.load(state["control"])
+        self._first = state["first"]
+
+
+class TargetedAlpha:
+    """As much alpha as holds the groups' mean Vendi score at a target.
+
+    Args:
+        control: moves alpha.
+        target: Vendi score to hold, above 1: effective number of different responses a group.
+    """
+
+    def __init__(self, control: AlphaControl, target: float) -> None:
+        self._control, self._target = control, target
+
+    def now(self, step: int, total_steps: int) -> float:
+        """What the controller holds."""
+        return self._control.alpha
+
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
+        """The error is how many e-folds of the Vendi score are missing."""
+        self._control.observe(math.log(self._target / vendi) if vendi > 0 else math.nan)
+
+    def logs(self) -> dict[str, float]:
+        """The smoothed error."""
+        return {"alpha/error": self._control.error}
+
+    def state(self) -> dict[str, Any]:
+        """The controller's state."""
+        return {"control": self._control.state()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken."""
+        self._control.load(state["control"])

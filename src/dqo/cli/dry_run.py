@@ -1,0 +1,173 @@
+"""`dqo train --dry-run`: everything a run needs is looked up and shown, nothing is trained and nothing is written.
+
+What cannot be had from here, a model of the hub without a network above all, is listed at the end with its reason; the
+rest is shown all the same, and the exit status is 1.
+"""
+
+import math
+import os
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from dqo.cli.lora import LoraSettings, peft_config
+from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
+from dqo.cli.recipe import Recipe
+from dqo.cli.run_inputs import check_lengths, recipe_task, rendered, run_notes, training_prompts
+from dqo.errors import DQOError
+from dqo.records import Prompt
+from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries
+from dqo.tasks import Task
+
+SHOWN_PROMPTS, SHOWN_CHARACTERS = 3, 400
+
+Found = TypeVar("Found")
+
+
+class DryRun:
+    """One dry run: lines as they are found out, and what could not be.
+
+    Args:
+        recipe: Checked settings.
+    """
+
+    def __init__(self, recipe: Recipe):
+        self.task: Task = recipe_task(recipe)
+        length = {"max_completion_length": self.task.max_completion_length}
+        self.recipe = replace(recipe, trainer=length | recipe.trainer)
+        self.config = self.recipe.config
+        self.unresolved: list[str] = []
+
+    def run(self) -> int:
+        """Print everything.
+
+        Returns:
+            0 if the run could start here, 1 if something could not be resolved.
+        """
+        _show("run", f"{self.recipe.algorithm}, alpha={self.config.alpha}, combine={self.config.combine}")
+        _show("output", f"{self.recipe.output_dir} (a dry run writes nothing)")
+        prompts = self._try("data", self._data) or []
+        tokenizer, shape = self._try("policy", self._policy) or (None, None)
+        self._rewards()
+        self._try("encoder", self._encoder)
+        self._batch(len(prompts))
+        if prompts and tokenizer is not None and shape is not None:
+            self._try("lengths", lambda: self._lengths(prompts, tokenizer, shape))
+        for number, prompt in enumerate(prompts[:SHOWN_PROMPTS], start=1):
+            text = rendered(prompt.prompt, tokenizer) if tokenizer is not None else prompt.prompt
+            shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … ({len(text):,} characters)"
+            print(f"\n--- prompt {number}, {prompt.id}\n{shown}")
+        for problem in self.unresolved:
+            print(f"\nNOT RESOLVED  {problem}")
+        print(f"\n{len(self.unresolved)} things could not be resolved." if self.unresolved else "\nThis run can start.")
+        return 1 if self.unresolved else 0
+
+    def _try(self, what: str, find: Callable[[], Found]) -> Found | None:
+        try:
+            return find()
+        except DQOError as error:
+            _show(what, "not resolved, see below")
+            self.unresolved.append(f"{what}: {' '.join(str(error).split())}")
+            return None
+
+    def _data(self) -> list[Prompt]:
+        prompts = training_prompts(self.recipe, self.task)
+        counts = [f"{len(prompts):,} to train on"]
+        for split in ("dev", "test"):
+            try:
+                counts.append(f"{len(self.task.prompts(split)):,} {split}")
+            except DQOError:  # a task that reads files may have been given none for this split
+                counts.append(f"no {split}")
+        _show("task", f"{self.recipe.task}: {', '.join(counts)} (from {self.recipe.data.get('path') or 'its source'})")
+        for note in run_notes(self.recipe, self.task):
+            _show("", note)
+        return prompts
+
+    def _policy(self) -> tuple[Any, PolicyShape]:
+        from dqo.models import load_outline
+
+        model_config, tokenizer = load_outline(self.recipe.model)
+        peft_config(self.recipe.lora)
+        lora = LoraSettings(**self.recipe.lora)
+        shape = policy_shape(model_config, lora.r if self.recipe.lora else None, lora.target_modules)
+        trained = "all trained" if shape.trained == shape.parameters else f"LoRA trains {shape.trained / 1e6:,.1f} M"
+        _show(
+            "policy",
+            f"{self.recipe.model}: {shape.kind}, {shape.parameters / 1e6:,.1f} M weights in {self.recipe.dtype}, "
+            f"{trained}; {shape.layers} layers of width {shape.width}, {shape.positions or 'any number of'} positions",
+        )
+        return tokenizer, shape
+
+    def _rewards(self) -> None:
+        for entry in read_entries(self.recipe.rewards):
+            options = ", ".join(f"{name}={value!r}" for name, value in entry.options.items())
+            label = f"{entry.weight:g} × {entry.reward}" + (f" ({options})" if options else "")
+            if entry.reward == QUALITY or self._try(f"reward {entry.reward}", lambda entry=entry: _check(entry)):
+                _show("reward", label)
+
+    def _encoder(self) -> None:
+        from dqo.embedders import load_embedder
+        from dqo.models import load_outline
+
+        name = self.config.encoder
+        if name.startswith("policy:"):  # the weights themselves may be large
+            width = load_outline(name.removeprefix("policy:"))[0].hidden_size
+        else:
+            width = load_embedder(name)(["a word"]).shape[1]
+        _show("encoder", f"{name}: {width} wide; kernel {self.config.kernel}, ridge {self.config.ridge:g}")
+
+    def _batch(self, available: int) -> None:
+        config, processes = self.config, int(os.environ.get("WORLD_SIZE", "1"))
+        group, total = config.num_generations, config.generation_batch_size
+        _show(
+            "batch",
+            f"{processes} process(es) × {config.per_device_train_batch_size} rows × {config.steps_per_generation} "
+            f"passes = {total} responses = {total // group} prompts × {group} responses, sampled at a time",
+        )
+        iterations = getattr(config, "num_iterations", 1)
+        prompts_a_step = total / group * config.gradient_accumulation_steps / (config.steps_per_generation * iterations)
+        steps = config.max_steps
+        if steps <= 0:
+            steps = math.ceil(config.num_train_epochs * available / prompts_a_step)
+        seen = steps * prompts_a_step
+        passes = f", {seen / available:.2f} passes over the data" if available else ""
+        _show("steps", f"{steps:,} optimizer steps of {prompts_a_step:g} prompts: {seen:,.0f} prompts{passes}")
+
+    def _lengths(self, prompts: list[Prompt], tokenizer: Any, shape: PolicyShape) -> None:
+        room = SimpleNamespace(max_position_embeddings=shape.positions)
+        lengths = check_lengths(prompts, tokenizer, room, self.config)
+        longest = max(lengths)
+        _show(
+            "tokens",
+            f"prompts of {statistics.median(lengths):.0f} (median) to {longest} tokens, responses of up to "
+            f"{self.config.max_completion_length}",
+        )
+        parts = memory_parts(shape, self.config, self.recipe.dtype, longest)
+        _show(
+            "memory",
+            f"about {sum(parts.values()):.1f} GiB a process, not sharded and without encoder and reward models: "
+            + ", ".join(f"{name} {value:.1f}" for name, value in parts.items()),
+        )
+
+
+def _check(entry: Entry) -> bool:
+    """A reward without the weights of its model; a judge is asked once, so that a dead one is found."""
+    if entry.reward == "reward_model":
+        from dqo.rewards.reward_model import check_outline
+
+        check_outline(str(entry.options.get("model")))
+    elif entry.reward == "fluency":
+        from dqo.models import DEFAULT_POLICY, load_outline
+
+        load_outline(entry.options.get("model", DEFAULT_POLICY))
+    else:
+        reward = load_reward(entry)
+        if entry.reward == "judge":
+            reward(prompts=["Say hello."], completions=["Hello!"])
+    return True
+
+
+def _show(what: str, text: str) -> None:
+    print(f"{what:9} {text}")

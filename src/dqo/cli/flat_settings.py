@@ -1,0 +1,65 @@
+"""The settings of a recipe as one flat table, `trainer.learning_rate: 1e-5`, and back to sections."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dqo.cli.yaml_reader import read_yaml_file
+from dqo.errors import RecipeError
+
+SECTIONS = ("task_options", "data", "lora", "trainer")
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """The settings of a recipe file by dotted name, not yet checked.
+
+    Args:
+        path: YAML file.
+
+    Returns:
+        Dotted name -> value, in file order.
+
+    Raises:
+        RecipeError: An unreadable file, or a section that is no mapping.
+    """
+    return flat_settings(read_yaml_file(path), str(path))
+
+
+def flat_settings(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Settings by dotted name.
+
+    Args:
+        document: Settings as a recipe nests them, or dotted already.
+        origin: Where they come from, for messages.
+
+    Returns:
+        Dotted name -> value.
+
+    Raises:
+        RecipeError: A section that is no mapping.
+    """
+    flat = {}
+    for key, value in document.items():
+        if key not in (*SECTIONS, "versions"):
+            flat[key] = value
+        elif isinstance(value, dict):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        elif value is not None:
+            raise RecipeError(f"{origin}: `{key}` must be a mapping of settings, got {value!r}; indent them below it.")
+    return flat
+
+
+def nested_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name as a recipe nests them; the reverse of `flat_settings`.
+
+    Args:
+        settings: Dotted name -> value.
+
+    Returns:
+        What to write as YAML.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        section, _, name = key.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[name] = value
+    return nested

@@ -1,0 +1,109 @@
+"""How much accelerator memory a run will take, from shapes alone: an estimate to plan with, no measurement."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+GIB = 2**30
+# Numbers a transformer layer keeps for the backward pass, per token and unit of width, attention matrices not stored
+# (34 bytes in 16-bit arithmetic: Korthikanti et al., arXiv 2205.05198, eq. 1 and section 5).
+_KEPT = 17
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@dataclass(frozen=True)
+class PolicyShape:
+    """What the estimate needs to know of a policy.
+
+    Attributes:
+        kind: Class of the model.
+        parameters: Number of weights.
+        trained: Those that are trained: all of them, or the LoRA additions.
+        layers: Number of layers.
+        width: Hidden width.
+        kv_width: Width of keys (and of values) of one token in one layer.
+        vocabulary: Number of tokens.
+        positions: Longest sequence; None where the model does not say.
+    """
+
+    kind: str
+    parameters: int
+    trained: int
+    layers: int
+    width: int
+    kv_width: int
+    vocabulary: int
+    positions: int | None
+
+
+def policy_shape(config: "PretrainedConfig", lora_rank: int | None, targets: Sequence[str] | str) -> PolicyShape:
+    """Shapes of a model that is built without memory for its weights.
+
+    Args:
+        config: Of a causal language model.
+        lora_rank: None where all weights are trained.
+        targets: The layers that LoRA adds to: ends of their names, or "all-linear" for all but the output head.
+
+    Returns:
+        The shapes.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    trained = parameters
+    if lora_rank is not None:
+        head = model.get_output_embeddings()
+        trained = 0
+        for name, layer in model.named_modules():
+            wanted = layer is not head if targets == "all-linear" else name.split(".")[-1] in targets
+            if isinstance(layer, torch.nn.Linear) and wanted:
+                trained += lora_rank * (layer.in_features + layer.out_features)
+    heads = config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return PolicyShape(
+        kind=type(model).__name__,
+        parameters=parameters,
+        trained=trained,
+        layers=config.num_hidden_layers,
+        width=config.hidden_size,
+        kv_width=(getattr(config, "num_key_value_heads", None) or heads) * head_width,
+        vocabulary=config.vocab_size,
+        positions=getattr(config, "max_position_embeddings", None),
+    )
+
+
+def memory_parts(shape: PolicyShape, config: Any, dtype: str, longest_prompt: int) -> dict[str, float]:
+    """Memory of one process without sharding, by what it is for.
+
+    Args:
+        shape: Of the policy.
+        config: The host's settings.
+        dtype: Of the weights.
+        longest_prompt: Tokens.
+
+    Returns:
+        GiB under each name; what does not occur is left out.
+    """
+    size = _BYTES[dtype]
+    working = 2 if config.bf16 or config.fp16 else size  # bytes of a number in the forward pass
+    rows, tokens = config.per_device_train_batch_size, longest_prompt + config.max_completion_length
+    layer = rows * tokens * shape.width * working * _KEPT
+    checkpointed = rows * tokens * shape.width * working * shape.layers + layer
+    generated = min(rows * (config.steps_per_generation or 1), config.generation_batch_size)
+    parts = {
+        "weights": shape.parameters * size,
+        "gradients": shape.trained * size,
+        "Adam's moments": 2 * shape.trained * size,
+        "critic": 4 * 4 * shape.parameters if getattr(config, "critic", None) == "separate" else 0,
+        "reference": shape.parameters * size if config.beta and shape.trained == shape.parameters else 0,
+        "activations": checkpointed if config.gradient_checkpointing else layer * shape.layers,
+        "logits": 2 * rows * config.max_completion_length * shape.vocabulary * 4,
+        "keys and values": 0 if config.use_vllm else 2 * generated * tokens * shape.layers * shape.kv_width * working,
+    }
+    return {name: value / GIB for name, value in parts.items() if value}

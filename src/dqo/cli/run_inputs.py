@@ -1,0 +1,172 @@
+"""What a run is fed: its task, prompts and rewards, made of a recipe and checked before the policy is trained."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dqo.cli.recipe import Recipe
+from dqo.errors import DataError
+from dqo.records import Prompt, read_prompts
+from dqo.rewards import TaskReward
+from dqo.rewards.loading import QUALITY, load_reward, outcome_warning, read_entries
+from dqo.rewards.record_reward import RecordReward
+from dqo.tasks import Task, load_task, takes_path
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+def task_options(recipe: Recipe) -> dict[str, Any]:
+    """Arguments of the task, the local copy of its data set among them where `data.path` names one.
+
+    Args:
+        recipe: Checked settings.
+
+    Returns:
+        Keyword arguments of the task's class.
+    """
+    path = recipe.data.get("path")
+    return {**recipe.task_options, **({"path": path} if path and takes_path(recipe.task) else {})}
+
+
+def recipe_task(recipe: Recipe) -> Task:
+    """The task of a recipe.
+
+    Args:
+        recipe: Checked settings.
+
+    Returns:
+        The task.
+
+    Raises:
+        RecipeError: An unknown task or option.
+    """
+    return load_task(recipe.task, **task_options(recipe))
+
+
+def training_prompts(recipe: Recipe, task: Task) -> list[Prompt]:
+    """The prompts to train on: those of the task, or of the recipe's own file.
+
+    Args:
+        recipe: Names the file and the batch.
+        task: Has the prompts of the split "train".
+
+    Returns:
+        The prompts.
+
+    Raises:
+        DataError: A bad file, or fewer prompts than one generation batch holds groups.
+    """
+    path = recipe.data.get("path")
+    prompts = read_prompts(path) if path and not takes_path(recipe.task) else task.prompts("train")
+    config = recipe.config
+    groups = config.generation_batch_size // config.num_generations
+    if len(prompts) < groups:
+        raise DataError(
+            f"{path or 'task ' + repr(task.name)}: expected at least {groups} prompts to train on, one a group of a "
+            f"step, got {len(prompts)}; add prompts or lower trainer.per_device_train_batch_size."
+        )
+    return prompts
+
+
+def reward_functions(recipe: Recipe, task: Task, stops: Collection[int]) -> list[TaskReward | RecordReward]:
+    """The rewards of a recipe in the order of their weights, each with a name of its own in the logs.
+
+    Args:
+        recipe: Its `rewards`.
+        task: Whose quality the entry `quality` is.
+        stops: Token ids that end a response.
+
+    Returns:
+        Callables for `reward_funcs`.
+
+    Raises:
+        DQOError: A reward that cannot be loaded.
+    """
+    functions: list[TaskReward | RecordReward] = []
+    for entry in read_entries(recipe.rewards):
+        if entry.reward == QUALITY:
+            function: TaskReward | RecordReward = TaskReward(task, stops)
+        else:
+            reward = load_reward(entry)
+            function = RecordReward(reward, stops, reward.__name__)
+        same = sum(other.__name__.split("_#")[0] == function.__name__ for other in functions)
+        if same:
+            function.__name__ += f"_#{same + 1}"
+        functions.append(function)
+    return functions
+
+
+def run_notes(recipe: Recipe, task: Task) -> list[str]:
+    """What a user should know before the run: what was left out of the data, and rewards that invite a hack.
+
+    Args:
+        recipe: Checked settings.
+        task: Its task, the prompts already read.
+
+    Returns:
+        Sentences.
+    """
+    notes = [f"{note}." for note in getattr(task, "notes", [])]
+    config = recipe.config
+    warning = outcome_warning(task, read_entries(recipe.rewards), config.largest_alpha, config.combine)
+    return [*notes, *([f"warning: {warning}"] if warning else [])]
+
+
+def prompt_lengths(prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Tokens of each prompt as the policy gets it, chat template included.
+
+    Args:
+        prompts: N prompts.
+        tokenizer: The policy's.
+
+    Returns:
+        N counts.
+    """
+    texts = [rendered(prompt.prompt, tokenizer) for prompt in prompts]
+    ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
+    return [len(row) for row in ids]
+
+
+def rendered(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """A prompt as the policy reads it.
+
+    Args:
+        prompt: The user's words.
+        tokenizer: The policy's; without a chat template the words stay as they are.
+
+    Returns:
+        The text that is tokenized.
+    """
+    if not tokenizer.chat_template:
+        return prompt
+    message = [{"role": "user", "content": prompt}]
+    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+
+
+def check_lengths(
+    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", model_config: "PretrainedConfig", config: Any
+) -> list[int]:
+    """Refuse a prompt that leaves no room for a response in the model's context.
+
+    Args:
+        prompts: What to train on.
+        tokenizer: The policy's.
+        model_config: The policy's, which says how many positions it has.
+        config: The host's settings, which say how long a response may be.
+
+    Returns:
+        Tokens of each prompt.
+
+    Raises:
+        DataError: Naming the longest prompt.
+    """
+    lengths = prompt_lengths(prompts, tokenizer)
+    room = getattr(model_config, "max_position_embeddings", None)
+    longest = max(range(len(lengths)), key=lengths.__getitem__)
+    if room and lengths[longest] + config.max_completion_length > room:
+        raise DataError(
+            f"prompt {prompts[longest].id!r}: expected at most {room} tokens with the response, the context of the "
+            f"model, got {lengths[longest]} and up to {config.max_completion_length} of the response; shorten the "
+            "prompt (max_article_words of cnn_dailymail does) or lower trainer.max_completion_length."
+        )
+    return lengths

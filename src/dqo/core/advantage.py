@@ -1,0 +1,85 @@
+"""Advantages from task reward and shaped reward, with the guards that groups of tied rewards need.
+
+Dividing a group's advantages by their own standard deviation blows the credit of a tie group up to unit variance
+whatever alpha is (docs/math.md eq. 5.5). Two guards: a floor under the standard deviation, and normalising the task
+reward alone and adding the credit after.
+"""
+
+import torch
+from torch import Tensor
+
+from dqo.errors import DQOError
+
+REWARD_SCALES = ("none", "batch", "group")
+_EPSILON = 1e-4  # the host's, so that without guards the numbers are the host's too
+_TIE = 1e-6  # float32 rewards of a tie group differ by rounding at most
+
+
+def scaled_advantage(
+    task: Tensor, shaped: Tensor, scale: str, *, std_floor: float = 0.0, decoupled: bool = False
+) -> Tensor:
+    """Group-centred advantages, scaled as asked.
+
+    Coupled: (a - mean a) / (max(std a, floor) + 1e-4) with a the shaped reward, which is the host's at floor 0.
+    Decoupled: (r - mean r) / (max(std r, floor) + 1e-4) + (x - mean x) with r the task reward and x = a - r what
+    diversity added: a unit of credit then buys alpha of advantage in every group, tied or not.
+
+    Args:
+        task: (P, G) task rewards; NaN where unscorable.
+        shaped: (P, G) rewards that are optimised; NaN where unscorable.
+        scale: "none", "batch" (std over all rows) or "group" (std over each group).
+        std_floor: least standard deviation that is divided by, in reward units, >= 0.
+        decoupled: whether the credit is added after the task reward was scaled.
+
+    Returns:
+        (P, G) float64; 0 for unscorable responses.
+
+    Raises:
+        DQOError: unknown scale or negative floor.
+
+    Source: docs/math.md eq. 5.5, 5.11 and 5.12.
+    """
+    if scale not in REWARD_SCALES:
+        raise DQOError(
+            f"`scale_rewards` must be one of {', '.join(REWARD_SCALES)}, got {scale!r}; choose one of these."
+        )
+    if not 0.0 <= std_floor < float("inf"):
+        raise DQOError(f"`std_floor` must be a finite number >= 0 in reward units, got {std_floor!r}; 0 is no floor.")
+    scaled = task.double() if decoupled else shaped.double()  # (P, G)
+    advantage = _centred(scaled)  # (P, G)
+    if scale != "none":
+        std = _std(scaled, dim=1) if scale == "group" else _std(scaled.flatten(), dim=0)  # (P, 1) or (1,)
+        advantage = advantage / (std.clamp_min(std_floor) + _EPSILON)
+    if decoupled:
+        advantage = advantage + _centred(shaped.double() - task.double())
+    return advantage.nan_to_num(0.0)
+
+
+def tied_groups(task: Tensor) -> Tensor:
+    """Groups whose *task* rewards are all equal: what a zero-variance filter must look at.
+
+    The shaped reward has variance in every group, because credits differ; a filter that reads it lets all-wrong
+    groups pass and trains on nothing but their diversity.
+
+    Args:
+        task: (P, G) task rewards; NaN where unscorable, not compared.
+
+    Returns:
+        (P,) bool, True also where fewer than two responses are scorable.
+
+    Source: docs/math.md eq. 5.5.
+    """
+    low = task.nan_to_num(float("inf")).amin(1)  # (P,)
+    high = torch.where(task.isnan(), -float("inf"), task).amax(1)  # (P,)
+    return high - low <= _TIE
+
+
+def _centred(values: Tensor) -> Tensor:
+    return values - values.nanmean(1, keepdim=True)  # (P, G)
+
+
+def _std(values: Tensor, dim: int) -> Tensor:
+    """Unbiased standard deviation over the numbers along dim, that dim kept; 0 for fewer than two."""
+    n = (~values.isnan()).sum(dim, keepdim=True)
+    square = (values - values.nanmean(dim, keepdim=True)).square().nansum(dim, keepdim=True)
+    return (square / (n - 1).clamp_min(1)).sqrt()

@@ -1,0 +1,191 @@
+"""Signs that diversity is earned by a trick: cheap numbers for every batch, watched and not trained on.
+
+Known tricks: longer responses, embeddings whose norm grows, text after the answer, repetition, and credit that goes to
+the poor half of a group (docs/signals.md "Hack detectors"). The last, that only the training encoder sees the
+difference, needs a second encoder and so belongs to evaluation: `encoder_disagreement`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dqo.core import cosine_kernel, leave_one_out
+from dqo.errors import DQOError
+
+_REFERENCE_BATCHES = 3  # what later batches are compared with: one alone is noise, many would follow the drift
+
+
+class Drift:
+    """Relative change of a batch mean against the mean of the first batches of the run."""
+
+    def __init__(self) -> None:
+        self._first: list[float] = []
+
+    def observe(self, value: float) -> float:
+        """Take a batch mean.
+
+        Args:
+            value: mean of one batch, > 0; NaN is passed over.
+
+        Returns:
+            value over the mean of the first batches (this one included while they last) minus 1; NaN where undefined.
+        """
+        if not math.isfinite(value):
+            return math.nan
+        if len(self._first) < _REFERENCE_BATCHES:
+            self._first.append(value)
+        reference = sum(self._first) / len(self._first)
+        return value / reference - 1.0 if reference > 0 else math.nan
+
+    def state(self) -> list[float]:
+        """The first batch means."""
+        return list(self._first)
+
+    def load(self, state: list[float]) -> None:
+        """Continue where `state` was taken.
+
+        Args:
+            state: what `state()` returned.
+        """
+        self._first = [float(value) for value in state]
+
+
+class DriftOfRun:
+    """Drift of completion length and of embedding norm over a run, kept over a resume."""
+
+    def __init__(self) -> None:
+        self._drifts = {"hack/length_drift": Drift(), "hack/norm_drift": Drift()}
+
+    def observe(self, lengths: Tensor, norms: Tensor) -> dict[str, float]:
+        """Drift of this batch by name.
+
+        Args:
+            lengths: (N,) tokens of each completion.
+            norms: (N,) norm of each embedding; zero (an empty response) is left out.
+
+        Returns:
+            "hack/length_drift" and "hack/norm_drift", 0.1 for a tenth more than at the start.
+        """
+        filled = norms[norms > 0].double()
+        means = (lengths.double().mean().item(), filled.mean().item() if len(filled) else math.nan)
+        return {name: drift.observe(mean) for (name, drift), mean in zip(self._drifts.items(), means, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        """First batch means by name."""
+        return {name: drift.state() for name, drift in self._drifts.items()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Args:
+            state: what `state()` returned.
+        """
+        for name, drift in self._drifts.items():
+            drift.load(state.get(name, []))
+
+
+def text_signs(text: str, answer_span: Callable[[str], str]) -> tuple[float, float]:
+    """What one response shows by itself.
+
+    Args:
+        text: the whole response.
+        answer_span: text -> the part that is embedded.
+
+    Returns:
+        post_answer_share and repetition, each in [0, 1] or NaN.
+    """
+    return post_answer_share(text, answer_span(text)), repetition(text)
+
+
+def post_answer_share(text: str, answer: str) -> float:
+    """Share of a response's characters that come after its answer, surrounding white space not counted.
+
+    Args:
+        text: the whole response.
+        answer: the answer as it stands in the text; its first place there counts.
+
+    Returns:
+        share in [0, 1]; 0 for an empty response; NaN where the answer does not stand in the text word for word
+        (a task may normalise it), so that nothing can be said.
+    """
+    text, answer = text.strip(), answer.strip()
+    if not text:
+        return 0.0
+    start = text.find(answer)
+    if start < 0 or not answer:
+        return math.nan
+    return len(text[start + len(answer) :].strip()) / len(text)
+
+
+def repetition(text: str, n: int = 3) -> float:
+    """Share of a response's n-grams that repeat an earlier one of the same response.
+
+    Args:
+        text: the response, split at white space.
+        n: words of an n-gram.
+
+    Returns:
+        1 - distinct/all in [0, 1); 0 for fewer than n + 1 words.
+    """
+    words = text.split()
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def low_quality_credit(credit: Tensor, reward: Tensor) -> float:
+    """Share of the positive credit that goes to responses below the median quality of their group.
+
+    A fair signal gives them about their number's share, at most a half; well above it, different means bad here.
+
+    Args:
+        credit: (P, G) what the signal gave.
+        reward: (P, G) task rewards; NaN where unscorable.
+
+    Returns:
+        share in [0, 1]; NaN where no credit was given. In a group whose rewards tie nobody is below the median.
+    """
+    paid = credit.double().clamp_min(0.0).masked_fill(reward.isnan(), 0.0)  # (P, G)
+    below = reward.double() < reward.double().nanmedian(1, keepdim=True).values  # (P, G)
+    total = paid.sum().item()
+    return (paid * below).sum().item() / total if total > 0 else math.nan
+
+
+def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> float:
+    """How differently two encoders order the responses of a group by the credit they would earn.
+
+    0: the same order; 1/2: unrelated; 1: reversed. A rise while training says that the policy found what only the
+    training encoder can tell apart.
+
+    Args:
+        E: (P, G, D) embeddings of the training encoder.
+        E_heldout: (P, G, D') embeddings of another one, of the same responses.
+
+    Returns:
+        mean over groups of (1 - Spearman correlation of the leave-one-out credits) / 2; groups in which an encoder
+        sees no difference at all are left out, NaN where that leaves none.
+
+    Raises:
+        DQOError: the two hold different numbers of groups or responses.
+    """
+    if E.shape[:-1] != E_heldout.shape[:-1]:
+        raise DQOError(
+            f"Expected two encoders' embeddings of the same responses, got shapes {tuple(E.shape)} and "
+            f"{tuple(E_heldout.shape)}; embed the same groups with both."
+        )
+    ranks = [_ranks(leave_one_out(cosine_kernel(rows))) for rows in (E, E_heldout)]
+    a, b = (rank - rank.mean(-1, keepdim=True) for rank in ranks)  # (P, G)
+    scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()  # (P,)
+    told = scale > 0
+    if not told.any():
+        return math.nan
+    return ((1.0 - (a * b).sum(-1)[told] / scale[told]) / 2.0).mean().item()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Mean ranks along the last dimension, credits closer than 1e-9 sharing theirs."""
+    difference = values.unsqueeze(-1) - values.unsqueeze(-2)  # (..., G, G)
+    below, equal = difference > 1e-9, difference.abs() <= 1e-9
+    return below.double().sum(-1) + torch.where(equal, 0.5, 0.0).sum(-1)  # (..., G)

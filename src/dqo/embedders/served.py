@@ -1,0 +1,72 @@
+"""An encoder behind an OpenAI-compatible server, such as vLLM, SGLang or TEI."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from dqo.embedders.chunking import check_batch_size, embed_in_chunks
+from dqo.endpoint import Endpoint
+from dqo.errors import EncoderError
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+# The server's tokenizer is not known here, so pieces are measured in bytes: at three bytes a token, which English words
+# exceed, these are the 500 tokens that an encoder of 512 positions reads. What a server cuts off is not seen here.
+PIECE_BYTES = 1500
+
+
+class ServedEmbedder:
+    """Embeddings from a server; a text of more than `PIECE_BYTES` bytes is sent in pieces, which are averaged.
+
+    Attributes:
+        name: "endpoint:<base_url>#<model>".
+        dimension: D, found out with one request when it is made, so that a dead server stops a run at its start.
+    """
+
+    def __init__(self, base_url: str, model: str, *, batch_size: int = 64, timeout: float = 60.0, retries: int = 4):
+        """Ask the server for the width of its embeddings.
+
+        Args:
+            base_url: Such as "http://localhost:8000/v1".
+            model: Name of the model there.
+            batch_size: Texts in one request.
+            timeout: Seconds an attempt may take.
+            retries: Attempts after the first.
+
+        Raises:
+            EndpointError: The server does not answer; a key is read from the environment variable OPENAI_API_KEY.
+            EncoderError: A batch size below 1.
+        """
+        self.name = f"endpoint:{base_url}#{model}"
+        self.batch_size = check_batch_size(batch_size)
+        self._model = model
+        self._endpoint = Endpoint(base_url, timeout=timeout, retries=retries)
+        self.dimension = len(self._endpoint.map(self._ask, [["probe"]])[0][0])
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, D) float32 rows of norm 1 on the CPU; a zero row for a blank text."""
+        return embed_in_chunks(
+            texts,
+            name=self.name,
+            dimension=self.dimension,
+            batch_size=max(self.batch_size, self.batch_size * self._endpoint.concurrency),
+            limit=PIECE_BYTES,
+            count_tokens=lambda rows: [len(row.encode("utf-8", "replace")) for row in rows],
+            encode=self._encode,
+        )
+
+    def _encode(self, texts: list[str]) -> Tensor:
+        requests = [texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size)]
+        rows = [row for answer in self._endpoint.map(self._ask, requests) for row in answer]
+        if len(rows) != len(texts) or len({len(row) for row in rows}) != 1:
+            raise EncoderError(
+                f"encoder {self.name!r} should return one vector a text, but returned {len(rows)} for {len(texts)}, of "
+                f"widths {sorted({len(row) for row in rows})}; use another model."
+            )
+        return torch.tensor(rows, dtype=torch.float32)  # (B, D)
+
+    async def _ask(self, client: "AsyncOpenAI", texts: list[str]) -> list[list[float]]:
+        answer = await client.embeddings.create(model=self._model, input=texts, encoding_format="float")
+        return [row.embedding for row in sorted(answer.data, key=lambda row: row.index)]

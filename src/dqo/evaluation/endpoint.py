@@ -1,0 +1,167 @@
+"""An OpenAI-compatible endpoint as a source of responses: a vLLM server, or any other that completes chats."""
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+from urllib.parse import urlsplit
+
+from dqo.errors import EndpointError
+from dqo.evaluation.sample import Answer, Request, check_settings
+from dqo.hub import first_words
+
+KEY = "OPENAI_API_KEY"
+# A vLLM server takes what the request leaves out from the model's generation_config.json; these are the neutral values.
+_NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+class Endpoint:
+    """Draws by chat completions, one request a response, many at a time.
+
+    The prompt is sent as a user message with top_p 1; a vLLM server is also told top-k -1, min-p 0 and repetition
+    penalty 1, so that it samples from the model's own distribution. Every request carries a seed of its own, which a
+    server may ignore. Failed connections, timeouts and answers 408, 409, 429 and 5xx are tried again after a growing
+    pause. The key comes from the environment variable OPENAI_API_KEY and is recorded nowhere. Of models that think
+    aloud in a field of their own only the answer is read.
+
+    Args:
+        model: Name under which the server offers the model.
+        url: Base of the API, such as http://localhost:8000/v1.
+        seed: Any whole number.
+        max_new_tokens: Longest response in tokens.
+        temperature: Above 0.
+        concurrency: Requests at a time.
+        timeout: Seconds until an unanswered request is given up.
+        retries: How often a failed request is sent again.
+
+    Raises:
+        EndpointError: A URL that is none or holds a password, a server that does not answer, or one that does not
+            offer the model.
+        DataError: A number out of range.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        url: str,
+        *,
+        seed: int,
+        max_new_tokens: int,
+        temperature: float,
+        concurrency: int = 32,
+        timeout: float = 600.0,
+        retries: int = 5,
+    ):
+        check_settings(max_new_tokens=max_new_tokens, temperature=temperature, concurrency=concurrency)
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            came = "one with such a part" if parts.hostname else repr(url)
+            raise EndpointError(
+                "endpoint: expected a URL such as http://localhost:8000/v1 without user, password or query, got "
+                f"{came}; a key goes into the environment variable {KEY}."
+            )
+        self.model, self.url, self.seed, self.temperature = model, url.rstrip("/"), seed, temperature
+        self.max_new_tokens, self.concurrency, self.retries = max_new_tokens, concurrency, retries
+        self._client = _client(self.url, timeout, retries)
+        self.server = self._find_model()
+
+    def settings(self) -> dict[str, Any]:
+        """Where the responses came from and what was asked for."""
+        return {
+            "endpoint": self.url,
+            "server": self.server,
+            "model": self.model,
+            "seed": self.seed,
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+            "top_p": 1.0,
+            **self._neutral(),
+        }
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Nothing: the server alone knows its model's context, and names the prompt that does not fit."""
+
+    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+        """The answers as they come; the first request that fails for good ends the run."""
+        rest = iter(requests)
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="endpoint")
+        running: set[Future] = set()
+        try:
+            while True:
+                for request in rest:
+                    running.add(pool.submit(self._ask, request))
+                    if len(running) == self.concurrency:
+                        break
+                if not running:
+                    return
+                done, running = wait(running, return_when=FIRST_COMPLETED)
+                failed = [future for future in done if future.exception()]
+                yield from (future.result() for future in done if not future.exception())
+                if failed:  # after the answers that came with it, which may finish a prompt
+                    failed[0].result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _neutral(self) -> dict[str, Any]:
+        return _NEUTRAL if self.server == "vllm" else {}
+
+    def _find_model(self) -> str:
+        import openai
+
+        try:
+            served = {entry.id: getattr(entry, "owned_by", None) or "unknown" for entry in self._client.models.list()}
+        except openai.APIStatusError as error:
+            raise self._error("to list its models", error) from error
+        except openai.OpenAIError as error:
+            raise self._error("to be up", error) from error
+        except (TypeError, ValueError, AttributeError) as error:  # a page of something else
+            raise self._error("to speak the OpenAI protocol", error) from error
+        if self.model not in served:
+            raise EndpointError(
+                f"endpoint {self.url}: expected it to serve {self.model!r}, but it offers "
+                f"{', '.join(sorted(served)[:20]) or 'nothing'}; give --model one of these."
+            )
+        return served[self.model]
+
+    def _ask(self, request: Request) -> tuple[Request, Answer]:
+        import openai
+
+        what = f"to answer prompt {request.prompt_id!r}"
+        try:
+            reply = self._client.chat.completions.create(
+                model=self.model,
+                messages=[{"role": "user", "content": request.message}],
+                max_tokens=self.max_new_tokens,
+                temperature=self.temperature,
+                top_p=1.0,
+                seed=request.seed(self.seed) % 2**31,
+                extra_body=self._neutral() or None,
+            )
+            choice = reply.choices[0]
+            return request, (choice.message.content or "", "length" if choice.finish_reason == "length" else "eos")
+        except openai.OpenAIError as error:
+            raise self._error(what, error) from error
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
+            raise self._error(f"{what} with a chat completion", error) from error
+
+    def _error(self, expected: str, error: Exception) -> EndpointError:
+        advice = "start the server or check the URL, then run the same command again: finished prompts are kept"
+        if getattr(error, "status_code", None) in (401, 403):
+            advice = f"set the environment variable {KEY}"
+        elif 400 <= (getattr(error, "status_code", None) or 0) < 500:
+            advice = "shorten the prompt, lower --max-new-tokens, or check what the server takes"
+        return EndpointError(
+            f"endpoint {self.url}: expected it {expected}, got {first_words(error)} after {self.retries} retries; "
+            f"{advice}."
+        )
+
+
+def _client(url: str, timeout: float, retries: int) -> Any:
+    try:
+        import openai
+    except ModuleNotFoundError as error:
+        raise EndpointError(
+            "an endpoint needs the package openai, which is not installed; run `pip install 'dqo[endpoint]'`."
+        ) from error
+    # A server of one's own asks for no key, but the client does.
+    return openai.OpenAI(base_url=url, api_key=os.environ.get(KEY) or "none", timeout=timeout, max_retries=retries)

@@ -1,0 +1,46 @@
+"""From a name to what decides that two responses mean the same."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from dqo.errors import RecipeError
+
+CHOICES = "embedding, noveltybench, noveltybench:<model folder> or nli:<model>"
+
+
+class Equivalence(Protocol):
+    """Pairs of texts -> whether they mean the same; its name goes into metrics.json."""
+
+    name: str
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """One answer a pair."""
+        ...
+
+
+def load_equivalence(name: str) -> Equivalence | None:
+    """The judge of equal meaning of a name.
+
+    Args:
+        name: `embedding` (the cosine of the encoder against a threshold), `noveltybench` (that benchmark's
+            classifier), or `nli:MODEL` (entailment in both directions by that model).
+
+    Returns:
+        The judge, or None for `embedding`, which needs no texts.
+
+    Raises:
+        RecipeError: Another name.
+        EncoderError: A model that cannot be loaded.
+    """
+    kind, _, model = name.partition(":")
+    if name == "embedding":
+        return None
+    if kind == "noveltybench":
+        from dqo.evaluation.pair_models import NOVELTYBENCH_CLASSIFIER, NoveltyBenchClassifier
+
+        return NoveltyBenchClassifier(model or NOVELTYBENCH_CLASSIFIER)
+    if kind == "nli" and model:
+        from dqo.evaluation.pair_models import Entailment
+
+        return Entailment(model)
+    raise RecipeError(f"equivalence: expected {CHOICES}, got {name!r}.")

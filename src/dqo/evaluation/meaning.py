@@ -1,0 +1,178 @@
+"""How many different things a group of responses says: classes of equal meaning, and what is read off them.
+
+Responses are sorted into classes by the first-member protocol of NoveltyBench: in their order, each joins the first
+class whose *first member* it means the same as, or opens a new one. What "means the same" is comes from outside: an
+entailment model in both directions, a fine-tuned classifier, a judge, or a threshold on embeddings. A blank response
+means nothing: its class is -1, which is no class.
+"""
+
+import math
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from dqo.core import cosine_kernel
+from dqo.errors import DQOError
+from dqo.evaluation.geometry import as_matrix
+
+SamePairs = Callable[[list[tuple[str, str]]], Iterable[bool]]
+NOTHING = -1
+# A cosine by all-MiniLM-L6-v2; docs/evaluation.md says what it was measured on.
+SAME_MEANING = 0.75
+_SKYWORK = (-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875)
+
+
+def meaning_classes(groups: Sequence[Sequence[str]], same: SamePairs) -> list[list[int]]:
+    """Class of every response, group by group; all groups advance together, so that `same` sees large batches.
+
+    Args:
+        groups: The responses to each of P prompts.
+        same: Pairs (first member of a class, response) -> whether they mean the same, one answer a pair.
+
+    Returns:
+        For each group the classes of its responses, numbered 0, 1, ... in order of appearance; -1 for a blank one.
+
+    Raises:
+        DQOError: If `groups` is a list of strings instead of a list of lists, or `same` returns another count.
+    """
+    if any(isinstance(texts, str) for texts in groups):
+        raise DQOError("`groups` must hold one list of responses a prompt, got strings; wrap them in a list.")
+    classes = [[NOTHING] * len(texts) for texts in groups]
+    waiting = [[i for i, text in enumerate(texts) if text.strip()] for texts in groups]
+    number = 0
+    while any(waiting):
+        firsts = [rows[0] if rows else None for rows in waiting]
+        asked = [(p, i) for p, rows in enumerate(waiting) for i in rows[1:]]
+        pairs = [(groups[p][firsts[p]], groups[p][i]) for p, i in asked]
+        answers = [bool(answer) for answer in same(pairs)] if pairs else []
+        if len(answers) != len(pairs):
+            raise DQOError(f"`same` must return one answer a pair, got {len(answers)} for {len(pairs)} pairs.")
+        joined = [(p, firsts[p]) for p in range(len(groups)) if firsts[p] is not None]
+        joined += [row for row, answer in zip(asked, answers, strict=True) if answer]
+        for p, i in joined:
+            classes[p][i] = number
+            waiting[p].remove(i)
+        number += 1
+    return classes
+
+
+def embedding_classes(E: Tensor | Sequence, threshold: float = SAME_MEANING) -> list[int]:
+    """Classes of one group where two responses mean the same if their cosine reaches the threshold.
+
+    Args:
+        E: (G, D) embeddings as tensor, array or list of rows, a zero row for a blank response.
+        threshold: Least cosine of equal meaning, in (0, 1]. It belongs to an encoder: 0.75 to all-MiniLM-L6-v2.
+
+    Returns:
+        G classes, numbered in order of appearance; -1 for a zero row.
+
+    Raises:
+        DQOError: If the threshold is out of range or E is not a matrix.
+        NonFiniteError: If E holds NaN or infinity; names the row.
+    """
+    if not 0.0 < threshold <= 1.0:
+        raise DQOError(f"`threshold` must be a cosine above 0 and at most 1, got {threshold}; use 0.75.")
+    kernel = cosine_kernel(as_matrix(E))  # (G, G)
+    equal = (kernel >= threshold - 1e-9).tolist()  # rounding must not part copies at threshold 1
+    classes, firsts = [], []
+    for i, filled in enumerate((torch.diagonal(kernel) > 0).tolist()):
+        found = next((number for number, first in enumerate(firsts) if equal[first][i]), len(firsts))
+        if filled and found == len(firsts):
+            firsts.append(i)
+        classes.append(found if filled else NOTHING)
+    return classes
+
+
+def distinct_k(classes: Sequence[int]) -> int:
+    """Number of classes among the k responses of a prompt; NoveltyBench's distinct_k.
+
+    NoveltyBench's script writes the largest class number, which is one less.
+
+    Args:
+        classes: Class of each response, -1 for a blank one.
+
+    Returns:
+        A whole number from 0 to k.
+
+    Source: Zhang et al. 2025, NoveltyBench.
+    """
+    return len(set(classes) - {NOTHING})
+
+
+def semantic_entropy(classes: Sequence[int], logprobs: Sequence[float] | None = None) -> float:
+    """Entropy of the distribution over classes of meaning, -Σ p(c) log p(c), blank responses left out.
+
+    Args:
+        classes: Class of each response, -1 for a blank one.
+        logprobs: Log-probability of each response divided by its length in tokens; p(c) is then the share of their
+            exponentials. Without them p(c) is the share of responses, the "discrete" variant.
+
+    Returns:
+        Nats in [0, log k]; 0 where all mean the same, or nothing was said.
+
+    Raises:
+        DQOError: If there is not one finite log-probability a response.
+
+    Source: Kuhn et al. 2023; Farquhar et al. 2024 for the discrete variant.
+    """
+    if logprobs is None:
+        weights = [1.0] * len(classes)
+    else:
+        if len(logprobs) != len(classes) or not all(map(math.isfinite, logprobs)):
+            raise DQOError(f"`logprobs` must be {len(classes)} finite numbers, one a response, got {list(logprobs)}.")
+        top = max(logprobs, default=0.0)
+        weights = [math.exp(logprob - top) for logprob in logprobs]
+    mass: Counter[int] = Counter()
+    for label, weight in zip(classes, weights, strict=True):
+        if label != NOTHING:
+            mass[label] += weight
+    total = sum(mass.values())
+    return max(0.0, -sum(m / total * math.log(m / total) for m in mass.values() if m > 0))
+
+
+def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: float = 0.8) -> float:
+    """What a user gets who reads responses in order and goes on to the next with probability `patience`.
+
+    (1-p)/(1-p^k) Σ_i p^i [y_i opens a new class] u_i, i from 0: only the first response of each class is worth its
+    utility, and early ones count more. A mean with weights p^i, so in the unit of the utilities.
+
+    Args:
+        classes: Class of each response in the order they were sampled, -1 for a blank one.
+        utilities: Worth of each response; NoveltyBench's are whole numbers from 1 to 10.
+        patience: p in (0, 1]; 0.8 in NoveltyBench.
+
+    Returns:
+        A number between 0 and the largest utility where none is negative; 0.0 for no response.
+
+    Raises:
+        DQOError: If the lengths differ or the patience is out of range.
+
+    Source: Zhang et al. 2025, NoveltyBench.
+    """
+    if len(utilities) != len(classes):
+        raise DQOError(f"`utilities` must be one number a response, got {len(utilities)} for {len(classes)}.")
+    if not 0.0 < patience <= 1.0:
+        raise DQOError(f"`patience` must lie above 0 and be at most 1, got {patience}; NoveltyBench takes 0.8.")
+    seen, total, worth = {NOTHING}, 0.0, 0.0
+    for i, (label, utility) in enumerate(zip(classes, utilities, strict=True)):
+        total += patience**i
+        worth += patience**i * utility if label not in seen else 0.0
+        seen.add(label)
+    return worth / total if classes else 0.0
+
+
+def noveltybench_rating(reward: float) -> int:
+    """NoveltyBench's utility of a response, from the raw reward of Skywork-Reward-Gemma-2-27B-v0.2.
+
+    Args:
+        reward: What that reward model gives; the scale of another means nothing here.
+
+    Returns:
+        A whole number from 1 to 10.
+
+    Source: the thresholds in NoveltyBench's code.
+    """
+    return bisect_left(_SKYWORK, reward) + 1

@@ -1,0 +1,146 @@
+"""Do two texts mean the same: entailment in both directions, or NoveltyBench's classifier, from Hugging Face models."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from dqo.errors import EncoderError
+from dqo.hub import first_words
+
+NOVELTYBENCH_CLASSIFIER = "yimingzhang/deberta-v3-large-generation-similarity"
+NOVELTYBENCH_TOKENIZER = "microsoft/deberta-v3-large"
+
+Pairs = Sequence[tuple[str, str]]
+
+
+class Entailment:
+    """Two texts mean the same where an NLI model says that each entails the other, by its most likely label.
+
+    Give it to `meaning_classes`. A pair longer than the model reads is refused: cut texts would look alike.
+
+    Args:
+        model: Folder or hub name of a sequence classifier with a label "entailment", in safetensors format.
+        device: Where it runs; the accelerator where there is one.
+        batch_size: Pairs at a time.
+
+    Raises:
+        EncoderError: A model that cannot be loaded or has no such label; when called, a pair that is too long.
+
+    Source: Kuhn et al. 2023, "Semantic Uncertainty"; there the question stands before both texts.
+    """
+
+    def __init__(self, model: str, *, device: Any = None, batch_size: int = 32):
+        self.name = f"nli:{model}"
+        self._tokenizer, self._model = _load(model, model, device)
+        labels = {str(label).lower(): place for place, label in self._model.config.id2label.items()}
+        place = next((place for label, place in labels.items() if label.startswith("entail")), None)
+        if place is None:
+            raise EncoderError(
+                f"expected an NLI model with a label 'entailment', but {model!r} has {sorted(labels)}; choose another."
+            )
+        self._label, self._batch_size = int(place), batch_size
+        limits = (getattr(self._model.config, "max_position_embeddings", None), self._tokenizer.model_max_length)
+        self._room = min((limit for limit in limits if limit), default=512)
+
+    def __call__(self, pairs: Pairs) -> list[bool]:
+        """Whether the two texts of each pair entail each other."""
+        both = [*pairs, *((b, a) for a, b in pairs)]
+        rows = [self._tokenizer(a, b)["input_ids"] for a, b in both]
+        for (a, _), row in zip(both, rows, strict=True):
+            if len(row) > self._room:
+                raise EncoderError(
+                    f"{self.name} reads {self._room} tokens, got a pair of {len(row)} that begins {a[:40]!r}; choose a "
+                    "model that reads more, or a task whose answers are shorter."
+                )
+        entailed: list[bool] = []
+        for start in range(0, len(both), self._batch_size):
+            first, second = zip(*both[start : start + self._batch_size], strict=True)
+            inputs = self._tokenizer(list(first), list(second), padding=True, return_tensors="pt")
+            with torch.inference_mode():
+                logits = self._model(**inputs.to(self._model.device)).logits  # (N, labels)
+            entailed += (logits.argmax(-1) == self._label).tolist()
+        return [a and b for a, b in zip(entailed[: len(pairs)], entailed[len(pairs) :], strict=True)]
+
+
+class NoveltyBenchClassifier:
+    """Two responses mean the same where NoveltyBench's fine-tuned DeBERTa gives more than 0.102.
+
+    As there: the prompt is not read, each response is cut to 128 tokens, and where both have five words or fewer, they
+    are alike if at least half of the longer one's words are shared. (The first-member protocol is `meaning_classes`.)
+
+    Args:
+        model: Folder or hub name of the classifier; label 1 is "similar".
+        tokenizer: Folder or hub name of its tokenizer, which the classifier's own repository lacks.
+        device: Where it runs; the accelerator where there is one.
+        threshold: Probability above which two responses are alike.
+
+    Raises:
+        EncoderError: A model that cannot be loaded.
+
+    Source: Zhang et al. 2025, NoveltyBench, and its code.
+    """
+
+    def __init__(
+        self,
+        model: str = NOVELTYBENCH_CLASSIFIER,
+        *,
+        tokenizer: str = NOVELTYBENCH_TOKENIZER,
+        device: Any = None,
+        threshold: float = 0.102,
+    ):
+        self.name, self._threshold = f"noveltybench:{model}", threshold
+        self._tokenizer, self._model = _load(model, tokenizer, device)
+
+    def __call__(self, pairs: Pairs) -> list[bool]:
+        """Whether the two responses of each pair mean the same."""
+        return [self._alike(a, b) for a, b in pairs]
+
+    def _alike(self, a: str, b: str) -> bool:
+        words = alike_by_words(a, b)
+        if words is not None:
+            return words
+        cls, sep = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
+        first, second = (
+            self._tokenizer.encode(text, truncation=True, max_length=128, add_special_tokens=False) for text in (a, b)
+        )
+        ids = [cls, *first, sep, *second, sep]
+        kinds = [0] * (len(first) + 2) + [1] * (len(second) + 1)
+        device = self._model.device
+        with torch.inference_mode():
+            logits = self._model(
+                input_ids=torch.tensor([ids], device=device), token_type_ids=torch.tensor([kinds], device=device)
+            ).logits  # (1, 2)
+        return logits.float().softmax(-1)[0, 1].item() > self._threshold
+
+
+def alike_by_words(a: str, b: str) -> bool | None:
+    """NoveltyBench's rule for short responses: whether half of the words are shared; None where one is longer.
+
+    Args:
+        a: A response.
+        b: Another.
+
+    Returns:
+        True or False where both have five words or fewer, None otherwise.
+    """
+    first, second = a.strip().lower().split(), b.strip().lower().split()
+    longest = max(len(first), len(second))
+    return None if longest > 5 else 2 * len({*first} & {*second}) >= longest
+
+
+def _load(model: str, tokenizer: str, device: Any) -> tuple[Any, Any]:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    if device is None:
+        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
+    try:
+        loaded = AutoModelForSequenceClassification.from_pretrained(
+            model, trust_remote_code=False, use_safetensors=True
+        )
+        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), loaded.to(device).eval()
+    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
+        raise EncoderError(
+            f"expected a sequence classifier from {model!r}, but loading failed ({first_words(error)}); check name and "
+            "network, or give a folder."
+        ) from error

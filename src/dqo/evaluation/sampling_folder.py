@@ -1,0 +1,94 @@
+"""The folder of a sampling run: groups.jsonl, one line a finished prompt, and sampling.json, its settings.
+
+A line is written once, whole, when its prompt is finished; a kill can only leave the last line unfinished. A second run
+of the same settings keeps the whole lines and draws the rest.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dqo.errors import DataError
+from dqo.records import Group, Prompt, append_jsonl, read_groups, write_groups, write_json, write_text
+
+
+class SamplingFolder:
+    """Finished groups of one run, in memory and, where there is a folder, on disk.
+
+    Args:
+        out: The folder; None keeps nothing on disk.
+        settings: What decides what is drawn; a folder of other settings is refused.
+        prompts: What is asked.
+
+    Raises:
+        DataError: A folder that holds a run of other settings, weights or prompts.
+    """
+
+    def __init__(self, out: str | Path | None, settings: dict[str, Any], prompts: Sequence[Prompt]):
+        self.path = None if out is None else Path(out) / "groups.jsonl"
+        self.done = {} if out is None else _resume(Path(out), settings, prompts)
+
+    def add(self, group: Group) -> None:
+        """Keep a finished group."""
+        self.done[group.id] = group
+        if self.path is not None:
+            append_jsonl(self.path, vars(group))
+
+    def finish(self, prompts: Sequence[Prompt]) -> list[Group]:
+        """All groups in the order of the prompts; the file, whose lines come as they are finished, is put in order."""
+        groups = [self.done[prompt.id] for prompt in prompts]
+        if self.path is not None and list(self.done) != [prompt.id for prompt in prompts]:
+            write_groups(self.path, groups)
+        return groups
+
+
+def read_settings(folder: str | Path) -> dict[str, Any] | None:
+    """The settings that the responses of a folder were drawn with.
+
+    Args:
+        folder: Where groups.jsonl is.
+
+    Returns:
+        The content of sampling.json, None where there is none.
+
+    Raises:
+        DataError: A file that is no JSON object.
+    """
+    record = Path(folder) / "sampling.json"
+    if not record.exists():
+        return None
+    try:
+        return dict(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{record}: expected the JSON object of an earlier run, got {error}; delete it.") from error
+
+
+def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Group]:
+    """Groups the folder already holds, after checking that this run would have drawn the same."""
+    record, path = out / "sampling.json", out / "groups.jsonl"
+    before = read_settings(out)
+    if before is None:
+        if path.exists():
+            raise DataError(f"{path}: expected {record.name} beside it to resume from; choose another folder.")
+        write_json(record, settings)
+        return {}
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise DataError(
+                f"{record}: expected {name} = {value!r} to resume sampling, got {before.get(name)!r}; "
+                "choose another folder or delete this one."
+            )
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]  # a kill in the middle of a write leaves half a line
+    if whole != content:
+        write_text(path, whole.decode())
+    # Rewards of an earlier evaluation in the same folder are not this run's.
+    done = {group.id: replace(group, rewards=None) for group in read_groups(path)} if whole else {}
+    asked = {prompt.id: prompt.prompt for prompt in prompts}
+    for group in done.values():
+        if asked.get(group.id) != group.prompt:
+            raise DataError(f"{path}: expected groups of the prompts given, got another prompt with id {group.id!r}; "
+                            "choose another folder.")  # fmt: skip
+    return done

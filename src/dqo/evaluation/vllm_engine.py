@@ -1,0 +1,93 @@
+"""A vLLM engine in this process as a source of responses."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from dqo.errors import ModelError
+from dqo.evaluation.sample import Answer, Request, check_settings
+from dqo.hub import first_words
+
+_REQUESTS_AT_ONCE = 2048  # what a kill may cost; the engine batches inside
+
+
+class VllmEngine:
+    """Draws from the model's own distribution; vLLM's prefix cache reads a prompt once for its n responses.
+
+    Args:
+        model: Folder or hub name.
+        seed: Any whole number.
+        max_new_tokens: Longest response in tokens.
+        temperature: Above 0.
+
+    Raises:
+        ModelError: vLLM is not installed, or cannot load the model.
+        DataError: A number out of range.
+    """
+
+    def __init__(self, model: str, *, seed: int, max_new_tokens: int, temperature: float):
+        check_settings(max_new_tokens=max_new_tokens, temperature=temperature)
+        try:
+            import vllm
+        except ModuleNotFoundError as error:
+            raise ModelError(
+                "--backend vllm needs the package vllm, which is not installed; run `pip install vllm`, leave "
+                "--backend out, or give the URL of a vLLM server as --endpoint."
+            ) from error
+        self.model, self.seed, self.max_new_tokens, self.temperature = model, seed, max_new_tokens, temperature
+        self._vllm = vllm
+        try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
+            self._engine = vllm.LLM(model=model, seed=seed % 2**31, generation_config="vllm")
+        except Exception as error:  # the engine's, the hub's or the device's: all of them mean the same to the user
+            raise ModelError(
+                f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
+            ) from error
+        self._chat = bool(self._engine.get_tokenizer().chat_template)
+
+    def at(self, temperature: float) -> "VllmEngine":
+        """The same engine at another temperature.
+
+        Args:
+            temperature: Above 0.
+
+        Returns:
+            A source that shares the loaded model.
+        """
+        check_settings(temperature=temperature)
+        other = copy.copy(self)
+        other.temperature = temperature
+        return other
+
+    def settings(self) -> dict[str, Any]:
+        """The model and what decides the draws."""
+        return {
+            "backend": f"vllm {self._vllm.__version__}",
+            "model": self.model,
+            "chat_template": self._chat,
+            "seed": self.seed,
+            "temperature": self.temperature,
+            "max_new_tokens": self.max_new_tokens,
+        }
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Nothing: the engine refuses a prompt that does not fit when it comes to it."""
+
+    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+        """The answers, some thousand requests at a time."""
+        for start in range(0, len(requests), _REQUESTS_AT_ONCE):
+            batch = requests[start : start + _REQUESTS_AT_ONCE]
+            settings = [
+                self._vllm.SamplingParams(
+                    temperature=self.temperature, top_p=1.0, max_tokens=self.max_new_tokens,
+                    seed=request.seed(self.seed) % 2**31,
+                )
+                for request in batch
+            ]  # fmt: skip
+            if self._chat:
+                messages = [[{"role": "user", "content": request.message}] for request in batch]
+                outputs = self._engine.chat(messages, settings, use_tqdm=False)
+            else:
+                outputs = self._engine.generate([request.message for request in batch], settings, use_tqdm=False)
+            for request, output in zip(batch, outputs, strict=True):
+                answer = output.outputs[0]
+                yield request, (answer.text, "length" if answer.finish_reason == "length" else "eos")

@@ -1,0 +1,157 @@
+"""Settings of alpha: a number with a schedule, or "auto" under a floor on quality or towards a diversity target."""
+
+import json
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from dqo.alpha import AlphaSource, FlooredAlpha, ScheduledAlpha, TargetedAlpha
+from dqo.core.alpha_control import AlphaBounds, AlphaControl
+from dqo.core.alpha_schedule import AlphaSchedule
+from dqo.errors import DQOError, RecipeError
+
+_AUTO_ONLY = ("quality_floor", "quality_floor_of", "quality_slack", "quality_floor_ramp", "vendi_target",
+              "alpha_start", "alpha_min", "alpha_max", "alpha_rate")  # fmt: skip
+_FIXED_ONLY = ("alpha_schedule", "alpha_end", "alpha_warmup_steps")
+
+
+@dataclass
+class AlphaArguments:
+    """What alpha is at each step."""
+
+    alpha: float | str = field(
+        default=1.0,
+        metadata={
+            "help": "Weight of diversity against the task reward, >= 0; 0 trains on the task alone; 'auto' finds it."
+        },
+    )
+    alpha_schedule: str = field(
+        default="constant",
+        metadata={"help": "'constant', or 'linear' or 'cosine' from alpha to alpha_end at the last step."},
+    )
+    alpha_end: float = field(default=0.0, metadata={"help": "Alpha of the last step of a linear or cosine schedule."})
+    alpha_warmup_steps: int = field(default=0, metadata={"help": "Steps over which alpha rises to its value."})
+    quality_floor: float | None = field(
+        default=None, metadata={"help": "alpha='auto': mean task reward that must be kept, in reward units."}
+    )
+    quality_floor_of: str | None = field(
+        default=None,
+        metadata={"help": "alpha='auto': metrics.jsonl of a baseline run whose quality must be kept, step by step."},
+    )
+    quality_slack: float = field(
+        default=0.02, metadata={"help": "Quality that may be lost against quality_floor_of, in reward units."}
+    )
+    quality_floor_ramp: float = field(
+        default=0.5,
+        metadata={"help": "Share of the run over which quality_floor rises from the first batch's quality."},
+    )
+    vendi_target: float | None = field(
+        default=None, metadata={"help": "alpha='auto': mean Vendi score of a group to hold, above 1."}
+    )
+    alpha_start: float = field(default=1.0, metadata={"help": "alpha='auto': alpha of the first step."})
+    alpha_min: float = field(default=0.01, metadata={"help": "alpha='auto': smallest alpha, above 0."})
+    alpha_max: float = field(default=10.0, metadata={"help": "alpha='auto': largest alpha."})
+    alpha_rate: float = field(
+        default=0.5, metadata={"help": "alpha='auto': e-folds of alpha a step for one unit of error."}
+    )
+
+    def alpha_source(self) -> AlphaSource:
+        """Where the trainer takes alpha from; reads the baseline's log where there is one.
+
+        Returns:
+            a schedule or a controller.
+
+        Raises:
+            DQOError: a value out of range, settings that contradict each other, or a baseline that cannot be read.
+        """
+        self._check_alpha()
+        if self.alpha != "auto":
+            return ScheduledAlpha(
+                AlphaSchedule(self.alpha, self.alpha_schedule, self.alpha_end, self.alpha_warmup_steps)
+            )
+        control = AlphaControl(AlphaBounds(self.alpha_start, self.alpha_min, self.alpha_max, self.alpha_rate))
+        if self.vendi_target is not None:
+            return TargetedAlpha(control, self.vendi_target)
+        if self.quality_floor_of is not None:
+            return FlooredAlpha(control, read_quality_curve(self.quality_floor_of), slack=self.quality_slack)
+        return FlooredAlpha(control, self.quality_floor, ramp=self.quality_floor_ramp)
+
+    @property
+    def largest_alpha(self) -> float:
+        """The largest alpha that the run can reach."""
+        if self.alpha == "auto":
+            return self.alpha_max
+        return self.alpha if self.alpha_schedule == "constant" else max(self.alpha, self.alpha_end)
+
+    def _check_alpha(self) -> None:
+        """Refuse what is out of range, and every setting that would do nothing."""
+        automatic = self.alpha == "auto"
+        if not automatic and (isinstance(self.alpha, (bool, str)) or not 0 <= self.alpha < 1e9):
+            raise DQOError(f"`alpha` must be a finite number >= 0 or 'auto', got {self.alpha!r}; change the value.")
+        defaults = {spec.name: spec.default for spec in fields(AlphaArguments)}
+        for name in _FIXED_ONLY if automatic else _AUTO_ONLY:
+            if getattr(self, name) != defaults[name]:
+                belongs = "a number as `alpha`" if automatic else "alpha='auto'"
+                raise DQOError(
+                    f"`{name}` belongs to {belongs}, got {name}={getattr(self, name)!r} with alpha={self.alpha!r}; "
+                    "remove it or change `alpha`."
+                )
+        if not automatic:
+            if self.alpha_schedule == "constant" and self.alpha_end != 0.0:
+                raise DQOError(
+                    f"`alpha_end` belongs to alpha_schedule='linear' or 'cosine', got {self.alpha_end!r} with "
+                    "'constant'; remove it or choose one of these."
+                )
+            return
+        goals = {name: getattr(self, name) for name in ("quality_floor", "quality_floor_of", "vendi_target")}
+        given = [name for name, value in goals.items() if value is not None]
+        if len(given) != 1:
+            raise DQOError(
+                f"alpha='auto' needs exactly one of {', '.join(goals)}, got {' and '.join(given) or 'none'}; say what "
+                "quality must be kept or which diversity held."
+            )
+        if self.vendi_target is not None and not 1.0 < self.vendi_target <= self.num_generations:
+            raise DQOError(
+                f"`vendi_target` must lie above 1 and at most at num_generations={self.num_generations}, got "
+                f"{self.vendi_target!r}; it counts different responses of a group."
+            )
+        if not 0.0 <= self.quality_floor_ramp <= 1.0:
+            raise DQOError(f"`quality_floor_ramp` is a share of the run in [0, 1], got {self.quality_floor_ramp!r}.")
+
+
+def read_quality_curve(path: str | Path) -> dict[int, float]:
+    """Quality by step from a run's metrics.jsonl.
+
+    Args:
+        path: the file, or the run folder that holds it.
+
+    Returns:
+        step -> mean task reward of that step's batch.
+
+    Raises:
+        RecipeError: no such file, a line that is no JSON object with a step, or no line with a quality.
+    """
+    file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
+    try:
+        lines = file.read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise RecipeError(
+            f"quality_floor_of {str(path)!r}: expected the metrics.jsonl of a finished baseline run, got "
+            f"{error.strerror}; train the baseline first, with alpha=0."
+        ) from error
+    curve = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            step, quality = int(record["step"]), record.get("quality")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RecipeError(
+                f"{file}, line {number}: expected a JSON object with `step`, as `dqo train` writes, got "
+                f"{line[:60]!r}; name another file."
+            ) from error
+        if isinstance(quality, (int, float)):
+            curve[step] = float(quality)
+    if not curve:
+        raise RecipeError(f"{file}: expected lines with a `quality`, got none; name the metrics.jsonl of a run.")
+    return curve

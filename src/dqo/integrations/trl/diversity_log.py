@@ -1,0 +1,74 @@
+"""The numbers of a batch that every log line gets: quality, diversity, what alpha buys, and signs of tricks."""
+
+from collections.abc import Callable
+
+import torch
+from accelerate.utils import gather
+from torch import Tensor
+
+from dqo.core import tied_groups
+from dqo.detectors import low_quality_credit, text_signs
+from dqo.diversity import GroupCredit
+
+
+def batch_metrics(task: Tensor, group: GroupCredit) -> dict[str, float]:
+    """Means over the whole batch, under the names that metrics.jsonl promises.
+
+    Args:
+        task: (P, G) task rewards; NaN where unscorable.
+        group: what the signal gave.
+
+    Returns:
+        name -> number; NaN where it is undefined.
+    """
+    values = {
+        "quality": task.nanmean(),
+        "quality/tied_groups": tied_groups(task).double().mean(),
+        "diversity/credit": group.credit.mean(),
+        "diversity/credit_std": group.credit.std(dim=1).mean(),
+        "diversity/log_volume": group.log_volume.mean(),
+        "diversity/quality_volume": group.quality_volume.mean(),
+        "diversity/vendi": group.vendi.mean(),
+        "diversity/cosine_distance": group.cosine_distance.mean(),
+        "hack/low_quality_credit": low_quality_credit(group.credit, task),
+    }
+    return {name: float(value) for name, value in values.items()}
+
+
+def text_metrics(texts: list[str], lengths: list[int], answer_span: Callable[[str], str], device: torch.device):
+    """Signs that single responses show, over all processes; every process must call it.
+
+    Args:
+        texts: this process's completions, whole.
+        lengths: their tokens.
+        answer_span: text -> the part that is embedded.
+        device: where tensors are gathered.
+
+    Returns:
+        name -> mean over all rows for which it is defined, and the (N,) lengths of all rows.
+    """
+    rows = [(*text_signs(text, answer_span), float(length)) for text, length in zip(texts, lengths, strict=True)]
+    table = gather(torch.tensor(rows, dtype=torch.float32, device=device))  # (N, 3)
+    means = {"hack/post_answer": table[:, 0].nanmean().item(), "hack/repetition": table[:, 1].nanmean().item()}
+    return means, table[:, 2]
+
+
+def effective_alpha(
+    alpha: float, combined: Tensor, scaling: str, std_floor: float = 0.0, decoupled: bool = False
+) -> float:
+    """Advantage that one unit of credit buys: alpha over the std that the credit is divided by.
+
+    Args:
+        alpha: weight of diversity.
+        combined: (P, G) rewards that are optimised.
+        scaling: "none", "batch" or "group".
+        std_floor: least std that is divided by.
+        decoupled: whether the credit is left out of the scaling.
+
+    Returns:
+        mean over groups; NaN where no std is defined.
+    """
+    if scaling == "none" or decoupled:
+        return alpha
+    spread = combined.std(dim=1) if scaling == "group" else combined.flatten().std()  # (P,) or ()
+    return (alpha / (spread.clamp_min(std_floor) + 1e-4)).nanmean().item()

@@ -1,0 +1,118 @@
+"""Settings of `DQOPPOTrainer`: those of `DQOConfig`, the critic's, and how advantages come about."""
+
+import os
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from accelerate.utils import str_to_bool
+
+from dqo.errors import RecipeError
+from dqo.integrations.trl.config import DQOConfig
+
+_CHOICES = {"critic": ("separate", "shared"), "kl_in": ("loss", "reward"), "truncated": ("bootstrap", "terminal")}
+_SHARES = ("gamma", "gae_lambda", "critic_backbone_gradient")
+_LEARNING_RATE = {"separate": 1e-5, "shared": 1e-4}  # of a whole network, and of one linear layer that starts at zero
+
+
+@dataclass
+class DQOPPOConfig(DQOConfig):
+    """Settings of `DQOPPOTrainer`. `num_iterations` are PPO's epochs over a rollout, `epsilon` its policy clip.
+
+    Several minibatches an epoch: `steps_per_generation` above `gradient_accumulation_steps`. `scale_rewards` is "none":
+    advantages come from the critic and are whitened over the tokens of the whole batch instead. Groups of two are
+    allowed, because no group mean cancels their credit.
+    """
+
+    centres_groups: ClassVar[bool] = False
+
+    scale_rewards: str = field(
+        default="none", metadata={"help": "Only 'none': PPO scales by `whiten_advantages`, not by a group's std."}
+    )
+    critic: str = field(
+        default="separate",
+        metadata={"help": "'separate': a network of its own; 'shared': a linear head on the policy's hidden states."},
+    )
+    critic_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder or hub name a separate critic starts from, such as a reward model with the policy's "
+            "tokens; a copy of the policy where not given."
+        },
+    )
+    critic_learning_rate: float | None = field(
+        default=None, metadata={"help": "Of the critic's own AdamW; 1e-5 for a separate critic, 1e-4 for a shared one."}
+    )
+    critic_backbone_gradient: float = field(
+        default=0.1,
+        metadata={"help": "Share of the value error's gradient that enters the policy under a shared critic, 0 to 1."},
+    )
+    gamma: float = field(default=1.0, metadata={"help": "Discount of a token, 0 to 1."})
+    gae_lambda: float = field(default=0.95, metadata={"help": "λ of the advantage estimate; 1 is Monte Carlo."})
+    value_clip: float | None = field(
+        default=0.2, metadata={"help": "Furthest that a value profits from moving in one rollout; null clips nothing."}
+    )
+    whiten_advantages: bool = field(
+        default=True, metadata={"help": "Advantages of mean 0 and std 1 over the tokens of the whole batch."}
+    )
+    kl_in: str = field(
+        default="loss", metadata={"help": "Where `beta` times the KL to the reference goes: 'loss' or 'reward'."}
+    )
+    truncated: str = field(
+        default="bootstrap",
+        metadata={
+            "help": "A response cut off at max_completion_length: 'bootstrap' puts the value of its last state in the "
+            "place of its reward, 'terminal' takes the reward it was given."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        self._check_ppo()
+        super().__post_init__()
+        if self.fp16:
+            raise RecipeError("PPO's critic has no loss scaling, got fp16=True; use bf16, or neither.")
+        if self.scale_rewards != "none":
+            raise RecipeError(
+                f"PPO takes its advantages from the critic, so scale_rewards={self.scale_rewards!r} would have no "
+                "effect; remove it, `whiten_advantages` scales them."
+            )
+        if self.critic_learning_rate is None:
+            self.critic_learning_rate = _LEARNING_RATE[self.critic]
+
+    def _check_ppo(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise RecipeError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
+        for name in _SHARES:
+            if not 0 <= getattr(self, name) <= 1:
+                raise RecipeError(f"`{name}` must be a number from 0 to 1, got {getattr(self, name)!r}; change it.")
+        if self.value_clip is not None and not self.value_clip > 0:
+            raise RecipeError(f"`value_clip` must be above 0, or null for none, got {self.value_clip!r}; change it.")
+        if self.critic_learning_rate is not None and not self.critic_learning_rate >= 0:
+            raise RecipeError(f"`critic_learning_rate` must be at least 0, got {self.critic_learning_rate!r}.")
+        if self.critic == "shared" and self.critic_model is not None:
+            raise RecipeError(
+                f"a shared critic reads the policy's own hidden states, got critic_model={self.critic_model!r} beside "
+                "it; remove one of them."
+            )
+        deepspeed = self.deepspeed or str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false"))
+        if self.critic == "separate" and deepspeed:
+            raise RecipeError(
+                "DeepSpeed drives one network a process, got a separate critic beside the policy; set critic='shared', "
+                "or start with FSDP or plain data parallelism."
+            )
+        if self.kl_in == "reward" and self.beta == 0:
+            raise RecipeError("kl_in='reward' needs `beta` above 0, got 0; set beta, or remove kl_in.")
+
+    def _check_diversity(self) -> None:
+        """The parent's checks, and what acts on the group's advantages that PPO has none of."""
+        super()._check_diversity()
+        if self.multi_objective_aggregation == "normalize_then_sum":
+            raise RecipeError(
+                "PPO needs multi_objective_aggregation='sum_then_normalize', got 'normalize_then_sum', whose rewards "
+                "without scale have no value to learn; remove the setting."
+            )
+        if self.diversity == "pass_at_k" or self.skip_tied_groups:
+            raise RecipeError(
+                "diversity='pass_at_k' and `skip_tied_groups` replace the advantages of a group, got them with PPO, "
+                "whose advantages come from its critic; remove them or use algorithm grpo."
+            )

@@ -1,0 +1,123 @@
+"""Settings of DQO in a verl run: the section `dqo` at the root of verl's configuration, written `+dqo.alpha=0.5`."""
+
+import difflib
+from dataclasses import dataclass, fields
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dqo.diversity import DiversitySpec
+from dqo.errors import RecipeError
+
+BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
+
+
+@dataclass(frozen=True)
+class DQOSettings(DiversitySpec):
+    """What diversity means (see DiversitySpec, whose fields these are too) and who computes it.
+
+    Attributes:
+        encoder: name or folder of the encoder that embeds the responses.
+        encoder_batch_size: texts embedded at once.
+        encoder_device: device of torch for the encoder; None takes the CPU, or the reserved GPU where `encoder_gpus`
+            is above 0.
+        encoder_dtype: precision inside the encoder: "float32", "bfloat16" or "float16".
+        encoder_actors: Ray actors among which the groups of a batch are divided; 0 embeds in the trainer's process.
+        encoder_cpus: processors reserved for each actor, and its threads.
+        encoder_gpus: GPUs, or a part of one, reserved for each actor; they must lie outside the
+            `trainer.n_gpus_per_node * trainer.nnodes` that verl takes whole.
+        answer_span: "pkg.module.function" or "path/to/file.py:function", response text -> the text that is embedded;
+            the whole text where not given.
+    """
+
+    encoder: str = "all-MiniLM-L6-v2"
+    encoder_batch_size: int = 64
+    encoder_device: str | None = None
+    encoder_dtype: str = "float32"
+    encoder_actors: int = 1
+    encoder_cpus: int = 1
+    encoder_gpus: float = 0.0
+    answer_span: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, low in (("encoder_actors", 0), ("encoder_cpus", 1), ("encoder_batch_size", 1), ("encoder_gpus", 0)):
+            if getattr(self, name) < low:
+                raise RecipeError(f"dqo.{name}: expected at least {low}, got {getattr(self, name)}; raise it.")
+        if self.encoder_gpus > 0 and self.encoder_actors == 0:
+            raise RecipeError(
+                f"dqo.encoder_gpus: expected 0 where dqo.encoder_actors=0, got {self.encoder_gpus:g}, which no process "
+                "would use; set dqo.encoder_actors=1."
+            )
+
+
+def read_settings(config: DictConfig) -> DQOSettings:
+    """The section `dqo`, checked by itself and against the rest of the run; cheap, so it runs before anything starts.
+
+    Args:
+        config: verl's whole configuration. `trainer.v1.trainer_mode` may already be verl's own name of the mode.
+
+    Returns:
+        The settings.
+
+    Raises:
+        RecipeError: a key that does not exist, a value of the wrong type, verl's deprecated trainer, or a group too
+            small for the credit to act.
+        DQOError: a setting of the mathematics out of range.
+    """
+    section = config.get("dqo") or OmegaConf.create()
+    if not isinstance(section, DictConfig):
+        raise RecipeError(
+            f"dqo: expected settings such as +dqo.alpha=0.5, got {section!r}; name the setting after a dot."
+        )
+    section = OmegaConf.to_container(section, resolve=True)
+    names = [field.name for field in fields(DQOSettings)]
+    for key in section:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise RecipeError(f"dqo.{key}: expected one of {', '.join(names)}{hint}, got {key!r}; rename or remove it.")
+    try:
+        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DQOSettings), section))
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise RecipeError(f"dqo.{error.full_key}: {reason}; give a value of that type.") from error
+    _check_group_size(settings, config)
+    if not config.trainer.use_v1:
+        raise RecipeError(
+            "trainer.use_v1: expected true, got false, verl's deprecated trainer, in which DQO has no place; remove it."
+        )
+    return settings
+
+
+def base_mode(config: DictConfig) -> str:
+    """The name that verl itself has for the trainer mode that a run asks for by ours.
+
+    Args:
+        config: verl's whole configuration.
+
+    Returns:
+        "sync" or "colocate_async".
+
+    Raises:
+        RecipeError: any other mode, which would train without diversity and say nothing.
+    """
+    mode = config.trainer.v1.trainer_mode
+    if mode not in BASE_MODES:
+        raise RecipeError(
+            f"trainer.v1.trainer_mode: expected one of {', '.join(BASE_MODES)}, got {mode!r}, which would train "
+            "without diversity; add trainer.v1.trainer_mode=dqo_sync."
+        )
+    return BASE_MODES[mode]
+
+
+def _check_group_size(settings: DQOSettings, config: DictConfig) -> None:
+    """Two responses have equal credits, which a group mean cancels; one response has nobody to differ from."""
+    n, estimator = config.actor_rollout_ref.rollout.n, config.algorithm.adv_estimator
+    least = 2 if estimator == "gae" else 3
+    if settings.alpha > 0 and n < least:
+        raise RecipeError(
+            f"actor_rollout_ref.rollout.n: DQO needs at least {least} responses a prompt with "
+            f"algorithm.adv_estimator={estimator}, got {n}, with which the credit cancels; raise it, or "
+            "set dqo.alpha=0."
+        )

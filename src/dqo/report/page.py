@@ -1,0 +1,186 @@
+"""Runs in, one self-contained HTML page out: a pure function of the files, no network, nothing but this file to send.
+
+Nothing that a model wrote reaches the page as markup. Prompts and responses travel as compressed base64 and become text
+nodes in the browser; what the template prints is escaped; and a content security policy lets only the scripts
+run whose digests it names, and lets none of them open a connection.
+"""
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dqo._version import __version__
+from dqo.errors import EncoderError
+from dqo.records import write_text
+from dqo.report.curves import columns, significant
+from dqo.report.definitions import define
+from dqo.report.front import pareto_front
+from dqo.report.overview import against_baseline, cautions, over_training, settings
+from dqo.report.samples import packed
+from dqo.report.semantic_map import Encoder, default_cache, semantic_maps
+from dqo.report.significance import Difference, paired_differences
+from dqo.report.sources import RunFiles, read_runs
+
+_SCRIPTS = ("core", "tips", "charts", "tradeoff", "training", "draws", "map", "reader", "live", "main")
+_VENDOR = ("d3.min.js", "plot.umd.min.js")
+
+
+def write_report(
+    folders: Sequence[str | Path],
+    out: str | Path,
+    *,
+    encoder: str | None = None,
+    maps: int = 100,
+    refresh: int = 0,
+    now: datetime | None = None,
+) -> dict[str, Any]:
+    """Write the report of one or more folders, atomically.
+
+    Args:
+        folders: Run folders or evaluation folders, the baseline first.
+        out: HTML file, replaced; its folder is made when missing.
+        encoder: What the maps are drawn with; by default the encoder of the first evaluation, or hashed words, said on
+            the page, where that one cannot be loaded here.
+        maps: Most prompts that get a map; 0 leaves the maps out.
+        refresh: Seconds after which the open page loads itself again; 0 for a page that stays as it is.
+        now: Time stamped on the page.
+
+    Returns:
+        {"runs", "prompts", "bytes", "notes"}.
+
+    Raises:
+        DataError: A folder that holds nothing to report, or a broken file.
+        EncoderError: If the encoder that was asked for cannot be loaded.
+    """
+    runs = read_runs(folders)
+    document = _document(runs) | _maps(runs, encoder, maps) | {"refresh": refresh}
+    page, notes = _render(runs, document, now or datetime.now().astimezone())
+    write_text(out, page)
+    prompts = len({key for run in runs for key in run.groups})
+    return {"runs": len(runs), "prompts": prompts, "bytes": len(page.encode()), "notes": notes}
+
+
+def _document(runs: list[RunFiles]) -> dict[str, Any]:
+    """Everything the charts draw, as JSON values."""
+    metrics = list(dict.fromkeys(name for run in runs for name in run.document.get("metrics", {})))
+    training = [columns(run.steps) if run.steps else None for run in runs]
+    intervals = {name: [_interval(run.document.get("metrics", {}).get(name)) for run in runs] for name in metrics}
+    logged = dict.fromkeys(name for table in training if table for name in table)
+    return {
+        "runs": [{"name": run.name, "files": {part: str(path) for part, path in run.files.items()}} for run in runs],
+        "evaluation": intervals,
+        "axes": _axes(intervals),
+        "training": training,
+        "definitions": {f"e:{name}": define(name)._asdict() for name in metrics}
+        | {f"t:{name}": define(name, training=True)._asdict() for name in logged},
+        "threshold": next((run.document["pass_threshold"] for run in runs if "pass_threshold" in run.document), 0.5),
+    }
+
+
+def _axes(intervals: dict[str, list[list[float] | None]]) -> dict[str, Any]:
+    """Metrics for the two axes of the trade-off and the front of each pair."""
+    known = [name for name, column in intervals.items() if any(column)]
+    y = [n for n in known if n == "quality" or (n.startswith(("max@", "pass@")) and n[-1] != "k" and n[-2:] != "@1")]
+    skip = ("words", "truncated", "empty", "quality", "compression_ratio")
+    x = [n for n in known if not n.startswith(("max@", "pass@")) and n not in skip]
+    x.sort(key=lambda name: ("vendi_1" not in name, not name.startswith("heldout/")))
+    fronts = {}
+    for across in x:
+        sign = -1.0 if define(across).better == "lower" else 1.0
+        for up in y:
+            pairs = zip(intervals[across], intervals[up], strict=True)
+            fronts[f"{across}|{up}"] = pareto_front([(sign * a[0], b[0]) if a and b else None for a, b in pairs])
+    return {"x": x, "y": y, "fronts": fronts}
+
+
+def _interval(value: dict[str, float] | None) -> list[float] | None:
+    return [significant(value[part], 5) for part in ("mean", "low", "high")] if value else None
+
+
+def _maps(runs: list[RunFiles], encoder: str | None, maps: int) -> dict[str, Any]:
+    if not maps or not any(run.groups for run in runs):
+        return {"maps": {}, "mapEncoder": None, "mapNote": None}
+    name = encoder or next((run.document["encoder"] for run in runs if run.document.get("encoder")), "hashed")
+    note = None
+    cache = None if Path(name).is_dir() else default_cache()  # a folder's weights may change under its name
+    try:
+        found = semantic_maps(runs, lambda: _embedder(name), name, cache, maps)
+    except (EncoderError, ModuleNotFoundError) as error:
+        if encoder:
+            raise
+        note = f"Drawn with hashed words, which know no meaning: {name} cannot be loaded here ({error})."
+        name = "hashed"
+        found = semantic_maps(runs, lambda: _embedder("hashed"), "hashed", default_cache(), maps)
+    return {"maps": found, "mapEncoder": name, "mapNote": note}
+
+
+def _embedder(name: str) -> Encoder:
+    from dqo.embedders import load_embedder  # torch, which a report whose maps are all remembered does without
+
+    embed = load_embedder(name)
+    return lambda texts: embed(texts).numpy()
+
+
+def _differences(runs: list[RunFiles]) -> list[dict[str, Difference]]:
+    """Against the first run; pass@k and max@k are left out because they repeat the largest k."""
+    metrics = [name for name in runs[0].document.get("metrics", {}) if not name.endswith("@k")]
+    return [paired_differences(runs[0].values, run.values, metrics) if run.values else {} for run in runs]
+
+
+def _render(runs: list[RunFiles], document: dict[str, Any], now: datetime) -> tuple[str, list[str]]:
+    differences = _differences(runs)
+    data, notes = packed(document, runs)
+    assets = files("dqo.report") / "assets"
+    vendor = [(assets / "vendor" / name).read_text(encoding="utf-8") for name in _VENDOR]
+    own = "\n".join((assets / "js" / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
+    scripts = [*vendor, f'"use strict";\n{own}']
+    differ, same = settings(runs)
+    environment = Environment(
+        loader=PackageLoader("dqo.report", "assets"), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"number": number, "signed": lambda value: number(value, sign=True), "define": define}
+    page = environment.get_template("page.html.j2").render(
+        version=__version__,
+        now=now,
+        runs=runs,
+        document=document,
+        data=data,
+        scripts=scripts,
+        hashes=[_digest(script) for script in scripts],
+        style=(assets / "page.css").read_text(encoding="utf-8"),
+        cautions=[*cautions(runs), *notes],
+        compared=[(i, run, differences[i]) for i, run in enumerate(runs) if i and differences[i]],
+        facts=[against_baseline(runs, i, differences[i]) if i else [] for i in range(len(runs))],
+        trained=[over_training(table) if table else [] for table in document["training"]],
+        differ=differ,
+        same=same,
+    )
+    return page, notes
+
+
+def number(value: float, sign: bool = False) -> str:
+    """A number as a table shows it: three decimals when small, fewer when large, a true minus sign.
+
+    Args:
+        value: Any finite number.
+        sign: Whether to show the sign of a positive number too.
+
+    Returns:
+        Such as "0.713", "12.41", "1,204" or "−0.050".
+    """
+    size = abs(value)
+    decimals = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    text = f"{value:+,.{decimals}f}" if sign else f"{value:,.{decimals}f}"
+    return text.replace("-", "−")
+
+
+def _digest(script: str) -> str:
+    """What the page's policy lets run, as browsers write it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,183 @@
+"""What a report is built from: the files of run folders and of evaluation folders, read as they are now.
+
+A run may still be training: its log can end in half a line, its evaluation can be missing. What is missing leaves a
+section out of the page; what is there and broken is an error that names the file.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dqo.errors import DataError
+from dqo.records import Group, read_groups
+
+_PARTS = {
+    "config": "config.yaml",
+    "steps": "metrics.jsonl",
+    "document": "metrics.json",
+    "values": "prompt_metrics.jsonl",
+    "groups": "groups.jsonl",
+}
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The content of one folder.
+
+    Attributes:
+        name: What tells it from the other folders of the report.
+        files: Part -> its file; only parts that are there.
+        config: config.yaml, {} without one.
+        steps: Lines of metrics.jsonl, one a step, in order of steps.
+        document: metrics.json, {} without one.
+        values: Prompt id -> every metric of that prompt.
+        groups: Prompt id -> its responses.
+        finished: Whether training is over; True for a folder that holds no training.
+    """
+
+    name: str
+    files: dict[str, Path]
+    config: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    document: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    finished: bool = True
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
+    """Read every folder; the first is the baseline of the comparison.
+
+    Args:
+        folders: Run folders, evaluation folders, or folders with a groups.jsonl alone; each different.
+
+    Returns:
+        One entry a folder, in order.
+
+    Raises:
+        DataError: A folder that holds nothing to report, is given twice, or has a file that cannot be read.
+    """
+    paths = [Path(folder) for folder in folders]
+    if not paths or len({path.resolve() for path in paths}) < len(paths):
+        raise DataError(f"A report needs one or more different folders, got {', '.join(map(str, paths)) or 'none'}.")
+    return _untangled([_read(path, name) for path, name in zip(paths, short_names(paths), strict=True)])
+
+
+def stamp(folders: Sequence[str | Path]) -> tuple[tuple[str, int, int], ...]:
+    """Path, size and time of every file a report of these folders reads: equal stamps, equal report.
+
+    Args:
+        folders: As for `read_runs`; they need not exist yet.
+
+    Returns:
+        Something to compare with `==`.
+    """
+    found = [path for folder in folders for path in locate(Path(folder)).values()]
+    found += [path for folder in folders if (path := _final(Path(folder))).exists()]
+    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+
+
+def locate(folder: Path) -> dict[str, Path]:
+    """Part -> file, for the parts that are there; the evaluation may lie in `eval/`."""
+    evaluation = folder if (folder / "metrics.json").exists() or not (folder / "eval").is_dir() else folder / "eval"
+    places = {part: (folder if part in ("config", "steps") else evaluation) / name for part, name in _PARTS.items()}
+    return {part: path for part, path in places.items() if path.is_file()}
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The last parts of the paths that tell them apart, a closing `eval` left out."""
+    parts = [path.resolve().parts[: -1 if path.resolve().name == "eval" else None] for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]  # a run and its own eval/
+
+
+def _read(folder: Path, name: str) -> RunFiles:
+    files = locate(folder)
+    if not files or set(files) == {"config"}:
+        raise DataError(
+            f"{folder}: expected a run folder (metrics.jsonl, eval/) or an evaluation folder (metrics.json, "
+            f"groups.jsonl), got {'only config.yaml' if files else 'neither'}; run `dqo train` or `dqo eval` first."
+        )
+    values = {row["id"]: row for row in _json_lines(files["values"], "id")} if "values" in files else {}
+    return RunFiles(
+        name,
+        files,
+        config=_yaml(files["config"]) if "config" in files else {},
+        steps=_steps(files["steps"]) if "steps" in files else [],
+        document=_document(files["document"]) if "document" in files else {},
+        values=values,
+        groups={group.id: group for group in read_groups(files["groups"])} if "groups" in files else {},
+        finished="steps" not in files or _final(folder).exists(),
+    )
+
+
+def _untangled(runs: list[RunFiles]) -> list[RunFiles]:
+    """Where one id means different prompts, such as lines of two files of one name, later runs get an id of their own.
+
+    Their responses would otherwise be compared as answers to the same question.
+    """
+    asked: dict[str, str] = {}
+    for place, run in enumerate(runs):
+        own = {key: f"{key} ({run.name})" for key, group in run.groups.items()
+               if asked.setdefault(key, group.prompt) != group.prompt}  # fmt: skip
+        if own:
+            groups = {own.get(key, key): group for key, group in run.groups.items()}
+            values = {own.get(key, key): row for key, row in run.values.items()}
+            runs[place] = replace(run, groups=groups, values=values)
+    return runs
+
+
+def _final(folder: Path) -> Path:
+    return folder / "checkpoints" / "final"
+
+
+def _steps(path: Path) -> list[dict[str, Any]]:
+    """One line a step, the last one of each; half a line at the end is one that is being written."""
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    by_step = {row["step"]: row for row in _json_lines(path, "step", whole)}
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _json_lines(path: Path, key: str, text: str | None = None) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate((path.read_text(encoding="utf-8") if text is None else text).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            row[key]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path}, line {number}: expected a JSON object with {key!r}, got {line[:60]!r}; remove that line."
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document["metrics"], dict):
+            raise TypeError("`metrics` is not an object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected what `dqo eval` writes, got {error}; evaluate again.") from error
+    return document
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    """A config.yaml, which PyYAML wrote; what people write by hand goes through the reader of recipes instead."""
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: expected the settings of a run as YAML, got {error}.") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: expected the settings of a run, got {type(config).__name__}; restore the file.")
+    return config

@@ -1,0 +1,145 @@
+"""The rewards of a recipe: a list of entries, each a name, its options and a weight.
+
+    rewards:
+      - {reward: reward_model, model: owner/name, sigmoid: true}
+      - {reward: length, max_words: 120, weight: 0.1}
+      - {reward: my_rewards.py:politeness, weight: 0.5}
+
+| name | reward | range |
+|---|---|---|
+| `quality` | the task's own | [0, 1] |
+| `math` | final answer equals the reference | 0 or 1 |
+| `concepts` | share of the given words used | [0, 1] |
+| `rouge` | best ROUGE over the references | [0, 1] |
+| `fluency` | likelihood under a frozen model | [0, 1] |
+| `length`, `format`, `ended` | shape of the response | [0, 1] |
+| `reward_model` | score of a sequence classifier | any, (0, 1) with sigmoid |
+| `judge` | score of a model behind a server | [0, 1] |
+| `pkg.module.function`, `file.py:function` | your own | any |
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dqo.errors import RecipeError
+from dqo.registry import build, choices
+from dqo.rewards.checked import CheckedReward
+from dqo.rewards.imported import import_reward
+
+if TYPE_CHECKING:
+    from dqo.tasks import Task
+
+REWARDS = {
+    "math": "dqo.rewards.math_answer:MathReward",
+    "concepts": "dqo.rewards.sentence:ConceptReward",
+    "rouge": "dqo.rewards.rouge:RougeReward",
+    "fluency": "dqo.rewards.sentence:FluencyReward",
+    "length": "dqo.rewards.shape:LengthReward",
+    "format": "dqo.rewards.shape:FormatReward",
+    "ended": "dqo.rewards.shape:EndedReward",
+    "reward_model": "dqo.rewards.reward_model:RewardModel",
+    "judge": "dqo.rewards.judge:JudgeReward",
+}
+QUALITY = "quality"
+_ABOUT_SHAPE = ("length", "format", "ended")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of `rewards`, checked but not loaded.
+
+    Attributes:
+        reward: Name of the reward.
+        weight: Its factor in the sum.
+        options: Its arguments.
+    """
+
+    reward: str
+    weight: float
+    options: Mapping[str, Any]
+
+
+def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    """The entries of a recipe; without any, the task's own quality.
+
+    Args:
+        lines: As written, each with "reward", perhaps "weight", and options.
+
+    Returns:
+        At least one entry.
+
+    Raises:
+        RecipeError: A line without or with an unknown name, or a weight that is no finite number.
+    """
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        options = dict(line)
+        name, weight = options.pop("reward", None), options.pop("weight", 1.0)
+        valid = [QUALITY, *REWARDS, "pkg.module.function", "file.py:function"]
+        if not isinstance(name, str) or (name not in (QUALITY, *REWARDS) and "." not in name):
+            raise RecipeError(f"rewards, entry {number}: `reward` must be {choices(str(name), valid)}, got {name!r}.")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            raise RecipeError(f"rewards, entry {number} ({name}): `weight` must be a finite number, got {weight!r}.")
+        if options and name not in REWARDS:
+            raise RecipeError(f"rewards, entry {number} ({name}): expected no options, got {', '.join(options)}.")
+        entries.append(Entry(name, float(weight), options))
+    return entries or [Entry(QUALITY, 1.0, {})]
+
+
+def load_reward(entry: Entry) -> CheckedReward:
+    """The callable of an entry other than `quality`, with everything it returns checked.
+
+    Args:
+        entry: Of `read_entries`.
+
+    Returns:
+        A reward in TRL's convention, called with the columns `reference`, `meta` and `ended`.
+
+    Raises:
+        DQOError: An option, model, package or function that does not do.
+    """
+    if entry.reward in REWARDS:
+        extra = "endpoint" if entry.reward == "judge" else "data"
+        return CheckedReward(build("reward", REWARDS, entry.reward, entry.options, extra))
+    function: Callable[..., Any] = import_reward(entry.reward)
+    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+        raise RecipeError(
+            f"reward {entry.reward!r}: expected a plain function, got an asynchronous one; define it with def."
+        )
+    return CheckedReward(function)
+
+
+def outcome_warning(task: "Task", entries: Sequence[Entry], alpha: float, combine: str) -> str | None:
+    """What goes wrong when diversity is added to a reward that only tells right from wrong, and the remedy.
+
+    Args:
+        task: Whose quality and answer span are used.
+        entries: The rewards of the run.
+        alpha: Weight of the credit.
+        combine: How the credit joins the reward.
+
+    Returns:
+        One sentence, or None where nothing is wrong.
+    """
+    paid = [entry for entry in entries if entry.weight > 0 and entry.reward not in _ABOUT_SHAPE]
+    outcome = all(
+        entry.reward == "math" or (entry.reward == QUALITY and getattr(task, "outcome_only", False)) for entry in paid
+    )
+    if alpha == 0 or not paid or not outcome:
+        return None
+    faults, remedies = [], []
+    if not getattr(task, "cuts_span", False):
+        faults.append("to answer and then to write something unique, which the whole embedded response is paid for")
+        remedies.append("embed the answer span only (a task whose answer_span cuts, such as gsm8k)")
+    if combine in ("add", "multiply"):
+        faults.append("to be wrong in new ways")
+        remedies.append("set combine: quality_weighted or gate, or use a reward model")
+    if not faults:
+        return None
+    return (
+        f"the reward tells right from wrong and nothing else, so with alpha={alpha:g} and combine={combine!r} a policy "
+        f"can learn {' and '.join(faults)}; {' and '.join(remedies)}."
+    )

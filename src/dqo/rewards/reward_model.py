@@ -1,0 +1,197 @@
+"""A reward model of the hub: a sequence classifier with one label, whose score is the reward."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dqo.errors import ModelError, RecipeError
+from dqo.hub import first_words, is_hub_name, why_unavailable
+from dqo.rewards.completion import completion_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_LONGEST = 4096  # tokens where neither tokenizer nor model says how many it reads
+
+
+class RewardModel:
+    """The score of a sequence classifier for prompt and response; a reward in TRL's convention.
+
+        reward = (score - center) / scale, and its sigmoid where asked for
+
+    A tokenizer with a chat template gets the conversation, one without gets prompt and response as a pair. A
+    conversation longer than the model reads loses its beginning, so that the response stays; `counts` says how many.
+
+    Args:
+        model: Folder or hub name; safetensors only, no code of the model's own is run.
+        device: Device of torch; None takes the accelerator where there is one.
+        dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on an accelerator and float32 on a CPU.
+        batch_size: Responses scored at once.
+        max_length: Most tokens of a conversation; None for what the model reads.
+        center: Score worth 0 (1/2 with sigmoid).
+        scale: Width in score units, above 0.
+        sigmoid: Map to (0, 1), as `combine: quality_weighted` expects of a reward without bounds.
+
+    Raises:
+        RecipeError: A setting out of range.
+        ModelError: No such model, no classifier, or one with more than one label.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        device: str | None = None,
+        dtype: str | None = None,
+        batch_size: int = 8,
+        max_length: int | None = None,
+        center: float = 0.0,
+        scale: float = 1.0,
+        sigmoid: bool = False,
+    ):
+        if dtype not in (None, *_DTYPES):
+            raise RecipeError(f"dtype: expected one of {', '.join(_DTYPES)}, got {dtype!r}.")
+        if batch_size < 1 or not scale > 0 or (max_length is not None and max_length < 8):
+            raise RecipeError(
+                f"reward_model: expected batch_size of at least 1, scale above 0 and max_length of at least 8, got "
+                f"{batch_size!r}, {scale!r} and {max_length!r}."
+            )
+        self.__name__ = "reward_model"
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        self._device = torch.device(device or found or "cpu")
+        dtype = dtype or ("float32" if self._device.type == "cpu" else "bfloat16")
+        self._model, self._tokenizer = _load(model, self._device, getattr(torch, dtype))
+        reads = min(self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", _LONGEST))
+        self._max_length = max_length or int(reads if reads < 10**6 else _LONGEST)
+        self._batch_size, self._center, self._scale, self._sigmoid = batch_size, center, scale, sigmoid
+        self._shortened = 0
+
+    def counts(self) -> dict[str, int]:
+        """Conversations that were longer than the model reads, so far."""
+        return {"shortened": self._shortened}
+
+    @torch.no_grad()
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        """N rewards.
+
+        Args:
+            prompts: Strings, or lists of chat messages.
+            completions: Strings, or lists of chat messages.
+            **columns: Whatever else TRL passes.
+
+        Returns:
+            One number a response; within (0, 1) with `sigmoid`, without bounds otherwise.
+        """
+        rows = [self._encode(*row) for row in zip(prompts, completions, strict=True)]
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))  # little padding in a batch
+        scores = torch.zeros(len(rows), dtype=torch.float64)  # (N,)
+        for start in range(0, len(order), self._batch_size):
+            batch = order[start : start + self._batch_size]
+            scores[batch] = self._score([rows[row] for row in batch])
+        scores = (scores - self._center) / self._scale  # (N,)
+        return (scores.sigmoid() if self._sigmoid else scores).tolist()
+
+    def _encode(self, prompt: Any, completion: Any) -> dict[str, list[int]]:
+        response = completion_text(completion)
+        if not self._tokenizer.chat_template:
+            pair = (completion_text(prompt), response)
+            row = self._tokenizer(*pair, verbose=False)
+            if self._counted(len(row["input_ids"])):
+                row = self._tokenizer(*pair, truncation=True, max_length=self._max_length)
+            return dict(row)
+        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        talk = [*asked, {"role": "assistant", "content": response}]
+        text = self._tokenizer.apply_chat_template(talk, tokenize=False)
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template wrote them
+        self._counted(len(ids))
+        return {"input_ids": ids[-self._max_length :]}
+
+    def _counted(self, tokens: int) -> bool:
+        longer = tokens > self._max_length
+        self._shortened += longer
+        return longer
+
+    def _score(self, rows: list[dict[str, list[int]]]) -> Tensor:
+        """(B,) scores in float64 on the CPU."""
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        padded = self._tokenizer.pad(columns, return_tensors="pt").to(self._device)  # (B, T) each
+        return self._model(**padded).logits[:, 0].double().cpu()
+
+
+def _load(name: str, device: torch.device, dtype: torch.dtype) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    source = check_outline(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer.truncation_side = "left"
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
+        model = model.to(device).eval().requires_grad_(False)
+    except Exception as error:
+        raise ModelError(
+            f"reward model {name!r}: expected a sequence classifier in safetensors format and its tokenizer, but "
+            f"loading failed ({first_words(error)}); use another reward model."
+        ) from error
+    if missing := info["missing_keys"]:
+        raise ModelError(
+            f"reward model {name!r}: expected every weight, but {len(missing)} are missing, {min(missing)!r} among "
+            "them, and would be drawn at random; use a model that was trained as a reward model."
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def check_outline(name: str) -> str:
+    """Refuse what is no reward model, from its config alone.
+
+    Args:
+        name: Folder or hub name.
+
+    Returns:
+        What to load.
+
+    Raises:
+        ModelError: No such model, no classifier, or one with more than one label.
+    """
+    from transformers import AutoConfig
+
+    source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
+    if source == name and not Path(name).is_dir():
+        reason = why_unavailable(name) if is_hub_name(name) else "not the form of a hub name"
+        if reason:
+            raise ModelError(
+                f"reward model: expected {name!r} to be a folder or a model the hub serves, but the hub said no "
+                f"({reason}); check name and network."
+            )
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(
+            f"reward model {name!r}: expected a model with a config.json, but reading it failed "
+            f"({first_words(error)}); use another reward model."
+        ) from error
+    _check(name, config)
+    return source
+
+
+def _check(name: str, config: Any) -> None:
+    """A scalar reward needs one label; classes are none."""
+    kinds = config.architectures or ["a model that does not say what it is"]
+    if not any(kind.endswith("SequenceClassification") for kind in kinds):
+        raise ModelError(
+            f"reward model {name!r}: expected a sequence classifier with one label, got {kinds[0]}; use a model that "
+            "was trained as a reward model."
+        )
+    if config.num_labels != 1:
+        labels = ", ".join(str(label) for label in list(config.id2label.values())[:5])
+        raise ModelError(
+            f"reward model {name!r}: expected one label, whose score is the reward, got {config.num_labels} labels "
+            f"({labels}), and which of them is good it does not say; use a reward model with one label, or write a "
+            "function that returns the probability of the label you want."
+        )

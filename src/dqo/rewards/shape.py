@@ -1,0 +1,87 @@
+"""Rewards for the shape of a response: its length, its form, and whether it came to an end."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dqo.errors import RecipeError, RewardError
+from dqo.rewards.completion import completion_text
+
+
+class LengthReward:
+    """1 for a response of a wanted number of words, falling linearly to 0 at none and at twice the most.
+
+    Args:
+        min_words: Fewest words worth 1.
+        max_words: Most words worth 1; None for no limit.
+
+    Raises:
+        RecipeError: Limits out of order.
+    """
+
+    def __init__(self, min_words: int = 0, max_words: int | None = None):
+        if min_words < 0 or (max_words is not None and max_words < max(1, min_words)):
+            raise RecipeError(
+                f"length: expected 0 <= min_words <= max_words and max_words of at least 1, got {min_words!r} and "
+                f"{max_words!r}."
+            )
+        self.__name__ = "length"
+        self._least, self._most = min_words, max_words
+
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        """N numbers in [0, 1]; TRL's arguments, of which the completions are looked at."""
+        return [self._score(len(completion_text(completion).split())) for completion in completions]
+
+    def _score(self, words: int) -> float:
+        if words < self._least:
+            return words / self._least
+        if self._most is not None and words > self._most:
+            return max(0.0, 2 - words / self._most)
+        return 1.0
+
+
+class FormatReward:
+    r"""1 for a response in which a pattern is found, else 0.
+
+    Args:
+        pattern: Regular expression of Python; `\A` and `\Z` tie it to the ends. Beware of nested repetitions, which
+            can take for ever on long responses.
+
+    Raises:
+        RecipeError: No regular expression.
+    """
+
+    def __init__(self, pattern: str):
+        try:
+            self._pattern = re.compile(pattern, re.DOTALL)
+        except (re.error, TypeError) as error:
+            raise RecipeError(f"pattern: expected a regular expression, got {pattern!r} ({error}).") from error
+        self.__name__ = "format"
+
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        """N numbers, 1 or 0; TRL's arguments, of which the completions are looked at."""
+        return [float(bool(self._pattern.search(completion_text(completion)))) for completion in completions]
+
+
+class EndedReward:
+    """1 for a response that came to an end by itself and is not empty, 0 for one cut off at the length limit."""
+
+    def __init__(self) -> None:
+        self.__name__ = "ended"
+
+    def __call__(
+        self,
+        *,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        ended: Sequence[bool] | None = None,
+        **columns: Any,
+    ) -> list[float]:
+        """N numbers, 1 or 0; `ended` says which completions were not cut off."""
+        if ended is None:
+            raise RewardError(
+                "reward 'ended': expected a column `ended`, got none; use it in a recipe, or pass which completions "
+                "were not cut off."
+            )
+        rows = zip(completions, ended, strict=True)
+        return [float(end and bool(completion_text(completion).strip())) for completion, end in rows]

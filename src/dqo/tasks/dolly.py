@@ -1,0 +1,55 @@
+"""Dolly: instructions written by people, some with a context, the paper's instruction-following task."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from dqo.records import Prompt
+from dqo.tasks.cut import plain
+from dqo.tasks.hub_data import HubData
+from dqo.tasks.reference_task import ReferenceTask
+
+_CITATION = re.compile(r"\[\d+\]")  # the data set's owners recommend removing these
+
+
+def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(rows):
+        instruction, context, response = (
+            _CITATION.sub("", row[column] or "").strip() for column in ("instruction", "context", "response")
+        )
+        if not instruction or not response:
+            continue
+        yield {
+            "prompt": f"{instruction}\n\n{context}" if context else instruction,
+            "reference": response,
+            "meta": {
+                "id": f"dolly-{number:05d}",
+                "category": row["category"],
+                "instruction_chars": len(instruction),
+                "has_context": bool(context),
+            },
+        }
+
+
+@dataclass(kw_only=True)
+class DollyTask(ReferenceTask):
+    """Instructions; quality is ROUGE against the person's answer unless the recipe names better rewards.
+
+    The hub has one split, so dev and test are cut from it. Two prompts about one context never lie in two splits.
+    """
+
+    name: ClassVar[str] = "dolly"
+    hub: ClassVar[HubData] = HubData(
+        name="databricks/databricks-dolly-15k",
+        revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
+        config=None,
+        splits={"train": "train"},
+        to_records=_records,
+    )
+
+    def key(self, prompt: Prompt) -> str:
+        """The context where there is one, else the instruction."""
+        length = prompt.meta.get("instruction_chars")
+        has_context = prompt.meta.get("has_context") is True and isinstance(length, int)
+        return plain(prompt.prompt[length:] if has_context else prompt.prompt)

@@ -1,0 +1,95 @@
+"""GSM8K: grade-school word problems with one number as the answer, the paper's reasoning task."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from dqo.errors import DataError
+from dqo.records import Prompt
+from dqo.rewards.final_answer import final_answer
+from dqo.rewards.math_answer import MathReward
+from dqo.tasks.dataset_task import DatasetTask
+from dqo.tasks.hub_data import HubData
+
+WRONG = 0.1  # an answer is stated where it was asked for, but it is another one
+TAIL = 0.5  # factor for a response that goes on after its answer
+
+_CALCULATOR = re.compile(r"<<[^<>]*>>")
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+
+
+def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(rows):
+        solution, _, answer = row["answer"].rpartition("####")
+        solution = _CALCULATOR.sub("", solution).strip()
+        yield {
+            "prompt": row["question"],
+            "reference": answer.strip().replace(",", ""),
+            "meta": {"id": f"gsm8k-{number:05d}", "solution": solution, "steps": len(solution.splitlines())},
+        }
+
+
+@dataclass(kw_only=True)
+class Gsm8kTask(DatasetTask):
+    r"""Word problems; quality 1 for the right number, `WRONG` for another one, 0 for none or a response cut off.
+
+    The answer is the first that is stated as asked, after "####", in \\boxed{} or after "the answer is". What follows
+    it is left out of the embedded span and halves the quality (`TAIL`), because a policy paid for the answer alone
+    learns to answer and then to write something unique. Answers are compared as numbers, and by math-verify where they
+    are more than a number; nothing of an answer is executed.
+
+    Attributes:
+        timeout: Seconds an answer may take to compare before it counts as wrong.
+    """
+
+    timeout: float = 5.0
+
+    name: ClassVar[str] = "gsm8k"
+    max_completion_length: ClassVar[int] = 300
+    outcome_only: ClassVar[bool] = True
+    cuts_span: ClassVar[bool] = True
+    default_template: ClassVar[str] = (
+        "{prompt}\n\nThink step by step. End with one line that holds only #### and the answer as a number."
+    )
+    hub: ClassVar[HubData] = HubData(
+        name="openai/gsm8k",
+        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
+        config="main",
+        splits={"train": "train", "test": "test"},
+        to_records=_records,
+    )
+    _reward: MathReward = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._reward = MathReward(timeout=self.timeout)
+
+    def answer_span(self, response: str) -> str:
+        """The solution up to and with the answer; the whole response where it states none."""
+        found = final_answer(response)
+        return (response[: found.end] if found else response).strip()
+
+    def check(self, prompt: Prompt) -> None:
+        """Refuse a reference that is no number."""
+        if not isinstance(prompt.reference, str) or not _NUMBER.fullmatch(prompt.reference):
+            raise DataError(
+                f"prompt {prompt.id!r}: the task 'gsm8k' needs the answer as one number in `reference`, such as "
+                f'"72", got {prompt.reference!r}; mend the row.'
+            )
+
+    def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
+        """1, `WRONG` or 0, halved by text after the answer, for each of the N rows."""
+        right = self._reward(
+            prompts=[prompt.prompt for prompt in prompts],
+            completions=responses,
+            reference=[prompt.reference for prompt in prompts],
+        )
+        return [_score(*row) for row in zip(responses, right, ended, strict=True)]
+
+
+def _score(response: str, right: float, ended: bool) -> float:
+    found = final_answer(response)
+    if found is None or not ended:
+        return 0.0
+    return (1.0 if right else WRONG) * (TAIL if found.tail else 1.0)

@@ -1,0 +1,83 @@
+"""Quality of one sentence that uses given words, shared by the tasks that ask for one."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dqo.models import DEFAULT_POLICY
+from dqo.records import Prompt
+from dqo.tasks.coverage import coverage
+from dqo.tasks.fields import meta_field
+
+if TYPE_CHECKING:
+    from dqo.rewards.fluency import Fluency
+
+UNPUNCTUATED = 0.5  # a response that ended by itself, but without . ! or ?
+
+
+class SentenceQuality:
+    """coverage × fluency × ended of sentences, the model of the fluency loaded at the first call.
+
+    Args:
+        task: Name of the task, for messages.
+        fluency_model: Name or folder of the model that judges fluency; None takes fluency as 1.
+        fluency_low: Log-probability per word, in nats, worth 0; None for the one measured for the default model.
+        fluency_high: The one worth 1, likewise.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        fluency_model: str | None = DEFAULT_POLICY,
+        fluency_low: float | None = None,
+        fluency_high: float | None = None,
+    ):
+        self._task = task
+        self._model = fluency_model
+        self._bounds = {"low": fluency_low, "high": fluency_high}
+        self._fluency: Fluency | None = None
+
+    def parts(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
+    ) -> dict[str, list[float]]:
+        """The three factors, for logs.
+
+        Args:
+            prompts: N prompts with `meta.concepts`.
+            responses: N responses.
+            ended: Whether each response ended by itself.
+
+        Returns:
+            N numbers in [0, 1] under each of "coverage", "fluency" and "ended".
+
+        Raises:
+            DataError: A prompt without concepts.
+        """
+        return {
+            "coverage": [
+                coverage(response, meta_field(prompt, "concepts", list[str], self._task))
+                for prompt, response in zip(prompts, responses, strict=True)
+            ],
+            "fluency": self._fluency_of(responses),
+            "ended": [_ended(response, end) for response, end in zip(responses, ended, strict=True)],
+        }
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        """The product of the three for each of the N rows, in [0, 1]."""
+        parts = self.parts(prompts, responses, ended)
+        return [c * f * e for c, f, e in zip(parts["coverage"], parts["fluency"], parts["ended"], strict=True)]
+
+    def _fluency_of(self, responses: Sequence[str]) -> list[float]:
+        if self._model is None:
+            return [1.0] * len(responses)
+        if self._fluency is None:
+            from dqo.rewards.fluency import Fluency
+
+            given = {name: value for name, value in self._bounds.items() if value is not None}
+            self._fluency = Fluency(self._model, **given)
+        return self._fluency(responses)
+
+
+def _ended(response: str, ended: bool) -> float:
+    if not ended:
+        return 0.0
+    return 1.0 if response.rstrip().rstrip("\"'”’)").endswith((".", "!", "?")) else UNPUNCTUATED

@@ -1,0 +1,135 @@
+"""`dqo train --dry-run` on every recipe that is shipped, and what it says about what it cannot have."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dqo.cli.main import main
+from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
+from dqo.models import load_policy
+
+ROOT = Path(__file__).parents[2]
+OURS = sorted((ROOT / "recipes").glob("*.yaml"))
+PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
+ROWS = {
+    "gsm8k": {"prompt": "What is {n} + 1?", "reference": "7", "meta": {}},
+    "dolly": {"prompt": "Say {n}.", "reference": "It is said.", "meta": {}},
+    "cnn_dailymail": {"prompt": "News {n}. " * 300, "reference": "News .", "meta": {}},
+    "commongen": {"prompt": "Write {n}.", "reference": ["A dog."], "meta": {"concepts": ["dog", "n{n}"]}},
+}
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def data_folder(tmp_path):
+    def write(task):
+        for split, numbers in (("train", range(60)), ("test", range(100, 105))):
+            lines = [json.dumps(ROWS[task]).replace("{n}", str(n)) + "\n" for n in numbers]
+            (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+        return str(tmp_path)
+
+    return write
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.stem)
+def test_a_small_recipe_can_start_with_its_data(path, offline, data_folder, tiny_policy_folder, tmp_path, capsys):
+    settings = [f"model={tiny_policy_folder}", "encoder=hashed", "trainer.max_completion_length=16"]
+    settings += [f"output_dir={tmp_path / 'out'}"]
+    if path.stem in ROWS:
+        settings += [f"data.path={data_folder(path.stem)}"]
+    if path.stem == "cnn_dailymail":
+        settings += ["task_options.max_article_words=50"]
+    assert main(["train", "--dry-run", str(path), *settings]) == 0, capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "This run can start." in said
+    assert "LlamaForCausalLM, 0.0 M weights in float32, all trained; 2 layers of width 32, 256 positions" in said
+    assert "--- prompt 3" in said
+    assert "GiB a process" in said
+    if path.stem in ROWS:
+        assert "54 to train on, 6 dev, 5 test" in said
+    if path.stem == "cnn_dailymail":
+        assert "54 of 54 articles were cut to 50 words" in said
+    assert not (tmp_path / "out").exists(), "a dry run writes nothing"
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_large_recipe_without_the_hub_says_what_is_missing_and_shows_the_rest(path, offline, capsys):
+    assert main(["train", "--dry-run", str(path), "encoder=hashed"]) == 1
+    said = capsys.readouterr().out
+    missing = [line for line in said.splitlines() if line.startswith("NOT RESOLVED")]
+    assert missing
+    assert all("the hub said no" in line for line in missing), missing
+    assert any(line.startswith("NOT RESOLVED  data: task") for line in missing)
+    assert any(line.startswith("NOT RESOLVED  policy: expected") for line in missing)
+    assert "responses = " in said
+    assert f"{len(missing)} things could not be resolved." in said
+
+
+def test_batch_arithmetic_by_hand(own_recipe, capsys):
+    # 8 rows × 2 passes = 16 responses = 4 prompts of 4; one optimizer step each; 4 prompts are one pass over the data
+    recipe = own_recipe(trainer={"gradient_accumulation_steps": 2, "max_steps": 6})
+    assert main(["train", "--dry-run", str(recipe)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 process(es) × 8 rows × 2 passes = 16 responses = 4 prompts × 4 responses, sampled at a time" in said
+    assert "6 optimizer steps of 4 prompts: 24 prompts, 6.00 passes over the data" in said
+
+
+def test_a_prompt_that_does_not_fit_is_found(own_recipe, capsys):
+    assert main(["train", "--dry-run", str(own_recipe()), "trainer.max_completion_length=300"]) == 1
+    assert "expected at most 256 tokens with the response, the context of the model, got 4 and up to 300" in (
+        capsys.readouterr().out
+    )
+
+
+def test_memory_by_hand(tiny_policy):
+    shape = policy_shape(tiny_policy.config, None, "all-linear")
+    own = sum(weight.numel() for weight in tiny_policy.parameters())
+    assert (shape.parameters, shape.trained, shape.kv_width) == (own, own, 16)
+    # two layers, each q 32→32, k and v 32→16, o 32→32, gate and up 32→64, down 64→32; rank 2 adds 2·(in + out)
+    assert policy_shape(tiny_policy.config, 2, "all-linear").trained == 2 * 2 * (64 + 48 + 48 + 64 + 96 + 96 + 96)
+    assert policy_shape(tiny_policy.config, 2, ["q_proj"]).trained == 2 * 2 * 64
+    big = PolicyShape("X", 8 * 2**30, 8 * 2**30, 32, 4096, 1024, 2**17, 8192)
+    config = SimpleNamespace(
+        per_device_train_batch_size=4, max_completion_length=512, bf16=True, fp16=False, beta=0.0, use_vllm=True,
+        steps_per_generation=1, generation_batch_size=4, gradient_checkpointing=True,
+    )  # fmt: skip
+    parts = memory_parts(big, config, "float32", 512)
+    assert parts["weights"] == parts["gradients"] == 32
+    assert parts["Adam's moments"] == 64
+    assert parts["logits"] == 2  # 2 × 4 rows × 512 tokens × 2¹⁷ words × 4 bytes
+    assert parts["activations"] == pytest.approx(4 * 1024 * 4096 * 2 * (32 + 17) / 2**30)
+    config.critic = "separate"  # weights, gradients and two moments in float32 for as many weights again
+    assert memory_parts(big, config, "bfloat16", 512)["critic"] == 128
+    assert "critic" not in parts
+    assert "reference" not in parts
+    assert "keys and values" not in parts
+
+
+def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_path):
+    rewards = [
+        {"reward": "quality", "weight": 0.5},
+        {"reward": "length", "max_words": 3},
+        {"reward": "ended", "weight": 0.25},
+        {"reward": "length", "min_words": 2, "weight": 0.0},
+    ]
+    recipe = own_recipe(rewards=rewards, lora={"r": 2, "target_modules": ["q_proj"]}, encoder="policy")
+    assert main(["train", str(recipe), "alpha=0.5"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        parts = [row[f"rewards/{name}/mean"] for name in ("quality", "length", "ended", "length_#2")]
+        assert row["quality"] == pytest.approx(0.5 * parts[0] + parts[1] + 0.25 * parts[2], abs=1e-4)
+        assert 0 <= row["responses/truncated"] <= 1
+        assert 0 <= row["responses/empty"] <= 1
+    final = tmp_path / "run" / "checkpoints" / "final"
+    assert (final / "adapter_model.safetensors").exists()
+    load_policy(str(final))
+    again = tmp_path / "run" / "config.yaml"
+    assert main(["train", "--dry-run", str(again)]) == 0, "what a run writes down is a recipe again"

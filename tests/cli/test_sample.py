@@ -1,0 +1,92 @@
+"""`dqo sample` and `dqo eval` from the flags: temperatures, baselines, protocols, endpoints."""
+
+import json
+
+import pytest
+
+from dqo.cli.main import main
+from dqo.records import read_groups
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("the cat", "a big dog")))
+    return path
+
+
+def run(*args):
+    return main([str(arg) for arg in args])
+
+
+def test_several_temperatures_get_folders_of_their_own(tiny_policy_folder, prompts, tmp_path, capsys):
+    flags = ["--model", tiny_policy_folder, "--data", prompts, "--n", 3, "--max-new-tokens", 6]
+    assert run("sample", *flags, "--temperature", "0.5,1", "--out", tmp_path / "sweep") == 0
+    assert run("sample", *flags, "--temperature", "0.5", "--out", tmp_path / "one") == 0
+    cold = read_groups(tmp_path / "sweep" / "temperature-0.5" / "groups.jsonl")
+    assert cold == read_groups(tmp_path / "one" / "groups.jsonl")
+    assert cold != read_groups(tmp_path / "sweep" / "temperature-1" / "groups.jsonl")
+    settings = json.loads((tmp_path / "sweep" / "temperature-1" / "sampling.json").read_text())
+    assert (settings["temperature"], settings["n"], settings["form"]) == (1.0, 3, "plain")
+    assert "Sampled 3 responses to each of 2 prompts" in capsys.readouterr().out
+
+
+def test_the_evaluation_records_how_its_responses_were_sampled(tiny_policy_folder, prompts, tmp_path):
+    flags = ["--encoder", "hashed", "--n", 2, "--max-new-tokens", 4]
+    out = tmp_path / "out"
+    sampled = ["--model", tiny_policy_folder, "--data", prompts, "--temperature", "0.5,2"]
+    assert run("eval", *sampled, *flags, "--out", out) == 0
+    hot = json.loads((out / "temperature-2" / "metrics.json").read_text())
+    assert hot["sampling"]["temperature"] == 2.0
+    again = ["--responses", out / "temperature-2" / "groups.jsonl", "--encoder", "hashed"]
+    assert run("eval", *again, "--out", tmp_path / "again") == 0
+    document = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert document["sampling"] == hot["sampling"]
+    assert document["metrics"] == hot["metrics"]
+    assert run("compare", out / "temperature-0.5", out / "temperature-2", "--out", tmp_path / "compare") == 0
+
+
+def test_a_model_that_cannot_verbalize_gives_empty_responses(tiny_policy_folder, prompts, tmp_path):
+    flags = ["--model", tiny_policy_folder, "--data", prompts, "--n", 3, "--max-new-tokens", 2, "--verbalized", 2]
+    assert run("sample", *flags, "--out", tmp_path / "out") == 0
+    groups = read_groups(tmp_path / "out" / "groups.jsonl")
+    assert [group.responses for group in groups] == [["", "", ""]] * 2
+    assert groups[0].meta["sampling"] == {"form": "verbalized:2", "calls": 6, "responses": 0}
+    assert json.loads((tmp_path / "out" / "sampling.json").read_text())["max_new_tokens"] == 2 * (2 + 32)
+
+
+def test_a_protocol_sets_what_was_not_given(tiny_policy_folder, prompts, tmp_path, capsys):
+    flags = ["--model", tiny_policy_folder, "--data", prompts, "--encoder", "hashed", "--max-new-tokens", 4]
+    assert run("eval", *flags, "--protocol", "paper", "--out", tmp_path / "out") == 0
+    document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert (document["protocol"], document["n_samples"]) == ("paper", 10)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.index("") == 8, "the seven headline metrics come first"
+    assert any(line.startswith("  self_rouge") for line in lines[:8])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--protocol", "papers"], "protocol: expected one of paper, noveltybench, passk, got 'papers'"),
+        (["--protocol", "paper", "--n", "8"], "protocol 'paper' draws 10 samples, got --n 8; leave it out"),
+        (["--protocol", "paper", "--temperature", "0.7"], "samples at temperature 1.0, got another --temperature"),
+        (["--protocol", "passk"], "protocol 'passk': expected a quality, got none; give --task or --reward"),
+        (["--judge", "m"], "--judge MODEL and --judge-endpoint URL belong together, got one of them"),
+        (["--equivalence", "magic"], "equivalence: expected embedding, noveltybench"),
+        (["--endpoint", "http://127.0.0.1:9/v1", "--backend", "vllm"], "both say what answers, got both"),
+        (["--backend", "vllm"], "needs the package vllm, which is not installed"),
+        (["--endpoint", "127.0.0.1:9"], "expected a URL such as http://localhost:8000/v1"),
+    ],
+)
+def test_flags_that_cannot_be_run_are_one_sentence(prompts, tmp_path, capsys, args, message):
+    flags = ["--model", "tiny/tiny", "--data", prompts, "--encoder", "hashed", "--out", tmp_path / "out", *args]
+    assert run("eval", *flags) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["warm", "1,1", "1,", ""])
+def test_bad_temperatures_are_refused(prompts, tmp_path, capsys, text):
+    with pytest.raises(SystemExit):
+        run("sample", "--model", "m", "--data", prompts, "--out", tmp_path, "--temperature", text)
+    assert f"expected a number, or different ones with commas between, got {text!r}" in capsys.readouterr().err

@@ -1,0 +1,61 @@
+"""Scaling of advantages: the host's numbers without guards, and what the guards do to tied groups."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from dqo.core import REWARD_SCALES, scaled_advantage, tied_groups
+from dqo.errors import DQOError
+
+F64 = torch.float64
+NAN = float("nan")
+TASK = torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]], dtype=F64)
+PAID = torch.tensor([[0.01, 0.02, 0.03, 0.02], [0.4, 0.0, 0.0, 0.4]], dtype=F64)
+
+
+def test_without_guards_by_hand():
+    # group 2: rewards .4 0 1 1.4, mean .7, variance (.09+.49+.09+.49)/3 = .386667, std .621825
+    none = scaled_advantage(TASK, TASK + PAID, "none")
+    assert_close(none[1], torch.tensor([-0.3, -0.7, 0.3, 0.7], dtype=F64))
+    group = scaled_advantage(TASK, TASK + PAID, "group")
+    assert_close(group[1], none[1] / (0.6218253 + 1e-4), atol=1e-6, rtol=0)
+    assert group[0].abs().max() > 1.2, "a hundredth of credit becomes a whole advantage in a tied group"
+
+
+def test_floor_keeps_a_tied_group_small_and_leaves_others_alone():
+    guarded = scaled_advantage(TASK, TASK + PAID, "group", std_floor=0.5)
+    assert_close(guarded[0], torch.tensor([-0.01, 0.0, 0.01, 0.0], dtype=F64) / 0.5001)
+    assert_close(guarded[1], scaled_advantage(TASK, TASK + PAID, "group")[1])
+
+
+@pytest.mark.parametrize("scale", ["group", "batch"])
+def test_decoupled_credit_is_worth_the_same_in_every_group(scale):
+    advantage = scaled_advantage(TASK, TASK + PAID, scale, decoupled=True)
+    assert_close(advantage[0], torch.tensor([-0.01, 0.0, 0.01, 0.0], dtype=F64))
+    task_only = scaled_advantage(TASK, TASK, scale)
+    assert_close(advantage[1] - task_only[1], torch.tensor([0.2, -0.2, -0.2, 0.2], dtype=F64))
+
+
+@pytest.mark.parametrize("scale", REWARD_SCALES)
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_an_unscorable_response_gets_nothing_and_changes_nobody(scale, decoupled):
+    task = torch.cat([TASK, torch.full((2, 1), NAN, dtype=F64)], dim=1)
+    shaped = torch.cat([TASK + PAID, torch.full((2, 1), NAN, dtype=F64)], dim=1)
+    advantage = scaled_advantage(task, shaped, scale, decoupled=decoupled)
+    assert (advantage[:, 4] == 0).all()
+    assert_close(advantage[:, :4], scaled_advantage(TASK, TASK + PAID, scale, decoupled=decoupled))
+
+
+def test_ties_are_those_of_the_task_reward():
+    assert tied_groups(TASK).tolist() == [True, False]
+    assert tied_groups(TASK + PAID).tolist() == [False, False], "why the shaped reward must not be asked"
+    assert tied_groups(torch.tensor([[NAN, 1.0, 1.0], [NAN, NAN, 0.0], [NAN, NAN, NAN], [NAN, 0.0, 1.0]])).tolist() == [
+        True, True, True, False,
+    ]  # fmt: skip
+
+
+def test_refusals():
+    with pytest.raises(DQOError, match="`scale_rewards` must be one of none, batch, group, got 'groups'"):
+        scaled_advantage(TASK, TASK, "groups")
+    with pytest.raises(DQOError, match="`std_floor` must be a finite number >= 0"):
+        scaled_advantage(TASK, TASK, "group", std_floor=-1.0)

@@ -1,0 +1,179 @@
+"""The controller on simulated policies: it finds the floor, stays in bounds, does not wind up, resumes exactly."""
+
+import json
+import math
+import random
+
+import pytest
+
+from dqo.alpha import FlooredAlpha, ScheduledAlpha, TargetedAlpha
+from dqo.core.alpha_control import AlphaBounds, AlphaControl, ramped_floor
+from dqo.core.alpha_schedule import AlphaSchedule
+from dqo.errors import DQOError
+
+FLOOR = 0.8
+
+
+class Policy:
+    """Quality follows alpha with a lag of tau steps; an e-fold of alpha costs `price` of quality in the end."""
+
+    def __init__(self, tau, price, noise, quality=0.9, seed=0):
+        self.tau, self.price, self.noise, self.quality = tau, price, noise, quality
+        self.random = random.Random(seed)
+
+    def step(self, alpha):
+        aim = min(1.0, max(0.0, 0.85 - self.price * math.log(alpha)))
+        self.quality += (aim - self.quality) / self.tau
+        return self.quality + self.random.gauss(0.0, self.noise)
+
+
+class Eroded(Policy):
+    """A policy that drifts: above a balance alpha quality falls a little every step, below it rises."""
+
+    def step(self, alpha):
+        self.quality = min(1.0, max(0.0, self.quality - 0.02 * math.log(alpha / 2.0)))
+        return self.quality + self.random.gauss(0.0, self.noise)
+
+
+def drive(policy, control, steps, floor=FLOOR):
+    history = []
+    for _ in range(steps):
+        control.observe(policy.step(control.alpha) - floor)
+        history.append((policy.quality, control.alpha))
+    return history
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("price", [0.05, 0.2])
+@pytest.mark.parametrize("tau", [3, 10, 30])
+@pytest.mark.parametrize("start", [0.1, 1.0, 8.0])
+def test_quality_settles_at_the_floor(tau, price, noise, start):
+    control = AlphaControl(AlphaBounds(start=start))
+    tail = drive(Policy(tau, price, noise), control, 300)[-60:]
+    assert sum(q for q, _ in tail) / 60 == pytest.approx(FLOOR, abs=0.01)
+    assert max(abs(q - FLOOR) for q, _ in tail) < (0.03 if noise else 0.005)
+
+
+def test_a_drifting_policy_is_held_at_its_balance():
+    tail = drive(Eroded(1, 0, 0.02), AlphaControl(AlphaBounds(start=1.0)), 400)[-100:]
+    assert sum(q for q, _ in tail) / 100 == pytest.approx(FLOOR, abs=0.02)
+    assert math.exp(sum(math.log(a) for _, a in tail) / 100) == pytest.approx(2.0, rel=0.15)
+
+
+def test_a_fixed_alpha_does_not_hold_the_floor():
+    """Negative control: the plants do leave the floor when nothing holds them there."""
+    fixed = AlphaControl(AlphaBounds(start=8.0, low=8.0, high=8.0))
+    assert drive(Policy(10, 0.2, 0.0), fixed, 300)[-1][0] < 0.5
+    fixed = AlphaControl(AlphaBounds(start=8.0, low=8.0, high=8.0))
+    assert drive(Eroded(1, 0, 0.0), fixed, 300)[-1][0] == 0.0
+
+
+def test_alpha_stays_in_its_bounds_and_moves_no_faster_than_promised():
+    control = AlphaControl(AlphaBounds(start=1.0, low=0.2, high=5.0))
+    wild, before = random.Random(1), control.alpha
+    for _ in range(500):
+        control.observe(wild.choice([-1e6, -3.0, 0.0, 3.0, 1e6]))
+        assert 0.2 - 1e-12 <= control.alpha <= 5.0 + 1e-12
+    control = AlphaControl(AlphaBounds(start=1.0))
+    control.observe(1e9)
+    assert control.alpha <= before * math.exp(1.5) + 1e-9
+
+
+def test_no_wind_up_after_a_long_time_at_a_bound():
+    control = AlphaControl(AlphaBounds())
+    for _ in range(1000):
+        control.observe(0.3)
+    assert control.alpha == pytest.approx(10.0)
+    steps = 0
+    while control.alpha > 5.0:
+        control.observe(-0.1)
+        steps += 1
+    assert steps <= 15, "an unbounded memory would take three thousand steps to unwind"
+
+
+def test_nothing_scored_teaches_nothing():
+    control = AlphaControl(AlphaBounds())
+    control.observe(0.1)
+    before = control.state()
+    control.observe(math.nan)
+    assert control.state() == before
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR, ramp=0.5),
+        lambda: FlooredAlpha(AlphaControl(AlphaBounds()), {1: 0.7, 30: 0.8}, slack=0.02),
+        lambda: TargetedAlpha(AlphaControl(AlphaBounds()), 4.0),
+    ],
+    ids=["floor", "baseline", "target"],
+)
+def test_resumed_in_the_middle_it_goes_on_exactly(build):
+    def run(source, steps, seed):
+        noise = random.Random(seed)
+        out = []
+        for step in steps:
+            out.append(source.now(step, 60))
+            source.observe(0.6 + noise.random() * 0.3, 3.0 + noise.random(), step, 60)
+        return out
+
+    straight, first, second = build(), build(), build()
+    expected = run(straight, range(30), 0) + run(straight, range(30, 60), 1)
+    got = run(first, range(30), 0)
+    second.load(json.loads(json.dumps(first.state())))
+    assert got + run(second, range(30, 60), 1) == expected
+    assert run(build(), range(30, 60), 1) != expected[30:], "a fresh start must differ, or resuming proves nothing"
+
+
+def test_ramp_by_hand():
+    assert ramped_floor(0.8, first=0.4, progress=0.0, ramp=0.5) == 0.4
+    assert ramped_floor(0.8, first=0.4, progress=0.25, ramp=0.5) == pytest.approx(0.6)
+    assert ramped_floor(0.8, first=0.4, progress=0.5, ramp=0.5) == 0.8
+    assert ramped_floor(0.8, first=0.9, progress=0.0, ramp=0.5) == 0.8
+    assert ramped_floor(0.8, first=0.4, progress=0.0, ramp=0.0) == 0.8
+
+
+def test_a_baseline_s_floor_is_that_of_the_same_step():
+    source = FlooredAlpha(AlphaControl(AlphaBounds()), {2: 0.5, 4: 0.7}, slack=0.1)
+    floors = []
+    for step in (0, 1, 2, 3, 9):
+        source.observe(0.9, 3.0, step, 10)
+        floors.append(source.logs()["alpha/floor"])
+    assert floors == pytest.approx([0.4, 0.4, 0.4, 0.6, 0.6])
+
+
+def test_a_target_raises_alpha_while_diversity_is_missing():
+    source = TargetedAlpha(AlphaControl(AlphaBounds()), 4.0)
+    source.observe(0.5, 2.0, 0, 10)
+    low = source.now(1, 10)
+    assert source.logs()["alpha/error"] == pytest.approx(math.log(2))
+    for step in range(1, 20):
+        source.observe(0.5, 7.0, step, 20)
+    assert source.now(20, 20) < 1.0 < low
+
+
+def test_schedules_by_hand():
+    assert [AlphaSchedule(2.0, "linear", 1.0).at(s, 5) for s in range(6)] == [2.0, 1.75, 1.5, 1.25, 1.0, 1.0]
+    cosine = AlphaSchedule(2.0, "cosine", 0.0)
+    assert [cosine.at(s, 5) for s in (0, 2, 4)] == pytest.approx([2.0, 1.0, 0.0])
+    assert cosine.at(1, 5) == pytest.approx(1 + math.sqrt(0.5))
+    warm = AlphaSchedule(1.0, "linear", 0.0, warmup_steps=4)
+    assert [warm.at(s, 7) for s in range(7)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.0]
+    assert ScheduledAlpha(AlphaSchedule(0.7)).now(3, 10) == 0.7
+
+
+@pytest.mark.parametrize(
+    ("build", "told"),
+    [
+        (lambda: AlphaBounds(start=20.0), "needs 0 < alpha_min <= alpha_start <= alpha_max, got 0.01, 20.0 and 10.0"),
+        (lambda: AlphaBounds(low=0.0), "needs 0 < alpha_min"),
+        (lambda: AlphaBounds(rate=0.0), "`alpha_rate` must be a finite number above 0"),
+        (lambda: AlphaSchedule(1.0, "steps"), "`alpha_schedule` must be one of constant, linear, cosine, got 'steps'"),
+        (lambda: AlphaSchedule(1.0, warmup_steps=-1), "`alpha_warmup_steps` must be >= 0, got -1"),
+        (lambda: AlphaSchedule(1.0, "linear", -1.0), "`alpha_end` must be a finite number >= 0"),
+    ],
+)
+def test_refusals(build, told):
+    with pytest.raises(DQOError) as caught:
+        build()
+    assert told in str(caught.value)

@@ -1,0 +1,92 @@
+"""Every number of metrics.json has a definition, and the definition is true of it."""
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from dqo.errors import DQOError
+from dqo.evaluation import DEFINITIONS, definition_of, measure
+from dqo.evaluation.metrics import metrics_document, prompt_values
+from dqo.evaluation.protocols import PROTOCOLS
+from dqo.records import Group
+
+TEXTS = ["red red green", "green", "blue and cyan", ""]
+GROUPS = [Group("a", "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {})]
+
+
+def names(words):
+    measures = {name: f for protocol in PROTOCOLS.values() for name, f in protocol.measures.items()}
+    values = prompt_values(GROUPS, words, words, measures=measures)
+    return values, metrics_document(GROUPS, values, seed=0)
+
+
+def test_every_metric_is_defined_and_lies_in_its_range(words):
+    _, document = names(words)
+    assert len(document["metrics"]) > 30
+    for name, interval in document["metrics"].items():
+        found = definition_of(name)
+        high = {"n": 4, "log n": math.log(4), "n log 2": 4 * math.log(2)}.get(found.high, found.high)
+        assert found.low is None or interval["mean"] >= found.low, name
+        assert high is None or interval["mean"] <= high, name
+    assert all(definition_of(f"corpus/{name}").kind == "diversity of words" for name in document["corpus"])
+
+
+def test_every_definition_belongs_to_a_metric(words):
+    values, document = names(words)
+    measured = {re.sub(r"@\d+", "@k", re.sub(r"distinct_\d", "distinct_n", name)) for name in values}
+    measured |= {f"corpus/{re.sub(r'_[0-9]', '_n', name)}" for name in document["corpus"]}
+    assert {name for name in DEFINITIONS if name not in measured} == set()
+
+
+@pytest.mark.parametrize("name", [n for n, d in DEFINITIONS.items() if d.kind.startswith("diversity")])
+def test_better_means_more_diverse(words, name):
+    """Four texts with no word in common against four copies."""
+    groups = [
+        Group(str(i), "?", [], texts, ["eos"] * 4, [1.0] * 4, {})
+        for i, texts in enumerate([["red a b c", "green d e f", "blue g h i", "cyan j k l"], ["red a b c"] * 4])
+    ]
+    measures = PROTOCOLS["paper"].measures
+    if name == "corpus/distinct_n":
+        spread, copies = (metrics_document([g], {}, seed=0)["corpus"]["distinct_2"] for g in groups)
+    else:
+        spread, copies = prompt_values(groups, words, measures=measures)[name.replace("_n", "_2")]
+    assert spread > copies if DEFINITIONS[name].better == "higher" else spread < copies
+
+
+def test_numbers_and_judges_are_in_the_title():
+    assert definition_of("pass@10").title == "Pass at k (k = 10)"
+    assert definition_of("heldout/vendi_1").title == "Vendi score, held-out encoder"
+    assert definition_of("heldout/vendi_1").high == "n"
+    with pytest.raises(DQOError, match=r"expected the name of a metric, one of quality, .* got 'vendi_7'"):
+        definition_of("vendi_7")
+
+
+def test_three_lines_on_plain_strings():
+    result = measure({"Name a colour.": ["red", "green", "red"], "A city?": ["Rome", "Oslo", "Lima"]}, encoder="hashed")
+    assert result["classes"]["mean"] == 2.5
+    assert result["quality"] is None
+    scored = measure({"a": ["x", "y"]}, {"a": [1, 0]}, encoder="hashed")
+    assert scored["pass@1"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    for wrong, rewards, message in (
+        ({"a": "text"}, None, "a list of one response or more to prompt 'a', got 'text'"),
+        ({"a": []}, None, "a list of one response or more to prompt 'a'"),
+        ({"a": ["x", "y"]}, {"b": [1, 0]}, "Expected 2 rewards for prompt 'a', one a response, got 0"),
+    ):
+        with pytest.raises(DQOError, match=message):
+            measure(wrong, rewards, encoder="hashed")
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+
+
+def test_the_docs_table_says_what_the_definitions_say():
+    rows = [line.split(" | ") for line in DOCS.splitlines() if line.startswith("| `")]
+    said = {row[4]: row[1].replace("–", "") for row in rows if len(row) == 6}
+    assert said == {found.text: found.better for found in DEFINITIONS.values()}
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", DOCS, flags=re.S))
+def test_the_docs_examples_run(code):
+    exec(code, {})

@@ -1,0 +1,101 @@
+"""Judges of equal meaning: both directions, the right label, the benchmark's short-answer rule and token layout."""
+
+import pytest
+import torch
+
+from dqo.errors import EncoderError, RecipeError
+from dqo.evaluation.equivalence import load_equivalence
+from dqo.evaluation.pair_models import Entailment, NoveltyBenchClassifier, alike_by_words
+
+WORDS = [f"w{i}" for i in range(40)]
+
+
+def folder(path, labels, seed=0):
+    """A random BERT classifier of text pairs."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    vocab = {token: i for i, token in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *WORDS])}
+    raw = Tokenizer(models.WordLevel(vocab, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    raw.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]", unk_token="[UNK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    ).save_pretrained(path)  # fmt: skip
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(vocab), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=300, id2label=dict(enumerate(labels)), initializer_range=0.5,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def nli(tmp_path_factory):
+    return folder(tmp_path_factory.mktemp("nli"), ["CONTRADICTION", "ENTAILMENT", "NEUTRAL"])
+
+
+def test_both_directions_must_entail(nli):
+    judge = Entailment(nli, device="cpu", batch_size=3)
+    pairs = [(f"w{i} w{i + 1}", f"w{3 * i % 40}") for i in range(30)]
+
+    def one_way(a, b):
+        inputs = judge._tokenizer(a, b, return_tensors="pt")
+        return judge._model.config.id2label[judge._model(**inputs).logits.argmax().item()] == "ENTAILMENT"
+
+    forth, back = [one_way(a, b) for a, b in pairs], [one_way(b, a) for a, b in pairs]
+    expected = [a and b for a, b in zip(forth, back, strict=True)]
+    assert forth != expected != back, "in some pair only one direction entails"
+    assert any(expected)
+    assert judge(pairs) == expected
+
+
+def test_a_model_without_entailment_and_a_pair_too_long_are_refused(nli, tmp_path):
+    with pytest.raises(EncoderError, match=r"a label 'entailment', but .* has \['no', 'yes'\]"):
+        Entailment(folder(tmp_path, ["no", "yes"]))
+    with pytest.raises(EncoderError, match=r"reads 300 tokens, got a pair of 504 that begins 'w1 w1"):
+        Entailment(nli, device="cpu")([("w1 " * 500, "w2")])
+    with pytest.raises(EncoderError, match="a sequence classifier from"):
+        Entailment(str(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "alike"),
+    [
+        ("Paris", "paris ", True),
+        ("Paris", "Rome", False),
+        ("New York", "York", True),  # half of two
+        ("the old town", "old", False),  # 2 < 3
+        ("a b c d e", "c d e f g", True),
+        ("a b c d e f", "a", None),
+    ],
+)
+def test_the_rule_for_short_answers(a, b, alike):
+    assert alike_by_words(a, b) is alike
+    assert alike_by_words(b, a) is alike
+
+
+def test_the_benchmarks_classifier_sees_128_tokens_of_each_and_its_threshold(tmp_path):
+    model = folder(tmp_path, ["different", "similar"], seed=3)
+    judge = NoveltyBenchClassifier(model, tokenizer=model, device="cpu")
+    long = [" ".join(WORDS[(i * j + j) % 40] for j in range(130)) for i in range(12)]
+    pairs = list(zip(long, [f"{text} w1" for text in reversed(long)], strict=True))
+    inputs = [judge._tokenizer(a, b, max_length=259, truncation=True, return_tensors="pt") for a, b in pairs]
+    assert inputs[0]["input_ids"].shape[1] == 128 + 128 + 3
+    similar = [judge._model(**row).logits.softmax(-1)[0, 1].item() for row in inputs]
+    judge._threshold = sum(sorted(similar)[5:7]) / 2
+    assert judge(pairs) == [p > judge._threshold for p in similar]
+    assert sum(judge(pairs)) == 6, "both answers occur"
+    assert NoveltyBenchClassifier(model, tokenizer=model, device="cpu")._threshold == 0.102
+
+
+def test_names_of_judges(nli):
+    assert load_equivalence("embedding") is None
+    assert load_equivalence(f"nli:{nli}").name == f"nli:{nli}"
+    for wrong in ("nli", "nli:", "magic"):
+        with pytest.raises(RecipeError, match="equivalence: expected embedding, noveltybench"):
+            load_equivalence(wrong)

@@ -1,0 +1,44 @@
+"""Protocols: what they fix, what they add, what they refuse."""
+
+import pytest
+
+from dqo.errors import RecipeError
+from dqo.evaluation.protocols import PROTOCOLS, protocol_of
+from dqo.evaluation.run import evaluate
+from dqo.records import Group
+
+
+def group(n, rewards=None):
+    return Group("g", "?", [], ["red", "green"] * (n // 2), ["eos"] * n, rewards, {})
+
+
+def test_the_paper_adds_self_rouge_and_is_named(words, tmp_path):
+    document = evaluate([group(10)], encoder=words, out=tmp_path, protocol=protocol_of("paper"))
+    assert document["protocol"] == "paper"
+    assert document["metrics"]["self_rouge"]["mean"] == pytest.approx(20 / 45)  # equal pairs: 2 · C(5, 2)
+    assert "self_rouge" not in evaluate([group(10)], encoder=words, out=tmp_path)["metrics"]
+
+
+def test_headlines_are_metrics(words, tmp_path):
+    for name, protocol in PROTOCOLS.items():
+        groups = [group(protocol.n, [1.0] * protocol.n)]
+        metrics = evaluate(groups, encoder=words, out=tmp_path / name, protocol=protocol)["metrics"]
+        assert {*protocol.headline} <= {*metrics}, name
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "message"),
+    [
+        ("paper", [group(8)], r"protocol 'paper': expected 10 responses a prompt, got 8 for 'g'; sample with --n 10"),
+        ("noveltybench", [group(12)], r"expected 10 responses a prompt, got 12"),
+        ("passk", [group(8)], r"protocol 'passk': expected rewards, got none; give --task or --reward"),
+    ],
+)
+def test_groups_that_do_not_fit_are_refused(words, tmp_path, name, groups, message):
+    with pytest.raises(RecipeError, match=message):
+        evaluate(groups, encoder=words, out=tmp_path, protocol=protocol_of(name))
+
+
+def test_an_unknown_name_lists_what_there_is():
+    with pytest.raises(RecipeError, match="expected one of paper, noveltybench, passk, got 'papers'"):
+        protocol_of("papers")

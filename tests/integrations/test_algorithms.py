@@ -1,0 +1,48 @@
+"""Every algorithm of docs/algorithms.md raises the reward of a real (tiny) policy, with the settings written there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from dqo.cli.recipe import CONFIGS
+from dqo.cli.train import TRAINERS
+from dqo.cli.yaml_reader import parse_yaml
+
+DOCS = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+# name -> (algorithm, settings): rows `| Dr. GRPO | grpo | `trainer.loss_type=dr_grpo ...` | ... |` of the table
+ROW = re.compile(r"^\| ([\w. ]+?) \| `(\w+)` \| (?:`([^`]*)`|none) \|", flags=re.M)
+TABLE = {
+    name: (algorithm, dict(pair.removeprefix("trainer.").split("=") for pair in overrides.split()))
+    for name, algorithm, overrides in ROW.findall(DOCS)
+}
+
+
+def share_of_short_words(completions, **kwargs):
+    return [sum(len(w) <= 3 for w in c.split()) / max(1, len(c.split())) for c in completions]
+
+
+def test_the_table_has_them_all():
+    assert {"GRPO", "Dr. GRPO", "DAPO", "GSPO", "RLOO", "PPO", "PPO shared critic"} == TABLE.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TABLE)
+def test_reward_rises(name, tiny_policy, tiny_tokenizer, tmp_path):
+    algorithm, overrides = TABLE[name]
+    settings = {key: parse_yaml(value, name) for key, value in overrides.items()}
+    args = CONFIGS[algorithm](
+        str(tmp_path), alpha=0.1, encoder="hashed", **{
+            "per_device_train_batch_size": 32, "num_generations": 8, "max_completion_length": 8, "max_steps": 30,
+            "learning_rate": 1e-2, "lr_scheduler_type": "constant", "beta": 0.0, "bf16": False, "use_cpu": True,
+            "gradient_checkpointing": False, "report_to": [], "save_strategy": "no", **settings,
+        },
+    )  # fmt: skip
+    trainer = TRAINERS[algorithm](
+        tiny_policy, share_of_short_words, args=args, processing_class=tiny_tokenizer,
+        train_dataset=Dataset.from_dict({"prompt": ["the dog", "a cat near the river", "red house", "old tree"]}),
+    )  # fmt: skip
+    trainer.train()
+    quality = [line["quality"] for line in trainer.state.log_history if "quality" in line]
+    assert sum(quality[-5:]) / 5 > sum(quality[:3]) / 3 + 0.1, quality

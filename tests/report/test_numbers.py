@@ -1,0 +1,150 @@
+"""What the page computes: paired bootstrap with Holm, the front, curves, the plane of the maps, definitions."""
+
+import math
+from itertools import product
+
+import numpy as np
+import pytest
+
+from dqo.evaluation.bootstrap import paired_bootstrap
+from dqo.report.curves import POINTS, columns
+from dqo.report.definitions import define
+from dqo.report.front import pareto_front
+from dqo.report.page import number
+from dqo.report.semantic_map import principal_plane, semantic_maps
+from dqo.report.significance import holm, paired_differences
+from dqo.report.sources import read_runs
+
+
+def rows(**metrics):
+    """{"q": [..]} -> {prompt id: {"q": value}}."""
+    return {
+        f"p{i}": dict(zip(metrics, values, strict=True)) for i, values in enumerate(zip(*metrics.values(), strict=True))
+    }
+
+
+def test_holm_by_hand():
+    # .01*4, .02*3, .03*2 -> .06 after the running maximum, .04*1 -> .06
+    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+
+
+def test_three_prompts_agree_with_all_27_resamples():
+    d = [0.0, 3.0, 6.0]
+    means = [sum(draw) / 3 for draw in product(d, repeat=3)]
+    found = paired_differences(rows(q=[1.0, 1.0, 1.0]), rows(q=[1.0, 4.0, 7.0]), ["q"])["q"]
+    assert found.mean == pytest.approx(3.0)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975], method="inverted_cdf")))
+    at_most_zero = sum(mean <= 0 for mean in means) / 27
+    assert found.p == pytest.approx(2 * at_most_zero, abs=0.02)
+
+
+def test_interval_is_that_of_the_evaluation():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=60), rng.normal(0.3, 1, size=60)
+    ours = paired_differences(rows(q=a), rows(q=b), ["q"])["q"]
+    theirs = paired_bootstrap(a, b)
+    assert (ours.mean, ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.02)
+
+
+def test_equal_runs_differ_in_nothing_and_a_shift_is_found():
+    values = list(np.random.default_rng(1).normal(size=40))
+    same = paired_differences(rows(q=values), rows(q=values), ["q"])["q"]
+    assert (same.mean, same.p, same.holm) == (0.0, 1.0, 1.0)
+    shifted = paired_differences(rows(q=values), rows(q=[v + 0.1 for v in values]), ["q"])["q"]
+    assert shifted.p < 0.001
+    assert shifted.low == pytest.approx(0.1) == shifted.high
+
+
+def test_false_alarms_keep_to_the_level():
+    rng = np.random.default_rng(2)
+    alarms = 0
+    for _ in range(60):
+        found = paired_differences(rows(q=rng.normal(size=30)), rows(q=rng.normal(size=30)), ["q"])
+        alarms += found["q"].p < 0.05
+    assert alarms <= 9  # 3 expected; more than 9 of 60 has a chance of 1 in 1000
+
+
+def test_prompts_without_a_value_are_left_out_of_that_metric_alone():
+    first = {
+        "a": {"q": None, "v": 1.0},
+        "b": {"q": 1.0, "v": 1.0},
+        "c": {"q": 1.0, "v": 1.0},
+        "only here": {"q": 9, "v": 9},
+    }
+    other = {"a": {"q": 5.0, "v": 2.0}, "b": {"q": 2.0, "v": 2.0}, "c": {"q": 4.0, "v": 2.0}}
+    found = paired_differences(first, other, ["q", "v", "unknown"])
+    assert found["q"].mean == pytest.approx(2.0)
+    assert (found["q"].prompts, found["v"].prompts) == (2, 3)
+    assert "unknown" not in found
+
+
+def test_front_keeps_what_nobody_beats():
+    points = [(1, 5), (2, 4), (2, 3), None, (3, 1), (1, 5), (0, 0)]
+    assert pareto_front(points) == [0, 5, 1, 4]
+    assert pareto_front([None]) == []
+
+
+def test_short_logs_stay_as_they_are_and_long_ones_keep_their_mean():
+    assert columns([{"step": 1, "a": 0.5, "b": None}, {"step": 2, "c": 3}]) == {
+        "step": [1, 2], "a": [0.5, None], "c": [None, 3.0]
+    }  # fmt: skip
+    long = columns([{"step": i, "a": float(i)} for i in range(1, 2501)])
+    assert len(long["step"]) == math.ceil(2500 / 3) <= POINTS
+    assert long["step"][:2] == [3, 6]
+    assert long["a"][:2] == [2.0, 5.0]
+
+
+def test_the_plane_keeps_the_distances_of_flat_points_and_explains_them():
+    rng = np.random.default_rng(3)
+    flat = rng.normal(size=(12, 2)) @ np.linalg.qr(rng.normal(size=(40, 2)))[0].T  # in a plane of 40 dimensions
+    xy, share = principal_plane(flat)
+    for i, j in product(range(12), repeat=2):
+        assert np.linalg.norm(xy[i] - xy[j]) == pytest.approx(np.linalg.norm(flat[i] - flat[j]), abs=1e-9)
+    assert sum(share) == pytest.approx(1.0)
+    assert share[0] >= share[1]
+
+
+@pytest.mark.parametrize("E", [np.ones((1, 5)), np.ones((4, 5)), np.zeros((3, 1))])
+def test_points_that_do_not_differ_lie_together(E):
+    xy, share = principal_plane(E)
+    assert np.abs(xy).max() < 1e-9
+    assert share == [0.0, 0.0]
+
+
+def test_maps_are_remembered_and_the_encoder_is_asked_once(tmp_path, run_folders):
+    runs, asked = read_runs(run_folders), []
+
+    def encoder(texts):
+        asked.append(len(texts))
+        return np.array([[len(text), text.count("e"), 1.0] for text in texts])
+
+    first = semantic_maps(runs, lambda: encoder, "letters", tmp_path, maps=5)
+    assert len(first) == 5
+    assert sum(asked) == 5 * 3 * 10
+    assert [len(places) for places in first["test-0"]["runs"]] == [10, 10, 10]
+    assert semantic_maps(runs, lambda: pytest.fail("asked again"), "letters", tmp_path, maps=5) == first
+
+
+def test_every_number_has_a_definition(run_folders):
+    runs = read_runs(run_folders)
+    evaluated = {name for run in runs for name in run.document["metrics"]}
+    logged = {name for run in runs for row in run.steps for name in row} - {"step"}
+    assert len(evaluated) > 20
+    assert len(logged) > 20
+    for training, names in ((False, evaluated), (True, logged)):
+        assert [name for name in names if "no definition" in define(name, training=training).text] == []
+    assert "no definition" in define("something_new").text
+    assert define("heldout/vendi_1").better == "higher"
+    assert define("self_bleu").better == "lower"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.71349, "0.713"), (-0.05, "−0.050"), (12.408, "12.41"), (123.44, "123.4"), (1203.9, "1,204")]
+)
+def test_numbers_are_written_as_tables_show_them(value, text):
+    assert number(value) == text
+
+
+def test_signed_numbers_show_their_plus():
+    assert number(0.05, sign=True) == "+0.050"

@@ -1,0 +1,189 @@
+"""The page as a file: whole, self-contained, bounded, and with nothing of a model's in its markup."""
+
+import base64
+import gzip
+import hashlib
+import json
+import random
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import dqo.report
+import dqo.report.samples
+from dqo.errors import DataError, EncoderError
+from dqo.records import Group, write_groups
+from dqo.report import write_report
+
+ASSETS = Path(dqo.report.__file__).parent / "assets"
+
+
+class Markup(HTMLParser):
+    """Every tag with its attributes, and the text of every script."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.scripts = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_data(self, text):
+        if self.cdata_elem == "script":
+            self.scripts[-1] += text
+
+
+def data_of(page):
+    (packed,) = re.findall(r'<script type="application/octet-stream" id="data">([^<]*)</script>', page)
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
+
+
+@pytest.fixture(scope="module")
+def page(run_folders, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(run_folders, out)
+    return out.read_text(encoding="utf-8")
+
+
+def test_nothing_on_the_page_points_outside_it(page):
+    markup = Markup(page)
+    links = [value for _, attributes in markup.tags for name, value in attributes.items() if name in ("href", "src")]
+    assert links
+    assert all(link.startswith("#") or link == "data:," for link in links)
+    assert "@import" not in page.split("</style>")[0]
+    assert "url(" not in page.split("</style>")[0]
+
+
+def test_the_policy_names_the_scripts_that_are_there_and_allows_nothing_else(page):
+    markup = Markup(page)
+    (policy,) = [a["content"] for tag, a in markup.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert "unsafe-eval" not in policy
+    digests = {"sha256-" + base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in markup.scripts[1:]}
+    assert set(re.findall(r"'(sha256-[^']+)'", policy)) == digests
+    assert len(digests) == 3
+
+
+def test_no_response_is_part_of_the_markup_and_all_are_in_the_data(page, samples):
+    assert "window.ran" not in page
+    assert "\u202e" not in page
+    first = data_of(page)["samples"]["runs"][0][0]
+    assert first["r"][: len(samples.nasty)] == samples.nasty
+
+
+def test_a_megabyte_is_cut_and_the_cut_is_told(page):
+    first = data_of(page)["samples"]["runs"][0][0]
+    assert first["n"] == {"5": 1_000_000}
+    assert len(first["r"][5]) == 20_000
+    assert "1 response is cut after 20,000 characters" in page
+
+
+def test_names_and_settings_are_escaped(tmp_path):
+    folder = tmp_path / "<b>run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"step": 1, "quality": 0.5, "</script><i>x": 1}\n')
+    (folder / "config.yaml").write_text("model: </td><script>x()</script>\nalpha: 1\n")
+    write_report([folder], tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<b>run" not in page
+    assert "&lt;b&gt;run" in page
+    assert "<script>x()" not in page
+    assert data_of(page)["runs"][0]["name"] == "<b>run"
+
+
+@pytest.mark.parametrize("missing", ["log", "evaluation", "groups", "everything but groups"])
+def test_a_page_of_what_there_is(missing, tmp_path, samples):
+    folder = samples.trained(tmp_path / "run", 1.0, 0.9, 5.0, steps=5, diversity=0.5, skill=0.7, prompts=6)
+    gone = {
+        "log": ["metrics.jsonl"],
+        "evaluation": ["eval/metrics.json", "eval/prompt_metrics.jsonl", "eval/groups.jsonl"],
+        "groups": ["eval/groups.jsonl"],
+        "everything but groups": ["metrics.jsonl", "config.yaml", "eval/metrics.json", "eval/prompt_metrics.jsonl"],
+    }[missing]
+    for name in gone:
+        (folder / name).unlink()
+    write_report([folder], tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert ('id="training"' in page) == (missing not in ("log", "everything but groups"))
+    assert ('id="draws"' in page) == (missing not in ("evaluation", "everything but groups"))
+    assert ('id="responses"' in page) == (missing not in ("groups", "evaluation"))
+
+
+def test_evaluations_that_differ_are_shown_with_a_caution(tmp_path, samples):
+    a = samples.evaluated(tmp_path / "a", diversity=1, skill=0.5, n=10, prompts=6)
+    b = samples.evaluated(tmp_path / "b", diversity=1, skill=0.5, n=5, prompts=6)
+    write_report([a, b], tmp_path / "r.html")
+    assert "differ in n_samples (a: 10, b: 5)" in (tmp_path / "r.html").read_text()
+
+
+def test_an_encoder_that_is_not_there_is_said_and_one_that_was_asked_for_is_an_error(tmp_path, samples):
+    folder = samples.evaluated(tmp_path / "a", diversity=1, skill=0.5, prompts=3)
+    document = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(document | {"encoder": "hashed:none"}))
+    write_report([folder], tmp_path / "r.html")
+    assert "hashed words, which know no meaning: hashed:none" in data_of((tmp_path / "r.html").read_text())["mapNote"]
+    with pytest.raises(EncoderError, match="hashed:nothing"):
+        write_report([folder], tmp_path / "r.html", encoder="hashed:nothing")
+
+
+def test_the_old_page_stays_when_the_new_one_fails(tmp_path):
+    (tmp_path / "r.html").write_text("old")
+    with pytest.raises(DataError):
+        write_report([tmp_path / "nothing"], tmp_path / "r.html")
+    assert (tmp_path / "r.html").read_text() == "old"
+
+
+def test_the_size_is_bounded_by_cutting_and_then_by_leaving_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(dqo.report.samples, "PACKED_LIMIT", 60_000)
+    rng = random.Random(0)
+    noise = [[rng.randbytes(300).hex() for _ in range(2)] for _ in range(200)]  # 600 characters that do not pack
+    groups = [Group(f"p{i}", f"Prompt {i}", [], texts, ["eos"] * 2, None, {}) for i, texts in enumerate(noise)]
+    write_groups(tmp_path / "a" / "groups.jsonl", groups)
+    notes = write_report([tmp_path / "a"], tmp_path / "r.html", maps=0)["notes"]
+    data = data_of((tmp_path / "r.html").read_text())
+    assert len(base64.b64encode(gzip.compress(json.dumps(data).encode()))) < 80_000
+    assert 0 < len(data["samples"]["prompts"]) < 200
+    assert [note.split(" ", 2)[2] for note in notes] == [
+        "are cut after 500 characters; the reader names the file that has the rest.",
+        f"holds the first {len(data['samples']['prompts'])} of 200 prompts; every other section counts all of them.",
+    ]
+
+
+def test_two_thousand_prompts_are_a_small_page_in_time(tmp_path, samples):
+    """The promise is 15 MB and 60 s; text from few templates packs better than real text: a stricter bound."""
+    for name, seed in (("a", 1), ("b", 2)):
+        groups = samples.groups(1.0, 0.5, prompts=2000, seed=seed)
+        write_groups(tmp_path / name / "groups.jsonl", groups)
+        row = {"quality": 0.5, **{f"m{i}": float(i) for i in range(30)}}
+        lines = [json.dumps({"id": g.id, **row, "quality": g.rewards[0]}) for g in groups]
+        (tmp_path / name / "prompt_metrics.jsonl").write_text("\n".join(lines) + "\n")
+        intervals = {metric: {"mean": 0.5, "low": 0.4, "high": 0.6} for metric in row}
+        (tmp_path / name / "metrics.json").write_text(
+            json.dumps({"n_prompts": 2000, "n_samples": 10, "metrics": intervals})
+        )
+    start = time.monotonic()
+    written = write_report([tmp_path / "a", tmp_path / "b"], tmp_path / "r.html")
+    assert written["prompts"] == 2000
+    assert written["bytes"] < 5_000_000
+    assert time.monotonic() - start < 60
+
+
+def test_the_libraries_are_the_published_files():
+    listed = dict(re.findall(r"\| `(\S+)` \|.*\| ([0-9a-f]{64}) \|", (ASSETS / "vendor" / "README.md").read_text()))
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (ASSETS / "vendor").glob("*.js")}
+    assert found == listed
+    assert len(found) == 2
+
+
+def test_the_scripts_never_parse_a_string_as_markup_or_code():
+    own = "".join(path.read_text() for path in (ASSETS / "js").glob("*.js"))
+    assert (
+        re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|fetch\(|https?:", own)
+        == []
+    )

@@ -1,0 +1,62 @@
+"""Following a run: a page at once, a new one after a change, a last one that stands still."""
+
+import re
+
+import pytest
+
+from dqo.report.watch import watch
+
+
+def refresh(page):
+    import base64
+    import gzip
+    import json
+
+    packed = re.search(r'id="data">([^<]*)<', page.read_text())[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))["refresh"]
+
+
+def test_a_run_is_followed_from_before_its_first_step_to_its_end(tmp_path):
+    run, out, told, moments = tmp_path / "run", tmp_path / "r.html", [], []
+    log = run / "metrics.jsonl"
+
+    def first_step():
+        run.mkdir()
+        log.write_text('{"step": 1, "quality": 0.5}\n')
+
+    def second_step():
+        assert refresh(out) == 7
+        log.write_text(log.read_text() + '{"step": 2, "quality": 0.6}\n')
+
+    def end():
+        (run / "checkpoints" / "final").mkdir(parents=True)
+
+    events = iter([first_step, second_step, lambda: None, end])
+
+    def sleep(seconds):
+        moments.append(seconds)
+        next(events)()
+
+    watch([run], out, every=7, tell=told.append, sleep=sleep)
+    assert moments == [7] * 4
+    assert [text.split(":")[0] for text in told] == [
+        f"waiting for the first step of {run}",
+        "step 1",
+        "step 2",
+        "finished",
+    ]
+    assert refresh(out) == 0
+    assert "still training" not in out.read_text()
+
+
+def test_an_interruption_leaves_a_page_that_stands_still(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "quality": 0.5}\n')
+    out = tmp_path / "r.html"
+
+    def interrupted(seconds):
+        assert refresh(out) == 5
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch([tmp_path], out, every=5, tell=print, sleep=interrupted)
+    assert refresh(out) == 0

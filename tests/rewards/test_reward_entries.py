@@ -1,0 +1,199 @@
+"""The rewards of a recipe: which there are, what they return, and what is refused."""
+
+import json
+
+import pytest
+import torch
+
+from dqo.errors import ModelError, RecipeError, RewardError
+from dqo.records import Prompt
+from dqo.rewards.final_answer import final_answer
+from dqo.rewards.loading import Entry, load_reward, outcome_warning, read_entries
+from dqo.rewards.math_answer import MathReward, as_number
+from dqo.rewards.record_reward import RecordReward
+from dqo.rewards.task_reward import encode_record
+
+
+def call(name, completions, **columns):
+    options = columns.pop("options", {})
+    return load_reward(Entry(name, 1.0, options))(prompts=["p"] * len(completions), completions=completions, **columns)
+
+
+def test_math_answers():
+    reward = MathReward(timeout=2)
+
+    def score(answer, gold="72"):
+        return reward(prompts=["p"], completions=[answer], reference=[gold])[0]
+
+    assert [score(a) for a in ("#### 72", "#### $72.00", "\\boxed{72}", "the answer is 72 apples.")] == [1.0] * 4
+    assert [score(a) for a in ("#### 73", "72", "", "#### " + "7" * 500, "#### __import__('os').getcwd()")] == [0.0] * 5
+    assert score("\\boxed{\\frac{1}{2}}", "0.5") == 1.0
+    assert score("#### 1,200", "1200") == 1.0
+    assert score("#### 2", ["1", "2"]) == 1.0
+    assert reward.counts() == {"timeouts": 0}
+    assert score("\\boxed{9^{9^{9^{9}}}}") == 0.0
+    assert reward.counts() == {"timeouts": 1}
+    assert score("\\boxed{\\frac{144}{2}}") == 1.0, "a new process must have taken over"
+    with pytest.raises(RewardError, match="expected the right answer in `reference` of row 0, got none"):
+        score("#### 1", [])
+
+
+def test_numbers_and_final_answers():
+    assert as_number("1,000.50") == as_number("$1000.5 dollars") == 1000.5
+    assert as_number("3/4") is None
+    assert final_answer("x #### 5\nmore").tail == "more"
+    assert final_answer("\\boxed{\\frac{1}{2}}.").text == "\\frac{1}{2}"
+    assert final_answer("\\boxed{never closed") is None
+    assert final_answer("####\nnothing on the line") is None
+
+
+def test_rouge_by_hand():
+    # "the cat" against "the cat sat on": 2 of 2 and 2 of 4 words in order, so F1 = 2 * 1 * .5 / 1.5
+    assert call("rouge", ["the cat", "dogs", ""], reference=["the cat sat on"] * 3) == pytest.approx([2 / 3, 0, 0])
+    assert call("rouge", ["two dogs"], reference=[["a cat", "two dogs"]]) == [1.0]
+    sums = {"measure": "rougeLsum"}
+    assert call("rouge", ["B two. A one."], reference=["a one\nb two"], options=sums) == [1.0]
+    assert call("rouge", ["B two. A one."], reference=["a one\nb two"]) == [0.5]
+    with pytest.raises(RewardError, match="expected at least one text in `reference` of row 1, got none"):
+        call("rouge", ["a", "b"], reference=["a", []])
+
+
+def test_shape():
+    words = ["w " * n for n in (0, 2, 4, 8, 12, 16, 20)]
+    expected = [0, 0.5, 1, 1, 0.5, 0, 0]
+    assert call("length", words, options={"min_words": 4, "max_words": 8}) == pytest.approx(expected)
+    assert call("format", ["<a>\n</a>", "<a>"], options={"pattern": r"\A<a>.*</a>\Z"}) == [1.0, 0.0]
+    assert call("ended", ["x", "x", " "], ended=[True, False, True]) == [1.0, 0.0, 0.0]
+    with pytest.raises(RecipeError, match="expected a regular expression"):
+        call("format", ["x"], options={"pattern": "("})
+    with pytest.raises(RewardError, match="expected a column `ended`, got none"):
+        call("ended", ["x"])
+
+
+def test_concepts():
+    meta = [{"concepts": ["dog", "run"]}] * 2
+    assert call("concepts", ["The dogs ran.", "A cat."], meta=meta) == [1.0, 0.0]
+    with pytest.raises(RewardError, match=r"expected a list of words in meta\.concepts of row 0"):
+        call("concepts", ["x"], meta=[{}])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"reward": "rogue"}, r"`reward` must be .*did you mean 'rouge'"),
+        ({"weight": 1}, "`reward` must be one of quality, math"),
+        ({"reward": "math", "weight": float("nan")}, r"entry 1 \(math\): `weight` must be a finite number, got nan"),
+        ({"reward": "math", "weight": "1"}, "`weight` must be a finite number, got '1'"),
+        ({"reward": "quality", "measure": "x"}, r"entry 1 \(quality\): expected no options, got measure"),
+    ],
+)
+def test_bad_entries(line, said):
+    with pytest.raises(RecipeError, match=said):
+        read_entries([line])
+
+
+def test_entries_and_their_options():
+    assert read_entries([]) == [Entry("quality", 1.0, {})]
+    (entry,) = read_entries([{"reward": "length", "max_words": 5, "weight": 2}])
+    assert entry == Entry("length", 2.0, {"max_words": 5})
+    with pytest.raises(RecipeError, match=r"reward 'length': expected the option .*did you mean 'max_words'"):
+        load_reward(Entry("length", 1.0, {"max_word": 5}))
+    with pytest.raises(RecipeError, match=r"reward 'judge': the option 'model' is required"):
+        load_reward(Entry("judge", 1.0, {"base_url": "http://x/v1"}))
+
+
+def test_a_record_feeds_the_reward_its_columns():
+    prompt = Prompt("p-1", "Q", ["gold"], {"id": "p-1", "level": 3})
+    seen, logged = {}, {}
+
+    def reward(prompts, completions, **columns):
+        seen.update(columns, prompts=prompts, completions=completions)
+        return [1.0, None]
+
+    reward.counts = lambda: {"odd": 2}
+    reward.__name__ = "mine"
+    from dqo.rewards import CheckedReward
+
+    values = RecordReward(CheckedReward(reward), [9], "mine")(
+        prompts=["other"] * 2,
+        completions=["a", [{"role": "assistant", "content": "b"}]],
+        completion_ids=[[1, 9], [1, 2]],
+        record=[encode_record(prompt)] * 2,
+        log_metric=logged.__setitem__,
+    )
+    assert values == [1.0, None]
+    assert (seen["prompts"], seen["completions"], seen["ended"]) == (["Q", "Q"], ["a", "b"], [True, False])
+    assert (seen["reference"][0], seen["meta"][0]["level"]) == (["gold"], 3)
+    assert logged == {"rewards/mine/odd": 2.0, "responses/truncated": 0.5, "responses/empty": 0.0}
+
+
+class Whole:
+    outcome_only, cuts_span = True, False
+
+
+class Cut:
+    outcome_only, cuts_span = True, True
+
+
+def test_outcome_rewards_are_warned_of_and_the_remedy_is_named():
+    quality, math = read_entries([]), read_entries([{"reward": "math"}, {"reward": "length", "max_words": 9}])
+    said = outcome_warning(Whole(), quality, 1.0, "add")
+    assert "write something unique" in said
+    assert "combine: quality_weighted" in said
+    assert "unique" not in outcome_warning(Cut(), math, 1.0, "add")
+    assert outcome_warning(Cut(), quality, 1.0, "quality_weighted") is None
+    assert outcome_warning(Whole(), quality, 0.0, "add") is None
+    mixed = read_entries([{"reward": "math"}, {"reward": "rouge", "weight": 0.5}])
+    assert outcome_warning(Whole(), mixed, 1.0, "add") is None
+
+
+def classifier(folder, tokenizer, labels, template=True):
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=0, eos_token_id=1, num_labels=labels,
+    )  # fmt: skip
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if not template:
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text())
+        settings.pop("chat_template", None)
+        path.write_text(json.dumps(settings))
+        (folder / "chat_template.jinja").unlink(missing_ok=True)
+    return str(folder)
+
+
+def test_reward_model_scores_do_not_depend_on_the_batch(tiny_tokenizer, tmp_path):
+    model = classifier(tmp_path / "rm", tiny_tokenizer, 1)
+    texts = ["the dog runs", "a cat", "the old house near the river and the tree", ""]
+    one_by_one = [call("reward_model", [text], options={"model": model})[0] for text in texts[:2]]
+    together = call("reward_model", texts, options={"model": model, "batch_size": 3})
+    assert together[:2] == pytest.approx(one_by_one, abs=1e-5)
+    assert len(set(together)) == 4, "different texts must get different scores for the line above to say something"
+    squashed = call("reward_model", texts, options={"model": model, "sigmoid": True, "center": 0.1, "scale": 0.5})
+    assert squashed == pytest.approx([1 / (1 + 2.718281828459045 ** (-(s - 0.1) / 0.5)) for s in together], abs=1e-6)
+
+
+def test_a_long_conversation_keeps_its_end_and_is_counted(tiny_tokenizer, tmp_path):
+    from dqo.rewards.reward_model import RewardModel
+
+    reward = RewardModel(classifier(tmp_path / "rm", tiny_tokenizer, 1))
+    ends = ["the dog " * 40 + end for end in ("runs", "sings")]
+    scores = reward(prompts=["a"] * 2, completions=ends)
+    assert scores[0] != scores[1]
+    assert reward.counts() == {"shortened": 2}
+    pair = RewardModel(classifier(tmp_path / "pair", tiny_tokenizer, 1, template=False))
+    assert pair(prompts=["the dog"], completions=["a cat"]) != pair(prompts=["a bird"], completions=["a cat"])
+
+
+def test_models_that_are_no_reward_models_are_refused(tiny_tokenizer, tiny_policy_folder, tmp_path):
+    two = classifier(tmp_path / "two", tiny_tokenizer, 2)
+    with pytest.raises(ModelError, match=r"expected one label, whose score is the reward, got 2 labels \(LABEL_0, LA"):
+        call("reward_model", ["x"], options={"model": two})
+    with pytest.raises(ModelError, match="expected a sequence classifier with one label, got LlamaForCausalLM"):
+        call("reward_model", ["x"], options={"model": str(tiny_policy_folder)})
+    with pytest.raises(ModelError, match="expected 'no/such/place' to be a folder or a model the hub serves"):
+        call("reward_model", ["x"], options={"model": "no/such/place"})

@@ -1,0 +1,201 @@
+"""The four tasks on public data sets, on small files of our own; the hub is a function that yields rows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dqo.errors import DataError, RecipeError
+from dqo.records import read_prompts
+from dqo.tasks import hub_data, load_task
+
+SHARED = next((p for up in (1, 2) if (p := Path(__file__).parents[2 + up] / "shared" / "data").is_dir()), None)
+
+
+def row(prompt, reference, **meta):
+    return {"prompt": prompt, "reference": reference, "meta": meta}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Writes train.jsonl and test.jsonl and returns their folder."""
+
+    def write(train, test=()):
+        for name, rows in (("train", train), ("test", test)):
+            if rows:
+                (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+        return str(tmp_path)
+
+    return write
+
+
+def sums(first, last):
+    return [row(f"What is {n} + 1?", str(n + 1)) for n in range(first, last)]
+
+
+def texts(task, split):
+    return {prompt.prompt for prompt in task.prompts(split)}
+
+
+def test_splits_share_nothing_and_do_not_depend_on_order_or_size(folder):
+    train = sums(0, 40)
+    path = folder([*train, row("  what IS 50 + 1? ", "51")], sums(50, 55))
+    task = load_task("gsm8k", path=path, dev_size=5)
+    assert [len(task.prompts(split)) for split in ("train", "dev", "test")] == [35, 5, 5]
+    assert texts(task, "train").isdisjoint(texts(task, "dev"))
+    assert task.notes == ["1 training prompts that are also test prompts were left out"]
+    folder(train[::-1][:39])
+    again = load_task("gsm8k", path=path, dev_size=5)
+    assert len(texts(task, "dev") & texts(again, "dev")) >= 4, "one row less may change one choice at most"
+    other = load_task("gsm8k", path=path, dev_size=5, seed=1)
+    assert texts(again, "dev") != texts(other, "dev")
+    assert len(load_task("gsm8k", path=path, train_size=7).prompts("train")) == 7
+
+
+def test_a_single_file_gives_all_three_splits(folder):
+    task = load_task("gsm8k", path=f"{folder(sums(0, 40))}/train.jsonl", dev_size=4, test_size=6)
+    assert [len(task.prompts(split)) for split in ("train", "dev", "test")] == [30, 4, 6]
+    assert not texts(task, "test") & (texts(task, "train") | texts(task, "dev"))
+
+
+def test_prompts_of_one_context_stay_together(folder):
+    rows = [
+        row(f"Question {n}\n\ncontext {n // 4}", "x", instruction_chars=len(f"Question {n}"), has_context=True)
+        for n in range(40)
+    ]
+    task = load_task("dolly", path=f"{folder(rows)}/train.jsonl", dev_size=4, test_size=4)
+    contexts = [{p.prompt.split("context ")[1] for p in task.prompts(split)} for split in ("train", "dev", "test")]
+    assert list(map(len, contexts)) == [8, 1, 1]
+    assert not contexts[0] & contexts[1] | contexts[0] & contexts[2] | contexts[1] & contexts[2]
+
+
+def test_mistakes_are_sentences(folder, tmp_path):
+    with pytest.raises(DataError, match=r"task 'gsm8k': expected a folder with train.jsonl, or a JSON-lines file, at"):
+        load_task("gsm8k", path=str(tmp_path / "none")).prompts("train")
+    with pytest.raises(RecipeError, match=r"expected a text that holds \{prompt\}"):
+        load_task("gsm8k", template="Solve it.")
+    with pytest.raises(RecipeError, match="dev_size: expected a whole number of at least 0, got -1"):
+        load_task("gsm8k", dev_size=-1)
+    with pytest.raises(RecipeError, match=r"expected the option one of path, .*did you mean 'template'"):
+        load_task("gsm8k", templat="x")
+    path = folder([*sums(0, 20), row("How many?", "a dozen")])
+    with pytest.raises(DataError, match=r"needs the answer as one number in `reference`.*got 'a dozen'"):
+        load_task("gsm8k", path=path).prompts("train")
+    with pytest.raises(DataError, match=r"needs a text in `reference`, got \[\]"):
+        load_task("dolly", path=folder([row("Say it.", [])])).prompts("train")
+    with pytest.raises(DataError, match=r"needs a non-empty list of str in meta.concepts"):
+        load_task("commongen", path=folder([row("Write it.", [])])).prompts("train")
+    with pytest.raises(DataError, match="dev_size=30: expected fewer prompts than the 18 there are to cut from"):
+        load_task("gsm8k", path=folder(sums(0, 20)), dev_size=30).prompts("train")
+
+
+@pytest.mark.parametrize(
+    ("response", "ended", "quality", "span"),
+    [
+        ("6 + 1 = 7\n#### 7", True, 1.0, "6 + 1 = 7\n#### 7"),
+        ("6 + 1 = 7\n#### 7", False, 0.0, "6 + 1 = 7\n#### 7"),
+        ("#### 7\nBy the way, purple giraffes!", True, 0.5, "#### 7"),
+        ("#### 7 #### 8 #### 9", True, 0.5, "#### 7"),
+        ("#### 8\n#### 7", True, 0.05, "#### 8"),
+        ("It is \\boxed{7}.", True, 1.0, "It is \\boxed{7}"),
+        ("So the answer is $7.00.", True, 1.0, "So the answer is $7.00"),
+        ("#### 9**9**9**9", True, 0.1, "#### 9**9**9**9"),
+        ("I do not know, 7 perhaps", True, 0.0, "I do not know, 7 perhaps"),
+        ("", True, 0.0, ""),
+    ],
+)
+def test_gsm8k_pays_the_first_answer_and_nothing_behind_it(folder, response, ended, quality, span):
+    task = load_task("gsm8k", path=folder(sums(0, 20)), dev_size=0, timeout=2)
+    prompt = next(p for p in task.prompts("train") if p.reference == "7")
+    assert prompt.prompt.endswith("only #### and the answer as a number.")
+    assert task.quality([prompt], [response], [ended]) == [quality]
+    assert task.answer_span(response) == span
+
+
+def test_articles_are_cut_at_a_sentence_and_counted(folder):
+    long = "The cat sat on the mat. " * 4000  # 24,000 words
+    rows = [row(f"{n}. {long if n % 2 else 'A short one, this article.'}", "A cat sat .") for n in range(10)]
+    task = load_task("cnn_dailymail", path=folder(rows, [row("T. It is.", "t .")]), dev_size=0, max_article_words=100)
+    prompts = task.prompts("train")
+    assert max(len(p.prompt.split()) for p in prompts) <= 107
+    assert all(p.prompt.endswith((".", "mat.")) for p in prompts)
+    assert prompts[0].prompt.startswith("Summarize this article")
+    assert task.notes == ["5 of 10 articles were cut to 100 words"]
+    assert task.quality(prompts[:3], ["A cat sat.", "", "A cat sat."], [True, True, False]) == [1.0, 0.0, 0.0]
+
+
+def test_commongen_scores_like_concepts(folder):
+    rows = [row("Write.", ["A dog runs."], concepts=["dog", "run"]), row("W.", ["x"], concepts=["cat", "sit"])]
+    task = load_task("commongen", path=folder(rows), dev_size=0, fluency_model=None)
+    prompts = task.prompts("train")[:1] * 4
+    scores = task.quality(prompts, ["The dog ran home.", "The dog.", "A dog runs", "A dog runs."], [True] * 3 + [False])
+    assert scores == [1.0, 0.5, 0.5, 0.0]
+
+
+HUB_ROWS = {
+    "gsm8k": [{"question": f"Q{n}?", "answer": f"1+{n}=<<1+{n}={n + 1}>>{n + 1}\n#### 1,00{n}"} for n in range(9)],
+    "dolly": [{"instruction": f"I{n} [2]", "context": "c" * (n % 2), "response": "r", "category": "qa"}
+              for n in range(30)],
+    "cnn_dailymail": [{"article": f"News {n}.", "highlights": "n .", "id": str(n)} for n in range(9)],
+    "commongen": [{"concepts": ["b", f"a{n // 2}"], "target": f"t{n}"} for n in range(20)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUB_ROWS)
+def test_hub_rows_are_streamed_once_and_kept(name, monkeypatch, tmp_path):
+    asked = []
+
+    def stream(data, split, task):
+        asked.append((data.revision, data.splits[split]))
+        yield from HUB_ROWS[name]
+        if data.splits[split] in ("test", "validation"):
+            return
+
+    monkeypatch.setattr(hub_data, "_stream", stream)
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path))
+    options = {"dev_size": 1, "test_size": 1, "revision": "abc"}
+    prompts = load_task(name, **options).prompts("train")
+    assert prompts
+    assert prompts == load_task(name, **options).prompts("train")
+    expected = {"dolly": 1}.get(name, 2)
+    assert asked == [("abc", "train"), ("abc", "validation" if name == "commongen" else "test")][:expected]
+    if name == "gsm8k":
+        assert prompts[0].reference == "1001"
+        assert "<<" not in prompts[0].meta["solution"]
+        assert "####" not in prompts[0].meta["solution"]
+    if name == "dolly":
+        assert "[2]" not in prompts[0].prompt
+    if name == "commongen":
+        assert prompts[0].reference[0].startswith("t")
+        assert len(prompts[0].reference) == 2
+
+
+def test_neither_hub_nor_file_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(DataError) as caught:
+        load_task("gsm8k").prompts("train")
+    said = str(caught.value)
+    assert "the data set 'openai/gsm8k' from the hub or a local copy" in said
+    assert "set data.path to a JSON-lines file or to a folder with train.jsonl and test.jsonl" in said
+    assert "\n" not in said
+
+
+@pytest.mark.skipif(SHARED is None, reason="no shared data folder beside the repository")
+@pytest.mark.parametrize("name", [*HUB_ROWS, "noveltybench"])
+def test_every_shared_file_loads(name):
+    files = sorted((SHARED / name).glob("*.jsonl"))
+    assert files
+    rows = {file.stem: read_prompts(file) for file in files}
+    if name == "noveltybench":
+        return
+    task = load_task(name, path=str(SHARED / name))
+    assert len(task.prompts("test")) == len(rows["test"])
+    dropped = sum(int(note.split()[0]) for note in task.notes if "left out" in note)
+    assert len(task.prompts("train")) + len(task.prompts("dev")) + dropped == len(rows["train"])
+    best = [p.reference if isinstance(p.reference, str) else p.reference[0] for p in task.prompts("test")[:5]]
+    if name == "commongen":
+        return  # its fluency model takes seconds
+    best = [f"#### {text}" if name == "gsm8k" else text for text in best]
+    assert min(task.quality(task.prompts("test")[:5], best, [True] * 5)) > 0.97

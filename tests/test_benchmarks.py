@@ -1,0 +1,151 @@
+"""The step benchmark on a tiny policy: lengths are forced in every arm, measurements are kept, choices are right."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _scripts_importable(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+@pytest.fixture
+def job(tiny_policy_folder):
+    from measurements import Job, Shape
+
+    return Job(
+        "stock", Shape(9, 7, 4), prompts=2, micro=4, model=str(tiny_policy_folder), encoder="hashed", stage="screen"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arm", "changes"),
+    [
+        ("stock", {"micro": 2}),
+        ("stock", {"checkpointing": True, "dtype": "bf16"}),
+        ("unshared", {}),
+        ("shared", {}),
+    ],
+)
+def test_every_arm_decodes_the_whole_length(job, arm, changes):
+    from worker import measure
+
+    result = measure(replace(job, arm=arm, **changes))
+    assert result["lengths"] == [7, 7]
+    assert len(result["step_s"]) == 1
+    assert result["step_s"][0] > 0
+    assert result["tokens_per_s"] == pytest.approx(2 * 4 * 7 / result["step_s"][0])
+    assert result["peak_mb"] > 50
+    if arm == "stock":
+        assert result["spans"] == {}
+    else:
+        inside = ("time/embed", "time/credit", "time/generate")
+        assert 0 < sum(result["spans"][name] for name in inside) < result["step_s"][0]
+
+
+def test_completions_that_end_early_are_refused(job, monkeypatch):
+    import worker
+
+    def always_end(model, tokenizer):
+        model.generation_config.eos_token_id = list(range(len(tokenizer)))
+
+    monkeypatch.setattr(worker, "never_end", always_end)
+    with pytest.raises(SystemExit, match="completions of 7, but the host counted"):
+        worker.measure(job)
+
+
+def test_a_measurement_is_a_process_and_is_not_repeated(job, tmp_path, monkeypatch):
+    import measurements
+
+    kept = measurements.Measurements(tmp_path / "kept.jsonl")
+    result = kept.take(job)
+    assert result["lengths"] == [7, 7]
+    with kept.path.open("a") as file:
+        file.write('{"key": "torn')
+    monkeypatch.setattr(measurements, "run_worker", lambda job: pytest.fail("measured again"))
+    again = measurements.Measurements(kept.path)
+    assert again.take(job) == result
+    assert json.loads(kept.path.read_text())["job"] == json.loads(job.to_json())
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        again.take(replace(job, seed=1))
+
+
+class Table:
+    """Stands for Measurements: step time and memory by (rows a pass, checkpointing, engine)."""
+
+    def __init__(self, table):
+        self.table, self.taken = table, []
+
+    def known(self, job):
+        return None
+
+    def take(self, job):
+        self.taken.append((job.micro, job.checkpointing, job.engine))
+        value = self.table[self.taken[-1]]
+        return {"error": "no memory"} if value is None else {"step_s": [value[0]], "peak_mb": value[1]}
+
+
+def test_stock_is_taken_at_its_fastest_and_at_its_leanest(job):
+    from comparison import Grid, screen
+
+    table = Table({
+        (1, False, "generate"): (10.5, 400), (4, False, "generate"): (10.0, 900), (8, False, "generate"): None,
+        (1, True, "generate"): (13.0, 300), (4, True, "generate"): (11.5, 350), (8, True, "generate"): (12, 500),
+        (4, False, "continuous"): (14.0, 200),
+    })  # fmt: skip
+    fastest, leanest, tried = screen(table, job, Grid(micro=(1, 4, 8, 16)))
+    assert (fastest.micro, fastest.checkpointing, fastest.engine) == (4, False, "generate")
+    assert (leanest.micro, leanest.checkpointing, leanest.engine) == (1, False, "generate")
+    assert len(tried) == 7
+    assert [result.get("error") for result in tried.values()].count("no memory") == 1
+
+
+def test_an_engine_that_wins_is_measured_at_the_settings_near_the_fastest(job):
+    from comparison import Grid, screen
+
+    table = Table({
+        (1, False, "generate"): (10.2, 400), (4, False, "generate"): (10.0, 900), (8, False, "generate"): (30, 100),
+        (4, False, "continuous"): (5.0, 950), (1, False, "continuous"): (5.3, 450),
+    })  # fmt: skip
+    fastest, leanest, _ = screen(table, job, Grid(micro=(1, 4, 8), checkpointing=(False,)))
+    assert (fastest.micro, fastest.engine) == (4, "continuous")
+    assert (leanest.micro, leanest.engine) == (1, "continuous")
+    assert (8, False, "continuous") not in table.taken
+
+
+def test_a_short_comparison_takes_stock_as_it_was_screened(job):
+    from comparison import Grid, compare
+
+    parts = {"spans": {"time/embed": 0.1, "time/credit": 0.1}, "parameters": {}}
+
+    class Kept(Table):
+        def take(self, job):
+            return super().take(job) | parts
+
+    table = Kept({(1, False, "generate"): (8.0, 400), (4, False, "generate"): (10.0, 900)})
+    found = compare(table, job, Grid(micro=(1, 4), checkpointing=(False,), engines=()), repeats=0)
+    assert table.taken == [(m, False, "generate") for m in (1, 4, 1, 4)]  # two of stock, unshared, shared
+    stock, unshared, shared = found["rows"]
+    assert (stock["step_s"], unshared["step_s"], shared["step_s"]) == (8, 8, 10)
+    assert shared["speedup"] == pytest.approx(0.8)
+    assert shared["diversity_share"] == pytest.approx(0.02)
+    assert found["memory_against_leanest"] == pytest.approx(900 / 400)
+
+
+def test_without_cuda_the_card_benchmark_says_so():
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    done = subprocess.run([sys.executable, FOLDER / "gpu.py"], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.strip() == (
+        "expected a CUDA device, but torch sees none; run this where there is one, or benchmarks/step.py here."
+    )

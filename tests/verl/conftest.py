@@ -1,0 +1,29 @@
+"""A real Ray and a real TransferQueue, started once; nothing is imported where verl is not installed."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def verl_config():
+    """Compose verl's own configuration with overrides, as its command line does."""
+    from hydra import compose, initialize_config_module
+
+    def make(*overrides):
+        with initialize_config_module("verl.trainer.config", version_base=None):
+            return compose("ppo_trainer", overrides=list(overrides))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def transfer_queue(verl_config):
+    """TransferQueue on a private Ray instance."""
+    import ray
+    import transfer_queue as tq
+
+    config = verl_config("transfer_queue.enable=true", "transfer_queue.backend.SimpleStorage.num_data_storage_units=1")
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    tq.init(config.transfer_queue)
+    yield tq
+    tq.close()
+    ray.shutdown()

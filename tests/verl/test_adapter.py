@@ -1,0 +1,212 @@
+"""The mixin on a real Ray and a real TransferQueue, with verl's own `_compute_advantage` below it."""
+
+import pytest
+
+pytest.importorskip("verl", reason="verl lives in an environment of its own: make test-verl")
+
+import numpy as np
+
+from dqo.errors import EncoderError, RewardError
+
+from . import batches
+from .batches import ALPHA, ENCODER, Row, mixed_batch, put, read
+
+ORACLES = {"grpo": batches.expected_grpo, "rloo": batches.expected_rloo, "gae": batches.expected_gae_returns}
+
+
+@pytest.fixture
+def make_trainer(transfer_queue, verl_config, tiny_tokenizer):
+    """A trainer as far as `_compute_advantage` needs one: real class, real configuration, no models."""
+    from dqo.integrations.verl import trainer as module
+
+    def make(estimator, *overrides, alpha=ALPHA, name="DQOTrainerSync", mode="dqo_sync"):
+        config = verl_config(
+            f"trainer.v1.trainer_mode={mode}",
+            f"algorithm.adv_estimator={estimator}",
+            "actor_rollout_ref.rollout.n=4",
+            f"+dqo.alpha={alpha}",
+            f"+dqo.encoder={ENCODER}",
+            "+dqo.encoder_actors=0",
+            *overrides,
+        )
+        trainer = getattr(module, name)(config)
+        trainer.tokenizer, trainer.timing_raw = tiny_tokenizer, {}
+        return trainer
+
+    return make
+
+
+def check(trainer, tq, tokenizer, estimator, rows):
+    """Run the step and hold all that it writes against the oracles; returns the metrics."""
+    batch, metrics = put(tq, tokenizer, rows), {}
+    trainer._compute_advantage(batch, metrics)
+    field = "returns" if estimator == "gae" else "advantages"
+    found, expected = read(tq, batch, field), ORACLES[estimator](rows)
+    for row, got, want in zip(rows, found, expected, strict=True):
+        got = np.array(got) * row.mask  # what lies on masked tokens goes into no loss
+        np.testing.assert_allclose(got, want, atol=2e-5, err_msg=f"{field} of {row.key}")
+    scores = read(tq, batch, "rm_scores")
+    assert scores == [pytest.approx(row.token_scores()) for row in rows], "the task score must be put back"
+    task, part = batches.expected_rewards(rows)
+    shaped = [sum(row) for row in read(tq, batch, "token_level_rewards")]
+    np.testing.assert_allclose(shaped, np.add(task, part), atol=1e-5, err_msg="token_level_rewards")
+    real = [row for row in rows if not row.padding]
+    assert metrics["diversity/rows"] == len(real)
+    assert metrics["diversity/groups"] == len({row.uid for row in real})
+    assert metrics["quality"] == pytest.approx(np.mean([row.score for row in real]))
+    return metrics
+
+
+@pytest.mark.parametrize("estimator", ORACLES)
+def test_advantages_are_those_of_task_plus_credit(make_trainer, transfer_queue, tiny_tokenizer, estimator):
+    metrics = check(make_trainer(estimator), transfer_queue, tiny_tokenizer, estimator, mixed_batch())
+    credits = [c for texts in (("b",), ("a",)) for c in _credits(mixed_batch(), texts[0])]
+    assert metrics["diversity/credit"] == pytest.approx(np.mean(credits), abs=1e-6)
+
+
+def _credits(rows, uid):
+    return batches.brute_force_credits([row.words for row in rows if row.uid == uid])
+
+
+def test_copies_earn_less_than_what_is_different():
+    credits = dict(zip([2, 0, 3, 1], _credits(mixed_batch(), "a"), strict=True))
+    assert credits[0] == pytest.approx(credits[2])
+    assert credits[0] < 0.5 < credits[1] < 0.7
+
+
+def test_alpha_0_is_verl_alone(make_trainer, transfer_queue, tiny_tokenizer):
+    rows = mixed_batch()
+    batch = put(transfer_queue, tiny_tokenizer, rows)
+    make_trainer("grpo", alpha=0.0)._compute_advantage(batch, {})
+    for got, want in zip(read(transfer_queue, batch, "advantages"), batches.expected_grpo(rows, alpha=0), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_groups_divided_among_actors_give_the_same_numbers(make_trainer, transfer_queue, tiny_tokenizer):
+    trainer = make_trainer("grpo", "dqo.encoder_actors=2")
+    assert len(trainer._score._actors) == 2
+    check(trainer, transfer_queue, tiny_tokenizer, "grpo", mixed_batch())
+
+
+def test_a_mistake_found_in_an_actor_is_told_in_one_sentence(make_trainer):
+    with pytest.raises(EncoderError, match=r"whole number after 'hashed:', got 'hashed:wide'") as caught:
+        make_trainer("grpo", "dqo.encoder_actors=1", "dqo.encoder=hashed:wide")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_asynchronous_trainer_does_the_same(make_trainer, transfer_queue, tiny_tokenizer):
+    trainer = make_trainer("grpo", name="DQOTrainerColocateAsync", mode="dqo_colocate_async")
+    assert trainer.config.trainer.v1.trainer_mode == trainer.trainer_mode == "colocate_async"
+    check(trainer, transfer_queue, tiny_tokenizer, "grpo", mixed_batch())
+
+
+def test_a_response_that_is_alone_gets_no_credit(make_trainer, transfer_queue, tiny_tokenizer):
+    rows = [*mixed_batch(), Row("c", 0, "happy bird", 1.0)]
+    batch, metrics = put(transfer_queue, tiny_tokenizer, rows), {}
+    make_trainer("grpo")._compute_advantage(batch, metrics)
+    assert read(transfer_queue, batch, "token_level_rewards")[-1] == [0.0, 1.0]
+    assert metrics["diversity/lone_rows"] == 1
+
+
+def test_every_output_of_a_session_carries_the_session_s_part(make_trainer, transfer_queue, tiny_tokenizer):
+    rows = mixed_batch()
+    rows.insert(0, Row("a", 1, "the old", 0.0, output=1))  # the final output of session 1 of prompt a
+    rows[-1].words = "big house"
+    batch, metrics = put(transfer_queue, tiny_tokenizer, rows), {}
+    make_trainer("grpo")._compute_advantage(batch, metrics)
+    texts = ["the old", "the dog runs fast", "the dog runs fast", "green tree"]
+    part = ALPHA * batches.brute_force_credits(texts)[0]
+    shaped = read(transfer_queue, batch, "token_level_rewards")
+    assert [sum(shaped[0]), sum(shaped[-1])] == pytest.approx([part, part], abs=1e-5)
+    assert metrics["diversity/rows"] == 7
+
+
+def test_kl_in_reward_is_taken_off_the_shaped_reward(make_trainer, transfer_queue, tiny_tokenizer):
+    from tensordict import TensorDict
+    from torch import ones_like
+
+    rows = [row for row in mixed_batch() if not row.padding]
+    batch, metrics = put(transfer_queue, tiny_tokenizer, rows), {}
+    masks = transfer_queue.kv_batch_get(batch.keys, batch.partition_id, select_fields=["response_mask"])[
+        "response_mask"
+    ]
+    logps = TensorDict({"old_log_probs": -masks.float(), "ref_log_prob": -1.5 * ones_like(masks.float())}, len(rows))
+    transfer_queue.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=logps)
+    trainer = make_trainer("grpo", "algorithm.use_kl_in_reward=true", "algorithm.kl_ctrl.kl_coef=0.1")
+    trainer._compute_advantage(batch, metrics)
+    task, part = batches.expected_rewards(rows)
+    penalty = [0.1 * 0.5 * sum(row.mask) for row in rows]
+    shaped = [sum(row) for row in read(transfer_queue, batch, "token_level_rewards")]
+    np.testing.assert_allclose(shaped, np.add(task, part) - penalty, atol=1e-4)
+
+
+def test_a_reward_that_is_not_finite_stops_the_run_by_its_row(make_trainer, transfer_queue, tiny_tokenizer):
+    rows = mixed_batch()
+    rows[3].score = float("nan")
+    batch = put(transfer_queue, tiny_tokenizer, rows)
+    with pytest.raises(RewardError, match=r"row a_0_0 has nan.*mend the reward function"):
+        make_trainer("grpo")._compute_advantage(batch, {})
+
+
+def test_the_task_score_is_put_back_when_verl_raises(make_trainer, transfer_queue, tiny_tokenizer):
+    trainer, rows = make_trainer("no_such_estimator"), mixed_batch()
+    batch = put(transfer_queue, tiny_tokenizer, rows)
+    with pytest.raises(ValueError, match="no_such_estimator"):
+        trainer._compute_advantage(batch, {})
+    assert read(transfer_queue, batch, "rm_scores") == [pytest.approx(row.token_scores()) for row in rows]
+
+
+def _wrong_sign(trainer, scoring, sessions):
+    real = scoring.shape_reward
+
+    def mutant(reward, E, spec):
+        shaped, group = real(reward, E, spec)
+        return 2 * reward - shaped, group
+
+    return scoring, "shape_reward", mutant
+
+
+def _pooled_groups(trainer, scoring, sessions):
+    return trainer, "group_rows", lambda keys, tags: [[s for g in sessions.group_rows(keys, tags) for s in g]]
+
+
+def _misaligned_rows(trainer, scoring, sessions):
+    def mutant(scores, masks, groups, found, read):
+        return sessions.add_credit(scores, masks, [[*g[1:], g[0]] for g in groups], found, read)
+
+    return trainer, "add_credit", mutant
+
+
+def _score_not_restored(trainer, scoring, sessions):
+    real = trainer._put
+    return trainer, "_put", lambda batch, fields: real(batch, fields) if "token_level_rewards" in fields else None
+
+
+def _padding_not_skipped(trainer, scoring, sessions):
+    return trainer, "group_rows", lambda keys, tags: sessions.group_rows(keys, [{} for _ in tags])
+
+
+def _credit_on_the_last_token(trainer, scoring, sessions):
+    def mutant(scores, masks, *rest):
+        return sessions.add_credit(scores, [m | 1 for m in masks], *rest)
+
+    return trainer, "add_credit", mutant
+
+
+@pytest.mark.parametrize(
+    ("mutant", "estimator"),
+    [
+        (_wrong_sign, "grpo"),
+        (_pooled_groups, "grpo"),
+        (_misaligned_rows, "grpo"),
+        (_score_not_restored, "grpo"),
+        (_padding_not_skipped, "grpo"),
+        (_credit_on_the_last_token, "gae"),
+    ],
+)
+def test_the_check_catches(mutant, estimator, make_trainer, transfer_queue, tiny_tokenizer, monkeypatch):
+    from dqo.integrations.verl import scoring, sessions, trainer
+
+    monkeypatch.setattr(*mutant(trainer, scoring, sessions))
+    with pytest.raises(AssertionError):
+        check(make_trainer(estimator), transfer_queue, tiny_tokenizer, estimator, mixed_batch())

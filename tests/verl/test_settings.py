@@ -1,0 +1,114 @@
+"""Mistakes in the section `dqo` are told in one sentence before anything starts; recipes compose as they are."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("verl", reason="verl lives in an environment of its own: make test-verl")
+
+from dqo.diversity import DiversitySpec
+from dqo.errors import DQOError, RecipeError
+from dqo.integrations.verl.settings import base_mode, read_settings
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "verl").glob("*.sh"))
+GRPO = ("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=8", "trainer.v1.trainer_mode=dqo_sync")
+
+
+def test_settings_are_a_diversity_spec_with_the_same_defaults(verl_config):
+    settings = read_settings(verl_config(*GRPO, "+dqo.alpha=0.5", "+dqo.combine=gate", "+dqo.quality_threshold=1"))
+    assert isinstance(settings, DiversitySpec)
+    assert (settings.alpha, settings.combine, settings.quality_threshold) == (0.5, "gate", 1.0)
+    assert (settings.kernel, settings.ridge, settings.credit_scale) == ("cosine", 1.0, "nats")
+    assert read_settings(verl_config(*GRPO)).alpha == DiversitySpec().alpha
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+dqo.alhpa=1", r"dqo.alhpa: expected one of alpha, .*did you mean 'alpha'\?"),
+        ("+dqo.alpha=much", r"dqo.alpha: .*could not be converted to Float; give a value of that type"),
+        ("+dqo.alpha=-1", r"`alpha` must be a finite number >= 0, got -1"),
+        ("+dqo.kernel=rbf", r"kernel"),
+        ("+dqo=1", r"dqo: expected settings such as \+dqo.alpha=0.5, got 1"),
+        ("+dqo.encoder_actors=-1", r"dqo.encoder_actors: expected at least 0, got -1"),
+        ("actor_rollout_ref.rollout.n=2", r"rollout.n: DQO needs at least 3 responses .*=grpo, got 2"),
+        ("trainer.use_v1=false", r"trainer.use_v1: expected true, got false"),
+    ],
+)
+def test_a_mistake_is_one_sentence(verl_config, override, message):
+    with pytest.raises(DQOError, match=message) as caught:
+        read_settings(verl_config(*GRPO, override))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_critic_needs_two_responses_and_not_three(verl_config):
+    gae = ("algorithm.adv_estimator=gae", "trainer.v1.trainer_mode=dqo_sync")
+    read_settings(verl_config(*gae, "actor_rollout_ref.rollout.n=2"))
+    with pytest.raises(RecipeError, match=r"at least 2 responses .*=gae, got 1"):
+        read_settings(verl_config(*gae, "actor_rollout_ref.rollout.n=1"))
+    read_settings(verl_config(*gae, "actor_rollout_ref.rollout.n=1", "+dqo.alpha=0"))
+
+
+def test_a_mode_without_diversity_is_refused(verl_config):
+    assert base_mode(verl_config("trainer.v1.trainer_mode=dqo_colocate_async")) == "colocate_async"
+    with pytest.raises(RecipeError, match=r"trainer_mode: expected one of dqo_sync, .* got 'sync'.*without diversity"):
+        base_mode(verl_config())
+
+
+def test_an_answer_span_that_does_not_exist_names_the_setting():
+    from dqo.integrations.verl.scoring import GroupScorer
+    from dqo.integrations.verl.settings import DQOSettings
+
+    with pytest.raises(RecipeError, match=r"dqo.answer_span 'dqo.no_such.f': importing 'dqo.no_such' failed"):
+        GroupScorer(DQOSettings(encoder="hashed:64", answer_span="dqo.no_such.f"))
+
+
+def test_the_answer_span_is_what_is_embedded(tmp_path):
+    from dqo.integrations.verl.scoring import Group, GroupScorer
+    from dqo.integrations.verl.settings import DQOSettings
+
+    (tmp_path / "spans.py").write_text("def last_word(response):\n    return response.split()[-1]\n")
+    scorer = GroupScorer(DQOSettings(encoder="hashed:64", answer_span=f"{tmp_path}/spans.py:last_word"))
+    same, other = scorer([Group(["a dog", "the old dog"], [0, 0]), Group(["a dog", "a cat"], [0, 0])])
+    assert same.cosine_distance == pytest.approx(0, abs=1e-6)
+    assert same.credit == pytest.approx([0.405465, 0.405465], abs=1e-5)  # log(3/2): two copies at ridge 1
+    assert other.cosine_distance > 0.3
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("rollout", ["vllm", "sglang"])
+def test_a_recipe_composes_and_its_settings_are_accepted(recipe, rollout, tmp_path, verl_config):
+    """The script runs with a `python` that prints its arguments; verl composes what it would have been given."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\nshift 2\nprintf "%s\\n" "$@"\n')
+    fake.chmod(fake.stat().st_mode | stat.S_IEXEC)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "ROLLOUT": rollout}
+    done = subprocess.run(
+        ["bash", recipe, "dqo.alpha=0.25"], env=environment, capture_output=True, text=True, check=True
+    )
+    config = verl_config(*done.stdout.splitlines())
+    assert read_settings(config).alpha == 0.25, "the user's overrides come last and win"
+    assert base_mode(config) == "sync"
+    assert config.actor_rollout_ref.rollout.name == rollout
+    validate_config(config, need_reference_policy(config), need_critic(config))
+    assert not config.algorithm.norm_adv_by_std_in_grpo or config.algorithm.adv_estimator == "gae"
+
+
+def test_there_are_recipes():
+    assert len(RECIPES) >= 3
+
+
+def test_the_command_refuses_a_mistake_in_one_sentence_and_status_2():
+    done = subprocess.run(
+        [sys.executable, "-m", "dqo.integrations.verl.main", *GRPO, "+dqo.alhpa=1"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "error: dqo.alhpa: expected one of" in done.stderr
+    assert "Traceback" not in done.stderr
