@@ -81,8 +81,11 @@ def test_the_answer_span_is_what_is_embedded(tmp_path):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("rollout", ["vllm", "sglang"])
-def test_a_recipe_composes_and_its_settings_are_accepted(recipe, rollout, tmp_path, verl_config):
-    """The script runs with a `python` that prints its arguments; verl composes what it would have been given."""
+def test_a_recipe_composes_and_its_settings_are_accepted(recipe, rollout, tmp_path, verl_config, tiny_policy_folder):
+    """The script runs with a `python` that prints its arguments; verl composes what it would have been given.
+
+    verl reads the configuration of the models while it checks the critic's, so the recipe gets one from disk.
+    """
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 
@@ -90,6 +93,7 @@ def test_a_recipe_composes_and_its_settings_are_accepted(recipe, rollout, tmp_pa
     fake.write_text('#!/bin/sh\nshift 2\nprintf "%s\\n" "$@"\n')
     fake.chmod(fake.stat().st_mode | stat.S_IEXEC)
     environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "ROLLOUT": rollout}
+    environment["MODEL"] = str(tiny_policy_folder)
     done = subprocess.run(
         ["bash", recipe, "dqo.alpha=0.25"], env=environment, capture_output=True, text=True, check=True
     )
