@@ -112,6 +112,28 @@ def test_gsm8k_pays_the_first_answer_and_nothing_behind_it(folder, response, end
     assert task.answer_span(response) == span
 
 
+def test_an_answer_too_long_to_compare_is_wrong_and_counted_in_the_log(folder):
+    from dqo.rewards.task_reward import TaskReward, encode_record
+
+    task, logged = load_task("gsm8k", path=folder(sums(0, 20)), dev_size=0, timeout=2), {}
+    prompt = task.prompts("train")[0]
+    scores = TaskReward(task, [9])(
+        prompts=[prompt.prompt] * 2, completions=["\\boxed{9**9**9**9}", f"#### {prompt.reference}"],
+        completion_ids=[[1, 9], [1, 9]], record=[encode_record(prompt)] * 2, log_metric=logged.__setitem__,
+    )  # fmt: skip
+    assert scores == [0.1, 1.0]
+    assert logged["rewards/quality/timeouts"] == 1.0
+
+
+def test_instructions_too_long_to_train_on_are_left_out_and_counted(folder):
+    rows = [row("Sum it up.\n\n" + "word " * (30 if n % 4 else 20_000) + str(n), "A word.") for n in range(20)]
+    task = load_task("dolly", path=folder(rows, [row("Say it.", "It.")]), dev_size=0, max_prompt_words=50)
+    assert len(task.prompts("train")) == 15
+    assert task.notes == ["5 of 20 prompts of more than 50 words were left out"]
+    with pytest.raises(RecipeError, match="max_prompt_words: expected a whole number of at least 20, got 0"):
+        load_task("dolly", max_prompt_words=0)
+
+
 def test_articles_are_cut_at_a_sentence_and_counted(folder):
     long = "The cat sat on the mat. " * 4000  # 24,000 words
     rows = [row(f"{n}. {long if n % 2 else 'A short one, this article.'}", "A cat sat .") for n in range(10)]

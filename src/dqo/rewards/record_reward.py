@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from dqo.rewards.checked import CheckedReward
-from dqo.rewards.task_reward import decode_record, texts_and_ends
+from dqo.rewards.task_reward import decode_record, log_counts, texts_and_ends
 
 
 class RecordReward:
@@ -53,8 +53,5 @@ class RecordReward:
             record=list(record),
             ended=ended,
         )
-        log, counts = columns.get("log_metric"), getattr(self.reward.fn, "counts", None)
-        if log and counts:
-            for name, value in counts().items():
-                log(f"rewards/{self.__name__}/{name}", float(value))
+        log_counts(self.reward.fn, self.__name__, columns)
         return values

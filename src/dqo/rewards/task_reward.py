@@ -50,7 +50,9 @@ class TaskReward:
             N numbers in [0, 1], None where a completion cannot be scored.
         """
         texts, ended = texts_and_ends(completions, completion_ids, self.eos_token_ids, columns)
-        return self.task.quality([decode_record(row) for row in record], texts, ended)
+        values = self.task.quality([decode_record(row) for row in record], texts, ended)
+        log_counts(self.task, self.__name__, columns)
+        return values
 
 
 def texts_and_ends(
@@ -76,6 +78,20 @@ def texts_and_ends(
         log("responses/truncated", 1 - sum(ended) / len(texts))
         log("responses/empty", sum(not text.strip() for text in texts) / len(texts))
     return texts, ended
+
+
+def log_counts(source: Any, name: str, columns: Mapping[str, Any]) -> None:
+    """What a reward has counted so far (answers too long to compare, conversations shortened), to the host's log.
+
+    Args:
+        source: Perhaps with a method `counts` that returns name -> number.
+        name: Of the reward; "rewards/<name>/" stands before each number's name.
+        columns: What TRL passes; its `log_metric` is used where it is there.
+    """
+    log, counts = columns.get("log_metric"), getattr(source, "counts", None)
+    if log and counts:
+        for what, value in counts().items():
+            log(f"rewards/{name}/{what}", float(value))
 
 
 def encode_record(prompt: Prompt) -> str:

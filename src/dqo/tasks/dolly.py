@@ -1,10 +1,11 @@
 """Dolly: instructions written by people, some with a context, the paper's instruction-following task."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from dqo.errors import RecipeError
 from dqo.records import Prompt
 from dqo.tasks.cut import plain
 from dqo.tasks.hub_data import HubData
@@ -36,8 +37,15 @@ def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 class DollyTask(ReferenceTask):
     """Instructions; quality is ROUGE against the person's answer unless the recipe names better rewards.
 
-    The hub has one split, so dev and test are cut from it. Two prompts about one context never lie in two splits.
+    The hub has one split, so dev and test are cut from it. Two prompts about one context never lie in two splits. A
+    prompt of more than `max_prompt_words` words is left out and counted in `notes`: half a question is another one, and
+    the longest prompt decides the memory of a run.
+
+    Attributes:
+        max_prompt_words: Most words of an instruction with its context, at least 20.
     """
+
+    max_prompt_words: int = 800
 
     name: ClassVar[str] = "dolly"
     hub: ClassVar[HubData] = HubData(
@@ -47,6 +55,23 @@ class DollyTask(ReferenceTask):
         splits={"train": "train"},
         to_records=_records,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.max_prompt_words, int) or self.max_prompt_words < 20:
+            raise RecipeError(
+                f"max_prompt_words: expected a whole number of at least 20, got {self.max_prompt_words!r}."
+            )
+
+    def shorten(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """The prompts within the limit."""
+        kept = [prompt for prompt in prompts if len(prompt.prompt.split()) <= self.max_prompt_words]
+        if len(kept) < len(prompts):
+            self.notes.append(
+                f"{len(prompts) - len(kept)} of {len(prompts)} prompts of more than {self.max_prompt_words} words were "
+                "left out"
+            )
+        return kept
 
     def key(self, prompt: Prompt) -> str:
         """The context where there is one, else the instruction."""

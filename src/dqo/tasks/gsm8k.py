@@ -78,6 +78,10 @@ class Gsm8kTask(DatasetTask):
                 f'"72", got {prompt.reference!r}; mend the row.'
             )
 
+    def counts(self) -> dict[str, int]:
+        """Answers that took too long to compare so far, each counted as wrong; training logs it."""
+        return self._reward.counts()
+
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """1, `WRONG` or 0, halved by text after the answer, for each of the N rows."""
         right = self._reward(

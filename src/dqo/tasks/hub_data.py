@@ -28,7 +28,6 @@ class HubData:
         splits: Our split -> the hub's; without "test", the test prompts are cut from train.
         to_records: The rows of one split -> {"prompt", "reference", "meta"} each.
         most: Our split -> prompts read where no size is asked for; all of them where it does not stand here.
-        most: Our split -> prompts read where no size is asked for; all of them where it does not stand here.
     """
 
     name: str

@@ -9,6 +9,7 @@ from torch import Tensor
 from dqo.core import tied_groups
 from dqo.detectors import low_quality_credit, text_signs
 from dqo.diversity import GroupCredit
+from dqo.language import language_mixing
 
 
 def batch_metrics(task: Tensor, group: GroupCredit) -> dict[str, float]:
@@ -35,11 +36,14 @@ def batch_metrics(task: Tensor, group: GroupCredit) -> dict[str, float]:
     return {name: float(value) for name, value in values.items()}
 
 
-def text_metrics(texts: list[str], lengths: list[int], answer_span: Callable[[str], str], device: torch.device):
+def text_metrics(
+    texts: list[str], prompts: list[str], lengths: list[int], answer_span: Callable[[str], str], device: torch.device
+):
     """Signs that single responses show, over all processes; every process must call it.
 
     Args:
         texts: this process's completions, whole.
+        prompts: what each of them answers.
         lengths: their tokens.
         answer_span: text -> the part that is embedded.
         device: where tensors are gathered.
@@ -47,10 +51,13 @@ def text_metrics(texts: list[str], lengths: list[int], answer_span: Callable[[st
     Returns:
         name -> mean over all rows for which it is defined, and the (N,) lengths of all rows.
     """
-    rows = [(*text_signs(text, answer_span), float(length)) for text, length in zip(texts, lengths, strict=True)]
-    table = gather(torch.tensor(rows, dtype=torch.float32, device=device))  # (N, 3)
-    means = {"hack/post_answer": table[:, 0].nanmean().item(), "hack/repetition": table[:, 1].nanmean().item()}
-    return means, table[:, 2]
+    rows = [
+        (*text_signs(text, answer_span), language_mixing(text, prompt), float(length))
+        for text, prompt, length in zip(texts, prompts, lengths, strict=True)
+    ]
+    table = gather(torch.tensor(rows, dtype=torch.float32, device=device))  # (N, 4)
+    names = ("hack/post_answer", "hack/repetition", "hack/language_mixing")
+    return dict(zip(names, table[:, :3].nanmean(dim=0).tolist(), strict=True)), table[:, 3]
 
 
 def effective_alpha(

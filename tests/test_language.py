@@ -1,0 +1,48 @@
+"""Language mixing, counted by hand."""
+
+import math
+
+import pytest
+
+from dqo.language import language_mixing
+
+ASK = "Write one sentence about an everyday scene that uses all of these words: ball, dog, run."
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("The dog runs after the ball.", 0.0),
+        ("El perro corre por la calle con una pelota.", 1.0),  # el, por, con, una
+        ("The dog runs und der Hund spielt.", 2 / 3),  # the | und, der
+        ("Собака бежит за мячом.", 1.0),
+        ("The dog 狗在跑步.", 0.5),  # the | one run of Chinese letters
+        ("Paris", math.nan),
+        ("", math.nan),
+        ("42 + 1", math.nan),
+    ],
+)
+def test_share_of_words_of_another_language(text, share):
+    assert language_mixing(text, ASK) == pytest.approx(share, nan_ok=True)
+
+
+def test_the_prompt_s_own_language_is_no_mixing_whichever_it_is():
+    german = "Schreibe einen Satz, der das Wort Hund und das Wort Ball enthält."
+    assert language_mixing("Der Hund spielt mit dem Ball.", german) == 0.0
+    assert language_mixing("The dog is in the park.", german) == 1.0
+    russian = "Напиши предложение о собаке."
+    assert math.isnan(language_mixing("Собака бежит.", russian)), "one script, and no list of its words"
+    assert language_mixing("The dog.", russian) == 1.0
+
+
+def test_japanese_and_chinese_letters_are_not_told_apart():
+    assert math.isnan(language_mixing("いぬがはしる", "犬について一文を書いてください。"))
+
+
+def test_everyday_english_is_not_taken_for_another_language():
+    texts = [
+        "I want to die of laughter, she also told me on a hot day.",
+        "A man made no sense, so I came to an old bar at noon.",
+        "We war against the sin of a son in his den.",
+    ]
+    assert sum(language_mixing(text, ASK) for text in texts) <= 1 / 3, "'den' is the one word that is German too"
