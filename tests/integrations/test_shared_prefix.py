@@ -1,9 +1,11 @@
 """Sharing a prompt changes no number: log-probs, entropies and gradients against TRL's own computation."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
+import trl.trainer.utils as trl_utils
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -118,6 +120,31 @@ CASES = [
 @pytest.mark.parametrize(("name", "layout"), CASES)
 def test_values_and_gradients_equal_trl(llama, name, layout):
     assert_same(llama, *BATCHES[name], layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_positions_with_a_label_reach_the_vocabulary(llama, layout, monkeypatch):
+    ids, mask = BATCHES["early ends"]
+    projected, whole = [], trl_utils._ChunkedLogProbFunction.apply
+    spy = SimpleNamespace(apply=lambda hidden, *rest: projected.append(len(hidden)) or whole(hidden, *rest))
+    monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", spy)
+    trl_call(llama, ids, mask)
+    shared_prefix_logps(llama, ids, mask, C, layout=layout)
+    completion_tokens = int(mask[:, -C:].sum())
+    assert projected[0] > 2 * completion_tokens, "the host's head projects prompts and padding too on this device"
+    assert projected[1] == completion_tokens
+
+
+def test_a_call_without_one_real_token_is_zero_and_still_differentiable(llama):
+    ids, mask = BATCHES["one group"]
+    mask = mask.clone()
+    mask[:, -C:] = 0
+    logps, entropies = shared_prefix_logps(llama, ids, mask, C)
+    assert not logps.any()
+    assert not entropies.any()
+    llama.zero_grad()
+    logps.sum().backward()
+    assert not any(p.grad.any() for p in llama.parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("layout", ["packed", "expanded"])

@@ -8,6 +8,7 @@ and logit scaling are TRL's own.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from dqo.integrations.trl.hidden_tap import HiddenTap
+from dqo.integrations.trl.label_head import score_labels
 from dqo.integrations.trl.prefix_layout import IGNORED, SharedRows, cheapest_layout, pack_rows, share_rows
 
 Layout = Literal["unshared", "packed", "expanded"]
@@ -48,7 +50,8 @@ def shared_prefix_logps(
         Log-probabilities (N, C) in nats, zero on padding, and entropies (N, C) in nats, zero on padding, or None
         where the fused head was made without them.
     """
-    outputs, pick = shared_prefix_forward(model, input_ids, attention_mask, logits_to_keep, layout=layout)
+    score = partial(score_labels, model)
+    outputs, pick = shared_prefix_forward(model, input_ids, attention_mask, logits_to_keep, layout=layout, call=score)
     if tap is not None:
         tap.keep(pick)
     return pick(outputs.log_probs), None if outputs.entropy is None else pick(outputs.entropy)
@@ -61,6 +64,7 @@ def shared_prefix_forward(
     logits_to_keep: int,
     *,
     layout: Layout | None = None,
+    call: Callable[..., Any] | None = None,
 ) -> tuple[Any, Pick]:
     """One forward of a group's rows, their prompts shared, and how to read its outputs.
 
@@ -73,15 +77,16 @@ def shared_prefix_forward(
         attention_mask: (N, P+C), zero on padding.
         logits_to_keep: C, completion columns.
         layout: force one layout; by default the cheapest that the model can run.
+        call: what computes the outputs from the layout's inputs and `shift_labels`; `model` itself where not given.
 
     Returns:
-        The model's outputs, and a function that takes a tensor of them, (rows, columns, ...) of the layout, to
+        The outputs, and a function that takes a tensor of them, (rows, columns, ...) of the layout, to
         (N, C, ...), zero on padding.
     """
     rows = share_rows(input_ids, attention_mask, logits_to_keep)
     layout = layout or cheapest_layout(rows, expandable=carries_cache_gradients(model))
     run = {"unshared": _run_unshared, "packed": _run_packed, "expanded": _run_expanded}[layout]
-    outputs, of_rows = run(model, rows)
+    outputs, of_rows = run(model, rows, call or model)
     ignored = rows.labels == IGNORED  # (N, T)
 
     def pick(values: Tensor) -> Tensor:
@@ -104,36 +109,35 @@ def carries_cache_gradients(model: nn.Module) -> bool:
     return all(type(weight) is nn.Parameter and not hasattr(weight, "ds_id") for weight in model.parameters())
 
 
-def _run_unshared(model: nn.Module, rows: SharedRows) -> tuple[Any, Pick]:
+def _run_unshared(model: nn.Module, rows: SharedRows, call: Callable[..., Any]) -> tuple[Any, Pick]:
     """Every row with its own copy of the prompt; what a call without a repeated prompt costs least."""
     L, (N, T) = rows.prefix_length, rows.labels.shape
     prefix = rows.prompts[rows.prompt_of_row, :L]  # (N, L)
-    outputs = model(
+    outputs = call(
         input_ids=torch.cat([prefix, rows.heads], dim=1),  # (N, L+T)
         attention_mask=rows.row_mask(),  # (N, L+T)
         position_ids=rows.positions(0, L + T).expand(N, -1),  # (N, L+T)
         shift_labels=torch.cat([torch.full_like(prefix, IGNORED), rows.labels], dim=1),  # (N, L+T)
-        fused_lm_head=True,
     )
     return outputs, lambda values: values[:, L:]
 
 
-def _run_packed(model: nn.Module, rows: SharedRows) -> tuple[Any, Pick]:
+def _run_packed(model: nn.Module, rows: SharedRows, call: Callable[..., Any]) -> tuple[Any, Pick]:
     packed = pack_rows(rows)
-    outputs = model(
+    outputs = call(
         input_ids=packed.input_ids,
         attention_mask=_dense_mask(model, packed.visible),
         position_ids=packed.position_ids,
         shift_labels=packed.shift_labels,
-        fused_lm_head=True,
     )
     return outputs, lambda values: values.flatten(0, 1)[packed.source]  # (U, S, ...) -> (N, T, ...)
 
 
-def _run_expanded(model: nn.Module, rows: SharedRows) -> tuple[Any, Pick]:
+def _run_expanded(model: nn.Module, rows: SharedRows, call: Callable[..., Any]) -> tuple[Any, Pick]:
     L, (N, T), U = rows.prefix_length, rows.labels.shape, len(rows.prompts)
     cache = DynamicCache()
-    model(
+    # Past the wrapper: DDP talks to the other processes in every forward, and their layout may have one, not two.
+    extract_model_from_parallel(model)(
         input_ids=rows.prompts[:, :L],
         attention_mask=rows.prompt_mask[:, :L].long(),
         position_ids=rows.positions(0, L).expand(U, -1),  # (U, L)
@@ -142,13 +146,12 @@ def _run_expanded(model: nn.Module, rows: SharedRows) -> tuple[Any, Pick]:
         logits_to_keep=1,
     )
     cache.batch_select_indices(rows.prompt_of_row)  # keys and values (N, heads, L, width)
-    outputs = model(
+    outputs = call(
         input_ids=rows.heads,
         attention_mask=rows.row_mask(),  # (N, L+T)
         position_ids=rows.positions(L, L + T).expand(N, -1),  # (N, T)
         past_key_values=cache,
         shift_labels=rows.labels,
-        fused_lm_head=True,
     )
     return outputs, lambda values: values
 
