@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dqo.errors import DataError, NonFiniteError
-from dqo.evaluation.bootstrap import bootstrap_interval, holm, paired_bootstrap, paired_differences
+from dqo.evaluation.bootstrap import bootstrap_interval, bootstrap_intervals, holm, paired_bootstrap, paired_differences
 
 
 def test_nine_in_ten_intervals_of_level_90_hold_the_truth():
@@ -80,6 +80,17 @@ def test_many_metrics_at_once_agree_with_one_and_do_not_disturb_each_other():
     assert mirrored.p == pytest.approx(together[0].p)
     with pytest.raises(DataError, match=r"one value a prompt, got lengths \[1, 2\]"):
         paired_differences([[1.0], [1.0, 2.0]])
+
+
+def test_intervals_of_many_metrics_are_those_of_each_alone():
+    rng = np.random.default_rng(8)
+    columns = [rng.random(700), rng.normal(0, 1e6, 700), np.full(700, 0.1)]
+    together = bootstrap_intervals(columns, seed=4)
+    for column, found in zip(columns, together, strict=True):
+        assert found == pytest.approx(bootstrap_interval(column, seed=4), rel=1e-12)
+        draws = np.random.default_rng(4).integers(700, size=(5000 * 700,)).reshape(5000, 700)
+        assert found.low == pytest.approx(np.quantile(column[draws].mean(axis=1), 0.025), rel=0.02)
+    assert together[2].low <= together[2].mean <= together[2].high == pytest.approx(0.1)
 
 
 def test_p_values_are_uniform_where_nothing_differs_and_small_where_something_does():

@@ -1,11 +1,13 @@
 """Metrics of a small set of groups, worked by hand, and the document they are written into."""
 
 import math
+import random
 
 import pytest
 import torch
 
 from dqo.errors import DataError, EncoderError
+from dqo.evaluation import among_good, effective_rank, group_log_volume, mean_cosine_distance, vendi_score
 from dqo.evaluation.metrics import draw_counts, metrics_document, n_samples, prompt_values, summarize
 from dqo.records import Group
 
@@ -57,8 +59,47 @@ def test_the_heldout_judge_sees_its_own_space(words, first_letters):
     assert values["heldout/vendi_1"] == [pytest.approx(2.0)]
     assert {name for name in values if name.startswith("heldout/")} == {
         f"heldout/{name}"
-        for name in ("cosine_distance", "vendi_1", "vendi_2", "vendi_inf", "effective_rank", "log_volume")
-    }
+        for name in (
+            "cosine_distance", "vendi_1", "vendi_2", "vendi_inf", "effective_rank", "log_volume", "good/vendi_1"
+        )
+    }  # fmt: skip
+    assert values["heldout/good/vendi_1"] == [pytest.approx(1.0)], "of what passes, green and cyan, it knows one word"
+
+
+def test_groups_measured_together_are_groups_measured_alone(words):
+    """Of several sizes, some unscored, more than one batch: the numbers of the public functions, in order."""
+    pick = random.Random(3)
+    colours = [*words.words, "red green", ""]
+    groups = []
+    for i in range(300):
+        texts = pick.choices(colours, k=pick.choice([1, 4, 4, 7]))
+        groups.append(group(str(i), texts, None if i % 5 == 0 else [pick.random() for _ in texts]))
+    assert {len(g.responses) for g in groups} == {1, 4, 7}
+    values = prompt_values(groups, words)
+    for i, one in enumerate(groups):
+        E = words(one.responses)  # (G, D)
+        alone = {
+            "vendi_1": vendi_score(E), "vendi_2": vendi_score(E, 2.0), "vendi_inf": vendi_score(E, math.inf),
+            "cosine_distance": mean_cosine_distance(E), "log_volume": group_log_volume(E),
+            "effective_rank": effective_rank(E),
+            "good/vendi_1": None if one.rewards is None else among_good(vendi_score, list(E), one.rewards),
+        }  # fmt: skip
+        assert {name: values[name][i] for name in alone} == pytest.approx(alone, abs=1e-9), one
+
+
+def test_copies_are_embedded_once(words):
+    asked = []
+
+    class Counting:
+        name = "counting"
+
+        def __call__(self, texts):
+            asked.extend(texts)
+            return words(texts)
+
+    values = prompt_values([FOUR, TWINS, group("red", ["red"] * 4)], Counting())
+    assert sorted(asked) == ["", "blue", "cyan", "green", "red", "red red"]
+    assert values["vendi_1"] == [pytest.approx(4.0), pytest.approx(3 / 2 ** (2 / 3)), pytest.approx(1.0)]
 
 
 def test_diversity_is_that_of_the_answer_span(words):

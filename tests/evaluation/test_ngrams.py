@@ -1,8 +1,10 @@
 """distinct-n and self-BLEU: counted by hand, and the corners where a careless version reports diversity."""
 
 import itertools
+import random
 
 import pytest
+from sacrebleu.metrics import BLEU
 
 from dqo.errors import DQOError
 from dqo.evaluation import distinct_n, self_bleu
@@ -45,6 +47,32 @@ def test_self_bleu_by_hand():
     # Each way 5 of 6 unigrams, 3 of 5 bigrams and 1 of 4 trigrams match; of 3 four-grams none, smoothed to 1/2.
     value = self_bleu(["the cat sat on red mats", "the cat sat near red mats"])
     assert value == pytest.approx(100 * (5 / 6 * 3 / 5 * 1 / 4 * 1 / 6) ** 0.25)
+
+
+def test_self_bleu_is_sacrebleus_own_of_each_text_against_the_others():
+    pick = random.Random(0)
+    words = [
+        "the",
+        "cat",
+        ",",
+        "sat",
+        "on",
+        "a",
+        "mat.",
+        "dog's",
+        "3.5",
+        "$5",
+        "don't-know",
+        "(",
+        "你好",
+        "A",
+        "&quot;",
+    ]
+    bleu = BLEU(effective_order=True)
+    for _ in range(300):
+        texts = [" ".join(pick.choices(words, k=pick.randint(1, 12))) for _ in range(pick.randint(2, 6))]
+        scores = [bleu.sentence_score(text, texts[:i] + texts[i + 1 :]).score for i, text in enumerate(texts)]
+        assert self_bleu(texts) == pytest.approx(min(100.0, sum(scores) / len(scores)), abs=1e-9), texts
 
 
 def test_a_response_is_compared_with_all_the_others_at_once():

@@ -40,15 +40,35 @@ def bootstrap_interval(
         DataError: If there is no value, or the level is not between 0 and 1.
         NonFiniteError: If a value is NaN or infinite; names its place.
     """
-    sample = _finite(values)  # (P,)
+    return bootstrap_intervals([values], level=level, resamples=resamples, seed=seed)[0]
+
+
+def bootstrap_intervals(
+    columns: Sequence[Sequence[float]], *, level: float = 0.95, resamples: int = 5000, seed: int = 0
+) -> list[Interval]:
+    """`bootstrap_interval` of many metrics of the same prompts, from the same draws: the numbers of one call each.
+
+    Args:
+        columns: For each metric one finite value a prompt, all of one length P.
+        level: Coverage aimed at.
+        resamples: How many times the prompts are drawn with replacement.
+        seed: Seed of a generator of its own.
+
+    Returns:
+        One interval a column.
+
+    Raises:
+        DataError: If a column has no value or another length than the first, or the level is not between 0 and 1.
+        NonFiniteError: If a value is NaN or infinite; names its place.
+    """
+    table = _table(columns)  # (P, M)
     if not 0.0 < level < 1.0:
         raise DataError(f"The confidence `level` must lie between 0 and 1, got {level}; use 0.95.")
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // len(sample))
-    sizes = [min(at_once, resamples - first) for first in range(0, resamples, at_once)]
-    means = [sample[rng.integers(len(sample), size=(size, len(sample)))].mean(axis=1) for size in sizes]
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(sample.mean()), float(low), float(high))
+    lows, highs = np.quantile(_means(table, resamples, seed), [(1 - level) / 2, (1 + level) / 2], axis=0)  # (M,) each
+    # The mean of equal values, such as 0.1, may come out of two sums that differ in the last digit.
+    centres = table.mean(axis=0)  # (M,)
+    rows = zip(centres, np.minimum(lows, centres), np.maximum(highs, centres), strict=True)
+    return [Interval(*map(float, row)) for row in rows]
 
 
 def paired_bootstrap(
@@ -105,15 +125,10 @@ def paired_differences(
         DataError: If a column has another length than the first, or none at all.
         NonFiniteError: If a value is NaN or infinite; names its place.
     """
-    if len({len(column) for column in columns}) > 1:
-        raise DataError(f"Columns must have one value a prompt, got lengths {sorted({len(c) for c in columns})}.")
-    table = np.stack([_finite(column) for column in columns], axis=1) if columns else np.zeros((1, 0))  # (P, M)
-    P = len(table)
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // P)
-    sizes = [min(at_once, resamples - first) for first in range(0, resamples, at_once)]
-    # How often each prompt is drawn, times the table: one matrix product for all metrics.
-    means = np.concatenate([rng.multinomial(P, np.full(P, 1 / P), size=size) @ table / P for size in sizes])  # (R, M)
+    if not columns:
+        return []
+    table = _table(columns)  # (P, M)
+    means = _means(table, resamples, seed)  # (R, M)
     lows, highs = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)  # (M,) each
     noise = 1e-12 * np.abs(table).max(axis=0, initial=0.0)  # (M,) a sum of equal terms is not exactly 0
     far = np.minimum((means <= noise).sum(axis=0), (means >= -noise).sum(axis=0))  # (M,)
@@ -137,6 +152,27 @@ def holm(ps: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
         corrected[place] = largest
     return corrected
+
+
+def _means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Means of every column over prompts drawn with replacement, the same draws for all of them: (R, M)."""
+    P = len(table)
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _DRAWS_AT_ONCE // P)
+    means = []
+    for first in range(0, resamples, at_once):
+        size = min(at_once, resamples - first)
+        drawn = rng.integers(P, size=(size, P)) + P * np.arange(size)[:, None]  # (R', P)
+        # How often each prompt is drawn, times the table: one matrix product for all metrics.
+        often = np.bincount(drawn.ravel(), minlength=size * P).reshape(size, P)  # (R', P)
+        means.append(often.astype(np.float64) @ table / P)
+    return np.concatenate(means)
+
+
+def _table(columns: Sequence[Sequence[float]]) -> np.ndarray:
+    if len({len(column) for column in columns}) > 1:
+        raise DataError(f"Columns must have one value a prompt, got lengths {sorted({len(c) for c in columns})}.")
+    return np.stack([_finite(column) for column in columns], axis=1)
 
 
 def _finite(values: Sequence[float]) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Several evaluated runs side by side: a table, a picture of quality against diversity, and samples to read."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dqo.errors import DataError
 from dqo.evaluation.differences import NOTE, pairwise
 from dqo.evaluation.frontier import pareto_front
+from dqo.evaluation_files import read_metrics, read_prompt_metrics
 from dqo.records import Group, read_groups, write_json, write_text
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Differences in any of these would be read as differences between the models.
 _MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "pass_threshold")
 _SAMPLES_SHOWN = 3
+_FILES = ("metrics.json", "prompt_metrics.jsonl")
 
 
 @dataclass(frozen=True)
@@ -140,17 +141,13 @@ def _shared_prompts(runs: list[Run]) -> list[str]:
 
 
 def _read(folder: Path, name: str) -> Run:
-    try:
-        document = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        lines = (folder / "prompt_metrics.jsonl").read_text(encoding="utf-8").split("\n")
-        values = {row.pop("id"): row for row in map(json.loads, filter(None, lines))}
-        document["metrics"], document["n_samples"]  # what a file of that name from elsewhere lacks
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if missing:
         raise DataError(
-            f"{folder}: expected metrics.json and prompt_metrics.jsonl of a finished evaluation, got {reason}; run "
-            "`dqo eval` into that folder first."
-        ) from error
+            f"{folder}: expected {' and '.join(_FILES)} of a finished evaluation, got no {missing[0]}; run `dqo eval` "
+            "into that folder first."
+        )
+    document, values = read_metrics(folder / _FILES[0]), read_prompt_metrics(folder / _FILES[1])
     return Run(name, document, {group.id: group for group in read_groups(folder / "groups.jsonl")}, values)
 
 

@@ -37,7 +37,9 @@ def embed_groups(encoder: Encoder, groups: Sequence[Group], spans: Sequence[Sequ
     Raises:
         EncoderError: If the encoder does not return one finite vector a text.
     """
-    texts = [text for group_texts in spans for text in group_texts]
+    every = [text for group_texts in spans for text in group_texts]
+    place = {text: i for i, text in enumerate(dict.fromkeys(every))}  # copies are embedded once
+    texts = list(place)
     starts = tqdm(range(0, len(texts), _TEXTS_A_CALL), desc=f"embedding ({encoder.name})", unit="batch")
     batches = []
     for start in starts:
@@ -48,7 +50,8 @@ def embed_groups(encoder: Encoder, groups: Sequence[Group], spans: Sequence[Sequ
                 f"Encoder {encoder.name!r} must return one vector a text, got shape {tuple(E.shape)} for {len(batch)}."
             )
         batches.append(E.detach().cpu())
-    by_group = torch.cat(batches).split([len(group_texts) for group_texts in spans])  # P x (G, D)
+    rows = torch.cat(batches)[[place[text] for text in every]]  # (N, D)
+    by_group = rows.split([len(group_texts) for group_texts in spans])  # P x (G, D)
     for group, E in zip(groups, by_group, strict=True):
         if not torch.isfinite(E).all():
             raise EncoderError(

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
-from urllib.parse import urlsplit
 
+from dqo.endpoint import checked_url, without_key
 from dqo.errors import EndpointError
 from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.hub import first_words
@@ -53,14 +53,7 @@ class Endpoint:
         retries: int = 5,
     ):
         check_settings(max_new_tokens=max_new_tokens, temperature=temperature, concurrency=concurrency)
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            came = "one with such a part" if parts.hostname else repr(url)
-            raise EndpointError(
-                "endpoint: expected a URL such as http://localhost:8000/v1 without user, password or query, got "
-                f"{came}; a key goes into the environment variable {KEY}."
-            )
-        self.model, self.url, self.seed, self.temperature = model, url.rstrip("/"), seed, temperature
+        self.model, self.url, self.seed, self.temperature = model, checked_url(url, KEY), seed, temperature
         self.max_new_tokens, self.concurrency, self.retries = max_new_tokens, concurrency, retries
         self._client = _client(self.url, timeout, retries)
         self.server = self._find_model()
@@ -138,7 +131,7 @@ class Endpoint:
                 extra_body=self._neutral() or None,
             )
             choice = reply.choices[0]
-            return request, (choice.message.content or "", "length" if choice.finish_reason == "length" else "eos")
+            return request, (_whole(choice.message.content), "length" if choice.finish_reason == "length" else "eos")
         except openai.OpenAIError as error:
             raise self._error(what, error) from error
         except (TypeError, ValueError, AttributeError, IndexError) as error:
@@ -151,9 +144,21 @@ class Endpoint:
         elif 400 <= (getattr(error, "status_code", None) or 0) < 500:
             advice = "shorten the prompt, lower --max-new-tokens, or check what the server takes"
         return EndpointError(
-            f"endpoint {self.url}: expected it {expected}, got {first_words(error)} after {self.retries} retries; "
-            f"{advice}."
+            f"endpoint {self.url}: expected it {expected}, got {without_key(first_words(error), KEY)} after "
+            f"{self.retries} retries; {advice}."
         )
+
+
+def _whole(content: str | None) -> str:
+    """The text of an answer; half characters, which JSON can hold and UTF-8 cannot, become the replacement character.
+
+    Some servers cut a stream in the middle of a character. Tokenizers read such bytes the same way.
+    """
+    if content is None:  # a refusal, or nothing but thoughts
+        return ""
+    if not isinstance(content, str):
+        raise TypeError(f"content of type {type(content).__name__}")
+    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _client(url: str, timeout: float, retries: int) -> Any:

@@ -95,14 +95,40 @@ def effective_rank(E: Tensor | Sequence) -> float:
 
     Source: Roy and Vetterli 2007, "The effective rank".
     """
-    kernel = cosine_kernel(as_matrix(E))  # (G, G)
-    values = torch.linalg.eigvalsh(kernel).clamp_min(0.0) if len(kernel) else kernel.new_zeros(0)  # (G,)
+    return float(_effective_rank(cosine_kernel(as_matrix(E))))
+
+
+def geometry(E: Tensor) -> dict[str, Tensor]:
+    """The measures of this module for many groups of one size at once: one kernel serves all of them.
+
+    Args:
+        E: (P, G, D) embeddings.
+
+    Returns:
+        Metric name -> (P,) float64, the numbers that the functions above give for each group.
+
+    Raises:
+        NonFiniteError: If E holds NaN or infinity; names the row.
+    """
+    L = cosine_kernel(E)  # (P, G, G)
+    return {
+        "cosine_distance": cosine_distance(L).clamp_min(0.0),
+        "vendi_1": vendi(L, 1.0),
+        "vendi_2": vendi(L, 2.0),
+        "vendi_inf": vendi(L, float("inf")),
+        "effective_rank": _effective_rank(L),
+        "log_volume": log_volume(L),
+    }
+
+
+def _effective_rank(L: Tensor) -> Tensor:
+    trace = L.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)  # (..., 1)
+    values = torch.linalg.eigvalsh(L).clamp_min(0.0)  # (..., G)
     # As in `dqo.core.vendi`: rounding leaves eigenvalues of 1e-16, whose square root would count as a direction.
-    values = values.masked_fill(values < 1e-12 * kernel.diagonal().sum(), 0.0).sqrt()  # (G,)
-    if not values.any():
-        return 0.0
-    shares = values / values.sum()  # (G,)
-    return float(torch.exp(-torch.xlogy(shares, shares).sum()))
+    values = values.masked_fill(values < 1e-12 * trace, 0.0).sqrt()  # (..., G)
+    total = values.sum(-1, keepdim=True)  # (..., 1)
+    shares = values / total.masked_fill(total <= 0, 1.0)  # (..., G)
+    return torch.exp(-torch.xlogy(shares, shares).sum(-1)).masked_fill(total.squeeze(-1) <= 0, 0.0)
 
 
 def as_matrix(E: Tensor | Sequence) -> Tensor:

@@ -8,15 +8,17 @@ Diversity is that of the answer span. What needs rewards is None for a prompt th
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from dqo._version import __version__
+from dqo.core import cosine_kernel, vendi
 from dqo.errors import DataError
-from dqo.evaluation.bootstrap import bootstrap_interval
+from dqo.evaluation.bootstrap import bootstrap_intervals
 from dqo.evaluation.embeddings import Encoder, embed_groups
 from dqo.evaluation.equivalence import Equivalence
-from dqo.evaluation.geometry import effective_rank, group_log_volume, mean_cosine_distance, vendi_score
+from dqo.evaluation.geometry import geometry
 from dqo.evaluation.good import among_good
 from dqo.evaluation.meaning import distinct_k, embedding_classes, meaning_classes, semantic_entropy, utility_k
 from dqo.evaluation.ngrams import (
@@ -33,6 +35,7 @@ PromptValues = dict[str, list[float | None]]
 LEVEL = 0.95
 _DRAWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _GROUPS_A_CALL = 16
+_GROUPS_MEASURED = 256  # at a time; 8 MB of 10 embeddings each
 # Of expectation-adjusted distinct; about the vocabulary of a language model, fixed so that numbers compare.
 VOCABULARY = 50_000
 
@@ -76,11 +79,13 @@ def prompt_values(
         for group, texts in tqdm(list(zip(groups, spans, strict=True)), desc="n-grams", unit="prompt")
     ]
     E = embed_groups(encoder, groups, spans)  # P x (G, D)
-    for row, group, E_p, classes in zip(rows, groups, E, _classes(E, spans, equivalence), strict=True):
-        row |= _meaning(E_p) | _classed(classes, group.rewards) | _good(E_p, classes, group.rewards, pass_threshold)
+    meanings = _meanings(E, groups, pass_threshold)
+    for row, group, meaning, classes in zip(rows, groups, meanings, _classes(E, spans, equivalence), strict=True):
+        row |= meaning | _classed(classes, group.rewards, pass_threshold)
     if heldout_encoder is not None:
-        for row, E_p in zip(rows, embed_groups(heldout_encoder, groups, spans), strict=True):  # E_p: (G, D)
-            row |= {f"heldout/{name}": value for name, value in _meaning(E_p).items()}
+        E = embed_groups(heldout_encoder, groups, spans)  # P x (G, D)
+        for row, meaning in zip(rows, _meanings(E, groups, pass_threshold), strict=True):
+            row |= {f"heldout/{name}": value for name, value in meaning.items()}
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
@@ -94,11 +99,16 @@ def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] 
     Returns:
         Metric name -> {"mean", "low", "high"}, or None where no prompt has a value.
     """
-    known = {name: [value for value in column if value is not None] for name, column in values.items()}
-    return {
-        name: bootstrap_interval(column, level=LEVEL, seed=seed)._asdict() if column else None
-        for name, column in known.items()
-    }
+    by_prompts: dict[tuple[int, ...], dict[str, list[float]]] = {}  # metrics of the same prompts share their draws
+    for name, column in values.items():
+        places = tuple(place for place, value in enumerate(column) if value is not None)
+        by_prompts.setdefault(places, {})[name] = [column[place] for place in places]
+    found: dict[str, dict[str, float] | None] = dict.fromkeys(values)
+    for places, columns in by_prompts.items():
+        if places:
+            intervals = bootstrap_intervals(list(columns.values()), level=LEVEL, seed=seed)
+            found |= {name: interval._asdict() for name, interval in zip(columns, intervals, strict=True)}
+    return found
 
 
 def metrics_document(groups: Sequence[Group], values: PromptValues, *, seed: int, **facts: Any) -> dict[str, Any]:
@@ -162,15 +172,26 @@ def _surface(texts: list[str], finish: list[str]) -> dict[str, float]:
     }
 
 
-def _meaning(E: Tensor) -> dict[str, float]:
-    return {
-        "cosine_distance": mean_cosine_distance(E),
-        "vendi_1": vendi_score(E, 1.0),
-        "vendi_2": vendi_score(E, 2.0),
-        "vendi_inf": vendi_score(E, float("inf")),
-        "effective_rank": effective_rank(E),
-        "log_volume": group_log_volume(E),
-    }
+def _meanings(E: list[Tensor], groups: Sequence[Group], threshold: float) -> list[dict[str, float | None]]:
+    """What is read off the embeddings of each prompt; prompts of equal size are measured together."""
+    by_size: dict[int, list[int]] = {}
+    for p, E_p in enumerate(E):
+        by_size.setdefault(len(E_p), []).append(p)
+    found: list[dict[str, float | None]] = [{} for _ in groups]
+    for places in by_size.values():
+        for start in range(0, len(places), _GROUPS_MEASURED):
+            some = places[start : start + _GROUPS_MEASURED]
+            rows = torch.stack([E[p].to(torch.float64) for p in some])  # (P', G, D)
+            # A zero row adds nothing to a Vendi score: what does not pass becomes one.
+            passed = [[reward >= threshold for reward in groups[p].rewards or [0.0] * len(E[p])] for p in some]
+            good = vendi(cosine_kernel(rows * torch.tensor(passed)[..., None]))  # (P',)
+            columns = geometry(rows) | {"good/vendi_1": good}
+            table = zip(*(column.tolist() for column in columns.values()), strict=True)
+            for p, values in zip(some, table, strict=True):
+                found[p] = dict(zip(columns, values, strict=True))
+                if groups[p].rewards is None:
+                    found[p]["good/vendi_1"] = None
+    return found
 
 
 def _classes(E: list[Tensor], spans: list[list[str]], equivalence: Equivalence | None) -> list[list[int]]:
@@ -182,18 +203,10 @@ def _classes(E: list[Tensor], spans: list[list[str]], equivalence: Equivalence |
     return classes
 
 
-def _classed(classes: list[int], rewards: list[float] | None) -> dict[str, float | None]:
+def _classed(classes: list[int], rewards: list[float] | None, threshold: float) -> dict[str, float | None]:
     return {
         "classes": float(distinct_k(classes)),
         "semantic_entropy": semantic_entropy(classes),
         "utility_k": None if rewards is None else utility_k(classes, rewards),
-    }
-
-
-def _good(E: Tensor, classes: list[int], rewards: list[float] | None, threshold: float) -> dict[str, float | None]:
-    if rewards is None:
-        return {"good/vendi_1": None, "good/classes": None}
-    return {
-        "good/vendi_1": among_good(vendi_score, E, rewards, threshold),
-        "good/classes": among_good(distinct_k, classes, rewards, threshold),
+        "good/classes": None if rewards is None else among_good(distinct_k, classes, rewards, threshold),
     }

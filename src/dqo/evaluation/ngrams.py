@@ -5,8 +5,10 @@ All look at words and not at meaning: broken text scores as diverse. Read them b
 
 import gzip
 import math
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 from dqo.errors import DQOError
 
@@ -64,8 +66,7 @@ def self_bleu(texts: Sequence[str]) -> float:
     texts = [text for text in texts if text.strip()]
     if len(texts) < 2:
         return 0.0
-    bleu = BLEU(effective_order=True)
-    scores = [bleu.sentence_score(text, [*texts[:i], *texts[i + 1 :]]).score for i, text in enumerate(texts)]
+    scores = _leave_one_out_bleu(BLEU(effective_order=True), texts)
     return min(100.0, sum(scores) / len(scores))  # equal texts score 100.00000000000004
 
 
@@ -169,8 +170,35 @@ def compression_ratio(texts: Sequence[str]) -> float:
     Source: Shaib et al. 2024, "Standardizing the Measurement of Text Diversity".
     """
     _check_texts(texts)
-    joined = "\n".join(texts).encode()
+    joined = "\n".join(texts).encode(errors="surrogatepass")
     return len(joined) / len(gzip.compress(joined, mtime=0)) if joined.strip() else 0.0
+
+
+def _leave_one_out_bleu(bleu: Any, texts: list[str]) -> list[float]:
+    """`bleu.sentence_score` of each text against all others, every text tokenised and counted once instead of n times.
+
+    The count of an n-gram among the others is its largest count in any text, or the second largest for the text that
+    holds the largest.
+    """
+    tokens = [bleu.tokenizer(text.rstrip()).split() for text in texts]
+    counts = [Counter(ngram for n in (1, 2, 3, 4) for ngram in _ngrams(row, n)) for row in tokens]
+    lengths = [len(row) for row in tokens]
+    largest: dict[tuple[str, ...], tuple[int, int, int]] = {}  # n-gram -> count, whose, second largest count
+    for i, row in enumerate(counts):
+        for ngram, count in row.items():
+            first, whose, second = largest.get(ngram, (0, -1, 0))
+            largest[ngram] = (count, i, first) if count > first else (first, whose, max(second, count))
+    scores = []
+    for i, row in enumerate(counts):
+        correct, total = [0] * 4, [0] * 4
+        for ngram, count in row.items():
+            first, whose, second = largest[ngram]
+            total[len(ngram) - 1] += count
+            correct[len(ngram) - 1] += min(count, second if whose == i else first)
+        closest = min(lengths[:i] + lengths[i + 1 :], key=lambda other: (abs(lengths[i] - other), other))
+        found = bleu.compute_bleu(correct, total, lengths[i], closest, smooth_method="exp", effective_order=True)
+        scores.append(found.score)
+    return scores
 
 
 def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:

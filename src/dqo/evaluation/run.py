@@ -13,6 +13,7 @@ from dqo.evaluation.metrics import metrics_document, prompt_values
 from dqo.evaluation.protocols import Protocol
 from dqo.evaluation.score import Reward, score_with_reward, score_with_task
 from dqo.records import Group, write_groups, write_json, write_text
+from dqo.run_format import FORMAT
 
 if TYPE_CHECKING:
     from dqo.tasks import Task
@@ -78,6 +79,7 @@ def evaluate(
         groups,
         values,
         seed=seed,
+        format=FORMAT,
         encoder=encoder.name,
         heldout_encoder=None if heldout_encoder is None else heldout_encoder.name,
         task=None if task is None else task.name,

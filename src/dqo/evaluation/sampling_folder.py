@@ -4,14 +4,15 @@ A line is written once, whole, when its prompt is finished; a kill can only leav
 of the same settings keeps the whole lines and draws the rest.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError
+from dqo.json_files import from_utf8, parse_object, read_text
 from dqo.records import Group, Prompt, append_jsonl, read_groups, write_groups, write_json, write_text
+from dqo.run_format import FORMAT, check_format
 
 
 class SamplingFolder:
@@ -59,10 +60,10 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
     record = Path(folder) / "sampling.json"
     if not record.exists():
         return None
-    try:
-        return dict(json.loads(record.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{record}: expected the JSON object of an earlier run, got {error}; delete it.") from error
+    settings = parse_object(read_text(record, "record of an earlier run"), str(record), "JSON object of an earlier run")
+    check_format(settings, record)
+    settings.pop("format", None)
+    return settings
 
 
 def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Group]:
@@ -72,7 +73,7 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
     if before is None:
         if path.exists():
             raise DataError(f"{path}: expected {record.name} beside it to resume from; choose another folder.")
-        write_json(record, settings)
+        write_json(record, {"format": FORMAT} | settings)
         return {}
     for name, value in settings.items():
         if before.get(name) != value:
@@ -83,7 +84,7 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
     content = path.read_bytes() if path.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]  # a kill in the middle of a write leaves half a line
     if whole != content:
-        write_text(path, whole.decode())
+        write_text(path, from_utf8(path, whole))
     # Rewards of an earlier evaluation in the same folder are not this run's.
     done = {group.id: replace(group, rewards=None) for group in read_groups(path)} if whole else {}
     asked = {prompt.id: prompt.prompt for prompt in prompts}

@@ -37,7 +37,7 @@ class VllmEngine:
         self.model, self.seed, self.max_new_tokens, self.temperature = model, seed, max_new_tokens, temperature
         self._vllm = vllm
         try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
-            self._engine = vllm.LLM(model=model, seed=seed % 2**31, generation_config="vllm")
+            self._engine = vllm.LLM(model=model, seed=seed % 2**31, generation_config="vllm", load_format="safetensors")
         except Exception as error:  # the engine's, the hub's or the device's: all of them mean the same to the user
             raise ModelError(
                 f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
