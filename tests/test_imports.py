@@ -16,7 +16,7 @@ LAYERS = (
     {"core"},
     {"signals"},
     {"spec"},
-    {"alpha", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "models", "registry"},
+    {"alpha", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "language", "models", "registry"},
     {"tasks", "rewards"},
     {"evaluation"},
     {"report"},

@@ -17,8 +17,8 @@ _SMALL_WORDS = {
     "she we or an its which their there were been will would can all one two what when who how about your after near",
     "Spanish": "el los las una unos que y en por para con su sus está están como más pero muy hay cuando donde porque "
     "también ella ellos nosotros desde hasta sobre entre este esta ese esa hacia mientras",
-    "French": "le les une et est dans pour qui sur avec pas ce cette ces il elle nous vous ils sont être aux du au mais "
-    "où très leur leurs sous chez était avoir fait comme plus",
+    "French": "le les une et est dans pour qui sur avec pas ce cette ces il elle nous vous ils sont être aux du au "
+    "mais où très leur leurs sous chez était avoir fait comme plus",
     "German": "der das und ist ein eine einen einem einer nicht mit auf für dem den sich auch von zu im es wie aber "
     "oder wenn wird sind haben ich wir sie nach bei über durch noch nur hat",
     "Italian": "il lo gli della dello delle dei degli che è sono nel nella con anche più questo questa come perché "

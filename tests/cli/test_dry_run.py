@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from dqo.cli.main import main
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
@@ -71,6 +72,32 @@ def test_a_large_recipe_without_the_hub_says_what_is_missing_and_shows_the_rest(
     assert any(line.startswith("NOT RESOLVED  policy: expected") for line in missing)
     assert "responses = " in said
     assert f"{len(missing)} things could not be resolved." in said
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_a_large_recipe_with_stand_ins_for_what_the_hub_has_can_start(
+    path, offline, data_folder, tiny_policy_folder, tmp_path, capsys
+):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    judge = tmp_path / "reward-model"
+    config = LlamaConfig.from_pretrained(tiny_policy_folder, num_labels=1)
+    LlamaForSequenceClassification(config).save_pretrained(judge)
+    AutoTokenizer.from_pretrained(tiny_policy_folder).save_pretrained(judge)
+    recipe = yaml.safe_load(path.read_text())
+    for entry in recipe.get("rewards", []):
+        entry |= {"model": str(judge)} if entry["reward"] == "reward_model" else {}
+    recipe |= {"model": str(tiny_policy_folder), "data": {"path": data_folder(path.stem)}, "encoder": "hashed"}
+    recipe["trainer"] |= {"max_completion_length": 16}
+    if path.stem == "cnn_dailymail":
+        recipe["task_options"] = {"max_article_words": 50}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["train", "--dry-run", str(tmp_path / "recipe.yaml")]) == 0, capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"run       {recipe['algorithm']}, alpha=" in said
+    assert "GiB a process" in said
+    assert "--- prompt 3" in said
+    assert said.count("\nreward ") == max(1, len(recipe.get("rewards", [])))
 
 
 def test_batch_arithmetic_by_hand(own_recipe, capsys):

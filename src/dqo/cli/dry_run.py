@@ -112,8 +112,9 @@ class DryRun:
         from dqo.models import load_outline
 
         name = self.config.encoder
-        if name.startswith("policy:"):  # the weights themselves may be large
-            width = load_outline(name.removeprefix("policy:"))[0].hidden_size
+        if name == "reference" or name.startswith("policy:"):  # the weights themselves may be large
+            source = self.recipe.model if name == "reference" else name.removeprefix("policy:")
+            width = load_outline(source)[0].hidden_size
         else:
             width = load_embedder(name)(["a word"]).shape[1]
         _show("encoder", f"{name}: {width} wide; kernel {self.config.kernel}, ridge {self.config.ridge:g}")

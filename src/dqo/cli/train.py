@@ -160,7 +160,8 @@ def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds
     for name, value in task_options(recipe).items():
         command += ["--task-option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
     command += [*_unseen_prompts(recipe, task), "--max-new-tokens", str(recipe.config.max_completion_length)]
-    command += ["--encoder", recipe.config.encoder]
+    encoder = recipe.config.encoder  # outside of training nothing runs the reference, but its weights are the start's
+    command += ["--encoder", f"policy:{recipe.model}" if encoder == "reference" else encoder]
     if recipe.heldout_encoder:
         command += ["--heldout-encoder", recipe.heldout_encoder]
     command += ["--out", str(folder.eval)]

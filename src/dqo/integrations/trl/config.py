@@ -100,6 +100,11 @@ class DiversityArguments(AlphaArguments):
         """Refuse, before anything is loaded, what would train on something else than was asked for."""
         self.alpha_source()
         self._check_range_of_alpha()
+        if self.encoder == "reference" and not self.beta:
+            raise DQOError(
+                "encoder='reference' reads the forward of the reference policy, which there is only with `beta` above "
+                "0, got 0; set beta, or use encoder='policy'."
+            )
         spec = self.diversity_spec()
         replace(spec, alpha=self.largest_alpha)  # what alpha may become must be allowed too
         shapes_reward = self.largest_alpha > 0 and spec.signal.place in ("credit", "discount")

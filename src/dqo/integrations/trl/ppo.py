@@ -24,6 +24,7 @@ from dqo.integrations.trl.evidence_mixin import EvidenceMixin
 from dqo.integrations.trl.hidden_tap import HiddenTap
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
+from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.token_rewards import TokenRewards, token_rewards
 from dqo.integrations.trl.trainer import DQOMixin
@@ -219,7 +220,15 @@ class PPOMixin:
 
 
 class DQOPPOTrainer(
-    PPOMixin, DQOMixin, AdvantageMixin, EntropyMixin, EvidenceMixin, SharedRolloutMixin, SharedPrefixMixin, GRPOTrainer
+    PPOMixin,
+    DQOMixin,
+    AdvantageMixin,
+    EntropyMixin,
+    EvidenceMixin,
+    ReferenceStatesMixin,
+    SharedRolloutMixin,
+    SharedPrefixMixin,
+    GRPOTrainer,
 ):
     """PPO with a critic and the diversity credit, which enters at each response's last token.
 

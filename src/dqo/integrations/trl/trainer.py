@@ -32,6 +32,7 @@ from dqo.integrations.trl.entropy_mixin import EntropyMixin
 from dqo.integrations.trl.evidence_mixin import EvidenceMixin
 from dqo.integrations.trl.faults import StopOnNaN, check_loss
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
+from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import RunMemory
 from dqo.rewards import CheckedReward, completion_text, prompt_key
@@ -76,7 +77,7 @@ class DQOMixin:
             args.reward_weights = [*args.reward_weights, 1.0]
         super().__init__(model, [*map(_checked, funcs), _reserved_column], args, **kwargs)
         device = args.encoder_device or str(self.accelerator.device)
-        self._embed = embedder or load_embedder(
+        self._embed = embedder or self._reference or load_embedder(
             args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size
         )
         self.add_callback(StopOnNaN())
@@ -100,7 +101,10 @@ class DQOMixin:
         rewards[:, ours] = (combined - task).flatten().to(rewards.dtype)
         self._scored = (task, combined)
         self._log_diversity(task, combined, group)
-        signs, lengths = text_metrics(texts, [len(ids) for ids in completion_ids_list], self._answer_span, E.device)
+        asked = [completion_text(prompt) for prompt in prompts]
+        signs, lengths = text_metrics(
+            texts, asked, [len(ids) for ids in completion_ids_list], self._answer_span, E.device
+        )
         self._log(signs)
         if self.model.training:
             self._log(self._drift.observe(lengths, E.norm(dim=1)))
@@ -169,7 +173,14 @@ class DQOMixin:
 
 
 class DQOTrainer(
-    DQOMixin, AdvantageMixin, EntropyMixin, EvidenceMixin, SharedRolloutMixin, SharedPrefixMixin, GRPOTrainer
+    DQOMixin,
+    AdvantageMixin,
+    EntropyMixin,
+    EvidenceMixin,
+    ReferenceStatesMixin,
+    SharedRolloutMixin,
+    SharedPrefixMixin,
+    GRPOTrainer,
 ):
     """GRPO and its relatives (Dr. GRPO, DAPO, GSPO through TRL's own settings) with the diversity credit.
 
@@ -186,7 +197,14 @@ class DQOTrainer(
 
 
 class DQORLOOTrainer(
-    DQOMixin, AdvantageMixin, EntropyMixin, EvidenceMixin, SharedRolloutMixin, SharedPrefixMixin, RLOOTrainer
+    DQOMixin,
+    AdvantageMixin,
+    EntropyMixin,
+    EvidenceMixin,
+    ReferenceStatesMixin,
+    SharedRolloutMixin,
+    SharedPrefixMixin,
+    RLOOTrainer,
 ):
     """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
 
