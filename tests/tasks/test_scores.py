@@ -5,6 +5,7 @@ import pytest
 from dqo.records import Prompt
 from dqo.tasks import load_task
 from dqo.tasks.arithmetic import parse
+from dqo.tasks.sentence_quality import SentenceQuality
 
 SMALL = {"train_size": 30, "dev_size": 4, "test_size": 4}
 
@@ -133,3 +134,17 @@ def test_concepts_parts_multiply_to_quality(tiny_policy_folder):
     assert 0 < parts["fluency"][0] < 1, "bounds around the tiny model's values, or the product would test nothing"
     expected = [c * f * e for c, f, e in zip(parts["coverage"], parts["fluency"], parts["ended"], strict=True)]
     assert task.quality(prompts, responses, ended) == pytest.approx(expected)
+
+
+def test_fluency_is_judged_once_a_text_and_only_where_it_counts():
+    sentence, judged = SentenceQuality("concepts", None), []
+
+    def fluency(texts):
+        judged.extend(texts)
+        return [0.5] * len(texts)
+
+    sentence._fluency_of = fluency
+    prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"]})] * 4
+    responses = ["A dog runs.", "A dog runs.", "A cat sleeps.", "A dog ran off"]
+    assert sentence(prompts, responses, [True, True, True, False]) == [0.5, 0.5, 0.0, 0.0]
+    assert judged == ["A dog runs."]

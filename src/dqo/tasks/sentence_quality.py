@@ -52,19 +52,33 @@ class SentenceQuality:
         Raises:
             DataError: A prompt without concepts.
         """
+        return self._rules(prompts, responses, ended) | {"fluency": self._fluency_of(responses)}
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        """The product of the three for each of the N rows, in [0, 1].
+
+        The model of the fluency is what costs time, so it reads a text once however often it was given, and not at all
+        where the rules make the product 0.
+        """
+        rules = self._rules(prompts, responses, ended)
+        worth = [c * e for c, e in zip(rules["coverage"], rules["ended"], strict=True)]
+        texts = sorted({response for response, value in zip(responses, worth, strict=True) if value > 0})
+        fluency = dict(zip(texts, self._fluency_of(texts), strict=True))
+        return [
+            value * fluency[response] if value > 0 else 0.0 for value, response in zip(worth, responses, strict=True)
+        ]
+
+    def _rules(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
+    ) -> dict[str, list[float]]:
+        """The factors that no model is needed for."""
         return {
             "coverage": [
                 coverage(response, meta_field(prompt, "concepts", list[str], self._task))
                 for prompt, response in zip(prompts, responses, strict=True)
             ],
-            "fluency": self._fluency_of(responses),
             "ended": [_ended(response, end) for response, end in zip(responses, ended, strict=True)],
         }
-
-    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float]:
-        """The product of the three for each of the N rows, in [0, 1]."""
-        parts = self.parts(prompts, responses, ended)
-        return [c * f * e for c, f, e in zip(parts["coverage"], parts["fluency"], parts["ended"], strict=True)]
 
     def _fluency_of(self, responses: Sequence[str]) -> list[float]:
         if self._model is None:
