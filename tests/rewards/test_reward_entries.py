@@ -15,8 +15,8 @@ from dqo.rewards.task_reward import encode_record
 
 
 def call(name, completions, **columns):
-    options = columns.pop("options", {})
-    return load_reward(Entry(name, 1.0, options))(prompts=["p"] * len(completions), completions=completions, **columns)
+    options, prompts = columns.pop("options", {}), columns.pop("prompts", ["p"] * len(completions))
+    return load_reward(Entry(name, 1.0, options))(prompts=prompts, completions=completions, **columns)
 
 
 def test_math_answers():
@@ -175,6 +175,26 @@ def test_reward_model_scores_do_not_depend_on_the_batch(tiny_tokenizer, tmp_path
     assert len(set(together)) == 4, "different texts must get different scores for the line above to say something"
     squashed = call("reward_model", texts, options={"model": model, "sigmoid": True, "center": 0.1, "scale": 0.5})
     assert squashed == pytest.approx([1 / (1 + 2.718281828459045 ** (-(s - 0.1) / 0.5)) for s in together], abs=1e-6)
+
+
+def test_the_reward_model_reads_the_conversation_as_its_template_writes_it(tiny_tokenizer, tmp_path):
+    from transformers import LlamaForSequenceClassification
+
+    folder = classifier(tmp_path / "rm", tiny_tokenizer, 1)
+    model = LlamaForSequenceClassification.from_pretrained(folder)
+    ids = tiny_tokenizer("user the dog assistant a cat runs", add_special_tokens=False, return_tensors="pt").input_ids
+    with torch.no_grad():
+        expected = model(ids).logits.item()
+        bare = model(ids[:, 1:]).logits.item()
+    assert abs(expected - bare) > 1e-4, "a template that makes no difference would make the next lines vacuous"
+    assert call("reward_model", ["a cat runs"], prompts=["the dog"], options={"model": folder}) == pytest.approx(
+        [expected], abs=1e-5
+    )
+    chat = [{"role": "user", "content": "the dog"}]
+    reply = [{"role": "assistant", "content": "a cat runs"}]
+    assert call("reward_model", [reply], prompts=[chat], options={"model": folder}) == pytest.approx(
+        [expected], abs=1e-5
+    )
 
 
 def test_a_long_conversation_keeps_its_end_and_is_counted(tiny_tokenizer, tmp_path):
