@@ -2,9 +2,12 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 from dqo.errors import EndpointError, RecipeError
 from dqo.hub import first_words
@@ -29,6 +32,7 @@ class Endpoint:
 
     Raises:
         RecipeError: A setting out of range, or the package openai is missing.
+        EndpointError: A URL that `checked_url` refuses.
     """
 
     def __init__(
@@ -46,11 +50,7 @@ class Endpoint:
                 f"an endpoint needs the package openai, which failed to import ({first_words(error)}); run "
                 "`pip install 'dqo[endpoint]'`."
             ) from error
-        if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")) or "@" in base_url:
-            raise RecipeError(
-                f"base_url: expected a URL such as 'http://localhost:8000/v1' without user and password, got "
-                f"{base_url!r}; put secrets into the environment."
-            )
+        base_url = checked_url(base_url, api_key_env)
         if not timeout > 0 or retries < 0 or concurrency < 1:
             raise RecipeError(
                 f"endpoint: expected timeout above 0, retries of at least 0 and concurrency of at least 1, got "
@@ -117,5 +117,62 @@ class Endpoint:
             advice = "start the server or check base_url, then continue the run with --resume"
         return EndpointError(
             f"endpoint {self.base_url}: expected an answer, but after {self.retries} retries of {self.timeout:g} s it "
-            f"failed with {first_words(error)}; {advice}."
+            f"failed with {without_key(first_words(error), self.api_key_env)}; {advice}."
         )
+
+
+def checked_url(url: str, key_env: str) -> str:
+    """The base URL of a server, refused where it holds a secret or would carry one in the open.
+
+    Args:
+        url: Such as "http://localhost:8000/v1".
+        key_env: Environment variable with the key; the key itself is not looked at.
+
+    Returns:
+        The URL without a slash at its end. Where plain http leaves the machine and its network, stderr says so.
+
+    Raises:
+        EndpointError: Another scheme than http and https; a user, password, query or fragment, which would end up in
+            logs and configs; or a key that plain http would carry past the local network.
+    """
+    expected = "endpoint: expected a URL such as http://localhost:8000/v1 without user, password or query"
+    remedy = f"a key goes into the environment variable {key_env}"
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+        host, _ = parts.hostname, parts.port  # both may raise
+    except ValueError as error:
+        raise EndpointError(f"{expected}, got one that cannot be read ({error}); {remedy}.") from error
+    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or parts.query or parts.fragment:
+        came = "one with such a part" if host else repr(url)
+        raise EndpointError(f"{expected}, got {came}; {remedy}.")
+    if parts.scheme == "http" and not _is_local(host):
+        if os.environ.get(key_env):
+            raise EndpointError(
+                f"endpoint {url}: expected https, because {key_env} is set and anyone on the way could read it, got "
+                f"http; use https, or unset {key_env} where the server asks for no key."
+            )
+        print(f"dqo: warning: prompts and responses travel readable to {url}; use https", file=sys.stderr)
+    return url.rstrip("/")
+
+
+def without_key(text: str, key_env: str) -> str:
+    """A text to be shown, the key in it blotted out: some servers repeat it in their complaint.
+
+    Args:
+        text: Any text.
+        key_env: Environment variable with the key.
+
+    Returns:
+        The text.
+    """
+    key = os.environ.get(key_env)
+    return text.replace(key, f"<{key_env}>") if key else text
+
+
+def _is_local(host: str) -> bool:
+    """This machine or its own network: private addresses, and names that no public DNS has."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal", ".lan", ".svc"))
+    return address.is_private or address.is_link_local

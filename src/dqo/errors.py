@@ -4,9 +4,35 @@ The command line prints such an error without a traceback and exits with status 
 bug of ours and keeps its traceback. Standard library only, so that every layer may raise them.
 """
 
+from typing import Any
+
+_LONGEST, _END = 1200, 300  # characters of a message, and how many of its end are kept: they say what to change
+
 
 class DQOError(ValueError):
-    """Base of every error caused by input, settings or environment rather than by a bug."""
+    """Base of every error caused by input, settings or environment rather than by a bug.
+
+    A message may quote a file, a model or a server, so it is made fit to print: on one line, control characters
+    written as escapes (a terminal obeys them), and its middle left out where it is longer than a screen.
+
+    Args:
+        sentence: What was expected, what came, which item, what to change.
+    """
+
+    def __init__(self, sentence: str = ""):
+        line = "".join(letter if letter.isprintable() else _escape(letter) for letter in _shortened(str(sentence)))
+        super().__init__(line)
+
+
+def _shortened(sentence: str) -> str:
+    if len(sentence) > _LONGEST:
+        sentence = f"{sentence[: _LONGEST - _END]} … {sentence[-_END:]}"
+    return " ".join(sentence.split())
+
+
+def _escape(letter: str) -> str:
+    """A character without a picture, such as ESC or a lone surrogate, as Python would write it."""
+    return letter.encode("unicode_escape").decode()
 
 
 class NonFiniteError(DQOError):
@@ -30,7 +56,13 @@ class RecipeError(DQOError):
 
 
 class RewardError(DQOError):
-    """A reward function that raised, or returned the wrong count, type or a non-finite number."""
+    """A reward function that raised, or returned the wrong count, type or a non-finite number.
+
+    Attributes:
+        batch: What it was called with, one mapping a row; None where that is not known.
+    """
+
+    batch: list[dict[str, Any]] | None = None
 
 
 class ModelError(DQOError):

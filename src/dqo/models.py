@@ -49,6 +49,12 @@ def resolve_policy(name: str) -> str:
                 f"expected a saved model in folder {name!r}, but it holds neither config.json nor adapter_config.json; "
                 "give a folder written by save_pretrained, such as <run>/checkpoints/final."
             )
+        if (folder / "adapter_config.json").is_file() and not any(folder.glob("adapter_model*.safetensors")):
+            # the host would take adapter_model.bin, a pickle, instead
+            raise ModelError(
+                f"expected an adapter in safetensors format in folder {name!r}, but it holds no "
+                "adapter_model.safetensors; save it again with save_pretrained."
+            )
         return str(folder)
     if not is_hub_name(name):
         raise ModelError(

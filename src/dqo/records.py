@@ -6,7 +6,6 @@ U+2028 and its relatives are ordinary characters inside a JSON string, so `str.s
 """
 
 import json
-import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dqo.errors import DataError
+from dqo.json_files import is_number, parse_object, read_text, to_json, to_utf8
 
 FINISH = ("eos", "length")
 _MISSING = object()
@@ -82,7 +82,7 @@ def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
         path: The file; its folder is made when missing.
         groups: What to write, one line each.
     """
-    write_text(path, "".join(_dumps(path, asdict(group)) + "\n" for group in groups))
+    write_text(path, "".join(to_json(path, asdict(group)) + "\n" for group in groups))
 
 
 def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
@@ -94,8 +94,9 @@ def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    line = to_utf8(path, to_json(path, record) + "\n")
     with path.open("ab", buffering=0) as file:
-        file.write((_dumps(path, record) + "\n").encode())
+        file.write(line)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -105,7 +106,7 @@ def write_json(path: str | Path, value: Any) -> None:
         path: The file; its folder is made when missing.
         value: Any JSON value of finite numbers.
     """
-    write_text(path, _dumps(path, value, indent=2) + "\n")
+    write_text(path, to_json(path, value, indent=2) + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -119,17 +120,10 @@ def write_text(path: str | Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(text.encode())
+        temporary.write_bytes(to_utf8(path, text))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _dumps(path: str | Path, value: Any, indent: int | None = None) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
-    except ValueError as error:
-        raise DataError(f"{path}: expected finite numbers to write as JSON, got NaN or infinity ({error}).") from error
 
 
 class _Line:
@@ -164,6 +158,10 @@ class _Line:
         value = self.fields.get("meta", {})
         if not isinstance(value, dict):
             raise self.fail("meta", "an object", value)
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (UnicodeEncodeError, RecursionError):  # it is written again with the responses, hours later
+            raise self.fail("meta", "text without lone surrogates, not nested too deeply", "other") from None
         return value
 
 
@@ -180,7 +178,7 @@ def _group(line: _Line) -> Group:
     if len(finish) != len(responses) or not set(finish) <= set(FINISH):
         raise line.fail("finish", f'{len(responses)} of "eos" or "length", one a response', finish)
     if rewards is not None:
-        if not isinstance(rewards, list) or not all(map(_is_number, rewards)) or len(rewards) != len(responses):
+        if not isinstance(rewards, list) or not all(map(is_number, rewards)) or len(rewards) != len(responses):
             raise line.fail("rewards", f"null or {len(responses)} finite numbers, one a response", rewards)
         rewards = [float(reward) for reward in rewards]
     return Group(line.string("id"), line.string("prompt"), line.reference(), responses, finish, rewards, line.meta())
@@ -188,22 +186,11 @@ def _group(line: _Line) -> Group:
 
 def _lines(path: str | Path, record: type) -> Iterator[_Line]:
     known = [name for name in record.__dataclass_fields__ if (record, name) != (Prompt, "id")]
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable JSON-lines file, got {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at offset {error.start}; "
-                        "save the file as UTF-8.") from error  # fmt: skip
+    text = read_text(path, "JSON-lines file")
     for number, source in enumerate(text.split("\n"), start=1):
         if not source.strip():
             continue
-        try:
-            fields = json.loads(source, parse_constant=_refuse, parse_float=_finite)
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}, line {number}: expected one JSON object on the line, got {error}.") from error
-        if not isinstance(fields, dict):
-            raise DataError(f"{path}, line {number}: expected a JSON object, got {source.strip()[:80]}.")
+        fields = parse_object(source, f"{path}, line {number}", "JSON object on the line")
         line = _Line(path, number, fields)
         for field in fields:
             if field not in known:
@@ -231,17 +218,3 @@ def _is_text(value: Any) -> bool:
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"the number {constant}, which JSON does not have")
-
-
-def _finite(digits: str) -> float:
-    if math.isinf(value := float(digits)):
-        raise ValueError(f"the number {digits}, which overflows")
-    return value

@@ -105,5 +105,5 @@ def test_the_key_comes_from_the_environment_alone(serve, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "s3cret")
     judge(server, api_key_env="JUDGE_KEY")(prompts=["p"], completions=["a"])
     assert server.keys == ["Bearer s3cret"]
-    with pytest.raises(RecipeError, match="without user and password"):
+    with pytest.raises(EndpointError, match="without user, password or query"):
         JudgeReward("http://me:s3cret@host/v1", "m")

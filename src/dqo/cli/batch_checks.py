@@ -6,12 +6,15 @@ from typing import Any
 
 from dqo.errors import RecipeError
 
+_SEEDS = 2**32  # numpy's limit
 _ABOVE_ZERO = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations",
                "max_completion_length", "temperature", "learning_rate", "logging_steps")  # fmt: skip
 
 
-def check_numbers(trainer: Mapping[str, Any]) -> None:
-    """Refuse sizes, lengths and rates that are not above 0."""
+def check_numbers(trainer: Mapping[str, Any], seed: int) -> None:
+    """Refuse sizes, lengths and rates that are not above 0, and a seed that a generator does not take."""
+    if not 0 <= seed < _SEEDS:
+        raise RecipeError(f"`seed` must be at least 0 and below 2^32, got {seed}; change the value.")
     for name in _ABOVE_ZERO:
         value = trainer.get(name)
         if value is not None and value <= 0:

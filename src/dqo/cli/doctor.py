@@ -6,11 +6,11 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 from dqo._version import __version__
+from dqo.cli.finding import Finding, tell
 from dqo.errors import DQOError
 
 # The pins of requirements-models.txt, which an installed package does not carry; a test holds them equal.
@@ -23,40 +23,24 @@ _DEMO_EXTRAS = ("", "train", "embed", "data")
 _MEMORY_GB, _DISK_GB = 6, 6  # 135 M parameters in float32: weights, gradients, two moments; two checkpoints on disk
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One line of the diagnosis.
-
-    Attributes:
-        ok: Whether it does.
-        what: What was looked at and found.
-        mend: Command or advice where it does not.
-        vital: Whether the demo needs it.
-    """
-
-    ok: bool
-    what: str
-    mend: str = ""
-    vital: bool = True
-
-
 def run(args: argparse.Namespace) -> int:
     """Print the diagnosis as it is made.
 
     Args:
-        args: Nothing is read from it.
+        args: `gpu`, whether the GPU is asked about.
 
     Returns:
-        0 if a demo could run here, 1 otherwise.
+        0 if a demo, or with `gpu` training on a GPU, could run here, 1 otherwise.
     """
-    findings = []
     print(f"dqo {__version__}, Python {sys.version.split()[0]}")
-    for finding in diagnose():
-        findings.append(finding)
-        mark = "ok     " if finding.ok else "MISSING" if finding.vital else "absent "
-        print(f"  {mark} {finding.what}" + ("" if finding.ok else f"\n          -> {finding.mend}"), flush=True)
-    broken = [finding for finding in findings if finding.vital and not finding.ok]
-    print(f"{len(broken)} things stand in the way of a demo." if broken else "A demo can run here.")
+    if args.gpu:
+        from dqo.cli.gpu import look
+
+        broken = tell(look())
+        print("No training on a GPU here; on CPUs everything runs." if broken else "Training on a GPU can start here.")
+        return 1 if broken else 0
+    broken = tell(diagnose())
+    print(f"{broken} things stand in the way of a demo." if broken else "A demo can run here.")
     return 1 if broken else 0
 
 

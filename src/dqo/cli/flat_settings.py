@@ -6,6 +6,7 @@ from typing import Any
 
 from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import RecipeError
+from dqo.run_format import check_format
 
 SECTIONS = ("task_options", "data", "lora", "trainer")
 
@@ -21,8 +22,12 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
     Raises:
         RecipeError: An unreadable file, or a section that is no mapping.
+        DataError: A config.yaml that a newer dqo has written.
     """
-    return flat_settings(read_yaml_file(path), str(path))
+    document = read_yaml_file(path)
+    check_format(document, path)
+    document.pop("format", None)  # of a config.yaml, which is a recipe again
+    return flat_settings(document, str(path))
 
 
 def flat_settings(document: Mapping[str, Any], origin: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.models import DEFAULT_POLICY
 from dqo.records import write_text
 from dqo.rewards.loading import read_entries
+from dqo.run_format import FORMAT
 
 CONFIGS = {"grpo": DQOConfig, "rloo": DQORLOOConfig, "ppo": DQOPPOConfig}
 DIVERSITY = tuple(spec.name for spec in fields(DiversityArguments))
@@ -32,6 +33,7 @@ _VERSIONS = ("dqo", "torch", "trl", "transformers")
 _NOT_IN_A_RECIPE = {
     "output_dir": "set `output_dir` at the top level",
     "seed": "set `seed` at the top level",
+    "full_determinism": "set `deterministic: true` at the top level",
     "resume_from_checkpoint": "run `dqo train` with --resume",
     "model_init_kwargs": "set `model` and `dtype` at the top level",
     "reward_weights": "give each entry of `rewards` its weight",
@@ -60,6 +62,8 @@ class Recipe:
         lora: Fields of `LoraSettings`; an empty mapping trains all weights.
         algorithm: "grpo", "rloo" or "ppo".
         seed: Of everything random in the run.
+        deterministic: Only algorithms of torch that give the same numbers every time, and an error where there is none;
+            slower, on a GPU above all.
         heldout_encoder: A second judge for evaluation, never used in training.
         diversity: Fields of `DiversityArguments` that the recipe sets; they stand at its top level.
         trainer: Fields of TRL's config that the recipe sets.
@@ -75,6 +79,7 @@ class Recipe:
     lora: dict[str, Any] = field(default_factory=dict)
     algorithm: str = "grpo"
     seed: int = 42
+    deterministic: bool = False
     heldout_encoder: str | None = None
     diversity: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -93,7 +98,7 @@ class Recipe:
         """
         config_class = CONFIGS[self.algorithm]
         defaults = {spec.name: spec.default for spec in fields(config_class)}
-        check_numbers(self.trainer)
+        check_numbers(self.trainer, self.seed)
         check_whole_groups(defaults | self.trainer)
         folder = str(Path(self.output_dir) / "checkpoints")
         diversity = dict(self.diversity)
@@ -101,11 +106,18 @@ class Recipe:
             diversity["encoder"] = f"policy:{self.model}"
         weights = [entry.weight for entry in read_entries(self.rewards)]
         try:
-            return config_class(folder, seed=self.seed, reward_weights=weights, **diversity, **self.trainer)
+            return config_class(
+                folder,
+                seed=self.seed,
+                full_determinism=self.deterministic,
+                reward_weights=weights,
+                **diversity,
+                **self.trainer,
+            )
         except DQOError:
             raise
-        except (ValueError, TypeError) as error:
-            raise RecipeError(f"trainer: the host refuses these settings: {error}") from error
+        except Exception as error:  # the host's and its libraries' many kinds: nothing else runs in there
+            raise RecipeError(f"trainer: the host refuses these settings: {error or type(error).__name__}") from error
 
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, defaults included: again a recipe, of the same run."""
@@ -122,13 +134,13 @@ class Recipe:
 
 
 def save_resolved(path: str | Path, settings: Mapping[str, Any]) -> None:
-    """Write settings and the versions that ran them, atomically.
+    """Write settings, the format of the run's files and the versions that ran it, atomically.
 
     Args:
         path: The file, config.yaml of a run folder.
         settings: As `Recipe.resolved` gives them.
     """
-    document = {**settings, "versions": {name: version(name) for name in _VERSIONS}}
+    document = {"format": FORMAT, **settings, "versions": {name: version(name) for name in _VERSIONS}}
     write_text(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
@@ -175,7 +187,7 @@ def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source:
     # what a config.yaml says about the run that wrote it
     settings = {key: value for key, value in settings.items() if key not in [f"versions.{name}" for name in _VERSIONS]}
     algorithm = settings.get("algorithm", "grpo")
-    if algorithm not in CONFIGS:
+    if not isinstance(algorithm, str) or algorithm not in CONFIGS:
         raise RecipeError(f"{origin['algorithm']}: `algorithm` must be one of {', '.join(CONFIGS)}, got {algorithm!r}.")
     hints = setting_hints(algorithm)
     for key, value in settings.items():

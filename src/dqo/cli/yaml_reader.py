@@ -4,6 +4,7 @@ PyYAML's safe loader follows YAML 1.1, where `1e-5` is text, `no` is false and 1
 (plain data only) and reads scalars by the core schema of YAML 1.2.
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -21,21 +22,28 @@ class _Reader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key, line = key_node.value, key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise RecipeError(f"{self.name}, line {line}: expected text as a key, got {key!r}; write `key: value`.")
+            if key_node.tag != f"{_TAG}str":
+                came = key if isinstance(key_node, yaml.ScalarNode) else f"a {key_node.id}"
+                raise RecipeError(
+                    f"{self.name}, line {line}: expected text as a key, got {came!r}; write `key: value`."
+                )
             if key in seen:
                 raise RecipeError(f"{self.name}, line {line}: the key {key!r} comes twice; remove one of the two.")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", r"null|Null|NULL|~|", ["n", "N", "~", ""]),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+.0123456789"),
-):
-    _Reader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+_TAG = "tag:yaml.org,2002:"
+_SCALARS = {
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "null": (r"null|Null|NULL|~|", ["n", "N", "~", ""]),
+    "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    "float": (r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+.0123456789"),
+}
+for _name, (_pattern, _first) in _SCALARS.items():
+    _Reader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+_MOST_PARTS = 10_000  # values of one file, those that an alias repeats counted again
+_MOST_DIGITS = 400  # of a number: more do not fit a double
 
 
 def read_yaml_file(path: str | Path) -> dict[str, Any]:
@@ -56,6 +64,8 @@ def read_yaml_file(path: str | Path) -> dict[str, Any]:
         raise RecipeError(f"{path}: expected a readable recipe, got {error.strerror}; check the path.") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: expected UTF-8 text, got {error.reason}; save the file as UTF-8.") from error
+    except ValueError as error:
+        raise RecipeError(f"{str(path)!r}: expected the path of a recipe, got {error}; correct it.") from error
     value = parse_yaml(text, str(path))
     if value is None:
         return {}
@@ -75,13 +85,20 @@ def parse_yaml(text: str, origin: str) -> Any:
         Plain data: mappings, lists, text, numbers, booleans, None.
 
     Raises:
-        RecipeError: No valid YAML, or a key that comes twice.
+        RecipeError: No valid YAML, a key that comes twice or is no text, a tag that asks for more than plain data, or
+            aliases and nesting that would make much out of little.
     """
     reader = None
     try:
         reader = _Reader(text)
         reader.name = origin
-        return reader.get_single_data()
+        node = reader.get_single_node()
+        if node is None:
+            return None
+        _check_parts(node, origin)
+        return reader.construct_document(node)
+    except RecursionError as error:
+        raise RecipeError(f"{origin}: expected some hundred levels of YAML at most, got more; flatten it.") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"{origin}, line {mark.line + 1}" if mark else origin
@@ -90,3 +107,35 @@ def parse_yaml(text: str, origin: str) -> Any:
     finally:
         if reader is not None:
             reader.dispose()
+
+
+def _check_parts(root: yaml.Node, origin: str) -> None:
+    """Refuse what PyYAML would stumble over, or expand beyond reason."""
+    waiting, seen = [root], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if seen > _MOST_PARTS:
+            raise RecipeError(
+                f"{origin}: expected at most {_MOST_PARTS} values, aliases written out, got more; shorten it, and let "
+                "no alias hold itself."
+            )
+        if isinstance(node, yaml.ScalarNode):
+            _check_scalar(node, f"{origin}, line {node.start_mark.line + 1}")
+        elif node.tag not in (f"{_TAG}map", f"{_TAG}seq"):
+            place = f"{origin}, line {node.start_mark.line + 1}"
+            raise RecipeError(f"{place}: expected plain data, got {node.tag!r}; remove the tag.")
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [part for pair in node.value for part in pair]
+        else:
+            waiting += node.value
+
+
+def _check_scalar(node: yaml.ScalarNode, place: str) -> None:
+    kind, value = node.tag.removeprefix(_TAG), node.value
+    if kind not in (*_SCALARS, "str") or (kind != "str" and not re.fullmatch(_SCALARS[kind][0], value)):
+        raise RecipeError(f"{place}: expected plain data, got {value!r} tagged {node.tag!r}; remove the tag.")
+    if kind in ("int", "float") and (len(value) > _MOST_DIGITS or math.isinf(float(value))):
+        raise RecipeError(f"{place}: expected a number that a computer can hold, got {value!r}; change the value.")
+    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise RecipeError(f"{place}: expected text without NUL and half characters, got {value!r}; change the value.")

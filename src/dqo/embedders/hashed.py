@@ -1,5 +1,6 @@
 """Embeddings from hashed words and letters: no weights, no download, the same on every machine."""
 
+from collections import Counter
 from functools import lru_cache
 from hashlib import shake_256
 from itertools import pairwise
@@ -39,8 +40,8 @@ class HashedEmbedder:
         """(N, D) float32 rows of norm 1; a zero row where a text is blank."""
         total = torch.zeros(len(texts), self.dimension)  # (N, D)
         for row, text in enumerate(texts):
-            for feature in features(text):
-                total[row] += direction(feature, self.dimension)
+            for feature, times in Counter(features(text)).items():
+                total[row] += times * direction(feature, self.dimension)
         return normalize(total)
 
 

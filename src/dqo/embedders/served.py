@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks
 from dqo.endpoint import Endpoint
-from dqo.errors import EncoderError
+from dqo.errors import EncoderError, EndpointError
+from dqo.json_files import is_number
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -69,4 +70,14 @@ class ServedEmbedder:
 
     async def _ask(self, client: "AsyncOpenAI", texts: list[str]) -> list[list[float]]:
         answer = await client.embeddings.create(model=self._model, input=texts, encoding_format="float")
-        return [row.embedding for row in sorted(answer.data, key=lambda row: row.index)]
+        try:
+            rows = [row.embedding for row in sorted(answer.data, key=lambda row: row.index)]
+            sound = len(rows) == len(texts) and all(row and all(map(is_number, row)) for row in rows)
+        except (AttributeError, TypeError):  # the client builds its objects of whatever came
+            sound = False
+        if not sound:
+            raise EndpointError(
+                f"endpoint {self._endpoint.base_url}: expected a vector of finite numbers for each of {len(texts)} "
+                f"texts from {self._model!r}, got {str(answer)[:120]!r}; check that the server offers embeddings."
+            )
+        return rows

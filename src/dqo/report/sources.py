@@ -4,7 +4,6 @@ A run may still be training: its log can end in half a line, its evaluation can 
 section out of the page; what is there and broken is an error that names the file.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,10 @@ from typing import Any
 import yaml
 
 from dqo.errors import DataError
+from dqo.evaluation_files import read_metrics, read_prompt_metrics
+from dqo.json_files import from_utf8, is_number, parse_object, read_text
 from dqo.records import Group, read_groups
+from dqo.run_format import check_format
 
 _PARTS = {
     "config": "config.yaml",
@@ -105,13 +107,13 @@ def _read(folder: Path, name: str) -> RunFiles:
             f"{folder}: expected a run folder (metrics.jsonl, eval/) or an evaluation folder (metrics.json, "
             f"groups.jsonl), got {'only config.yaml' if files else 'neither'}; run `dqo train` or `dqo eval` first."
         )
-    values = {row["id"]: row for row in _json_lines(files["values"], "id")} if "values" in files else {}
+    values = read_prompt_metrics(files["values"]) if "values" in files else {}
     return RunFiles(
         name,
         files,
         config=_yaml(files["config"]) if "config" in files else {},
         steps=_steps(files["steps"]) if "steps" in files else [],
-        document=_document(files["document"]) if "document" in files else {},
+        document=read_metrics(files["document"]) if "document" in files else {},
         values=values,
         groups={group.id: group for group in read_groups(files["groups"])} if "groups" in files else {},
         finished="steps" not in files or _final(folder).exists(),
@@ -140,44 +142,35 @@ def _final(folder: Path) -> Path:
 
 def _steps(path: Path) -> list[dict[str, Any]]:
     """One line a step, the last one of each; half a line at the end is one that is being written."""
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    by_step = {row["step"]: row for row in _json_lines(path, "step", whole)}
+    content = path.read_bytes()
+    whole = from_utf8(path, content[: content.rfind(b"\n") + 1])  # half a character may end what is being written
+    by_step = {}
+    for number, line in enumerate(whole.split("\n"), start=1):
+        if line.strip():
+            row = parse_object(line, f"{path}, line {number}")
+            step = row.get("step")
+            if not isinstance(step, int) or isinstance(step, bool) or not is_number(step):
+                raise DataError(f"{path}, line {number}: expected a JSON object with a whole number as `step`, got "
+                                f"{line[:60]!r}; remove that line.")  # fmt: skip
+            by_step[step] = {name: value for name, value in row.items() if _plottable(value)}
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _json_lines(path: Path, key: str, text: str | None = None) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate((path.read_text(encoding="utf-8") if text is None else text).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            row[key]
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{path}, line {number}: expected a JSON object with {key!r}, got {line[:60]!r}; remove that line."
-            ) from error
-        rows.append(row)
-    return rows
-
-
-def _document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(document["metrics"], dict):
-            raise TypeError("`metrics` is not an object")
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected what `dqo eval` writes, got {error}; evaluate again.") from error
-    return document
+def _plottable(value: Any) -> bool:
+    return not isinstance(value, int | float) or isinstance(value, bool) or is_number(value)
 
 
 def _yaml(path: Path) -> dict[str, Any]:
     """A config.yaml, which PyYAML wrote; what people write by hand goes through the reader of recipes instead."""
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+        config = yaml.safe_load(read_text(path, "config.yaml of a run"))
+    except (yaml.YAMLError, RecursionError) as error:
         raise DataError(f"{path}: expected the settings of a run as YAML, got {error}.") from error
-    if not isinstance(config, dict):
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # PyYAML's, of values it cannot make
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: expected the settings of a run as plain YAML, got {error!r}.") from error
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise DataError(f"{path}: expected the settings of a run, got {type(config).__name__}; restore the file.")
+    check_format(config, path)
     return config

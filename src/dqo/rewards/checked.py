@@ -1,8 +1,8 @@
 """A reward function whose every mistake is told as one sentence that names the row."""
 
 import inspect
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
@@ -10,6 +10,7 @@ from dqo.errors import DQOError, RewardError
 from dqo.rewards.completion import completion_text
 
 _SHOWN = 80  # characters of a completion in a message
+_OVERFLOWS = 1e308  # a double ends a little above
 
 
 class CheckedReward:
@@ -41,11 +42,12 @@ class CheckedReward:
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Rewards of N completions, each a finite float or None."""
-        try:
-            rewards = self.fn(prompts=prompts, completions=completions, **columns)
-        except Exception as error:
-            raise self._raised(error, completions) from error
-        return self._checked(rewards, completions)
+        with _batch_told(prompts, completions, columns):
+            try:
+                rewards = self.fn(prompts=prompts, completions=completions, **columns)
+            except Exception as error:
+                raise self._raised(error, completions) from error
+            return self._checked(rewards, completions)
 
     def _raised(self, error: Exception, completions: Sequence[Any]) -> DQOError:
         if isinstance(error, DQOError):
@@ -76,7 +78,7 @@ class CheckedReward:
             return None
         if hasattr(reward, "item") and getattr(reward, "ndim", None) == 0:  # a scalar of torch or numpy
             reward = reward.item()
-        if isinstance(reward, Real) and math.isfinite(reward):
+        if isinstance(reward, Real) and abs(reward) < _OVERFLOWS:  # false for NaN; math.isfinite(10**400) raises
             return float(reward)
         raise RewardError(
             f"reward function {self.__name__!r}: expected a finite number for row {row}, got {reward!r} for the "
@@ -89,11 +91,28 @@ class _AsyncCheckedReward(CheckedReward):
         self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
         """Rewards of N completions, each a finite float or None."""
-        try:
-            rewards = await self.fn(prompts=prompts, completions=completions, **columns)
-        except Exception as error:
-            raise self._raised(error, completions) from error
-        return self._checked(rewards, completions)
+        with _batch_told(prompts, completions, columns):
+            try:
+                rewards = await self.fn(prompts=prompts, completions=completions, **columns)
+            except Exception as error:
+                raise self._raised(error, completions) from error
+            return self._checked(rewards, completions)
+
+
+@contextmanager
+def _batch_told(prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> Iterator[None]:
+    """Gives a RewardError the rows that the function was called with, those of the innermost function."""
+    try:
+        yield
+    except RewardError as error:
+        if error.batch is None:
+            N = len(completions)
+            # what the host hands over beside columns (its state, ways to log) belongs to no row
+            lists = {name: values for name, values in columns.items() if isinstance(values, list | tuple)}
+            rows = {"prompts": prompts, "completions": completions} | lists
+            rows = {name: values for name, values in rows.items() if len(values) == N}
+            error.batch = [{"row": i} | {name: values[i] for name, values in rows.items()} for i in range(N)]
+        raise
 
 
 def _shown(completion: Any) -> str:

@@ -12,6 +12,7 @@ from dqo.rewards.final_answer import final_answer
 from dqo.rewards.math_process import MathProcess
 
 MAX_CHARACTERS = 200  # a longer answer is wrong without a look
+_MAX_DIGITS = 1000  # Python refuses to read integers of more than 4300
 
 _LATEX_MARKS = re.compile(r"\\(?:[,;! ]|\$|%|text\{[^{}]*\}|mathrm\{[^{}]*\})|\$")
 _NUMBER = re.compile(r"([-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+))(?:\s*%|\s*[A-Za-z][A-Za-z .]*)?\.?")
@@ -96,4 +97,6 @@ def as_number(text: str) -> Fraction | None:
         The exact number. A percent sign is a unit: "5%" is 5.
     """
     found = _NUMBER.fullmatch(_LATEX_MARKS.sub("", text.strip()).strip())
-    return Fraction(found[1].replace(",", "")) if found else None
+    if found is None or len(found[1]) > _MAX_DIGITS:
+        return None
+    return Fraction(found[1].replace(",", ""))

@@ -1,13 +1,15 @@
 """Finished evaluations of a sweep, read back and refused where they were not made alike."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError
+from dqo.evaluation_files import read_metrics, read_prompt_metrics
+from dqo.json_files import parse_object, read_text
 from dqo.records import Prompt, read_groups
+from dqo.run_format import check_format
 from dqo.sweep.plan import Evaluation, Run
 
 # What must be the same in two evaluations for their numbers to differ by the models alone.
@@ -52,7 +54,7 @@ def read_evaluations(runs: Sequence[Run], evaluation: Evaluation, prompts: Seque
         folder = run.folder / evaluation.folder
         if not (folder / "metrics.json").exists():
             continue
-        documents = {name: _json(folder / name) for name in _FACTS}
+        documents = {name: _document(folder / name) for name in _FACTS}
         facts = {f"{name}: {key}": documents[name].get(key) for name, keys in _FACTS.items() for key in keys}
         if standard is None:
             standard = (run.name, facts)
@@ -79,17 +81,20 @@ def _check_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
 
 
 def _values(folder: Path) -> dict[str, dict[str, float | None]]:
-    path = folder / "prompt_metrics.jsonl"
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return {name: {row["id"]: row[name] for row in rows} for name in rows[0] if name != "id"}
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise DataError(f"{path}: expected one line of metrics a prompt, got {error!r}; delete {folder}.") from error
+    rows = read_prompt_metrics(folder / "prompt_metrics.jsonl")
+    names = next(iter(rows.values()))
+    for key, row in rows.items():
+        if row.keys() != names.keys():
+            raise DataError(
+                f"{folder / 'prompt_metrics.jsonl'}, prompt {key!r}: expected the metrics {', '.join(names)}, got "
+                f"{', '.join(row)}; delete {folder} to have it made anew."
+            )
+    return {name: {key: row[name] for key, row in rows.items()} for name in names}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: expected a JSON object of a finished evaluation, got {error}; delete its folder "
-                        "to have it made anew.") from error  # fmt: skip
+def _document(path: Path) -> dict[str, Any]:
+    if path.name == "metrics.json":
+        return read_metrics(path)
+    document = parse_object(read_text(path, "record of a finished evaluation"), str(path))
+    check_format(document, path)
+    return document

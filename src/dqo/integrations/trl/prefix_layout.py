@@ -170,7 +170,8 @@ def cheapest_layout(rows: SharedRows, expandable: bool) -> str:
     L, (N, T), U = rows.prefix_length, rows.labels.shape, len(rows.prompts)
     if U == N:
         return "unshared"
-    tokens = torch.bincount(rows.prompt_of_row, weights=(rows.labels != IGNORED).sum(1).double(), minlength=U)  # (U,)
+    counts = (rows.labels != IGNORED).sum(1)  # (N,)
+    tokens = counts.new_zeros(U).index_add_(0, rows.prompt_of_row, counts)  # (U,) a weighted bincount is not repeatable
     S = int((rows.prompt_mask[:, :L].sum(1) + tokens).max())
     work = {"unshared": _work(N * (L + T), L + T)}
     if expandable and L > 0:

@@ -1,0 +1,86 @@
+"""Reading what `dqo eval` wrote, checked: metrics.json and prompt_metrics.jsonl. Standard library only.
+
+Comparison, sweep and report all read them here, so that a file is taken by all three or refused by all three.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from dqo.errors import DataError
+from dqo.json_files import is_number, parse_object, read_text
+from dqo.run_format import check_format
+
+_INTERVAL = ("mean", "low", "high")
+_TEXTS = ("encoder", "heldout_encoder", "task", "equivalence", "protocol", "version")
+_COUNTS = ("n_prompts", "n_samples")
+
+
+def read_metrics(path: str | Path) -> dict[str, Any]:
+    """A metrics.json.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content: `metrics` maps names to None or {"mean", "low", "high"}, `n_prompts` and `n_samples` are at least
+        1, `notes`, where there are any, a list of texts, and what names something is a text or None.
+
+    Raises:
+        DataError: A file that is missing, broken, incomplete or of a newer format.
+    """
+    document = parse_object(read_text(path, "metrics.json of a finished evaluation"), str(path))
+    check_format(document, path)
+    metrics = document.get("metrics")
+    if not isinstance(metrics, dict):
+        raise _odd(path, "metrics", "an object", metrics)
+    for name, value in metrics.items():
+        if value is not None and not (isinstance(value, dict) and all(is_number(value.get(p)) for p in _INTERVAL)):
+            raise _odd(path, f"metrics.{name}", "null or an object of the numbers mean, low and high", value)
+    for name in _COUNTS:
+        count = document.get(name)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise _odd(path, name, "a whole number of 1 or more", count)
+    for name in _TEXTS:
+        if not isinstance(document.get(name), str | None):
+            raise _odd(path, name, "a text or null", document[name])
+    if not is_number(document.get("pass_threshold", 0.5)):
+        raise _odd(path, "pass_threshold", "a number", document["pass_threshold"])
+    notes = document.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise _odd(path, "notes", "a list of texts", notes)
+    return document
+
+
+def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
+    """A prompt_metrics.jsonl.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Prompt id -> metric -> number, None where a response could not be scored; at least one prompt.
+
+    Raises:
+        DataError: Naming file and line of what is missing or no number.
+    """
+    values: dict[str, dict[str, float | None]] = {}
+    for number, line in enumerate(read_text(path, "prompt_metrics.jsonl of a finished evaluation").split("\n"), 1):
+        if not line.strip():
+            continue
+        row = parse_object(line, f"{path}, line {number}")
+        prompt_id = row.pop("id", None)
+        if not isinstance(prompt_id, str) or prompt_id in values:
+            raise DataError(f"{path}, line {number}: expected an id that no other line has, got {prompt_id!r}; "
+                            "evaluate again.")  # fmt: skip
+        for name, value in row.items():
+            if value is not None and not is_number(value):
+                raise DataError(f"{path}, line {number}, field {name!r}: expected a number or null, got {value!r}; "
+                                "evaluate again.")  # fmt: skip
+        values[prompt_id] = row
+    if not values:
+        raise DataError(f"{path}: expected one line of metrics a prompt, got an empty file; evaluate again.")
+    return values
+
+
+def _odd(path: str | Path, field: str, expected: str, came: Any) -> DataError:
+    return DataError(f"{path}, field {field!r}: expected {expected}, got {came!r}; evaluate again.")

@@ -1,0 +1,144 @@
+"""Every door takes its input or refuses it in one sentence: a short form of benchmarks/fuzz.py, and cases by hand."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dqo.cli.yaml_reader import parse_yaml
+from dqo.errors import DataError, DQOError, EncoderError, ModelError, RecipeError, RewardError
+from dqo.records import Group, read_groups, write_groups
+from dqo.rewards import CheckedReward
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from fuzz import Door, knock
+from fuzz_doors import doors
+
+sys.path.pop(0)
+
+
+@pytest.mark.parametrize("door", doors(), ids=lambda door: door.name)
+def test_no_input_crashes_a_door(door):
+    tally = knock(door, examples=max(8, 60 // door.cost), seed_value=0, limit=30)
+    assert tally.crashes == {}
+    assert tally.tried >= 8
+
+
+def test_the_count_itself_sees_crashes_and_hangs():
+    from hypothesis import strategies as st
+
+    def enter(value, _):
+        if value == 0:
+            return
+        if value == 1:
+            raise DQOError("No.")
+        if value == 2:
+            raise KeyError(value)
+        while True:
+            pass
+
+    tally = knock(Door("sieve", st.integers(0, 3), enter), examples=40, seed_value=0, limit=1)
+    assert (tally.taken, tally.refused, tally.tried) == (1, 1, 4)
+    assert {kind.split(" ")[0] for kind in tally.crashes} == {"KeyError", "Hang"}
+
+
+def test_an_error_is_one_printable_line_of_bounded_length():
+    error = DataError("expected \x1b[31mx\x1b[0m\n and \ud800, got " + "long " * 10_000 + "; change it.")
+    text = str(error)
+    assert text.startswith("expected \\x1b[31mx\\x1b[0m and \\ud800, got long long")
+    assert text.endswith("long; change it.")
+    assert len(text) < 1300
+    assert text.isprintable()
+    assert str(DataError(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1: 2", "expected text as a key, got '1'"),
+        ("null: 2", "expected text as a key, got 'null'"),
+        ("[a]: 2", "expected text as a key, got 'a sequence'"),
+        ("a: !!int x", r"expected plain data, got 'x' tagged 'tag:yaml.org,2002:int'; remove the tag"),
+        ("a: !!float ''", "expected plain data"),
+        ("a: !!set {b}", "got 'tag:yaml.org,2002:set'; remove the tag"),
+        ("a: !!timestamp 2026-99-99", "expected plain data"),
+        ("a: !!python/object/apply:os.getcwd []", "expected plain data, got 'tag:yaml.org,2002:python/object/apply"),
+        ("a: 1e999", "a number that a computer can hold, got '1e999'"),
+        ("a: " + "9" * 5000, "a number that a computer can hold"),
+        ('a: "\\0"', "text without NUL and half characters"),
+        ('a: "\\uD800"', "text without NUL and half characters"),
+        ("[" * 5000, "some hundred levels of YAML at most"),
+        ("a: &a [*a]", "let no alias hold itself"),
+        ("\n".join(["a0: &a0 x"] + [f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]" for i in range(1, 12)]), "at most 10000"),
+    ],
+)  # fmt: skip
+def test_yaml_that_is_more_than_plain_data_is_refused(text, message):
+    with pytest.raises(RecipeError, match=message):
+        parse_yaml(text, "recipe.yaml")
+
+
+def test_anchors_within_reason_still_work():
+    assert parse_yaml("a: &a [1, x]\nb: *a", "here") == {"a": [1, "x"], "b": [1, "x"]}
+
+
+@pytest.mark.parametrize(
+    "bad", [float("nan"), float("inf"), -float("inf"), 10**400, "1", [1.0], torch.tensor(float("nan"))]
+)
+def test_a_reward_that_is_no_finite_number_names_its_row(bad):
+    with pytest.raises(RewardError, match="expected a finite number for row 1, got "):
+        CheckedReward(lambda **_: [0.5, bad])(prompts=["p", "p"], completions=["a", "b"])
+
+
+def test_groups_of_one_and_a_megabyte_are_measured(tmp_path):
+    from dqo.embedders import load_embedder
+    from dqo.evaluation.run import evaluate
+
+    long = ("many words " * 100_000)[:1_000_000]
+    groups = [
+        Group("a", "Say.", [], [long], ["length"], [1.0], {}),
+        Group("../../b", "Say.", [], [""], ["eos"], [0.0], {}),
+    ]
+    document = evaluate(groups, encoder=load_embedder("hashed"), out=tmp_path / "eval")
+    assert document["n_samples"] == 1
+    assert document["metrics"]["words"]["mean"] == pytest.approx(90909.5, abs=1)
+    assert read_groups(tmp_path / "eval" / "groups.jsonl") == groups
+    assert {path.name for path in tmp_path.iterdir()} == {"eval"}
+
+
+def test_half_characters_are_refused_before_a_file_is_touched(tmp_path):
+    path = tmp_path / "groups.jsonl"
+    write_groups(path, [Group("a", "p", [], ["x"], ["eos"], None, {})])
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"groups.jsonl: expected text to write as UTF-8, got the lone surrogate"):
+        write_groups(path, [Group("a", "p", [], ["\ud83d"], ["eos"], None, {})])
+    assert path.read_bytes() == before
+
+
+def test_metrics_of_a_newer_format_are_refused_by_all_readers(tmp_path):
+    from dqo.evaluation.compare import compare
+    from dqo.report.sources import read_runs
+    from dqo.run_format import FORMAT
+
+    (tmp_path / "metrics.json").write_text(json.dumps({"format": FORMAT + 1, "metrics": {}, "n_samples": 1}))
+    (tmp_path / "prompt_metrics.jsonl").write_text('{"id": "a"}\n')
+    for read in (lambda: read_runs([tmp_path]), lambda: compare([tmp_path, tmp_path.parent], tmp_path / "out")):
+        with pytest.raises(DataError, match=r"got format 2, which a newer dqo .* `pip install --upgrade dqo`"):
+            read()
+
+
+def test_adapter_and_encoder_that_are_pickles_are_refused(tmp_path):
+    from dqo.embedders import load_embedder
+    from dqo.models import load_policy
+
+    adapter, encoder = tmp_path / "adapter", tmp_path / "encoder"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    torch.save({}, adapter / "adapter_model.bin")
+    with pytest.raises(ModelError, match="expected an adapter in safetensors format in folder"):
+        load_policy(str(adapter))
+    (encoder / "2_Dense").mkdir(parents=True)
+    torch.save({}, encoder / "2_Dense" / "pytorch_model.bin")
+    with pytest.raises(EncoderError, match=r"in safetensors format, but '.*2_Dense' holds only pytorch_model.bin"):
+        load_embedder(str(encoder))
