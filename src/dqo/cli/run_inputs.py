@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dqo.chat import chat_text
 from dqo.cli.recipe import Recipe
 from dqo.errors import DataError
 from dqo.records import Prompt, read_prompts
@@ -139,8 +140,7 @@ def rendered(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> str:
     """
     if not tokenizer.chat_template:
         return prompt
-    message = [{"role": "user", "content": prompt}]
-    return tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    return chat_text(tokenizer, [{"role": "user", "content": prompt}])
 
 
 def check_lengths(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dqo.chat import chat_text
 from dqo.errors import DataError
 from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.generation.shared import Sampling, generate_shared, inverse_cdf
@@ -102,7 +103,7 @@ class LocalModel:
             return self._encoded[request.message]
         if self.tokenizer.chat_template:
             message = [{"role": "user", "content": request.message}]
-            text = self.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+            text = chat_text(self.tokenizer, message)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them already
         else:
             ids = self.tokenizer(request.message)["input_ids"]

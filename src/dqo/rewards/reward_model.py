@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dqo.chat import chat_text
 from dqo.errors import ModelError, RecipeError
 from dqo.hub import first_words, is_hub_name, why_unavailable
 from dqo.rewards.completion import completion_text
@@ -104,7 +105,7 @@ class RewardModel:
             return dict(row)
         asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         talk = [*asked, {"role": "assistant", "content": response}]
-        text = self._tokenizer.apply_chat_template(talk, tokenize=False)
+        text = chat_text(self._tokenizer, talk, answer_next=False)
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template wrote them
         self._counted(len(ids))
         return {"input_ids": ids[-self._max_length :]}

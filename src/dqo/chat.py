@@ -1,0 +1,39 @@
+"""A conversation as the text that a model reads, by the chat template that came with its tokenizer.
+
+A template is a program of whoever published the model. The host runs it in Jinja's sandbox, where it can reach no
+Python object but the conversation; what it does wrong there is told as one sentence.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from dqo.errors import ModelError
+from dqo.hub import first_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def chat_text(
+    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]], *, answer_next: bool = True
+) -> str:
+    """What the model reads.
+
+    Args:
+        tokenizer: One with a chat template.
+        messages: {"role", "content"} each.
+        answer_next: Whether the model is to go on with its answer.
+
+    Returns:
+        The text, special tokens written out.
+
+    Raises:
+        ModelError: A template that fails, or reaches for what the sandbox keeps from it.
+    """
+    try:
+        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer_next)
+    except Exception as error:  # Jinja's, and whatever the template's own arithmetic raises
+        raise ModelError(
+            f"expected the chat template of {tokenizer.name_or_path!r} to render a conversation, but it failed "
+            f"({first_words(error)}); mend chat_template in its tokenizer_config.json, or its chat_template.jinja."
+        ) from error
