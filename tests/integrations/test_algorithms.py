@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from dqo.cli.recipe import CONFIGS
+from dqo.cli.recipe import CONFIGS, load_recipe
 from dqo.cli.train import TRAINERS
 from dqo.cli.yaml_reader import parse_yaml
 
-DOCS = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text()
+ROOT = Path(__file__).parents[2]
+DOCS, RECIPES = (ROOT / "docs" / "algorithms.md").read_text(), ROOT / "recipes"
 # name -> (algorithm, settings): rows `| Dr. GRPO | grpo | `trainer.loss_type=dr_grpo ...` | ... |` of the table
 ROW = re.compile(r"^\| ([\w. ]+?) \| `(\w+)` \| (?:`([^`]*)`|none) \|", flags=re.M)
 TABLE = {
@@ -25,6 +26,18 @@ def share_of_short_words(completions, **kwargs):
 
 def test_the_table_has_them_all():
     assert {"GRPO", "Dr. GRPO", "DAPO", "GSPO", "RLOO", "PPO", "PPO shared critic"} == TABLE.keys()
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_a_row_is_what_a_command_line_adds_to_a_recipe(name):
+    algorithm, _ = TABLE[name]
+    written = next(found[2] for found in ROW.findall(DOCS) if found[0] == name).split()
+    recipe = load_recipe(RECIPES / "commongen.yaml", [f"algorithm={algorithm}", *written])
+    config = recipe.config
+    assert type(config) is CONFIGS[algorithm]
+    for pair in written:
+        key, _, value = pair.removeprefix("trainer.").partition("=")
+        assert getattr(config, key) == parse_yaml(value, name)
 
 
 @pytest.mark.slow
