@@ -10,8 +10,10 @@ VERL_VENV  ?= .venv-verl
 VERL_BIN   := $(VERL_VENV)/bin
 VERL_READY := $(VERL_VENV)/ready.stamp
 
+AUDIT_VENV ?= .venv-audit
+
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-verl test-verl-full check bench doctor clean
+.PHONY: help setup demo test test-verl test-verl-full check bench audit doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,8 +58,14 @@ bench: $(READY)  ## Short benchmarks, with nothing else running
 	$(BIN)/python benchmarks/credit.py
 	$(BIN)/python benchmarks/step.py --short
 
+# The program that asks the advisory service lives apart, so that its packages are not among those that are audited.
+audit: $(READY)  ## Licences and known vulnerabilities of everything that is brought along
+	-test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && \
+	  $(AUDIT_VENV)/bin/python -m pip install --quiet pip-audit; }
+	$(BIN)/python runs/audit.py --pip-audit $(AUDIT_VENV)/bin/pip-audit
+
 doctor: $(READY)  ## Say what is installed and what would be used
 	$(BIN)/dqo doctor
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) $(VERL_VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VERL_VENV) $(AUDIT_VENV) .pytest_cache .ruff_cache .hypothesis

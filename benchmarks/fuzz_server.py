@@ -8,10 +8,10 @@ MODELS = b'{"object": "list", "data": [{"id": "m", "object": "model", "owned_by"
 
 
 class FuzzServer:
-    """Lists one model, "m", and answers POST requests with `body`, status 200."""
+    """Lists one model, "m", and answers POST requests with `body`, status 200; `keys` are those it was sent."""
 
     def __init__(self) -> None:
-        self.body, outer = b"", self
+        self.body, self.keys, outer = b"", set(), self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -24,6 +24,7 @@ class FuzzServer:
                 self._answer(outer.body)
 
             def _answer(self, body: bytes) -> None:
+                outer.keys.add(self.headers.get("Authorization"))
                 self.send_response(200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))

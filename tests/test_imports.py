@@ -16,19 +16,8 @@ LAYERS = (
     {"core"},
     {"signals"},
     {"spec"},
-    {
-        "alpha",
-        "chat",
-        "detectors",
-        "diversity",
-        "embedders",
-        "endpoint",
-        "generation",
-        "hub",
-        "language",
-        "models",
-        "registry",
-    },  # fmt: skip
+    {"alpha", "chat", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "language", "models"}
+    | {"registry"},
     {"tasks", "rewards"},
     {"evaluation"},
     {"report"},
