@@ -1,13 +1,19 @@
 """Numbers that are none stop a run before they are saved."""
 
+import json
+from contextlib import nullcontext
+
 import pytest
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from dqo import DQOConfig, DQOTrainer
-from dqo.errors import TrainingError
+from dqo.errors import RewardError, TrainingError
+from dqo.integrations.trl.faults import StopOnNaN
+from dqo.rewards import CheckedReward
 
 
 @pytest.fixture
@@ -21,10 +27,32 @@ def trainer(tiny_policy, tiny_tokenizer, tmp_path):
     return DQOTrainer(tiny_policy, rewards, args=args, train_dataset=dataset, processing_class=tiny_tokenizer)
 
 
-def test_nan_loss_stops_with_the_step(trainer, monkeypatch):
-    monkeypatch.setattr(GRPOTrainer, "training_step", lambda *args, **kwargs: torch.tensor(float("nan")))
-    with pytest.raises(TrainingError, match="step 1: expected a finite loss, got nan"):
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("loss", "weights and batch are finite, so the forward pass went out of range"),
+        ("batch", "the batch holds numbers that are not finite, in advantages"),
+        ("weights", r"the weights model.embed_tokens.weight, .* and \d+ more are not finite"),
+    ],
+)
+def test_nan_loss_stops_with_step_diagnosis_and_last_good_checkpoint(trainer, monkeypatch, tmp_path, where, reason):
+    host_step = GRPOTrainer.training_step
+
+    def nan_at_the_second(self, *args, **kwargs):
+        loss = host_step(self, *args, **kwargs)
+        if self.state.global_step == 0:
+            return loss
+        if where == "batch":
+            self._buffered_inputs[0]["advantages"][0] = float("nan")
+        if where == "weights":
+            for weight in self.model.parameters():
+                weight.data.fill_(float("nan"))
+        return loss * float("nan")
+
+    monkeypatch.setattr(GRPOTrainer, "training_step", nan_at_the_second)
+    with pytest.raises(TrainingError, match=rf"step 2: expected a finite loss, got nan; {reason}; .*") as caught:
         trainer.train()
+    assert f"continue with --resume from {tmp_path / 'checkpoint-1'}, the last good checkpoint." in str(caught.value)
 
 
 def test_nan_gradient_stops_before_the_step_is_saved(trainer, tmp_path):
@@ -36,6 +64,46 @@ def test_nan_gradient_stops_before_the_step_is_saved(trainer, tmp_path):
             steps.append(1)
 
     trainer.add_callback(Count())
-    with pytest.raises(TrainingError, match="step 2: expected a finite gradient, got a norm of nan"):
+    with pytest.raises(TrainingError, match=r"step 2: expected finite gradients, got NaN or infinity in model\."):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    saved = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    now = {name: trainer.model.state_dict()[name] for name in saved}
+    torch.testing.assert_close(now, saved, atol=0, rtol=0)
+
+
+def test_without_a_checkpoint_there_is_none_to_go_back_to(trainer, monkeypatch):
+    monkeypatch.setattr(GRPOTrainer, "training_step", lambda *args, **kwargs: torch.tensor(float("nan")))
+    trainer._buffered_inputs = [{}]
+    with pytest.raises(TrainingError, match="start anew, for there is no checkpoint yet"):
+        trainer.train()
+
+
+def test_loss_scaler_is_left_to_skip_its_own_steps(trainer):
+    weight = next(trainer.model.parameters())
+    weight.grad = torch.full_like(weight, float("inf"))
+    for fp16, stops in ((True, False), (False, True)):
+        trainer.args.fp16 = fp16
+        with pytest.raises(TrainingError) if stops else nullcontext():
+            StopOnNaN().on_pre_optimizer_step(trainer.args, trainer.state, None, model=trainer.model)
+
+
+def test_reward_that_raises_once_stops_with_the_batch_in_a_file(trainer, tmp_path):
+    """The third call raises, on one row of eight; the other calls go through, and no reward is made up."""
+    calls = []
+
+    def rare(prompts, completions, **columns):
+        calls.append(completions)
+        if len(calls) == 3:
+            raise KeyError("\ud800 in a message")
+        return [float(len(text)) for text in completions]
+
+    trainer.reward_funcs[0] = CheckedReward(rare)
+    with pytest.raises(RewardError, match=r"raised KeyError .*; what it was called with is in .*step3-process0.jsonl"):
+        trainer.train()
+    assert len(calls) == 3, "it is not tried again behind the user's back"
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {"checkpoint-1", "checkpoint-2"}
+    rows = [json.loads(line) for line in (tmp_path / "failed_reward-step3-process0.jsonl").read_text().splitlines()]
+    assert [row["completions"] for row in rows] == calls[2]
+    assert {"prompts", "completion_ids"} <= rows[0].keys()
+    assert [row["row"] for row in rows] == list(range(4))

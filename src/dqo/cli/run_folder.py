@@ -1,11 +1,11 @@
 """The folder of a training run: config.yaml, metrics.jsonl, checkpoints/checkpoint-N, checkpoints/final, eval/."""
 
 import errno
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dqo.checkpoints import newest_whole
 from dqo.errors import ModelError, RecipeError
 from dqo.hub import first_words
 
@@ -53,10 +53,8 @@ class RunFolder:
             )
 
     def newest_checkpoint(self) -> Path | None:
-        """The complete checkpoint of the most steps; None where there is none."""
-        found = [path for path in self.checkpoints.glob("checkpoint-*") if path.name[11:].isdecimal()]
-        newest_first = sorted(found, key=lambda path: int(path.name[11:]), reverse=True)
-        return next(filter(_is_complete, newest_first), None)
+        """The whole checkpoint of the most steps, judged by the sizes of its files; None where there is none."""
+        return newest_whole(self.checkpoints, read=False).newest
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -99,12 +97,3 @@ def model_source(name: str) -> str:
         f"model {name!r}: expected a finished run with checkpoints/final, got an unfinished one; finish it with "
         f"`dqo train ... --resume`, {remedy}."
     )
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether the file that the host writes last is whole, and the weights are there."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return any(checkpoint.glob("*.safetensors"))

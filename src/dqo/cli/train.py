@@ -12,8 +12,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import broadcast_object_list
+
+from dqo.checkpoints import newest_whole
 from dqo.cli.dry_run import DryRun
+from dqo.cli.flat_settings import nested_settings, read_settings
 from dqo.cli.lora import peft_config
+from dqo.cli.out_of_memory import memory_explained
 from dqo.cli.recipe import Recipe, load_recipe, save_resolved
 from dqo.cli.run_folder import RunFolder
 from dqo.cli.run_inputs import (
@@ -24,12 +29,11 @@ from dqo.cli.run_inputs import (
     task_options,
     training_prompts,
 )
-from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import DataError, RecipeError
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
-from dqo.integrations.trl.faults import SaveOnSignal
 from dqo.integrations.trl.progress import compact_progress
 from dqo.integrations.trl.run_log import RunLog
+from dqo.integrations.trl.signals import SaveOnSignal
 from dqo.models import load_policy
 from dqo.records import Prompt
 from dqo.rewards.task_reward import encode_record
@@ -40,7 +44,10 @@ if TYPE_CHECKING:
 
 TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer, "ppo": DQOPPOTrainer}
 # What may change between a run and its continuation: how long it goes on, and what it costs to watch and keep.
-_MAY_CHANGE = ("max_steps", "num_train_epochs", "save_", "logging_", "log_", "disable_tqdm", "report_to", "dataloader_")
+_MAY_CHANGE = (
+    "max_steps", "num_train_epochs", "save_", "logging_", "log_", "disable_tqdm", "report_to", "dataloader_",
+    "gradient_checkpointing",
+)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -67,17 +74,19 @@ def run(args: argparse.Namespace) -> int | None:
     for sentence in run_notes(recipe, task):
         _say(sentence)
     settings = recipe.resolved()  # now, because a trainer changes the arguments it is given
-    checkpoint = _resumed(settings, folder) if args.resume else None
+    checkpoint = _resumed(settings, folder) if args.resume and _is_main_process() else None
     trainer = build_trainer(recipe, task, prompts, folder)
+    [checkpoint] = broadcast_object_list([checkpoint])  # the main process alone has read every file of it
     start = time.monotonic()
     try:
-        with folder.writing(), compact_progress(trainer):
+        with folder.writing(), compact_progress(trainer), memory_explained(recipe, prompts, trainer):
             if _is_main_process():
                 save_resolved(folder.config, settings)
             trainer.add_callback(stop := SaveOnSignal())
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if stop.asked:
-                _say(f"SIGTERM: step {trainer.state.global_step} is saved; the same command with --resume goes on")
+                step = trainer.state.global_step
+                _say(f"{stop.reason}: step {step} is saved; the same command with --resume goes on")
                 return 128 + signal.SIGTERM
             _save_final(trainer, folder)
     except KeyboardInterrupt:
@@ -107,7 +116,7 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
     check_lengths(prompts, tokenizer, model.config, recipe.config)
     own = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-    return TRAINERS[recipe.algorithm](
+    trainer = TRAINERS[recipe.algorithm](
         model,
         reward_funcs=reward_functions(recipe, task, stops),
         args=recipe.config,
@@ -117,6 +126,8 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
         peft_config=peft_config(recipe.lora),
         callbacks=[RunLog(folder.metrics)],
     )
+    trainer.fault_folder = folder.path
+    return trainer
 
 
 def _dataset(prompts: list[Prompt], chat: bool) -> "Dataset":
@@ -136,22 +147,24 @@ def _dataset(prompts: list[Prompt], chat: bool) -> "Dataset":
 
 def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
     """The checkpoint to continue from, after a check that it belongs to this recipe; None starts from scratch."""
-    checkpoint = folder.newest_checkpoint()
-    if checkpoint is None:
+    search = newest_whole(folder.checkpoints)
+    for passed_over, reason in search.skipped:
+        _say(f"{passed_over} is skipped: {reason}")
+    if search.newest is None:
         _say(f"{folder.path} holds no complete checkpoint yet, so the run starts from scratch")
         return None
     before, now = (
-        {name: value for name, value in document.items() if name != "trainer"} | document["trainer"]
-        for document in (read_yaml_file(folder.config), settings)
+        {name: value for name, value in document.items() if name != "trainer"} | document.get("trainer", {})
+        for document in (nested_settings(read_settings(folder.config)), settings)
     )
     for name, value in now.items():
-        if name != "output_dir" and not name.startswith(_MAY_CHANGE) and before.get(name) != value:
+        if name != "output_dir" and not name.startswith(_MAY_CHANGE) and before.get(name, value) != value:
             raise RecipeError(
                 f"{folder.config}: expected the recipe of the run that --resume continues, but {name!r} was "
                 f"{before.get(name)!r} and is now {value!r}; set it back, or start anew in another output_dir."
             )
-    _say(f"continuing from {checkpoint}")
-    return checkpoint
+    _say(f"continuing from {search.newest}")
+    return search.newest
 
 
 def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds: float) -> str:

@@ -25,6 +25,7 @@ from dqo.integrations.trl.hidden_tap import HiddenTap
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.reference_states import ReferenceStatesMixin
+from dqo.integrations.trl.resume_mixin import ResumeMixin
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.token_rewards import TokenRewards, token_rewards
 from dqo.integrations.trl.trainer import DQOMixin
@@ -222,6 +223,7 @@ class PPOMixin:
 class DQOPPOTrainer(
     PPOMixin,
     DQOMixin,
+    ResumeMixin,
     AdvantageMixin,
     EntropyMixin,
     EvidenceMixin,

@@ -4,9 +4,8 @@ from typing import Any, Protocol
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from dqo.checkpoints import KEY
 from dqo.errors import RecipeError
-
-KEY = "dqo"
 
 
 class Remembers(Protocol):
@@ -22,7 +21,7 @@ class Remembers(Protocol):
 
 
 class RunMemory(TrainerCallback):
-    """Puts the parts' memories into the trainer's state after every step, and back when training begins.
+    """Gives the parts' memories for the trainer's state, and puts them back when training begins.
 
     The host writes that state last of a checkpoint and in one file, so a checkpoint that is whole has them.
 
@@ -47,6 +46,6 @@ class RunMemory(TrainerCallback):
             if kept.get(name):
                 part.load(kept[name])
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Before the host may save."""
-        state.stateful_callbacks[KEY] = {name: part.state() for name, part in self.parts.items()}
+    def state(self) -> dict[str, Any]:
+        """The memories by name, as they are when a checkpoint is written."""
+        return {name: part.state() for name, part in self.parts.items()}

@@ -12,6 +12,7 @@ The contract that this rests on is pinned by tests/integrations/test_trl_contrac
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,9 +31,10 @@ from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.diversity_log import batch_metrics, effective_alpha, text_metrics
 from dqo.integrations.trl.entropy_mixin import EntropyMixin
 from dqo.integrations.trl.evidence_mixin import EvidenceMixin
-from dqo.integrations.trl.faults import StopOnNaN, check_loss
+from dqo.integrations.trl.faults import StopOnNaN, check_loss, failed_batch_kept
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.reference_states import ReferenceStatesMixin
+from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import RunMemory
 from dqo.rewards import CheckedReward, completion_text, prompt_key
@@ -77,15 +79,20 @@ class DQOMixin:
             args.reward_weights = [*args.reward_weights, 1.0]
         super().__init__(model, [*map(_checked, funcs), _reserved_column], args, **kwargs)
         device = args.encoder_device or str(self.accelerator.device)
-        self._embed = embedder or self._reference or load_embedder(
-            args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size
+        self._embed = (
+            embedder
+            or self._reference
+            or load_embedder(args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size)
         )
+        self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
         self.add_callback(StopOnNaN())
-        self.add_callback(RunMemory({"alpha": self._alpha, "drift": self._drift}))
+        self._memory = RunMemory({"alpha": self._alpha, "drift": self._drift, "host": HostCounters(self)})
+        self.add_callback(self._memory)
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
         """Task rewards of all processes with our column filled in: (N, F)."""
-        with self._clock.measure("time/reward"):
+        step, process = self.state.global_step, self.accelerator.process_index
+        with self._clock.measure("time/reward"), failed_batch_kept(self.fault_folder, step, process):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
         ours = self.reward_func_names.index(COLUMN)
         texts = [completion_text(completion) for completion in completions]
@@ -165,7 +172,8 @@ class DQOMixin:
         """One forward and backward; after the last of an optimizer step, its times go to the logs."""
         with self._clock.measure("time/step"):
             loss = super().training_step(*args, **kwargs)
-        check_loss(loss, self.state.global_step)
+        batch = self._buffered_inputs[(self._step - 1) % self.args.steps_per_generation]
+        check_loss(loss, self.state.global_step, self.model, batch, self.args.output_dir)
         if self._step % self.current_gradient_accumulation_steps == 0:
             for name, seconds in self._clock.collect().items():
                 self._metrics["train"][name].append(seconds)
@@ -174,6 +182,7 @@ class DQOMixin:
 
 class DQOTrainer(
     DQOMixin,
+    ResumeMixin,
     AdvantageMixin,
     EntropyMixin,
     EvidenceMixin,
@@ -198,6 +207,7 @@ class DQOTrainer(
 
 class DQORLOOTrainer(
     DQOMixin,
+    ResumeMixin,
     AdvantageMixin,
     EntropyMixin,
     EvidenceMixin,

@@ -1,0 +1,264 @@
+"""Kill -9 at random points of training, evaluation and sweep, go on, and count what was lost: it must be nothing.
+
+    python benchmarks/storm.py --kills 20 --seed 0
+
+A random two-layer policy and the hashed encoder make a run last seconds, so that most kills fall into the moments that
+matter: a checkpoint that is written, the last lines of a file. Every command is a forked process, killed after a random
+share of the time that it takes undisturbed, then started again until it ends. Of a sweep the kill hits the sweep, the
+process that works for it, or both. Each ending is compared with the undisturbed one.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+
+import yaml
+
+from dqo.checkpoints import flaw
+from dqo.cli import sweep, train  # noqa: F401  (imported before the first fork, so that no child has to)
+from dqo.cli.main import main as dqo
+from dqo.sweep import schedule
+
+WORDS = [
+    "the", "a", "dog", "cat", "bird", "runs", "sings", "sleeps", "red", "blue", "green", "big", "small", "house", "and",
+]  # fmt: skip
+REWARD = """
+def words(prompts, completions, **columns):
+    return [min(1.0, len(set(text.split())) / 5) for text in completions]
+"""
+
+
+def make_inputs(folder: Path) -> None:
+    """A policy, prompts, a reward, a recipe of 10 steps (4 updates a rollout, 2 epochs) and a sweep of 3 runs."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
+    set_seed(0)
+    config = LlamaConfig(vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+                         num_attention_heads=4, pad_token_id=0, eos_token_id=1, bos_token_id=None)  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    (folder / "reward.py").write_text(REWARD)
+    for name, numbers in (("train", range(4)), ("unseen", range(4, 14))):
+        prompts = [f"{WORDS[i]} {WORDS[i + 1]}" for i in numbers]
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    trainer = {
+        "use_cpu": True, "max_steps": 10, "num_generations": 4, "per_device_train_batch_size": 4,
+        "steps_per_generation": 2, "num_iterations": 2, "gradient_accumulation_steps": 1, "save_steps": 1,
+        "save_total_limit": 2, "learning_rate": 1e-2, "gradient_checkpointing": False,
+    }  # fmt: skip
+    recipe = {
+        "model": str(folder / "policy"), "task": "jsonl", "algorithm": "ppo", "alpha": "auto", "vendi_target": 2.5,
+        "task_options": {"reward": f"{folder / 'reward.py'}:words", "train": str(folder / "train.jsonl"),
+                         "max_completion_length": 6},
+        "output_dir": "unused", "encoder": "hashed", "trainer": trainer,
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    short = recipe | {"algorithm": "grpo", "alpha": 1.0, "trainer": trainer | {"max_steps": 3}}
+    del short["vendi_target"]
+    (folder / "base.yaml").write_text(yaml.safe_dump(short))
+    for name in ("whole", "killed"):
+        document = {"base": str(folder / "base.yaml"), "output_dir": str(folder / f"sweep-{name}"), "seeds": [0],
+                    "arms": {"dqo": {}}, "alphas": [0.5, 1.0],
+                    "evaluation": {"data": str(folder / "unseen.jsonl"), "n": 4}}  # fmt: skip
+        (folder / f"sweep-{name}.yaml").write_text(yaml.safe_dump(document))
+
+
+def command(kind: str, inputs: Path, name: str) -> list[str]:
+    """The command line of one kind of work, into a folder `<kind>-<name>`."""
+    out = str(inputs / f"{kind}-{name}")
+    if kind == "train":
+        return ["train", str(inputs / "recipe.yaml"), f"output_dir={out}", "--resume"]
+    if kind == "sweep":
+        return ["sweep", str(inputs / f"sweep-{name}.yaml")]
+    task = ["--task", "jsonl", "--task-option", f"reward={inputs / 'reward.py'}:words", "--max-new-tokens", "12"]
+    data = ["--data", str(inputs / "unseen.jsonl"), "--n", "6", "--batch-size", "3", "--encoder", "hashed"]
+    return ["eval", "--model", str(inputs / "policy"), *task, *data, "--out", out]
+
+
+class Forked(subprocess.Popen):
+    """What a sweep starts its stages with here: a fork that runs the command line, no new interpreter."""
+
+    def __init__(self, argv, *, stdout, env, **_):
+        self.returncode, self.args = None, argv
+        self.pid = start(argv[3:], Path(stdout.name), env)
+
+    def poll(self):
+        """Exit status, None while it runs."""
+        if self.returncode is None:
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if done else None
+        return self.returncode
+
+    def wait(self, timeout=None):
+        """Exit status once it has ended."""
+        deadline = time.monotonic() + (3600 if timeout is None else timeout)
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired(self.args, timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def __del__(self, *_):
+        """A stage may outlive its sweep."""
+
+
+def start(argv: list[str], log: Path, env: dict[str, str] | None = None) -> int:
+    """Run `dqo ARGV` in a fork, its output into a file; returns the process."""
+    child = os.fork()
+    if child:
+        return child
+    status = 70
+    try:
+        os.setpgid(0, 0)
+        os.environ |= env or {}
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(target, 1), os.dup2(target, 2)
+        schedule.subprocess.Popen = Forked
+        status = dqo(argv)
+        sys.stdout.flush()  # the exit below does not
+    finally:
+        os._exit(status)
+
+
+def working_for(process: int) -> list[int]:
+    """Children of a process that are still there."""
+    try:
+        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def strike(process: int, dice: random.Random) -> str:
+    """Kill a process, the one that works for it, or both; waits for the first if it was hit."""
+    workers = working_for(process)
+    hit = dice.choice(["command", "worker", "both"]) if workers else "command"
+    for victim in ([process] if hit != "worker" else []) + (workers if hit != "command" else []):
+        os.kill(victim, signal.SIGKILL)
+    return hit
+
+
+def ended(process: int, seconds: float) -> int | None:
+    """Exit status within so many seconds; None where it goes on."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    return None
+
+
+def finished(folder: Path) -> dict[str, object]:
+    """What a folder holds that is finished: whole checkpoints, sampled groups, evaluated runs, final policies."""
+    found: dict[str, object] = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.name.startswith("checkpoint-") and path.is_dir() and flaw(path) is None:
+            found[name] = "whole"
+        elif path.name == "final":
+            found[name] = (path / "model.safetensors").stat().st_mtime_ns
+        elif path.name == "metrics.json":
+            found[name] = path.read_bytes()
+        elif path.name == "groups.jsonl" and not (path.parent / "metrics.json").exists():
+            found[name] = {json.loads(line)["id"] for line in path.read_bytes().split(b"\n")[:-1]}
+    return found
+
+
+def lost(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    """What was finished before and is no more; a checkpoint may make room for two newer ones."""
+    gone = []
+    for name, value in before.items():
+        place, last = Path(name).parent, Path(name).name
+        if last.startswith("checkpoint-"):
+            others = [Path(other) for other in after if Path(other).parent == place and "checkpoint-" in other]
+            kept = name in after or sum(int(other.name[11:]) > int(last[11:]) for other in others) >= 2
+        elif last == "groups.jsonl":
+            kept = value <= after.get(name, set()) or str(place / "metrics.json") in after
+        else:
+            kept = after.get(name) == value
+        if not kept:
+            gone.append(name)
+    return gone
+
+
+def ending(kind: str, folder: Path) -> object:
+    """What must not depend on kills: weights and log of a training, files of an evaluation, results of a sweep."""
+    if kind == "train":
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        rows = [{name: value for name, value in row.items() if "time" not in name} for row in rows]
+        files = sorted((folder / "checkpoints" / "final").glob("*.safetensors"))
+        return rows, [path.read_bytes() for path in files]
+    if kind == "eval":
+        return [(folder / name).read_bytes() for name in ("groups.jsonl", "prompt_metrics.jsonl", "metrics.json")]
+    results = json.loads((folder / "results.json").read_text())
+    policies = sorted(folder.glob("runs/*/checkpoints/final/model.safetensors"))
+    return results["points"], results["hypervolume"], [path.read_bytes() for path in policies]
+
+
+def storm(kind: str, inputs: Path, kills: int, dice: random.Random) -> dict[str, object]:
+    """Work undisturbed once, then under kills, in as many rounds as they take; returns the counts."""
+    log, begun = inputs / f"{kind}.log", time.monotonic()
+    if ended(start(command(kind, inputs, "whole"), log), 3600) != 0:
+        sys.exit(f"{kind} fails undisturbed: {log.read_text()[-2000:]}")
+    duration, expected = time.monotonic() - begun, ending(kind, inputs / f"{kind}-whole")
+    counts, gone, hits = Counter(), [], Counter()
+    folder = inputs / f"{kind}-killed"
+    while counts["kills"] < kills:
+        shutil.rmtree(folder, ignore_errors=True)
+        before: dict[str, object] = {}
+        while True:
+            process = start(command(kind, inputs, "killed"), log)
+            in_time = counts["kills"] < kills
+            status = ended(process, dice.uniform(0, 0.8 * duration) if in_time else 3600)
+            if status is None:
+                hit = strike(process, dice)
+                hits[hit] += 1
+                counts["kills"] += 1
+                status = ended(process, 3600)  # a sweep whose worker was hit reports it and ends
+            now = finished(folder) if folder.exists() else {}
+            gone += lost(before, now)
+            before = now
+            if status == 0:
+                break
+        counts["rounds"] += 1
+        counts["different endings"] += ending(kind, folder) != expected
+    return {"kind": kind, "undisturbed_s": round(duration, 1), **counts, "hit": dict(hits), "lost": gone}
+
+
+def main() -> int:
+    """Run the storm and print one JSON line a kind; 1 where something was lost or ended differently."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20, help="of each kind (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", default="train,eval,sweep")
+    args = parser.parse_args()
+    sys.stdout.flush()
+    failed = False
+    with tempfile.TemporaryDirectory() as folder:
+        if ended(os.fork() or (make_inputs(Path(folder)), os._exit(0)), 600) != 0:
+            sys.exit("the inputs could not be made")
+        for kind in args.kinds.split(","):
+            counts = storm(kind, Path(folder), args.kills, random.Random(f"{args.seed} {kind}"))
+            failed |= bool(counts["lost"]) or counts["different endings"] > 0
+            print(json.dumps(counts), flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Which checkpoint of a run can be resumed: one whose every file is what was written. Standard library only.
+
+The host writes trainer_state.json last. The trainers put a list of all other files into it, each with its size and
+digest, and have flushed those files to disk before: so a checkpoint that has the list is whole unless something
+happened to it afterwards, and that shows.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STATE = "trainer_state.json"
+KEY = "dqo"  # of what the trainers keep in the host's state
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was found in a folder of checkpoints.
+
+    Attributes:
+        newest: The whole checkpoint of the most steps; None where there is none.
+        skipped: Newer ones, each with what is wrong with it, newest first.
+    """
+
+    newest: Path | None
+    skipped: list[tuple[Path, str]]
+
+
+def newest_whole(folder: str | Path, read: bool = True) -> Search:
+    """Look for the checkpoint to go on from.
+
+    Args:
+        folder: Holds checkpoint-N; it need not exist.
+        read: Compare the content of every file; otherwise sizes alone, which takes no time.
+
+    Returns:
+        The newest whole checkpoint and those that were passed over.
+    """
+    found = [path for path in Path(folder).glob("checkpoint-*") if path.name[11:].isdecimal()]
+    skipped = []
+    for path in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
+        reason = flaw(path, read)
+        if reason is None:
+            return Search(path, skipped)
+        skipped.append((path, reason))
+    return Search(None, skipped)
+
+
+def flaw(checkpoint: Path, read: bool = True) -> str | None:
+    """What keeps a checkpoint from being resumed.
+
+    Args:
+        checkpoint: Its folder.
+        read: Compare the content of every file; otherwise sizes alone.
+
+    Returns:
+        A few words that name the file; None where it is whole. Of a checkpoint without a list of its files only the
+        state and the presence of weights and of random states can be told.
+    """
+    try:
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        files = state["stateful_callbacks"].get(KEY, {}).get("files")
+    except FileNotFoundError:
+        return f"{STATE} is missing, so it was not written to its end"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{STATE} cannot be read"
+    if files is None:
+        if not any(checkpoint.glob("*.safetensors")):
+            return "it holds no weights"
+        return None if any(checkpoint.glob("rng_state*.pth")) else "it holds the weights alone"
+    return _first_difference(checkpoint, files, read)
+
+
+def list_files(checkpoint: str | Path) -> dict[str, list[Any]]:
+    """Flush the files of a checkpoint to disk and take down what they are.
+
+    Args:
+        checkpoint: Its folder, everything but trainer_state.json written.
+
+    Returns:
+        Path inside the folder -> [bytes, SHA-256 in hex].
+
+    Raises:
+        OSError: A file that cannot be flushed, on a full disk for one.
+    """
+    folder = Path(checkpoint)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE)
+
+    def facts(path: Path) -> list[Any]:
+        with path.open("rb+") as file:
+            os.fsync(file.fileno())
+        return [path.stat().st_size, _digest(path)]
+
+    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter free
+        found = threads.map(facts, paths)
+        return {path.relative_to(folder).as_posix(): fact for path, fact in zip(paths, found, strict=True)}
+
+
+def _first_difference(checkpoint: Path, files: dict[str, list[Any]], read: bool) -> str | None:
+    for name, (size, _) in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} of {size} bytes"
+    if read:
+        with ThreadPoolExecutor() as threads:
+            digests = threads.map(_digest, [checkpoint / name for name in files])
+            for (name, (_, written)), digest in zip(files.items(), digests, strict=True):
+                if digest != written:
+                    return f"{name} is not what was written"
+    return None
+
+
+def _digest(path: Path) -> str | None:
+    """None where the disk cannot give the file back."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
