@@ -1,9 +1,13 @@
 """The page in a real browser: every part used, no script of a response run, no error, no request outside."""
 
+import base64
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
+from matplotlib.image import imread
 
 from dqo.report import write_report
 
@@ -32,6 +36,13 @@ def page(run_folders, tmp_path_factory):
     out = tmp_path_factory.mktemp("page") / "report.html"
     write_report(run_folders, out, refresh=600)
     return out.as_uri()
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    folder = Path(os.environ.get("DQO_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +183,29 @@ def test_everything_is_reached_by_keyboard(opened, browser):
     assert not opened.find("#tip")[0].is_displayed()
 
 
+def test_any_run_can_be_the_one_the_others_are_compared_with(opened):
+    opened()
+    shown = lambda: [node for node in opened.find(".against") if node.is_displayed()]  # noqa: E731
+    (first,) = shown()
+    assert "Difference to base" in first.text
+    Select(opened.find("#against")[0]).select_by_visible_text("reward-only")
+    (second,) = shown()
+    assert "Difference to reward-only" in second.text
+    head = [node.text for node in second.find_elements(By.CSS_SELECTOR, "thead th")]
+    assert head[1:] == ["base", "dqo-alpha-1"]
+    row = next(r for r in second.find_elements(By.CSS_SELECTOR, "tbody tr") if r.text.startswith("Vendi score, held"))
+    assert "worse" not in row.text
+    assert row.text.count("better") == 2, "both are more diverse than the collapsed run"
+    opened.script("sessionStorage.clear()")
+
+
+def test_the_best_of_each_is_named_first(opened):
+    opened()
+    lines = [node.text.replace("\n", " ") for node in opened.find(".leaders li")]
+    assert [line.split("↑ ")[1].split()[0] for line in lines] == ["reward-only", "base", "dqo-alpha-1"]
+    assert all("ahead of" in line for line in lines)
+
+
 def test_the_theme_can_be_switched_and_is_kept(opened):
     opened()
     colour = "return getComputedStyle(document.body).backgroundColor"
@@ -198,6 +232,31 @@ def test_no_width_scrolls_sideways_and_every_control_has_a_name(opened, width):
     assert opened.script(unnamed) == []
     ids = opened.script("return [...document.querySelectorAll('[id]')].map((n) => n.id)")
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_screenshots_of_every_section(opened, browser, width, theme, shots):
+    """To be looked at; DQO_SCREENSHOTS names the folder that keeps them."""
+    opened(width)
+    opened.script(
+        "document.documentElement.dataset.theme = arguments[0]; scrollTo({top: 0, behavior: 'instant'})", theme
+    )
+    opened.wait(lambda: len(opened.find("#training figure svg")) >= 12)
+    sections = [node for node in opened.find("main > section") if node.is_displayed()]
+    assert len(sections) == 7
+    for section in sections:
+        name = f"{width}-{theme}-{section.get_attribute('id')}"
+        place = "const b = arguments[0].getBoundingClientRect(); return [b.top + scrollY, b.height]"
+        top, height = opened.script(place, section)
+        clip = {"x": 0, "y": top, "width": width, "height": min(height, 6000), "scale": 1}
+        png = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        (shots / f"{name}.png").write_bytes(base64.b64decode(png["data"]))
+        picture = imread(shots / f"{name}.png")  # (height, width, 4) in [0, 1]
+        assert picture.shape[1] == width
+        dark = picture[2, 2, :3].mean() < 0.5
+        assert dark == (theme == "dark"), "the corner shows the background"
+        assert picture[..., :3].std() > 0.01, "a section must not be blank"
 
 
 def test_a_live_page_can_be_paused_and_keeps_its_place(opened):

@@ -9,10 +9,9 @@ import pytest
 from dqo.evaluation.bootstrap import paired_bootstrap
 from dqo.report.curves import POINTS, columns
 from dqo.report.definitions import define
-from dqo.report.front import pareto_front
 from dqo.report.page import number
 from dqo.report.semantic_map import principal_plane, semantic_maps
-from dqo.report.significance import holm, paired_differences
+from dqo.report.significance import bases, by_kind, paired_differences
 from dqo.report.sources import read_runs
 
 
@@ -23,16 +22,14 @@ def rows(**metrics):
     }
 
 
-def test_holm_by_hand():
-    # .01*4, .02*3, .03*2 -> .06 after the running maximum, .04*1 -> .06
-    assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+def compared(first, other, metrics):
+    return paired_differences([first, other], metrics)[0][1]
 
 
 def test_three_prompts_agree_with_all_27_resamples():
     d = [0.0, 3.0, 6.0]
     means = [sum(draw) / 3 for draw in product(d, repeat=3)]
-    found = paired_differences(rows(q=[1.0, 1.0, 1.0]), rows(q=[1.0, 4.0, 7.0]), ["q"])["q"]
+    found = compared(rows(q=[1.0, 1.0, 1.0]), rows(q=[1.0, 4.0, 7.0]), ["q"])["q"]
     assert found.mean == pytest.approx(3.0)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975], method="inverted_cdf")))
     at_most_zero = sum(mean <= 0 for mean in means) / 27
@@ -42,16 +39,16 @@ def test_three_prompts_agree_with_all_27_resamples():
 def test_interval_is_that_of_the_evaluation():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=60), rng.normal(0.3, 1, size=60)
-    ours = paired_differences(rows(q=a), rows(q=b), ["q"])["q"]
+    ours = compared(rows(q=a), rows(q=b), ["q"])["q"]
     theirs = paired_bootstrap(a, b)
     assert (ours.mean, ours.low, ours.high) == pytest.approx(tuple(theirs), abs=0.02)
 
 
 def test_equal_runs_differ_in_nothing_and_a_shift_is_found():
     values = list(np.random.default_rng(1).normal(size=40))
-    same = paired_differences(rows(q=values), rows(q=values), ["q"])["q"]
+    same = compared(rows(q=values), rows(q=values), ["q"])["q"]
     assert (same.mean, same.p, same.holm) == (0.0, 1.0, 1.0)
-    shifted = paired_differences(rows(q=values), rows(q=[v + 0.1 for v in values]), ["q"])["q"]
+    shifted = compared(rows(q=values), rows(q=[v + 0.1 for v in values]), ["q"])["q"]
     assert shifted.p < 0.001
     assert shifted.low == pytest.approx(0.1) == shifted.high
 
@@ -60,7 +57,7 @@ def test_false_alarms_keep_to_the_level():
     rng = np.random.default_rng(2)
     alarms = 0
     for _ in range(60):
-        found = paired_differences(rows(q=rng.normal(size=30)), rows(q=rng.normal(size=30)), ["q"])
+        found = compared(rows(q=rng.normal(size=30)), rows(q=rng.normal(size=30)), ["q"])
         alarms += found["q"].p < 0.05
     assert alarms <= 9  # 3 expected; more than 9 of 60 has a chance of 1 in 1000
 
@@ -73,16 +70,43 @@ def test_prompts_without_a_value_are_left_out_of_that_metric_alone():
         "only here": {"q": 9, "v": 9},
     }
     other = {"a": {"q": 5.0, "v": 2.0}, "b": {"q": 2.0, "v": 2.0}, "c": {"q": 4.0, "v": 2.0}}
-    found = paired_differences(first, other, ["q", "v", "unknown"])
+    found = compared(first, other, ["q", "v", "unknown"])
     assert found["q"].mean == pytest.approx(2.0)
     assert (found["q"].prompts, found["v"].prompts) == (2, 3)
     assert "unknown" not in found
 
 
-def test_front_keeps_what_nobody_beats():
-    points = [(1, 5), (2, 4), (2, 3), None, (3, 1), (1, 5), (0, 0)]
-    assert pareto_front(points) == [0, 5, 1, 4]
-    assert pareto_front([None]) == []
+def test_any_two_runs_are_compared_and_the_way_back_is_the_mirror():
+    rng = np.random.default_rng(4)
+    runs = [rows(q=rng.normal(size=25), v=rng.normal(i, 1, size=25)) for i in range(3)] + [{}]
+    found = paired_differences(runs, ["q", "v"])
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        there, back = found[a][b]["v"], found[b][a]["v"]
+        assert there.mean == pytest.approx(np.mean([runs[b][p]["v"] - runs[a][p]["v"] for p in runs[a]]))
+        assert (back.mean, back.low, back.high, back.p) == (-there.mean, -there.high, -there.low, there.p)
+        assert there == pytest.approx(compared(runs[a], runs[b], ["q", "v"])["v"]), "whatever else is on the page"
+        small, large = sorted((found[a][b]["q"].p, there.p))
+        assert [found[a][b][m].holm for m in ("q", "v")] == [
+            pytest.approx(min(1, 2 * small) if found[a][b][m].p == small else max(large, min(1, 2 * small)))
+            for m in ("q", "v")
+        ]
+    assert found[0][3] == found[3][1] == {}
+    assert bases(found) == {0: [1, 2], 1: [0, 2], 2: [0, 1]}
+    assert bases(paired_differences(runs[:2], ["q"])) == {0: [1]}
+
+
+def test_of_many_runs_only_the_first_is_the_base():
+    found = paired_differences([rows(q=[1.0, 2.0 + i]) for i in range(9)], ["q"])
+    assert bases(found) == {0: list(range(1, 9))}
+    assert found[1][2] == {}
+    assert found[4][0]["q"].mean == pytest.approx(-2.0)
+
+
+def test_metrics_are_sorted_by_what_they_are_about():
+    assert by_kind(["vendi_1", "quality", "heldout/vendi_1", "distinct_2", "of their own"]) == {
+        "quality": ["quality"], "diversity of meaning": ["vendi_1", "heldout/vendi_1"],
+        "diversity of words": ["distinct_2"], "other": ["of their own"],
+    }  # fmt: skip
 
 
 def test_short_logs_stay_as_they_are_and_long_ones_keep_their_mean():

@@ -122,6 +122,17 @@ def test_evaluations_that_differ_are_shown_with_a_caution(tmp_path, samples):
     assert "differ in n_samples (a: 10, b: 5)" in (tmp_path / "r.html").read_text()
 
 
+def test_what_one_folder_does_not_say_is_no_difference(tmp_path, samples):
+    base = samples.evaluated(tmp_path / "base", diversity=1, skill=0.5, prompts=3)
+    shape = {"steps": 3, "diversity": 0.5, "skill": 0.7, "prompts": 3}
+    runs = [samples.trained(tmp_path / f"alpha-{alpha}", alpha, 0.9, 5.0, **shape) for alpha in (0.5, 2.0)]
+    write_report([base, *runs], tmp_path / "r.html", maps=0)
+    differ, same = (tmp_path / "r.html").read_text().split("What differs")[1].split("The same in all")
+    assert re.findall(r'<th scope="row"><code>([^<]+)', differ) == ["alpha"]
+    assert "trainer.learning_rate" in same
+    assert "corpus" not in differ + same.split("<h3>Files")[0]
+
+
 def test_an_encoder_that_is_not_there_is_said_and_one_that_was_asked_for_is_an_error(tmp_path, samples):
     folder = samples.evaluated(tmp_path / "a", diversity=1, skill=0.5, prompts=3)
     document = json.loads((folder / "metrics.json").read_text())

@@ -1,4 +1,4 @@
-"""The first thing on the page: what each run gained and lost, in numbers that a sentence can hold."""
+"""The first thing on the page: which run is best at what, and what each gained and lost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -8,6 +8,7 @@ from dqo.report.sources import RunFiles
 
 # The judge of diversity, best first: one the policy was not trained against, if any.
 DIVERSITY = ("heldout/vendi_1", "vendi_1", "heldout/cosine_distance", "cosine_distance", "distinct_2")
+_DECIDE = (("quality",), DIVERSITY, ("heldout/good/vendi_1", "good/vendi_1"))
 _TAIL = 0.1  # share of the steps that "at the start" and "at the end" average over
 
 
@@ -19,11 +20,58 @@ class Fact(NamedTuple):
     before: float
     after: float
     difference: Difference | None
-    verdict: str  # "up", "down" or "same"; "same" is "no difference shown"
+
+    @property
+    def share(self) -> float | None:
+        """What is left of the baseline's diversity; None for what is no diversity."""
+        return self.after / self.before if self.scope == "e" and self.metric != "quality" and self.before > 0 else None
+
+
+class Leader(NamedTuple):
+    """The run that is best in a metric, the next best, and how far apart they are on the prompts both answered."""
+
+    metric: str
+    place: int
+    value: float
+    rival: int
+    ahead: Difference | None
+
+
+def headline(runs: Sequence[RunFiles]) -> list[str]:
+    """The metrics that decide: quality, diversity, and diversity among the good answers, where they were measured.
+
+    Args:
+        runs: All runs.
+
+    Returns:
+        At most three names that every evaluated run has.
+    """
+    tables = [run.document["metrics"] for run in runs if run.document]
+    found = (next((n for n in names if tables and all(t.get(n) for t in tables)), None) for names in _DECIDE)
+    return [name for name in found if name]
+
+
+def leaders(runs: Sequence[RunFiles], differences: Sequence[Sequence[Mapping[str, Difference]]]) -> list[Leader]:
+    """Which run is best in each of the metrics that decide.
+
+    Args:
+        runs: All runs.
+        differences: As `paired_differences` returns them.
+
+    Returns:
+        One entry a metric; none where fewer than two runs were evaluated.
+    """
+    found = []
+    for metric in headline(runs):
+        values = {i: run.document["metrics"][metric]["mean"] for i, run in enumerate(runs) if run.document}
+        if len(values) > 1:
+            best, second = sorted(values, key=values.__getitem__, reverse=True)[:2]
+            found.append(Leader(metric, best, values[best], second, differences[second][best].get(metric)))
+    return found
 
 
 def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[str, Difference]) -> list[Fact]:
-    """Quality and diversity of an evaluated run beside the baseline's, on the prompts both answered.
+    """The metrics that decide of an evaluated run beside the baseline's, on the prompts both answered.
 
     Args:
         runs: All runs, the baseline first.
@@ -31,17 +79,13 @@ def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[
         differences: Its paired differences.
 
     Returns:
-        At most two facts; none where nothing can be compared.
+        At most three facts; none where nothing can be compared.
     """
     facts = []
-    for names in (("quality",), DIVERSITY):
-        metric = next((name for name in names if name in differences), None)
-        if metric is None:
-            continue
-        before, after = (run.document["metrics"][metric] for run in (runs[0], runs[index]))
-        difference = differences[metric]
-        verdict = "same" if difference.low <= 0 <= difference.high else "up" if difference.mean > 0 else "down"
-        facts.append(Fact("e", metric, before["mean"], after["mean"], difference, verdict))
+    for metric in headline(runs):
+        if metric in differences:
+            before, after = (run.document["metrics"][metric]["mean"] for run in (runs[0], runs[index]))
+            facts.append(Fact("e", metric, before, after, differences[metric]))
     return facts
 
 
@@ -61,7 +105,7 @@ def over_training(columns: Mapping[str, Sequence[float | None]]) -> list[Fact]:
             continue
         tail = max(1, round(_TAIL * len(known)))
         before, after = sum(known[:tail]) / tail, sum(known[-tail:]) / tail
-        facts.append(Fact("t", metric, before, after, None, "up" if after > before else "down"))
+        facts.append(Fact("t", metric, before, after, None))
     return facts
 
 
@@ -101,14 +145,22 @@ def settings(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, list[Any]]], lis
     Returns:
         Rows (name, one value a run or None) that differ between runs, then those that do not.
     """
-    tables = [_flat(run.config) | _flat(_facts(run), "eval.") for run in runs]
-    rows = [(name, [table.get(name) for table in tables]) for name in dict.fromkeys(n for t in tables for n in t)]
-    differ = [row for row in rows if len(set(map(str, row[1]))) > 1]
-    return differ, [row for row in rows if row not in differ]
+    parts = [[_flat(run.config) for run in runs], [_flat(_facts(run), "eval.") for run in runs]]
+    differ, same = [], []
+    for tables in parts:
+        told = [table for table in tables if table]  # a folder without the file says nothing, which is no difference
+        for name in dict.fromkeys(name for table in told for name in table):
+            row = (name, [_short(table.get(name)) for table in tables])
+            (differ if len({str(table.get(name)) for table in told}) > 1 else same).append(row)
+    return differ, same
 
 
 def _facts(run: RunFiles) -> dict[str, Any]:
-    return {name: value for name, value in run.document.items() if name not in ("metrics", "notes")}
+    return {name: value for name, value in run.document.items() if name not in ("metrics", "corpus", "notes")}
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

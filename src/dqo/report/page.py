@@ -17,17 +17,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dqo._version import __version__
 from dqo.errors import EncoderError
+from dqo.evaluation.frontier import pareto_front
 from dqo.records import write_text
 from dqo.report.curves import columns, significant
 from dqo.report.definitions import define
-from dqo.report.front import pareto_front
-from dqo.report.overview import against_baseline, cautions, over_training, settings
+from dqo.report.overview import against_baseline, cautions, headline, leaders, over_training, settings
 from dqo.report.samples import packed
 from dqo.report.semantic_map import Encoder, default_cache, semantic_maps
-from dqo.report.significance import Difference, paired_differences
+from dqo.report.significance import bases, by_kind, paired_differences
 from dqo.report.sources import RunFiles, read_runs
 
-_SCRIPTS = ("core", "tips", "charts", "tradeoff", "training", "draws", "map", "reader", "live", "main")
+_SCRIPTS = ("core", "tips", "charts", "tradeoff", "training", "draws", "map", "reader", "against", "live", "main")
 _VENDOR = ("d3.min.js", "plot.umd.min.js")
 
 
@@ -71,13 +71,14 @@ def _document(runs: list[RunFiles]) -> dict[str, Any]:
     metrics = list(dict.fromkeys(name for run in runs for name in run.document.get("metrics", {})))
     training = [columns(run.steps) if run.steps else None for run in runs]
     intervals = {name: [_interval(run.document.get("metrics", {}).get(name)) for run in runs] for name in metrics}
+    pooled = {f"corpus/{name}" for run in runs for name in run.document.get("corpus", {})}
     logged = dict.fromkeys(name for table in training if table for name in table)
     return {
         "runs": [{"name": run.name, "files": {part: str(path) for part, path in run.files.items()}} for run in runs],
         "evaluation": intervals,
         "axes": _axes(intervals),
         "training": training,
-        "definitions": {f"e:{name}": define(name)._asdict() for name in metrics}
+        "definitions": {f"e:{name}": define(name)._asdict() for name in [*metrics, *pooled]}
         | {f"t:{name}": define(name, training=True)._asdict() for name in logged},
         "threshold": next((run.document["pass_threshold"] for run in runs if "pass_threshold" in run.document), 0.5),
     }
@@ -95,7 +96,9 @@ def _axes(intervals: dict[str, list[list[float] | None]]) -> dict[str, Any]:
         sign = -1.0 if define(across).better == "lower" else 1.0
         for up in y:
             pairs = zip(intervals[across], intervals[up], strict=True)
-            fronts[f"{across}|{up}"] = pareto_front([(sign * a[0], b[0]) if a and b else None for a, b in pairs])
+            known = {i: (sign * a[0], b[0]) for i, (a, b) in enumerate(pairs) if a and b}
+            front = [list(known)[place] for place in pareto_front(list(known.values()))]
+            fronts[f"{across}|{up}"] = sorted(front, key=known.__getitem__)
     return {"x": x, "y": y, "fronts": fronts}
 
 
@@ -127,14 +130,10 @@ def _embedder(name: str) -> Encoder:
     return lambda texts: embed(texts).numpy()
 
 
-def _differences(runs: list[RunFiles]) -> list[dict[str, Difference]]:
-    """Against the first run; pass@k and max@k are left out because they repeat the largest k."""
-    metrics = [name for name in runs[0].document.get("metrics", {}) if not name.endswith("@k")]
-    return [paired_differences(runs[0].values, run.values, metrics) if run.values else {} for run in runs]
-
-
 def _render(runs: list[RunFiles], document: dict[str, Any], now: datetime) -> tuple[str, list[str]]:
-    differences = _differences(runs)
+    # pass@k and max@k are left out because they repeat the largest k
+    metrics = [name for name in document["evaluation"] if not name.endswith("@k")]
+    differences = paired_differences([run.values if run.document else {} for run in runs], metrics)
     data, notes = packed(document, runs)
     assets = files("dqo.report") / "assets"
     vendor = [(assets / "vendor" / name).read_text(encoding="utf-8") for name in _VENDOR]
@@ -156,8 +155,12 @@ def _render(runs: list[RunFiles], document: dict[str, Any], now: datetime) -> tu
         hashes=[_digest(script) for script in scripts],
         style=(assets / "page.css").read_text(encoding="utf-8"),
         cautions=[*cautions(runs), *notes],
-        compared=[(i, run, differences[i]) for i, run in enumerate(runs) if i and differences[i]],
-        facts=[against_baseline(runs, i, differences[i]) if i else [] for i in range(len(runs))],
+        kinds=by_kind(metrics),
+        headline=headline(runs),
+        leaders=leaders(runs, differences),
+        differences=differences,
+        compared=bases(differences),
+        facts=[against_baseline(runs, i, differences[0][i]) if i else [] for i in range(len(runs))],
         trained=[over_training(table) if table else [] for table in document["training"]],
         differ=differ,
         same=same,

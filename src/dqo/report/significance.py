@@ -1,19 +1,23 @@
-"""Is a difference between two runs more than the luck of which prompts were asked: paired bootstrap of many metrics.
+"""Is a difference between two runs more than the luck of which prompts were asked: many metrics of any two runs.
 
-The same resampled prompts serve every metric, so one matrix product gives all of them.
+The bootstrap and Holm's correction are those of `dqo compare`; here the family is all metrics of one pair of runs.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
-import numpy as np
+from dqo.errors import DQOError
+from dqo.evaluation.bootstrap import holm
+from dqo.evaluation.bootstrap import paired_differences as bootstrapped
+from dqo.evaluation.definitions import HEALTH, MEANING, QUALITY, WORDS, definition_of
 
-RESAMPLES = 5000
-_WEIGHTS_AT_ONCE = 4_000_000  # 32 MB
+_RUNS = 8  # of more runs not every pair is compared: the tables would be most of the page
+Values = Mapping[str, Mapping[str, float | None]]  # prompt id -> metric -> value
 
 
 class Difference(NamedTuple):
-    """Mean of run - baseline over shared prompts, its 95 % interval, and the two-sided bootstrap p, raw and by Holm."""
+    """Mean difference over shared prompts, its 95 % interval, and the two-sided bootstrap p, raw and by Holm."""
 
     mean: float
     low: float
@@ -22,77 +26,71 @@ class Difference(NamedTuple):
     holm: float
     prompts: int
 
+    @property
+    def verdict(self) -> str:
+        """Is "up" or "down" where the interval excludes 0, otherwise "same", which is "no difference shown"."""
+        return "same" if self.low <= 0 <= self.high else "up" if self.mean > 0 else "down"
 
-def paired_differences(
-    baseline: Mapping[str, Mapping[str, float | None]],
-    run: Mapping[str, Mapping[str, float | None]],
-    metrics: Sequence[str],
-    *,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, Difference]:
-    """Compare two runs prompt by prompt.
 
-    Prompts are resampled with replacement, 5,000 times. p is twice the smaller share of resampled means on one side of
-    0, counted with one more on both ends, so that it is never 0; Holm's step-down over the metrics given here keeps
-    the chance of any false "significant" below the level, whatever their correlation.
+def paired_differences(runs: Sequence[Values], metrics: Sequence[str]) -> list[list[dict[str, Difference]]]:
+    """Compare any two runs prompt by prompt; all pairs see the same draws.
 
     Args:
-        baseline: Prompt id -> metric -> value; None where a prompt has none.
-        run: The same of the other run.
-        metrics: Which to compare.
-        level: Coverage of the interval.
-        seed: Of the resampling.
+        runs: For each run, prompt id -> metric -> value; None where a prompt has none.
+        metrics: Which to compare; Holm's correction is over all of them, for each pair of runs by itself.
 
     Returns:
-        Metric -> difference; metrics without a value for at least two shared prompts are left out.
+        found[a][b]: metric -> difference b - a; metrics without a value for at least two shared prompts are left out.
+        Of more than eight runs only the pairs with the first are compared, the other entries are empty.
     """
-    shared = [key for key in baseline if key in run]
-    pairs = {m: [(baseline[key].get(m), run[key].get(m)) for key in shared] for m in metrics}
-    rows = {m: [np.nan if None in pair else pair[1] - pair[0] for pair in column] for m, column in pairs.items()}
-    rows = {m: column for m, column in rows.items() if np.isfinite(column).sum() >= 2}
-    if not rows:
-        return {}
-    D = np.array(list(rows.values()), dtype=np.float64).T  # (P, M)
-    known = np.isfinite(D)  # (P, M)
-    means = _resampled_means(np.where(known, D, 0.0), known, seed)  # (R, M)
-    tails = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)  # (2, M)
-    # Rounding must not decide on which side of 0 the mean of zeros lies.
-    tiny = 1e-12 * np.abs(np.where(known, D, 0.0)).max(axis=0)  # (M,)
-    below, above = (means <= tiny).sum(axis=0), (means >= -tiny).sum(axis=0)  # (M,)
-    p = np.minimum(1.0, 2 * (np.minimum(below, above) + 1) / (len(means) + 1))  # (M,)
-    centre = np.nansum(np.where(known, D, 0.0), axis=0) / known.sum(axis=0)  # (M,)
-    table = zip(centre, *tails, p, holm(p), known.sum(axis=0), strict=True)
-    return {m: Difference(*map(float, row[:5]), int(row[5])) for m, row in zip(rows, table, strict=True)}
+    compared = [(a, b) for a, b in combinations(range(len(runs)), 2) if a == 0 or len(runs) <= _RUNS]
+    columns: dict[tuple[str, ...], dict[tuple[int, int, str], list[float]]] = {}  # prompts -> what has values for them
+    for a, b in compared:
+        for metric in metrics:
+            values = {key: (row.get(metric), runs[b].get(key, {}).get(metric)) for key, row in runs[a].items()}
+            known = {key: pair[1] - pair[0] for key, pair in values.items() if None not in pair}
+            if len(known) >= 2:
+                columns.setdefault(tuple(known), {})[a, b, metric] = list(known.values())
+    raw = {}
+    for keys, some in columns.items():
+        raw |= {place: (row, len(keys)) for place, row in zip(some, bootstrapped(list(some.values())), strict=True)}
+    found: list[list[dict[str, Difference]]] = [[{} for _ in runs] for _ in runs]
+    for a, b in compared:
+        kept = [metric for metric in metrics if (a, b, metric) in raw]
+        for metric, adjusted in zip(kept, holm([raw[a, b, metric][0].p for metric in kept]), strict=True):
+            row, prompts = raw[a, b, metric]
+            found[a][b][metric] = Difference(*row, adjusted, prompts)
+            found[b][a][metric] = Difference(-row.mean, -row.high, -row.low, row.p, adjusted, prompts)
+    return found
 
 
-def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Holm's adjusted p values: compare with the level as they are.
+def bases(differences: Sequence[Sequence[Mapping[str, Difference]]]) -> dict[int, list[int]]:
+    """What the page shows of all pairs: every run in turn as the one that the others are compared with.
 
     Args:
-        p: One raw p value a test.
+        differences: As `paired_differences` returns them.
 
     Returns:
-        (M,) in the same order: running maximum over sorted tests of p times the number of tests still open, at most 1.
+        Run -> the runs compared with it; the first run alone where there are two, or too many.
     """
-    p = np.asarray(p, dtype=np.float64)  # (M,)
-    order = p.argsort()
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))  # (M,)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1.0, steps)
-    return adjusted
+    found = {a: [b for b, pair in enumerate(row) if pair] for a, row in enumerate(differences) if any(row)}
+    whole = 2 < len(differences) <= _RUNS
+    return found if whole else dict(list(found.items())[:1])
 
 
-def _resampled_means(D: np.ndarray, known: np.ndarray, seed: int) -> np.ndarray:
-    """Means over the known prompts of every resample: (R, M)."""
-    P = len(D)
-    rng = np.random.default_rng(seed)
-    at_once = max(1, _WEIGHTS_AT_ONCE // P)
-    parts = []
-    for first in range(0, RESAMPLES, at_once):
-        size = min(at_once, RESAMPLES - first)
-        drawn = rng.integers(P, size=(size, P)) + P * np.arange(size)[:, None]  # (R', P)
-        W = np.bincount(drawn.ravel(), minlength=size * P).reshape(size, P).astype(np.float64)  # (R', P)
-        with np.errstate(invalid="ignore"):
-            parts.append((W @ D) / (W @ known.astype(np.float64)))
-    return np.concatenate(parts)
+def by_kind(metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Metrics sorted by what they are about.
+
+    Args:
+        metrics: Names as in metrics.json.
+
+    Returns:
+        "quality", "diversity of meaning", "diversity of words", "health" or "other" -> names in the order given.
+    """
+    kinds: dict[str, list[str]] = {kind: [] for kind in (QUALITY, MEANING, WORDS, HEALTH, "other")}
+    for metric in metrics:
+        try:
+            kinds[definition_of(metric).kind].append(metric)
+        except DQOError:
+            kinds["other"].append(metric)
+    return {kind: names for kind, names in kinds.items() if names}

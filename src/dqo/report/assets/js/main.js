@@ -7,6 +7,7 @@ unpack().then((data) => {
   training(data);
   draws(data);
   reader(data);
+  against();
   live(data);
   document.documentElement.dataset.ready = "yes";
 }).catch((error) => {

@@ -1,12 +1,15 @@
 // The reader: choose a prompt, see every run's responses side by side, search, filter, sort.
 const AT_ONCE = 150; // prompts in the list before "more"
-const FOLD = 1200; // characters of a response before "show all"
+const FOLD = 700; // characters of a response before "show all"
 
 function reader(data) {
   if (!$("responses")) return;
   const { prompts, runs, metrics } = data.samples;
   const state = { prompt: 0, shown: [], limit: AT_ONCE, needle: "", ...memory.get("reader") };
   if (state.prompt >= prompts.length) state.prompt = 0;
+  const answered = runs.map((_, i) => i).filter((i) => runs[i].some(Boolean)); // a run without responses has no column
+  const shared = common(prompts.map((prompt) => prompt[1]));
+  const mapped = prompts.every((prompt) => data.maps[prompt[0]]);
   const lower = prompts.map(() => null); // searched text of a prompt, made once it is needed
   const repeats = (group) => { const count = new Map(); group.r.forEach((text) => count.set(text, (count.get(text) ?? 0) + 1)); return count; };
   const keep = {
@@ -47,8 +50,8 @@ function reader(data) {
         const values = runs.map((group) => group[p]?.m[m]).filter((value) => value != null);
         return values.length ? el("span", {}, `${data.definitions[`e:${name}`].label.replace(", held out", "")} ${values.map(number).join(" → ")}`) : null;
       });
-      const mapped = data.maps[prompts[p][0]] ? el("span", {}, "map") : null;
-      return el("div", { class: "item", role: "option", id: `p${p}`, "aria-selected": p === state.prompt }, el("p", { dir: "auto" }, ...written(prompts[p][1].slice(0, 300), state.needle)), el("small", {}, ...[...numbers, mapped].filter(Boolean).flatMap((node) => [node, " "])));
+      const map = data.maps[prompts[p][0]] && !mapped ? el("span", {}, "map") : null;
+      return el("div", { class: "item", role: "option", id: `p${p}`, "aria-selected": p === state.prompt }, el("p", { dir: "auto" }, ...written((shared ? "… " : "") + prompts[p][1].slice(shared, shared + 300), state.needle)), el("small", {}, ...[...numbers, map].filter(Boolean).flatMap((node) => [node, " "])));
     }));
     $("further").hidden = state.shown.length <= state.limit;
     $("prompts").setAttribute("aria-activedescendant", `p${state.prompt}`);
@@ -62,7 +65,7 @@ function reader(data) {
     const reference = prompts[p][2] ? el("p", { class: "meta" }, "Reference: ", el("bdi", {}, ...written(prompts[p][2]))) : null;
     if (reference) $("prompt").append(reference);
     drawMap(data, p, lit);
-    $("columns").replaceChildren(...runs.map((group, i) => column(i, group[p])));
+    $("columns").replaceChildren(...answered.map((i) => column(i, runs[i][p])));
   }
 
   function column(i, group) {
@@ -83,7 +86,7 @@ function reader(data) {
     const file = `${data.runs[i].files.groups}, line ${group.l}`;
     const head = [el("span", {}, `${k + 1}`)];
     if (group.q) head.push(el("span", { class: "num", tabindex: "0", "data-text": `Reward of this response. Source: ${file}` }, `quality ${number(group.q[k])}`));
-    if (group.f[k] === "l") head.push(el("span", { class: "warn" }, "cut off at the token limit"));
+    if (group.f[k] === "l") head.push(el("span", { class: "warn", title: "reached the token limit without ending" }, "cut off"));
     const first = group.r.indexOf(text);
     const again = first < k && $("only").value !== "same";
     if (again) head.push(el("span", { class: "warn" }, `the same as ${first + 1}`));
@@ -140,6 +143,15 @@ function reader(data) {
     if (event.key === "/") { event.preventDefault(); $("find").focus(); }
   });
   list();
+}
+
+// How many characters all prompts begin with, whole words and only if they are many: the list leaves them out.
+function common(texts) {
+  if (texts.length < 2) return 0;
+  let long = 0;
+  while (long < texts[0].length && texts.every((text) => text[long] === texts[0][long])) long += 1;
+  const words = texts[0].slice(0, long).search(/\S*$/);
+  return words >= 25 && texts.every((text) => text.length > words) ? words : 0;
 }
 
 // File order first; then by what the last run lost against the first, or by the value where there is one run.

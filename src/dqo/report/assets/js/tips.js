@@ -46,6 +46,7 @@ function tips(data) {
 // One stop of the Tab key a table; arrows move through its numbers.
 function grid(table) {
   const rows = [...table.tBodies[0].rows].map((row) => [...row.cells].map((cell) => cell.querySelector(".num, .term")));
+  const width = Math.max(...rows.map((nodes) => nodes.length));
   const cells = rows.flat().filter(Boolean);
   cells.forEach((node, i) => node.setAttribute("tabindex", i ? "-1" : "0"));
   table.addEventListener("keydown", (event) => {
@@ -54,7 +55,7 @@ function grid(table) {
     if (!step || row < 0) return;
     event.preventDefault();
     let [r, c] = [row, rows[row].indexOf(document.activeElement)];
-    do { r += step[0]; c += step[1]; } while (rows[r] && c >= 0 && c < rows[r].length && !rows[r][c]);
+    do { r += step[0]; c += step[1]; } while (rows[r] && c >= 0 && c < width && !rows[r][c]);
     const next = rows[r]?.[c];
     if (!next) return;
     cells.forEach((node) => node.setAttribute("tabindex", node === next ? "0" : "-1"));

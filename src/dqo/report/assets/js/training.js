@@ -57,7 +57,7 @@ function curve(data, name, box) {
     const text = last.map((d) => `${d.name} ends at ${number(d.s)}, step ${d.step}`).join("; ");
     return chart({
       width, height: 190, marginLeft: 46, marginRight: 14, marginTop: 12, marginBottom: 28, inset: 4,
-      x: { label: null, ticks: Math.min(6, width / 70), tickFormat: (v) => d3.format(v >= 10000 ? "~s" : "d")(v) }, y: { label: null, grid: true, ticks: 4, nice: true },
+      x: { label: null, ticks: Math.min(6, width / 70), tickFormat: (v) => d3.format(v >= 10000 ? "~s" : "d")(v) }, y: { label: null, grid: true, ticks: 4, nice: true, tickFormat: ticked },
       marks: [
         raw ? Plot.line(rows, { x: "x", y: "y", z: "i", stroke: (d) => colour(d.i), strokeOpacity: 0.28, strokeWidth: 1 }) : null,
         Plot.line(rows, { x: "x", y: "s", z: "i", stroke: (d) => colour(d.i), strokeWidth: 2 }),
@@ -73,6 +73,9 @@ function curve(data, name, box) {
     return shown.map((step) => [String(step), ...series.map((s) => s.values[s.table.step.indexOf(step)] ?? null)]);
   });
 }
+
+// As long as they fit beside a chart: 0.004 as it is, 0.00000001 as 1e−8.
+const ticked = (v) => (v !== 0 && Math.abs(v) < 0.0005 ? v.toExponential(0).replaceAll("-", "−") : Math.abs(v) >= 10000 ? d3.format("~s")(v) : v.toLocaleString("en", { maximumFractionDigits: 4 }).replace("-", "−"));
 
 function times(data, table, i) {
   const total = table["time/step"];
