@@ -36,6 +36,8 @@ def doors() -> list[Door]:
         Door("YAML text", yaml_text, _yaml, cost=2),
         Door("recipe", nearly(RECIPE), _recipe, cost=10),
         Door("override", st.lists(_overrides(), max_size=3), _override, cost=10),
+        Door("options of tasks", _options("tasks"), _task, cost=2),
+        Door("options of rewards", _options("rewards"), _reward_options, cost=2),
         Door("sweep file", nearly(SWEEP), _sweep, cost=40),
         Door("reward's answers", st.one_of(st.lists(anything, max_size=4), anything), _reward),
         Door("credit", st.tuples(_numbers(), _numbers(), _settings()), _credit),
@@ -92,6 +94,43 @@ def _override(words: list[str], folder: Path) -> None:
 
     (folder / "r.yaml").write_text(yaml.safe_dump(RECIPE))
     _ = load_recipe(folder / "r.yaml", words).config
+
+
+def _options(kind: str) -> st.SearchStrategy:
+    import inspect
+
+    from dqo.registry import find
+    from dqo.rewards.loading import REWARDS
+    from dqo.tasks import TASKS
+
+    table = {
+        "tasks": TASKS,
+        "rewards": {name: REWARDS[name] for name in ("math", "rouge", "length", "format", "ended")},
+    }[kind]
+    parameters = {name: list(inspect.signature(find(kind, table, name, "data")).parameters) for name in table}
+    names = st.sampled_from(sorted(table))
+    return names.flatmap(
+        lambda name: st.tuples(
+            st.just(name),
+            st.dictionaries(st.one_of(st.sampled_from([*parameters[name], "x"]), text), anything, max_size=3),
+        )
+    )
+
+
+def _task(value: tuple[str, dict], _: Path) -> None:
+    from dqo.tasks import load_task
+
+    name, options = value
+    sizes = {"train_size": 3, "dev_size": 2, "test_size": 2} if name in ("countdown", "cities") else {}
+    task = load_task(name, **sizes | options)
+    if sizes and all(isinstance(size, int) and size < 100 for size in (sizes | options).values()):
+        task.prompts("dev")
+
+
+def _reward_options(value: tuple[str, dict], _: Path) -> None:
+    from dqo.rewards.loading import Entry, load_reward
+
+    load_reward(Entry(value[0], 1.0, value[1]))
 
 
 def _sweep(document: Any, folder: Path) -> None:

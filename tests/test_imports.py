@@ -17,7 +17,7 @@ LAYERS = (
     {"signals"},
     {"spec"},
     {"alpha", "chat", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "language", "models"}
-    | {"registry"},
+    | {"registry", "setting_types"},
     {"tasks", "rewards"},
     {"evaluation"},
     {"report"},

@@ -143,7 +143,7 @@ def checked_url(url: str, key_env: str) -> str:
     except ValueError as error:
         raise EndpointError(f"{expected}, got one that cannot be read ({error}); {remedy}.") from error
     if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or parts.query or parts.fragment:
-        came = "one with such a part" if host else repr(url)
+        came = "one with such a part" if host or "@" in str(url) else repr(url)
         raise EndpointError(f"{expected}, got {came}; {remedy}.")
     if parts.scheme == "http" and not _is_local(host):
         if os.environ.get(key_env):

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from dqo.errors import RecipeError
+from dqo.setting_types import fits, in_words, is_checkable
 
 
 def build(kind: str, table: Mapping[str, str], name: str, options: Mapping[str, Any], extra: str) -> Any:
@@ -23,13 +24,19 @@ def build(kind: str, table: Mapping[str, str], name: str, options: Mapping[str, 
         The object.
 
     Raises:
-        RecipeError: An unknown name or option, with the nearest valid ones, a missing option or a missing package.
+        RecipeError: An unknown name or option, with the nearest valid ones, a value of another type than the class
+            says, a missing option or a missing package.
     """
     target = find(kind, table, name, extra)
     parameters = inspect.signature(target).parameters
     for option in options:
         if option not in parameters:
             raise RecipeError(f"{kind} {name!r}: expected the option {choices(option, parameters)}, got {option!r}.")
+        hint = parameters[option].annotation
+        if is_checkable(hint) and not fits(options[option], hint):
+            raise RecipeError(
+                f"{kind} {name!r}: `{option}` must be {in_words(hint)}, got {options[option]!r}; change the value."
+            )
     for option, parameter in parameters.items():
         if parameter.default is parameter.empty and option not in options:
             raise RecipeError(f"{kind} {name!r}: the option {option!r} is required; add `{option}:` to the {kind}.")

@@ -148,7 +148,7 @@ def test_resolved_recipe_is_a_recipe_of_the_same_run(recipe_file, tmp_path, algo
 
 def test_every_setting_of_the_host_has_a_type_that_its_default_fits(recipe_file):
     from dqo.cli.recipe import CONFIGS, setting_hints
-    from dqo.cli.setting_types import fits
+    from dqo.setting_types import fits
 
     for algorithm, config_class in CONFIGS.items():
         hints = setting_hints(algorithm)

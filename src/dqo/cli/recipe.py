@@ -17,7 +17,6 @@ import yaml
 from dqo.cli.batch_checks import check_numbers, check_whole_groups
 from dqo.cli.flat_settings import SECTIONS, flat_settings, read_settings
 from dqo.cli.lora import LoraSettings
-from dqo.cli.setting_types import fits, in_words
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import DQOError, RecipeError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
@@ -26,6 +25,7 @@ from dqo.models import DEFAULT_POLICY
 from dqo.records import write_text
 from dqo.rewards.loading import read_entries
 from dqo.run_format import FORMAT
+from dqo.setting_types import fits, in_words
 
 CONFIGS = {"grpo": DQOConfig, "rloo": DQORLOOConfig, "ppo": DQOPPOConfig}
 DIVERSITY = tuple(spec.name for spec in fields(DiversityArguments))

@@ -20,10 +20,10 @@ from typing import Any, get_type_hints
 from dqo.cli.flat_settings import flat_settings, read_settings
 from dqo.cli.recipe import Recipe, build_recipe
 from dqo.cli.run_inputs import task_options
-from dqo.cli.setting_types import fits, in_words
 from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import RecipeError
 from dqo.records import Prompt, read_prompts
+from dqo.setting_types import fits, in_words
 from dqo.sweep.plan import BASE, Evaluation, Run, Sweep, run_name
 from dqo.tasks import Task, load_task, takes_path
 
@@ -153,7 +153,7 @@ def _evaluation(
         "heldout_encoder": base.get("heldout_encoder"),
         "max_new_tokens": length,
     }
-    settings = defaults | given
+    settings = defaults | {name: value for name, value in given.items() if value is not None}
     if (settings["split"] is None) == (settings["data"] is None):
         raise RecipeError(f"{origin}: expected either `split` (dev to choose by, test to report) or `data`, a file of "
                           f"prompts, got {'both' if settings['split'] else 'neither'}; give one.")  # fmt: skip

@@ -102,7 +102,10 @@ class Endpoint:
         import openai
 
         try:
-            served = {entry.id: getattr(entry, "owned_by", None) or "unknown" for entry in self._client.models.list()}
+            served = {
+                str(entry.id): str(getattr(entry, "owned_by", None) or "unknown")
+                for entry in self._client.models.list()
+            }
         except openai.APIStatusError as error:
             raise self._error("to list its models", error) from error
         except openai.OpenAIError as error:
@@ -134,7 +137,7 @@ class Endpoint:
             return request, (_whole(choice.message.content), "length" if choice.finish_reason == "length" else "eos")
         except openai.OpenAIError as error:
             raise self._error(what, error) from error
-        except (TypeError, ValueError, AttributeError, IndexError) as error:
+        except (TypeError, ValueError, AttributeError, LookupError) as error:
             raise self._error(f"{what} with a chat completion", error) from error
 
     def _error(self, expected: str, error: Exception) -> EndpointError:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dqo.chat import chat_text
-from dqo.errors import DataError
+from dqo.errors import DataError, ModelError
 from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.generation.shared import Sampling, generate_shared, inverse_cdf
 from dqo.generation.support import why_not_shared
@@ -112,6 +112,12 @@ class LocalModel:
             raise DataError(
                 f"Prompt {request.prompt_id!r} must have at least one token and leave {self.max_new_tokens} of the "
                 f"model's {room} for the response, got {len(ids)} tokens; shorten it or lower `max_new_tokens`."
+            )
+        known = getattr(self.model.config, "vocab_size", None)
+        if known and max(ids) >= known:
+            raise ModelError(
+                f"expected tokens below {known}, the vocabulary of {self.model.config._name_or_path!r}, got "
+                f"{max(ids)} from its tokenizer; save model and tokenizer of one kind together."
             )
         self._encoded[request.message] = ids
         return ids

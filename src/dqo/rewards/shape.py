@@ -54,7 +54,7 @@ class FormatReward:
     def __init__(self, pattern: str):
         try:
             self._pattern = re.compile(pattern, re.DOTALL)
-        except (re.error, TypeError) as error:
+        except (re.error, TypeError, OverflowError, RecursionError) as error:
             raise RecipeError(f"pattern: expected a regular expression, got {pattern!r} ({error}).") from error
         self.__name__ = "format"
 

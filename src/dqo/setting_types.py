@@ -50,3 +50,19 @@ def in_words(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(str(member.value) for member in hint)
     return _WORDS.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
+
+
+def is_checkable(hint: Any) -> bool:
+    """Whether `fits` can judge values by a hint.
+
+    Args:
+        hint: An annotation of a parameter, perhaps none or one written as text.
+
+    Returns:
+        True for scalars, enums, lists, dicts and Literal, and for unions of these.
+    """
+    if get_origin(hint) in (Union, UnionType):
+        return all(map(is_checkable, get_args(hint)))
+    if get_origin(hint) in (Literal, list, dict):
+        return True
+    return hint in _WORDS or (isinstance(hint, type) and issubclass(hint, Enum))
