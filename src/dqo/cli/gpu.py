@@ -11,11 +11,7 @@ _GB = 2**30
 
 
 def look() -> Iterator[Finding]:
-    """Findings about devices, precision, communication, attention and engines; a device alone is vital.
-
-    Returns:
-        One finding a line; without a device, what torch says about it, and what would work all the same.
-    """
+    """Findings about devices, precision, communication, attention and engines; a device alone is vital."""
     import torch
 
     build = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
