@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-_PATIENCE = 10.0  # seconds between asking a process to stop and killing it
+_PATIENCE = 60.0  # seconds between asking a process to stop and killing it: a training finishes its step and saves
 _TICK = 0.1
 
 
