@@ -1,5 +1,6 @@
 """The wheel and the sdist: what is in them, and that an environment without any dependency can start `dqo`."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -44,7 +45,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     held = {name for name in names(built[0]) if ".dist-info/" not in name}
     tracked = run("git", "ls-files", "src/dqo", cwd=ROOT)
     if tracked.returncode == 0:
-        assert {name.removeprefix("src/") for name in tracked.stdout.splitlines()} <= held
+        there = [name for name in tracked.stdout.splitlines() if (ROOT / name).is_file()]
+        assert len(there) > 100
+        assert {name.removeprefix("src/") for name in there} <= held
     assert {"dqo/py.typed", "dqo/report/assets/page.html.j2", "dqo/report/assets/vendor/d3.min.js"} <= held
     assert {name.split("/")[0] for name in held} == {"dqo"}
     assert not any("__pycache__" in name for name in held)
@@ -71,5 +74,5 @@ def test_an_environment_without_dependencies_starts_and_says_what_it_lacks(built
     assert str(tmp_path) in version.stdout, "the installed package, not the source"
     lacking = run(dqo, "train", "recipe.yaml", cwd=tmp_path)
     assert lacking.returncode == 2
-    assert "`dqo train` needs the package 'yaml'; run `pip install 'dqo[train]'`." in lacking.stderr
+    assert re.search(r"`dqo train` needs the package '\w+'; run `pip install 'dqo\[train\]'`\.", lacking.stderr)
     assert "Traceback" not in lacking.stderr

@@ -69,12 +69,12 @@ def test_data_that_cannot_be_trained_on(own_recipe, prompt_file, refused, conten
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.num_generations=1", "trainer.per_device_train_batch_size=4"], "num_generations"),
+        (["trainer.num_generations=1", "trainer.per_device_train_batch_size=4"], "at least 2 generations"),
         (["trainer.num_generations=3"], "a step must hold whole groups"),
         (["seed=-1"], "`seed` must be at least 0 and below 2^32"),
         (["alpha=1e999"], "expected a number that a computer can hold"),
         (["model=../nowhere"], "expected a model folder or a hub name"),
-        (["trainer.lr_scheduler_type=nonsense"], "lr_scheduler_type"),
+        (["trainer.lr_scheduler_type=nonsense"], "nonsense is not a valid SchedulerType"),
     ],
 )
 def test_settings_that_cannot_be_trained_with(own_recipe, refused, overrides, message):
