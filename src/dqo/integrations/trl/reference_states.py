@@ -51,9 +51,13 @@ class ReferenceStates:
         self._ids, self._texts = ids, texts
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """(N, D) float32 rows of norm 1, zero for a blank answer; `texts` are the answers in the given responses.
+        """Embeddings of the answers; a response's last token, its end as a rule, is left out.
 
-        A response's last token, its end as a rule, is left out.
+        Args:
+            texts: N answers, each a part of the response given in its place.
+
+        Returns:
+            (N, D) float32 rows of norm 1 on the CPU, zero for a blank answer.
 
         Raises:
             EncoderError: no forward to read, or an answer that does not stand in its response word for word.
