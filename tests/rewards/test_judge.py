@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dqo.errors import EndpointError, RecipeError
+from dqo.errors import EndpointError
 from dqo.rewards.judge import JudgeReward
 
 _spec = importlib.util.spec_from_file_location("local_server", Path(__file__).parents[1] / "local_server.py")
