@@ -93,4 +93,4 @@ def test_the_credit_keeps_groups_diverse_while_the_reward_rises(name, train):
     assert end(plain) > start(plain) + 0.3, "both must learn"
     assert end(quality) > start(quality) + 0.3
     assert end(collapsed) < 0.7 * start(collapsed), "reward alone must narrow the groups, or there is nothing to keep"
-    assert end(vendi) > 1.5 * end(collapsed)
+    assert end(vendi) > 1.3 * end(collapsed)
