@@ -20,14 +20,14 @@ class DQOError(ValueError):
     """
 
     def __init__(self, sentence: str = ""):
-        line = "".join(letter if letter.isprintable() else _escape(letter) for letter in _shortened(str(sentence)))
-        super().__init__(line)
+        words = " ".join(_shortened(str(sentence)).split())
+        super().__init__(_shortened("".join(letter if letter.isprintable() else _escape(letter) for letter in words)))
 
 
 def _shortened(sentence: str) -> str:
-    if len(sentence) > _LONGEST:
-        sentence = f"{sentence[: _LONGEST - _END]} … {sentence[-_END:]}"
-    return " ".join(sentence.split())
+    if len(sentence) <= _LONGEST:
+        return sentence
+    return f"{sentence[: _LONGEST - _END - 3].rstrip()} … {sentence[-_END:].lstrip()}"
 
 
 def _escape(letter: str) -> str:
