@@ -78,3 +78,4 @@ def test_the_newest_whole_one_is_used_and_the_others_named(tmp_path):
     assert [(path.name, reason.split()[0]) for path, reason in search.skipped] == [
         ("checkpoint-100", STATE), ("checkpoint-10", "critic/critic.safetensors"),
     ]  # fmt: skip
+    assert [path.name for path in search.damaged] == ["checkpoint-10"], "the other was not written to its end"

@@ -29,6 +29,11 @@ class Search:
     newest: Path | None
     skipped: list[tuple[Path, str]]
 
+    @property
+    def damaged(self) -> list[Path]:
+        """The skipped ones that had been written to their end: no kill does that."""
+        return [path for path, reason in self.skipped if not reason.startswith(STATE)]
+
 
 def newest_whole(folder: str | Path, read: bool = True) -> Search:
     """Look for the checkpoint to go on from.

@@ -9,6 +9,7 @@ import yaml
 
 REWARD = """
 import os
+import time
 from pathlib import Path
 
 CALLS = Path(__file__).with_name("calls")
@@ -31,6 +32,19 @@ def terminated_at_the_second_call(prompts, completions, **columns):
     CALLS.write_text(str(calls + 1))
     if calls == 1:
         os.kill(os.getpid(), 15)
+    return words(prompts, completions)
+
+
+def slowly(prompts, completions, **columns):
+    time.sleep(0.3)
+    return words(prompts, completions)
+
+
+def raises_at_the_third_call(prompts, completions, **columns):
+    calls = int(CALLS.read_text()) if CALLS.exists() else 0
+    CALLS.write_text(str(calls + 1))
+    if calls == 2:
+        raise KeyError(completions[0])
     return words(prompts, completions)
 """
 

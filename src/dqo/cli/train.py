@@ -151,6 +151,11 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
     for passed_over, reason in search.skipped:
         _say(f"{passed_over} is skipped: {reason}")
     if search.newest is None:
+        if search.damaged:
+            raise RecipeError(
+                f"{folder.checkpoints}: expected a whole checkpoint to continue from, got {len(search.damaged)} that "
+                "were written and are no longer whole; restore one, or start anew in another output_dir."
+            )
         _say(f"{folder.path} holds no complete checkpoint yet, so the run starts from scratch")
         return None
     before, now = (
