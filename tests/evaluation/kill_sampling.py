@@ -1,9 +1,12 @@
-"""Samples with a tiny model in child processes that are killed at arbitrary times, until one finishes.
+"""Samples with a tiny model in child processes that are killed at seeded random times, until one finishes.
 
-Run as `python kill_sampling.py FOLDER`; prints the number of kills. Forks before torch starts a thread of its own.
+Run as `python kill_sampling.py FOLDER SEED`; prints the number of kills and of lines that were there at the last of
+them. Forks before torch starts a thread of its own.
 """
 
+import json
 import os
+import random
 import signal
 import sys
 import time
@@ -41,15 +44,15 @@ def lines(path):
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
-def main(folder):
-    path, kept, kills = folder / "groups.jsonl", [], 0
+def main(folder, seed):
+    path, kept, kills, rng = folder / "groups.jsonl", [], 0, random.Random(seed)
     while True:
         child = os.fork()
         if child == 0:
             torch.set_num_threads(1)
             sample(folder)
             os._exit(0)
-        deadline = time.monotonic() + 0.05 + 0.07 * kills  # later each time, wherever that is
+        deadline = time.monotonic() + rng.uniform(0.02, 0.1 + 0.08 * kills)  # anywhere, on average later each time
         finished = False
         while time.monotonic() < deadline and not finished:
             finished = os.waitpid(child, os.WNOHANG) != (0, 0)
@@ -61,9 +64,10 @@ def main(folder):
         kills += 1
         now = lines(path)
         assert now[: len(kept)] == kept, "a finished line was lost or changed"
+        assert all(json.loads(line)["responses"] for line in now), "a line is whole or not there"
         kept = now
     print(kills, len(kept))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -183,18 +183,19 @@ def _leave_one_out_bleu(bleu: Any, texts: list[str]) -> list[float]:
     tokens = [bleu.tokenizer(text.rstrip()).split() for text in texts]
     counts = [Counter(ngram for n in (1, 2, 3, 4) for ngram in _ngrams(row, n)) for row in tokens]
     lengths = [len(row) for row in tokens]
-    largest: dict[tuple[str, ...], tuple[int, int, int]] = {}  # n-gram -> count, whose, second largest count
-    for i, row in enumerate(counts):
-        for ngram, count in row.items():
-            first, whose, second = largest.get(ngram, (0, -1, 0))
-            largest[ngram] = (count, i, first) if count > first else (first, whose, max(second, count))
+    seen: set[tuple[str, ...]] = set()
+    repeated: set[tuple[str, ...]] = set()  # what only one text holds matches nothing
+    for row in counts:
+        repeated |= seen & row.keys()
+        seen |= row.keys()
+    two = {ngram: sorted((row[ngram] for row in counts if ngram in row), reverse=True)[:2] for ngram in repeated}
     scores = []
     for i, row in enumerate(counts):
-        correct, total = [0] * 4, [0] * 4
-        for ngram, count in row.items():
-            first, whose, second = largest[ngram]
-            total[len(ngram) - 1] += count
-            correct[len(ngram) - 1] += min(count, second if whose == i else first)
+        total = [max(0, lengths[i] - n) for n in range(4)]
+        correct = [0] * 4
+        for ngram in row.keys() & repeated:
+            first, second = two[ngram]
+            correct[len(ngram) - 1] += min(row[ngram], second if row[ngram] == first else first)
         closest = min(lengths[:i] + lengths[i + 1 :], key=lambda other: (abs(lengths[i] - other), other))
         found = bleu.compute_bleu(correct, total, lengths[i], closest, smooth_method="exp", effective_order=True)
         scores.append(found.score)
