@@ -1,9 +1,10 @@
 """One optimizer step on fixed completions, for `accelerate launch` with any number of processes.
 
     replayed_run.py trainer|dropin|guarded|ppo-separate|ppo-shared ROWS_PER_PROCESS OUT.json
+    replayed_run.py evaluated-trainer|evaluated-dropin ROWS_PER_PROCESS OUT.json
 
 The completions of a row depend on its global position only, so that runs with different numbers of processes see
-the same batch. Rank 0 writes the global reward table, the
+the same batch. Rank 0 writes the global reward table of every batch, the
 advantages of all processes and the norm of every weight after the last step.
 """
 
@@ -19,7 +20,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from dqo import DiversityReward, DQOConfig, DQOPPOConfig, DQOPPOTrainer, DQOTrainer
 
-G = 4
+G, G_TRAINED = 4, 3  # a group; a group of training where the run evaluates too, in groups of G
 TABLE = torch.randint(5, 30, (64, 5), generator=torch.Generator().manual_seed(7))
 TABLE[3] = TABLE[1]  # a duplicate inside a group that straddles processes
 
@@ -47,13 +48,16 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
         "per_device_train_batch_size": rows, "num_generations": G, "max_completion_length": 5, "max_steps": 1,
         "bf16": False, "use_cpu": True, "report_to": [], "save_strategy": "no", "shuffle_dataset": False,
     }  # fmt: skip
+    if evaluates := kind.startswith("evaluated-"):
+        kind = kind.removeprefix("evaluated-")
+        shared |= {"num_generations": G_TRAINED, "num_generations_eval": G, "per_device_eval_batch_size": rows}
     host = {"dropin": GRPOTrainer, "ppo-separate": DQOPPOTrainer, "ppo-shared": DQOPPOTrainer}.get(kind, DQOTrainer)
-    seen = {}
+    seen = {"tables": []}
 
     class Recorder(host):
         def _calculate_rewards(self, *args):
-            seen["rewards"] = super()._calculate_rewards(*args)
-            return seen["rewards"]
+            seen["tables"].append(super()._calculate_rewards(*args))
+            return seen["tables"][-1]
 
         def _generate_and_score_completions(self, inputs):
             output = super()._generate_and_score_completions(inputs)
@@ -70,15 +74,20 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
         own = {**shared, **critic, "max_steps": 2, "optim": "sgd", "truncated": "terminal", "beta": 0.1}
         rewards, args = [parity], DQOPPOConfig("unused", encoder="hashed", kl_in="reward", **own)
     else:
-        rewards, args = [parity, DiversityReward(G, encoder="hashed")], GRPOConfig("unused", **shared)
+        credit = DiversityReward(shared["num_generations"], G, encoder="hashed")
+        rewards, args = [parity, credit], GRPOConfig("unused", **shared)
+    asked = Dataset.from_dict({"prompt": ["a bird", "the cat", "blue house", "new tree", "big river"]})
     trainer = Recorder(
         AutoModelForCausalLM.from_pretrained(policy), rewards, args=args, rollout_func=replay,
         train_dataset=Dataset.from_dict({"prompt": ["the dog", "a cat", "red house", "old tree"]}),
-        processing_class=AutoTokenizer.from_pretrained(policy),
+        processing_class=AutoTokenizer.from_pretrained(policy), eval_dataset=asked if evaluates else None,
     )  # fmt: skip
     if kind.startswith("ppo"):  # Adam would blow rounding up to whole steps where a gradient is nearly zero
         trainer.critic_optimizer.adam = torch.optim.SGD(trainer.critic.parameters())
     trainer.train()
+    if evaluates:
+        seen["tables"].clear()
+        trainer.evaluate()
     if trainer.accelerator.is_main_process:
         networks = {"policy": trainer.model, "critic": getattr(trainer, "critic", None)}
         norms = {
@@ -86,7 +95,8 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
             for name, network in networks.items()
             for key, weight in (network.state_dict() if network is not None else {}).items()
         }
-        found = {"rewards": seen["rewards"].tolist(), "names": trainer.reward_func_names, "norms": norms}
+        tables = [table.tolist() for table in seen["tables"]]
+        found = {"rewards": tables[-1], "tables": tables, "names": trainer.reward_func_names, "norms": norms}
         found["advantages"] = seen["advantages"].tolist()
         Path(out).write_text(json.dumps(found))
 

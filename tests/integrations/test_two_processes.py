@@ -20,7 +20,7 @@ def run(kind, processes, rows, policy, out):
     launch += ["--main_process_port", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
     command = [*launch, str(SCRIPT), kind, str(rows), str(policy), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=300, cwd=out.parent)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900, cwd=out.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text())
 
@@ -60,6 +60,19 @@ def test_ppo_trains_the_same_policy_and_critic_on_any_number_of_processes(critic
     assert ("critic.backbone.norm.weight" in one) == (critic == "separate")
     for name, norm in one.items():
         assert two[name] == pytest.approx(norm, rel=1e-5, abs=1e-6), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["evaluated-trainer", "evaluated-dropin"])
+def test_evaluation_in_groups_of_another_size_with_an_uneven_last_batch(kind, tiny_policy_folder, tmp_path):
+    """Five prompts in groups of four are 20 rows: a batch of 12, then one of 8, which two processes fill up to 12."""
+    one = run(kind, 1, 12, tiny_policy_folder, tmp_path / "one.json")["tables"]
+    two = run(kind, 2, 6, tiny_policy_folder, tmp_path / "two.json")["tables"]
+    assert [len(table) for table in one] == [12, 8]
+    assert [len(table) for table in two] == [12, 12]
+    for a, b in zip(map(torch.tensor, one), map(torch.tensor, two), strict=True):
+        assert a[:, 1].std() > 0.01, "equal credits would make the next line vacuous"
+        torch.testing.assert_close(a, b[: len(a)], atol=1e-6, rtol=0)
 
 
 @pytest.mark.slow
