@@ -47,7 +47,7 @@ test-verl: $(VERL_READY)  ## The verl plug-in on a real Ray and TransferQueue, a
 	$(VERL_BIN)/python -m pytest -m "not verl_full" tests/verl tests/core tests/test_diversity.py tests/test_equations.py
 
 test-verl-full: $(VERL_READY)  ## Whole verl training runs on CPUs, their advantages recomputed from the texts
-	$(VERL_BIN)/python -m pytest -m verl_full tests/verl
+	$(VERL_BIN)/python -m pytest -rP -m verl_full tests/verl
 
 check: $(READY)  ## Lint, format and docstring checks
 	$(BIN)/ruff check .

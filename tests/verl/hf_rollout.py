@@ -26,15 +26,16 @@ class HFServer:
         self.calls += 1
         if FAIL_EVERY and self.calls % FAIL_EVERY == 0:
             raise RuntimeError("a generation that fails on purpose")
-        ids = torch.tensor([prompt_ids])
+        ids, logps = torch.tensor([prompt_ids]), []
         for _ in range(self.length):
-            logits = self.model(ids).logits[0, -1].float()
-            token = torch.multinomial(logits.softmax(-1), 1, generator=self.generator)
-            ids = torch.cat([ids, token[None]], dim=1)
+            drawn_from = self.model(ids).logits[0, -1].float().log_softmax(-1)  # (V,)
+            token = torch.multinomial(drawn_from.exp(), 1, generator=self.generator)
+            ids, logps = torch.cat([ids, token[None]], dim=1), [*logps, drawn_from[token].item()]
             if token.item() == self.model.config.eos_token_id:
                 break
         return TokenOutput(
             token_ids=ids[0, len(prompt_ids) :].tolist(),
+            log_probs=logps,
             stop_reason="completed",
             extra_fields={"global_steps": self.step},
         )

@@ -7,7 +7,7 @@ import transfer_queue as tq
 from verl.trainer.ppo.checkpoint_callback import CheckpointCallback
 
 FIELDS = ("responses", "response_mask", "rm_scores", "advantages", "returns", "values", "token_level_rewards")
-LOGPS = ("old_log_probs", "ref_log_prob")
+LOGPS = ("old_log_probs", "rollout_log_probs")
 
 
 class Recorder(CheckpointCallback):
@@ -17,7 +17,7 @@ class Recorder(CheckpointCallback):
         """Called after the update and before verl clears the step's rows."""
         tags = {key: tag for key, tag in tq.kv_list("train")["train"].items() if not tag.get("is_prompt")}
         keys = list(tags)
-        names = [*FIELDS, *(LOGPS if self.config.algorithm.use_kl_in_reward else ())]
+        names = [*FIELDS, *LOGPS]
         if not trainer.use_critic:
             names.remove("values")
         data = tq.kv_batch_get(keys=keys, partition_id="train", select_fields=names)

@@ -194,19 +194,19 @@ def _credit_on_the_last_token(trainer, scoring, sessions):
 
 
 @pytest.mark.parametrize(
-    ("mutant", "estimator"),
+    ("mutant", "estimator", "complaint"),
     [
-        (_wrong_sign, "grpo"),
-        (_pooled_groups, "grpo"),
-        (_misaligned_rows, "grpo"),
-        (_score_not_restored, "grpo"),
-        (_padding_not_skipped, "grpo"),
-        (_credit_on_the_last_token, "gae"),
+        (_wrong_sign, "grpo", "advantages of b_0_0"),
+        (_pooled_groups, "grpo", "advantages of b_0_0"),
+        (_misaligned_rows, "grpo", "advantages of b_0_0"),
+        (_score_not_restored, "grpo", "task score must be put back"),
+        (_padding_not_skipped, "grpo", "9 == 7"),
+        (_credit_on_the_last_token, "gae", "returns of b_2_0"),
     ],
 )
-def test_the_check_catches(mutant, estimator, make_trainer, transfer_queue, tiny_tokenizer, monkeypatch):
+def test_the_check_catches(mutant, estimator, complaint, make_trainer, transfer_queue, tiny_tokenizer, monkeypatch):
     from dqo.integrations.verl import scoring, sessions, trainer
 
     monkeypatch.setattr(*mutant(trainer, scoring, sessions))
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=complaint):
         check(make_trainer(estimator), transfer_queue, tiny_tokenizer, estimator, mixed_batch())

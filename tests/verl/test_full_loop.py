@@ -58,7 +58,7 @@ def launch(tiny_policy_folder, tmp_path):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=1500,
+            timeout=2400,
         )
         assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-6000:]
         return {step: json.loads((out / f"step{step}.json").read_text()) for step in range(1, STEPS + 1)}, done.stdout
@@ -128,47 +128,56 @@ def rewards_from_texts(rows, tokenizer):
     return {key: (compute_score("", texts[key], LETTER), parts[key]) for key in texts}, prompts
 
 
-def check_rewards(rows, found):
-    """What verl has as task score and as optimised reward is what the texts say."""
+def reward_errors(rows, found):
+    """Distance of what verl has as task score and as optimised reward from what the texts say."""
     for key, (score, part) in found.items():
-        assert sum(rows[key]["rm_scores"]) == pytest.approx(score, abs=1e-5), key
-        assert sum(rows[key]["token_level_rewards"]) == pytest.approx(score + part, abs=1e-5), key
+        yield sum(rows[key]["rm_scores"]) - score
+        yield sum(rows[key]["token_level_rewards"]) - score - part
 
 
-def check_grpo(rows, tokenizer):
-    """Advantages of verl's GRPO; returns the sizes of the groups."""
+def grpo_errors(rows, tokenizer):
+    """Largest distance from advantages of GRPO by hand, and the sizes of the groups."""
     found, prompts = rewards_from_texts(rows, tokenizer)
-    check_rewards(rows, found)
+    errors = [*reward_errors(rows, found)]
     for keys in prompts.values():
         total = np.array([sum(found[key]) for key in keys])
         scaled = (total - total.mean()) / (total.std(ddof=1) + 1e-6) if len(keys) > 1 else total
         for key, want in zip(keys, scaled, strict=True):
-            advantage = np.array(rows[key]["advantages"])
-            np.testing.assert_allclose(advantage, want * np.array(rows[key]["response_mask"]), atol=1e-4, err_msg=key)
-    return sorted(map(len, prompts.values()))
+            errors += list(np.array(rows[key]["advantages"]) - want * np.array(rows[key]["response_mask"]))
+    return np.abs(errors).max(), sorted(map(len, prompts.values()))
 
 
-def check_gae(rows, tokenizer, gamma=1.0, lam=1.0):
-    """Returns of GAE by the recursion over own tokens; values come back from TransferQueue in bf16."""
+def gae_errors(rows, tokenizer, gamma, lam):
+    """The same for returns of GAE, by the recursion over own tokens; values come back from the queue in bf16."""
     found, prompts = rewards_from_texts(rows, tokenizer)
-    check_rewards(rows, found)
+    errors = [*reward_errors(rows, found)]
     for key, (score, part) in found.items():
         values, mask = rows[key]["values"], rows[key]["response_mask"]
         own = [t for t, m in enumerate(mask) if m]
-        carry, following, returns = 0.0, 0.0, {}
+        carry, following = 0.0, 0.0
         for t in reversed(own):
             reward = score + part if t == own[-1] else 0.0
             carry = reward + gamma * following - values[t] + gamma * lam * carry
-            following, returns[t] = values[t], carry + values[t]
-        for t in own:
-            assert rows[key]["returns"][t] == pytest.approx(returns[t], abs=1e-4), (key, t)
-    return sorted(map(len, prompts.values()))
+            following = values[t]
+            errors.append(rows[key]["returns"][t] - carry - values[t])
+    return np.abs(errors).max(), sorted(map(len, prompts.values()))
+
+
+def check(steps, errors_of, *args):
+    """Every step within rounding of the recomputation; prints the largest distance; returns each step's group sizes."""
+    found = [errors_of(rows, *args) for rows in steps.values()]
+    largest = max(error for error, _ in found)
+    print(f"largest distance from the recomputation over {len(steps)} steps: {largest:.1e}")
+    assert largest < 1e-5
+    for step, rows in steps.items():
+        drifts = [np.subtract(r["old_log_probs"], r["rollout_log_probs"]) for r in rows.values() if not r["is_padding"]]
+        assert np.abs(np.concatenate(drifts)).max() < 0.05, f"step {step}: rollouts are not from the policy's weights"
+    return [sizes for _, sizes in found]
 
 
 def test_grpo(launch, tiny_tokenizer):
     steps, output = launch("algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.use_kl_loss=false")
-    for rows in steps.values():
-        assert check_grpo(rows, tiny_tokenizer) == [4] * 4
+    assert check(steps, grpo_errors, tiny_tokenizer) == [[4] * 4] * STEPS
     assert "diversity/credit" in output
     assert "critic/score/mean" in output
 
@@ -187,14 +196,12 @@ def test_ppo_with_a_critic_on_two_ranks(launch, tiny_tokenizer, tiny_policy_fold
         "critic.ppo_micro_batch_size_per_gpu=4",
         ranks=2,
     )
-    for rows in steps.values():
-        assert check_gae(rows, tiny_tokenizer, gamma=0.99, lam=0.9) == [4] * 4
+    assert check(steps, gae_errors, tiny_tokenizer, 0.99, 0.9) == [[4] * 4] * STEPS
     assert "critic/vf_loss" in output
 
 
 def test_grpo_with_failed_generations_leaves_ragged_groups_and_padding(launch, tiny_tokenizer):
     steps, _ = launch("algorithm.adv_estimator=grpo", "actor_rollout_ref.actor.use_kl_loss=false", fail_every=5)
-    for rows in steps.values():
-        sizes = check_grpo(rows, tiny_tokenizer)
+    for rows, sizes in zip(steps.values(), check(steps, grpo_errors, tiny_tokenizer), strict=True):
         assert min(sizes) < 4, "the test needs ragged groups"
         assert sum(row["is_padding"] for row in rows.values()) == 16 - sum(sizes) >= 2
