@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks, split_texts, token_limit
@@ -26,8 +26,8 @@ def first_letter(texts):
 
 
 def embed(texts, encode=first_letter, **changes):
-    settings = {"name": "toy", "dimension": 2, "batch_size": 2, "limit": 4, "count_tokens": words} | changes
-    return embed_in_chunks(texts, encode=encode, **settings)
+    options = {"name": "toy", "dimension": 2, "batch_size": 2, "limit": 4, "count_tokens": words} | changes
+    return embed_in_chunks(texts, encode=encode, **options)
 
 
 def test_pieces_are_averaged_by_their_tokens():
@@ -43,6 +43,7 @@ def test_text_beyond_the_limit_changes_the_embedding():
     torch.testing.assert_close(long, torch.tensor([0.5, 0.5]).sqrt())
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault of the code
 @given(
     st.lists(st.text(alphabet="ab \n", max_size=60), max_size=6),
     st.integers(1, 9),
