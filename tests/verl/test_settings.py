@@ -109,10 +109,9 @@ def test_there_are_recipes():
     assert len(RECIPES) >= 3
 
 
-def test_the_command_refuses_a_mistake_in_one_sentence_and_status_2():
-    done = subprocess.run(
-        [sys.executable, "-m", "dqo.integrations.verl.main", *GRPO, "+dqo.alhpa=1"], capture_output=True, text=True
-    )
+def test_the_command_refuses_a_mistake_in_one_sentence_and_status_2(tmp_path):
+    command = [sys.executable, "-m", "dqo.integrations.verl.main", *GRPO, "+dqo.alhpa=1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)  # hydra writes where it runs
     assert done.returncode == 2
     assert "error: dqo.alhpa: expected one of" in done.stderr
     assert "Traceback" not in done.stderr
