@@ -15,6 +15,8 @@ import torch
 
 from dqo.checkpoints import newest_whole
 from dqo.cli.main import main
+from dqo.cli.run_folder import RunFolder
+from dqo.errors import RecipeError
 from dqo.integrations.trl import trainer as trainer_module
 
 pytestmark = pytest.mark.slow
@@ -85,6 +87,20 @@ def test_disk_that_fails_in_the_second_checkpoint_loses_nothing(
     said = capsys.readouterr().err
     assert "checkpoint-2 is skipped: trainer_state.json is missing, so it was not written to its end" in said
     assert steps(run) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 171072 vs 170960"),  # a full tmpfs
+        RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+    ],
+)
+def test_every_way_that_savers_report_a_full_disk_is_known(tmp_path, error):
+    told = pytest.raises(RecipeError, match=r"writing the run failed with .* GB free; free space, then add --resume")
+    with told, RunFolder(tmp_path).writing():
+        raise error
 
 
 def test_reward_that_raises_leaves_its_batch_in_the_run_folder(own_recipe, tmp_path, capsys):

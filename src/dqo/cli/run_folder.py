@@ -1,6 +1,7 @@
 """The folder of a training run: config.yaml, metrics.jsonl, checkpoints/checkpoint-N, checkpoints/final, eval/."""
 
 import errno
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from dqo.errors import ModelError, RecipeError
 from dqo.hub import first_words
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
+_TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")  # the second on closing a file that was cut short
 
 
 class RunFolder:
@@ -66,11 +68,12 @@ class RunFolder:
         except (OSError, SafetensorError, RuntimeError) as error:
             # torch.save reports a failed write as a RuntimeError that only its text tells from a bug, and a lost
             # connection is an OSError too
-            of_the_disk = isinstance(error, SafetensorError) or "PytorchStreamWriter" in str(error)
+            of_the_disk = isinstance(error, SafetensorError) or any(words in str(error) for words in _TORCH_WRITER)
             if not of_the_disk and getattr(error, "errno", None) not in _DISK_ERRORS:
                 raise
             raise RecipeError(
-                f"{self.path}: writing the run failed with {first_words(error)}; free space, then add --resume."
+                f"{self.path}: writing the run failed with {first_words(error)} and "
+                f"{shutil.disk_usage(self.path).free / 1e9:.1f} GB free; free space, then add --resume."
             ) from error
 
 
