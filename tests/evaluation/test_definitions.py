@@ -10,7 +10,7 @@ from dqo.errors import DQOError
 from dqo.evaluation import DEFINITIONS, definition_of, measure
 from dqo.evaluation.metrics import metrics_document, prompt_values
 from dqo.evaluation.protocols import PROTOCOLS
-from dqo.records import Group
+from dqo.records import Group, read_groups
 
 TEXTS = ["red red green", "green", "blue and cyan", ""]
 GROUPS = [Group("a", "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {})]
@@ -88,5 +88,12 @@ def test_the_docs_table_says_what_the_definitions_say():
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", DOCS, flags=re.S))
-def test_the_docs_examples_run(code):
+def test_the_docs_examples_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     exec(code, {})
+
+
+def test_the_docs_file_of_responses_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(next(code for code in re.findall(r"```python\n(.*?)```", DOCS, flags=re.S) if "mine.jsonl" in code), {})
+    assert next(group.responses for group in read_groups("mine.jsonl")) == ["red", "green", "red"]
