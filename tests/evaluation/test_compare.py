@@ -155,6 +155,8 @@ def test_runs_that_cannot_be_compared_are_refused(words, first_letters, varied, 
     with pytest.raises(DataError, match=r"all runs answered for samples\.md, got id 'nope'"):
         compare([varied, collapsed], out, prompt_id="nope")
     (tmp_path / "unfinished").mkdir()
-    with pytest.raises(DataError, match=r"unfinished: expected metrics\.json and prompt_metrics\.jsonl .*got no metrics\.json;"):
+    with pytest.raises(
+        DataError, match=r"unfinished: expected metrics\.json and prompt_metrics\.jsonl .*got no metrics\.json;"
+    ):
         compare([varied, tmp_path / "unfinished"], out)
     assert not out.exists()
