@@ -16,19 +16,12 @@ from trl.models.utils import disable_gradient_checkpointing
 
 from dqo.core import clipped_value_error, explained_variance, gae
 from dqo.errors import RecipeError
-from dqo.integrations.trl.advantage_mixin import AdvantageMixin
 from dqo.integrations.trl.critic import build_critic
 from dqo.integrations.trl.critic_optimizer import CriticOptimizer, CriticStep
-from dqo.integrations.trl.entropy_mixin import EntropyMixin
-from dqo.integrations.trl.evidence_mixin import EvidenceMixin
 from dqo.integrations.trl.hidden_tap import HiddenTap
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
-from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
-from dqo.integrations.trl.reference_states import ReferenceStatesMixin
-from dqo.integrations.trl.resume_mixin import ResumeMixin
-from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.token_rewards import TokenRewards, token_rewards
-from dqo.integrations.trl.trainer import DQOMixin
+from dqo.integrations.trl.trainer import DQOExtensions
 
 logger = get_logger(__name__)
 
@@ -220,18 +213,7 @@ class PPOMixin:
             self.critic_optimizer.load(checkpoint)
 
 
-class DQOPPOTrainer(
-    PPOMixin,
-    DQOMixin,
-    ResumeMixin,
-    AdvantageMixin,
-    EntropyMixin,
-    EvidenceMixin,
-    ReferenceStatesMixin,
-    SharedRolloutMixin,
-    SharedPrefixMixin,
-    GRPOTrainer,
-):
+class DQOPPOTrainer(PPOMixin, DQOExtensions, GRPOTrainer):
     """PPO with a critic and the diversity credit, which enters at each response's last token.
 
         trainer = DQOPPOTrainer(

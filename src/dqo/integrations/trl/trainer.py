@@ -180,7 +180,7 @@ class DQOMixin:
         return loss
 
 
-class DQOTrainer(
+class DQOExtensions(
     DQOMixin,
     ResumeMixin,
     AdvantageMixin,
@@ -189,8 +189,11 @@ class DQOTrainer(
     ReferenceStatesMixin,
     SharedRolloutMixin,
     SharedPrefixMixin,
-    GRPOTrainer,
 ):
+    """All that is added to a host's trainer, the outermost first; the host's class stands behind it."""
+
+
+class DQOTrainer(DQOExtensions, GRPOTrainer):
     """GRPO and its relatives (Dr. GRPO, DAPO, GSPO through TRL's own settings) with the diversity credit.
 
         trainer = DQOTrainer(
@@ -205,17 +208,7 @@ class DQOTrainer(
         super().__init__(model, reward_funcs, DQOConfig("dqo-output") if args is None else args, **kwargs)
 
 
-class DQORLOOTrainer(
-    DQOMixin,
-    ResumeMixin,
-    AdvantageMixin,
-    EntropyMixin,
-    EvidenceMixin,
-    ReferenceStatesMixin,
-    SharedRolloutMixin,
-    SharedPrefixMixin,
-    RLOOTrainer,
-):
+class DQORLOOTrainer(DQOExtensions, RLOOTrainer):
     """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, **kwargs: Any) -> None:
