@@ -118,7 +118,7 @@ def test_an_answer_too_long_to_compare_is_wrong_and_counted_in_the_log(folder):
     task, logged = load_task("gsm8k", path=folder(sums(0, 20)), dev_size=0, timeout=2), {}
     prompt = task.prompts("train")[0]
     scores = TaskReward(task, [9])(
-        prompts=[prompt.prompt] * 2, completions=["\\boxed{9**9**9**9}", f"#### {prompt.reference}"],
+        prompts=[prompt.prompt] * 2, completions=["\\boxed{9^{9^{9^9}}}", f"#### {prompt.reference}"],
         completion_ids=[[1, 9], [1, 9]], record=[encode_record(prompt)] * 2, log_metric=logged.__setitem__,
     )  # fmt: skip
     assert scores == [0.1, 1.0]
