@@ -65,8 +65,10 @@ def test_slots_run_side_by_side_with_their_own_environment(tmp_path):
     assert {(tmp_path / name / "train").read_text().strip() for name in "ab"} == {"0", "1"}
 
 
+# A test run that was started in the background ignores SIGINT, and so would its children.
 SWEEP = """
-import sys; from pathlib import Path
+import signal, sys; from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from dqo.sweep.schedule import Job, Stage, run_jobs
 folder = Path(sys.argv[1])
 code = f"cd {folder}; echo begun >> begun; until test -e go; do sleep 0.05; done; echo x >> train"
