@@ -95,7 +95,7 @@ def test_unknown_names_are_answered_with_the_nearest():
         ("cities", {"dev_size": -1}, "dev_size: expected a non-negative integer, got -1"),
         ("cities", {"min_population": 10}, "min_population: expected an integer of at least 15000"),
         ("concepts", {"seed": "a"}, "seed` must be a whole number, got 'a'"),
-        ("concepts", {"words": 2}, "words: expected 3, 4, 5 or null"),
+        ("concepts", {"words": 1}, "words: expected 2, 3, 4, 5 or null"),
         ("countdown", {"numbers": 2}, "numbers: expected 3 to 6"),
         ("countdown", {"max_number": 200}, "max_number: expected a number from 5 to 99"),
     ],

@@ -22,6 +22,7 @@ from transformers import (
 
 from dqo.generation.attention import attends_in_groups
 from dqo.generation.cache import RolloutCache
+from dqo.generation.packed import packed_weights
 from dqo.hub import first_words
 
 _BLOCK = 256  # tokens of the vocabulary summed at once when one is drawn
@@ -95,7 +96,7 @@ def generate_shared(
     was_training = model.training
     model.eval()
     try:
-        with attends_in_groups(model):
+        with attends_in_groups(model), packed_weights(model, rows=len(prompt_ids), steps=max_new_tokens):
             rollout = _Rollout(model, prompt_ids, sampling, eos_token_ids, pad_token_id, generator, uniforms)
             return rollout.run(max_new_tokens)
     finally:

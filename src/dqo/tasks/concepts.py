@@ -31,7 +31,7 @@ class ConceptsTask:
         train_size: Prompts to train on.
         dev_size: Prompts to choose settings on.
         test_size: Prompts to report on.
-        words: Words a prompt, 3 to 5; None draws 3 or 4.
+        words: Words a prompt, 2 to 5; None draws 3 or 4.
         fluency_model: Name or folder of the model that judges fluency; None takes fluency as 1.
         fluency_low: Log-probability per word, in nats, worth 0; None for the one measured for the default model.
         fluency_high: The one worth 1, likewise.
@@ -51,8 +51,8 @@ class ConceptsTask:
         fluency_low: float | None = None,
         fluency_high: float | None = None,
     ):
-        if words not in (None, 3, 4, 5):
-            raise RecipeError(f"words: expected 3, 4, 5 or null (3 or 4 at random), got {words!r}.")
+        if words not in (None, 2, 3, 4, 5):
+            raise RecipeError(f"words: expected 2, 3, 4, 5 or null (3 or 4 at random), got {words!r}.")
         self._splits = draw_splits(
             lambda rng: _concept_set(rng, words or rng.choice((3, 4))),
             {"train": train_size, "dev": dev_size, "test": test_size},
