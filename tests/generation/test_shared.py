@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, MambaConfig, Qwen2Config, set_seed
 
 from dqo.generation.attention import grouped_attention
-from dqo.generation.cache import RolloutCache, RunningRows
+from dqo.generation.cache import RolloutCache, RunningRows, cache_keyword
 from dqo.generation.shared import Sampling, generate_shared, inverse_cdf, why_not_in_groups
 from dqo.generation.support import why_not_shared
 
@@ -317,3 +317,38 @@ def test_what_cannot_share_a_prompt_says_why(model):
         MambaConfig(vocab_size=24, hidden_size=32, num_hidden_layers=1, state_size=4)
     )
     assert "recurrent" in why_not_shared(recurrent)
+
+
+def test_no_word_of_the_host_about_a_name_it_gives_up(model, recwarn):
+    sample(model, PROMPTS)
+    assert not [warning for warning in recwarn if "past_key_values" in str(warning.message)]
+
+
+class Older(torch.nn.Module):
+    def forward(self, input_ids, past_key_values=None):
+        pass
+
+
+class Newer(torch.nn.Module):
+    def forward(self, input_ids, cache=None):
+        pass
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base = base
+
+    def get_base_model(self):
+        return self.base
+
+    def forward(self, *args, **kwargs):
+        pass
+
+
+@pytest.mark.parametrize(("base", "keyword"), [(Older, "past_key_values"), (Newer, "cache")])
+def test_the_cache_goes_in_under_the_name_of_the_model(base, keyword):
+    patched = base()
+    patched.forward = lambda *args, **kwargs: None
+    for asked in (base(), patched, Wrapped(base())):
+        assert cache_keyword(asked) == keyword

@@ -3,12 +3,13 @@
 The host repeats the prompt's keys and values to every row and concatenates, which copies all of them for every token.
 """
 
+import inspect
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicLayer
 
 
@@ -155,3 +156,17 @@ def _as_attended(states: Tensor) -> Tensor:
     if torch.is_autocast_enabled(states.device.type):
         return states.to(torch.get_autocast_dtype(states.device.type))
     return states
+
+
+def cache_keyword(model: nn.Module) -> str:
+    """Under which name the forward of a model takes its cache: `cache` from transformers 5.24 on.
+
+    Args:
+        model: causal LM or backbone, possibly wrapped by PEFT, not by DDP or FSDP.
+
+    Returns:
+        "cache" or "past_key_values".
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    # The class's own forward: TRL and accelerate put wrappers without its signature on the instance.
+    return "cache" if "cache" in inspect.signature(type(base).forward).parameters else "past_key_values"

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from dqo.generation.attention import attends_in_groups
-from dqo.generation.cache import RolloutCache
+from dqo.generation.cache import RolloutCache, cache_keyword
 from dqo.generation.packed import packed_weights
 from dqo.hub import first_words
 
@@ -149,7 +149,7 @@ class _Rollout:
         generator: torch.Generator | None,
         uniforms: Tensor | None,
     ) -> None:
-        self.model, self.generator = model, generator
+        self.model, self.generator, self.cache_keyword = model, generator, cache_keyword(model)
         self.uniforms = None if uniforms is None else uniforms.to(model.device)  # (N, T)
         self.greedy, self.processors = sampling.temperature == 0, sampling.processors()
         self.eos = torch.tensor(list(eos_token_ids), device=model.device)
@@ -189,9 +189,9 @@ class _Rollout:
             input_ids=input_ids,
             attention_mask=self.mask if prefill and (self.mask == 0).any() else None,  # later ones are in the cache
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self.cache_keyword: cache},
         )
         return outputs.logits[:, -1].float()
 

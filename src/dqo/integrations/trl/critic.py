@@ -11,6 +11,7 @@ from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 
 from dqo.errors import ModelError, RecipeError
+from dqo.generation.cache import cache_keyword
 from dqo.integrations.trl.hidden_tap import backbone_of
 from dqo.integrations.trl.shared_prefix import shared_prefix_forward
 from dqo.models import load_backbone
@@ -45,7 +46,7 @@ class Critic(nn.Module):
         input_ids: Tensor,
         attention_mask: Tensor,
         position_ids: Tensor,
-        past_key_values: Any = None,
+        cache: Any = None,
         use_cache: bool = False,
         **_of_the_language_head: Any,
     ) -> Any:
@@ -54,8 +55,8 @@ class Critic(nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             use_cache=use_cache,
+            **{cache_keyword(self.backbone): cache},
         )
 
     def read(self, hidden: Tensor, gradient: float = 1.0) -> Tensor:

@@ -16,6 +16,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from dqo.generation.cache import cache_keyword
 from dqo.integrations.trl.hidden_tap import HiddenTap
 from dqo.integrations.trl.label_head import score_labels
 from dqo.integrations.trl.prefix_layout import IGNORED, SharedRows, cheapest_layout, pack_rows, share_rows
@@ -135,23 +136,24 @@ def _run_packed(model: nn.Module, rows: SharedRows, call: Callable[..., Any]) ->
 
 def _run_expanded(model: nn.Module, rows: SharedRows, call: Callable[..., Any]) -> tuple[Any, Pick]:
     L, (N, T), U = rows.prefix_length, rows.labels.shape, len(rows.prompts)
-    cache = DynamicCache()
+    unwrapped = extract_model_from_parallel(model)
+    cache, keyword = DynamicCache(), cache_keyword(unwrapped)
     # Past the wrapper: DDP talks to the other processes in every forward, and their layout may have one, not two.
-    extract_model_from_parallel(model)(
+    unwrapped(
         input_ids=rows.prompts[:, :L],
         attention_mask=rows.prompt_mask[:, :L].long(),
         position_ids=rows.positions(0, L).expand(U, -1),  # (U, L)
-        past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
+        **{keyword: cache},
     )
     cache.batch_select_indices(rows.prompt_of_row)  # keys and values (N, heads, L, width)
     outputs = call(
         input_ids=rows.heads,
         attention_mask=rows.row_mask(),  # (N, L+T)
         position_ids=rows.positions(L, L + T).expand(N, -1),  # (N, T)
-        past_key_values=cache,
         shift_labels=rows.labels,
+        **{keyword: cache},
     )
     return outputs, lambda values: values
 
