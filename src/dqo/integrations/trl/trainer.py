@@ -32,6 +32,7 @@ from dqo.integrations.trl.diversity_log import batch_metrics, effective_alpha, t
 from dqo.integrations.trl.entropy_mixin import EntropyMixin
 from dqo.integrations.trl.evidence_mixin import EvidenceMixin
 from dqo.integrations.trl.faults import StopOnNaN, check_loss, failed_batch_kept
+from dqo.integrations.trl.outweighed import OutweighedWarning
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
@@ -86,6 +87,7 @@ class DQOMixin:
         )
         self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
         self.add_callback(StopOnNaN())
+        self.add_callback(OutweighedWarning())
         self._memory = RunMemory({"alpha": self._alpha, "drift": self._drift, "host": HostCounters(self)})
         self.add_callback(self._memory)
 
