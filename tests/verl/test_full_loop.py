@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("verl", reason="verl lives in an environment of its own: make test-verl")
 
 import numpy as np
+import torch
 
 from .batches import ALPHA, ENCODER, brute_force_credits
 from .toy_reward import compute_score
@@ -148,7 +149,10 @@ def grpo_errors(rows, tokenizer):
 
 
 def gae_errors(rows, tokenizer, gamma, lam):
-    """The same for returns of GAE, by the recursion over own tokens; values come back from the queue in bf16."""
+    """The same for returns of GAE, by the recursion over own tokens.
+
+    Values are bf16 in the queue and verl discounts them in bf16, which at gamma .99 rounds by up to .2 %; so does this.
+    """
     found, prompts = rewards_from_texts(rows, tokenizer)
     errors = [*reward_errors(rows, found)]
     for key, (score, part) in found.items():
@@ -157,7 +161,8 @@ def gae_errors(rows, tokenizer, gamma, lam):
         carry, following = 0.0, 0.0
         for t in reversed(own):
             reward = score + part if t == own[-1] else 0.0
-            carry = reward + gamma * following - values[t] + gamma * lam * carry
+            discounted = float(torch.tensor(gamma * following, dtype=torch.bfloat16))
+            carry = reward + discounted - values[t] + gamma * lam * carry
             following = values[t]
             errors.append(rows[key]["returns"][t] - carry - values[t])
     return np.abs(errors).max(), sorted(map(len, prompts.values()))
