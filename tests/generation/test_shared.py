@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, Ma
 
 from dqo.generation.attention import grouped_attention
 from dqo.generation.cache import RolloutCache, RunningRows, cache_keyword
-from dqo.generation.shared import Sampling, generate_shared, inverse_cdf, why_not_in_groups
+from dqo.generation.inverse_cdf import inverse_cdf
+from dqo.generation.shared import Sampling, generate_shared, why_not_in_groups
 from dqo.generation.support import why_not_shared
 
 PAD = 0

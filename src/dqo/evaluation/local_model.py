@@ -18,7 +18,8 @@ from torch import Tensor
 from dqo.chat import chat_text
 from dqo.errors import DataError, ModelError
 from dqo.evaluation.sample import Answer, Request, check_settings
-from dqo.generation.shared import Sampling, generate_shared, inverse_cdf
+from dqo.generation.inverse_cdf import inverse_cdf
+from dqo.generation.shared import Sampling, generate_shared
 from dqo.generation.support import why_not_shared
 
 if TYPE_CHECKING:
