@@ -16,7 +16,7 @@ train() { # folder, overrides
   dqo train recipes/concepts.yaml --resume model="$MODEL" seed="$SEED" output_dir="$OUT/$1" "${@:2}"
 }
 evaluate() { # folder, model
-  dqo eval --model "$2" --task concepts --task-option words=2 --split test --limit "$PROMPTS" --n 10 --seed "$SEED" \
+  dqo eval --model "$2" --task concepts --task-option words=3 --split test --limit "$PROMPTS" --n 10 --seed "$SEED" \
     --out "$OUT/$1/eval" --max-new-tokens 48 --batch-size 100 --encoder all-MiniLM-L6-v2 --heldout-encoder paraphrase-MiniLM-L3-v2
 }
 
