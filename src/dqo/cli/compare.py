@@ -1,7 +1,10 @@
 """`dqo compare`: evaluations side by side."""
 
 import argparse
+import sys
 from pathlib import Path
+
+_LOG_COLUMNS = 120  # of a log file, where rich would take 80 and cut names off
 
 
 def run(args: argparse.Namespace) -> None:
@@ -19,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
     from dqo.evaluation.differences import difference_table
 
     comparison = compare(args.runs, args.out)
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _LOG_COLUMNS)
     console.print(comparison_table(comparison))
     console.print(difference_table(comparison))
     if comparison["front"]:
