@@ -40,8 +40,10 @@ class HashedEmbedder:
         """(N, D) float32 rows of norm 1; a zero row where a text is blank."""
         total = torch.zeros(len(texts), self.dimension)  # (N, D)
         for row, text in enumerate(texts):
-            for feature, times in Counter(features(text)).items():
-                total[row] += times * direction(feature, self.dimension)
+            times = Counter(features(text))
+            if times:
+                directions = torch.stack([direction(feature, self.dimension) for feature in times])  # (features, D)
+                total[row] = torch.tensor(list(times.values()), dtype=torch.float32) @ directions
         return normalize(total)
 
 
