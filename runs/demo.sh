@@ -17,7 +17,8 @@ train() { # folder, overrides
 }
 evaluate() { # folder, model
   dqo eval --model "$2" --task concepts --task-option words=3 --split test --limit "$PROMPTS" --n 10 --seed "$SEED" \
-    --out "$OUT/$1/eval" --max-new-tokens 48 --batch-size 100 --encoder all-MiniLM-L6-v2 --heldout-encoder paraphrase-MiniLM-L3-v2
+    --out "$OUT/$1/eval" --max-new-tokens 48 --batch-size 100 \
+    --encoder all-MiniLM-L6-v2 --heldout-encoder paraphrase-MiniLM-L3-v2
 }
 
 # Without a GPU the cores are divided: two runs side by side keep them busier than one run that spreads small products.

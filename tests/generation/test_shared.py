@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, MambaConfig, Qwen2Config, set_seed
 
+from dqo.errors import ModelError
 from dqo.generation.attention import grouped_attention
 from dqo.generation.cache import RolloutCache, RunningRows, cache_keyword
 from dqo.generation.inverse_cdf import inverse_cdf
@@ -353,3 +354,20 @@ def test_the_cache_goes_in_under_the_name_of_the_model(base, keyword):
     patched.forward = lambda *args, **kwargs: None
     for asked in (base(), patched, Wrapped(base())):
         assert cache_keyword(asked) == keyword
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux", "position_bias", "sliding_window"])
+def test_attention_that_changes_scores_is_refused_and_the_model_told_of(model, name, monkeypatch):
+    attention = type(model.model.layers[0].self_attn)
+    plain = attention.forward
+
+    def changed(self, hidden_states, **kwargs):
+        own = (
+            {name: 1.0} if hidden_states.shape[1] == 1 else {}
+        )  # the host's attention of the prompt refuses some itself
+        return plain(self, hidden_states, **kwargs | own)
+
+    monkeypatch.setattr(attention, "forward", changed)
+    with pytest.raises(ModelError, match=f"attention with `{name}`"):
+        sample(model, PROMPTS)
+    assert f"attention with `{name}`" in why_not_in_groups(model)

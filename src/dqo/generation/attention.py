@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from dqo.errors import ModelError
 from dqo.generation.cache import RolloutLayer
 
 NAME = "dqo_rollout"
@@ -37,13 +38,13 @@ def grouped_attention(
         (R, 1, heads, width), and None for the weights.
 
     Raises:
-        NotImplementedError: the layer changes scores in a way that this does not compute.
+        ModelError: the layer changes scores in a way that this does not compute; `why_not_in_groups` tells it.
     """
     if not isinstance(key, RolloutLayer):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     for name in _CHANGES_SCORES:
         if kwargs.get(name) is not None:
-            raise NotImplementedError(f"attention with `{name}`")
+            raise ModelError(f"attention with `{name}` cannot be computed for all rows of a prompt together.")
     R, heads, _, width = query.shape
     scaling = width**-0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
     L, H = key.keys.shape[-2], key.keys.shape[1]
