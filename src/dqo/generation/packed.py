@@ -1,9 +1,9 @@
 """Weights of linear layers in the layout that oneDNN multiplies few rows with, for as long as a rollout lasts.
 
 A decoding step multiplies a handful of rows with every weight of the model. The processor's usual matrix product
-divides such thin products badly among cores; oneDNN with weights packed once does a step of SmolLM2-135M on two cores
-in .5 to .75 of the time, and packing takes as long as five to ten steps (docs/results.md). On one core there is next to
-nothing to gain.
+divides such thin products badly among cores; oneDNN with weights packed once does those of a step of SmolLM2-135M on
+two cores in half to two thirds of the time, and packing costs what three to nine steps gain
+(`benchmarks/packed.py`, docs/results.md). On one core there is next to nothing to gain.
 """
 
 from collections.abc import Iterator
