@@ -7,6 +7,7 @@ from typing import Any
 from dqo.errors import ModelError
 from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.hub import first_words
+from dqo.models import resolve_policy
 
 _REQUESTS_AT_ONCE = 2048  # what a kill may cost; the engine batches inside
 
@@ -15,7 +16,7 @@ class VllmEngine:
     """Draws from the model's own distribution; vLLM's prefix cache reads a prompt once for its n responses.
 
     Args:
-        model: Folder or hub name.
+        model: Folder, hub name, or the default policy, whose package is converted as everywhere.
         seed: Any whole number.
         max_new_tokens: Longest response in tokens.
         temperature: Above 0.
@@ -36,8 +37,9 @@ class VllmEngine:
             ) from error
         self.model, self.seed, self.max_new_tokens, self.temperature = model, seed, max_new_tokens, temperature
         self._vllm = vllm
+        folder = resolve_policy(model)
         try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
-            self._engine = vllm.LLM(model=model, seed=seed % 2**31, generation_config="vllm", load_format="safetensors")
+            self._engine = vllm.LLM(model=folder, seed=seed % 2**31, generation_config="vllm", load_format="safetensors")
         except Exception as error:  # the engine's, the hub's or the device's: all of them mean the same to the user
             raise ModelError(
                 f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."

@@ -1,0 +1,83 @@
+"""What is handed to vLLM and what is read from its answers, on a stand-in that records the calls.
+
+docs/results.md ("vLLM") has runs on the real engine, which this project's environment does not hold.
+"""
+
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from dqo.errors import ModelError
+from dqo.evaluation.sample import Plain, sample_from
+from dqo.evaluation.vllm_engine import VllmEngine
+from dqo.models import DEFAULT_POLICY, resolve_policy
+from dqo.records import Prompt
+
+PROMPTS = [Prompt("one", "the cat runs", [], {}), Prompt("two", "a big dog", [], {})]
+
+
+class RecordingLLM:
+    """Answers "<message>:<seed>", cut off where the seed is even."""
+
+    made: list = []
+
+    def __init__(self, **settings):
+        if settings["model"] == "owner/broken":
+            raise OSError("no such model")
+        self.made.append(settings)
+        self.calls = []
+
+    def get_tokenizer(self):
+        return SimpleNamespace(chat_template="{{ messages }}")
+
+    def chat(self, messages, settings, use_tqdm):
+        self.calls.append((messages, settings))
+        return [
+            SimpleNamespace(outputs=[SimpleNamespace(
+                text=f"{m[0]['content']}:{s.seed}", finish_reason="stop" if s.seed % 2 else "length")])
+            for m, s in zip(messages, settings, strict=True)
+        ]  # fmt: skip
+
+
+@pytest.fixture
+def vllm(monkeypatch):
+    module = ModuleType("vllm")
+    module.__version__ = "0"
+    module.LLM = RecordingLLM
+    module.SamplingParams = lambda **settings: SimpleNamespace(**settings)
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setattr(RecordingLLM, "made", [])
+    return module
+
+
+def test_the_default_policy_is_given_as_its_converted_folder(vllm):
+    VllmEngine(DEFAULT_POLICY, seed=3, max_new_tokens=8, temperature=1.0)
+    (made,) = RecordingLLM.made
+    assert made["model"] == resolve_policy(DEFAULT_POLICY) != DEFAULT_POLICY
+    assert made["load_format"] == "safetensors"
+    assert made["generation_config"] == "vllm", "the model's own top-k and penalties would change the distribution"
+
+
+def test_answers_come_back_in_order_with_their_finish(vllm):
+    engine = VllmEngine("owner/model", seed=3, max_new_tokens=8, temperature=1.0).at(0.7)
+    groups = sample_from(engine, PROMPTS, 3, form=Plain())
+    assert [group.id for group in groups] == ["one", "two"]
+    seeds = [text.rsplit(":", 1) for group in groups for text in group.responses]
+    assert [message for message, _ in seeds] == [p.prompt for p in PROMPTS for _ in range(3)]
+    assert len({seed for _, seed in seeds}) == 6, "every response has a seed of its own"
+    finish = [end for group in groups for end in group.finish]
+    assert finish == ["eos" if int(seed) % 2 else "length" for _, seed in seeds]
+    (_, settings), *_ = engine._engine.calls
+    assert {(s.temperature, s.top_p, s.max_tokens) for s in settings} == {(0.7, 1.0, 8)}
+
+
+def test_what_vllm_cannot_load_is_one_sentence(vllm):
+    with pytest.raises(ModelError, match="expected vLLM to load 'owner/broken', but it failed .*no such model"):
+        VllmEngine("owner/broken", seed=0, max_new_tokens=8, temperature=1.0)
+
+
+def test_without_vllm_the_message_names_the_ways(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(ModelError, match="needs the package vllm"):
+        VllmEngine("owner/model", seed=0, max_new_tokens=8, temperature=1.0)
