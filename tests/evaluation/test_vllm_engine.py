@@ -5,6 +5,7 @@ docs/results.md ("vLLM") has runs on the real engine, which this project's envir
 
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -20,7 +21,7 @@ PROMPTS = [Prompt("one", "the cat runs", [], {}), Prompt("two", "a big dog", [],
 class RecordingLLM:
     """Answers "<message>:<seed>", cut off where the seed is even."""
 
-    made: list = []
+    made: ClassVar[list] = []
 
     def __init__(self, **settings):
         if settings["model"] == "owner/broken":
@@ -73,7 +74,7 @@ def test_answers_come_back_in_order_with_their_finish(vllm):
 
 
 def test_what_vllm_cannot_load_is_one_sentence(vllm):
-    with pytest.raises(ModelError, match="expected vLLM to load 'owner/broken', but it failed .*no such model"):
+    with pytest.raises(ModelError, match=r"expected vLLM to load 'owner/broken', but it failed .*no such model"):
         VllmEngine("owner/broken", seed=0, max_new_tokens=8, temperature=1.0)
 
 

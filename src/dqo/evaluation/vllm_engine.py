@@ -39,7 +39,9 @@ class VllmEngine:
         self._vllm = vllm
         folder = resolve_policy(model)
         try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
-            self._engine = vllm.LLM(model=folder, seed=seed % 2**31, generation_config="vllm", load_format="safetensors")
+            self._engine = vllm.LLM(
+                model=folder, seed=seed % 2**31, generation_config="vllm", load_format="safetensors"
+            )
         except Exception as error:  # the engine's, the hub's or the device's: all of them mean the same to the user
             raise ModelError(
                 f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
