@@ -1,9 +1,10 @@
 """`dqo train` on fixed completions, for `accelerate launch` with any number of processes.
 
-    replayed_train.py [--fsdp-on-cpu] RECIPE [key=value ...]
+    replayed_train.py [--fsdp-on-cpu] [--sampled] RECIPE [key=value ...]
 
 The completions of a rollout depend on its number and on the global position of a row only, so that runs with
-different numbers of processes see the same batches. Everything else is the command line's own.
+different numbers of processes see the same batches; --sampled lets the policy write them. Everything else is the
+command line's own.
 """
 
 import os
@@ -40,14 +41,16 @@ def fsdp_on_cpu():
 
 
 def main(arguments):
-    """Run `dqo train` with the rollout hook in every trainer."""
-    if arguments[0] == "--fsdp-on-cpu":
+    """Run `dqo train`, with the rollout hook in every trainer unless the policy samples."""
+    flags = {flag for flag in ("--fsdp-on-cpu", "--sampled") if flag in arguments}
+    arguments = [argument for argument in arguments if argument not in flags]
+    if "--fsdp-on-cpu" in flags:
         fsdp_on_cpu()
-        arguments = arguments[1:]
     from dqo.cli import train
     from dqo.cli.main import main as dqo
 
-    train.TRAINERS = {name: partial(host, rollout_func=replay) for name, host in train.TRAINERS.items()}
+    if "--sampled" not in flags:
+        train.TRAINERS = {name: partial(host, rollout_func=replay) for name, host in train.TRAINERS.items()}
     return dqo(["train", *arguments])
 
 

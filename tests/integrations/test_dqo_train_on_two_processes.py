@@ -1,4 +1,5 @@
-"""`dqo train` on two processes, by DDP and by FSDP 2, logs and trains what one process does on the same completions.
+"""`dqo train` on two processes, by DDP and by FSDP 2, logs and trains what one process does on the same completions; a
+resumed run of two goes on as if it had not stopped.
 
 Ragged completions, groups that straddle the processes, a data set that leaves an incomplete batch over, two updates a
 generation, gradient accumulation, a reference model. Between processes the layouts of the shared prefix differ too.
@@ -6,6 +7,7 @@ generation, gradient accumulation, a reference model. Between processes the layo
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,10 @@ REWARD = "def words(prompts, completions, **columns):\n    return [len(text.spli
 # The host averages these over micro-batches, of which two processes have more and smaller ones.
 HOST_AVERAGES = ("kl", "entropy", "clip_ratio/")
 CLOCKS = ("time/", "step_time", "epoch")
+WAYS = {
+    "DDP": (["--num_machines", "1", "--multi_gpu"], []),
+    "FSDP 2": (["--config_file", str(FSDP)], ["--fsdp-on-cpu"]),
+}
 
 
 @pytest.fixture
@@ -50,11 +56,11 @@ def recipe(tmp_path, tiny_policy_folder):
     return path
 
 
-def train(recipe, out, *launch, rows, flags=()):
+def train(recipe, out, *launch, rows, flags=(), settings=()):
     """`accelerate launch LAUNCH dqo train`, with `rows` rows a process in a pass; returns log lines and weights."""
     command = [sys.executable, "-m", "accelerate.commands.launch", *launch, "--mixed_precision", "no"]
     command += ["--dynamo_backend", "no", "--main_process_port", "0", str(SCRIPT), *flags, str(recipe)]
-    command += [f"output_dir={out}", f"trainer.per_device_train_batch_size={rows}"]
+    command += [f"output_dir={out}", f"trainer.per_device_train_batch_size={rows}", *settings]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=1200, cwd=recipe.parent)
     assert done.returncode == 0, done.stderr[-4000:]
@@ -84,12 +90,27 @@ def test_ddp_and_fsdp_train_what_one_process_trains(recipe, tmp_path, tiny_polic
     start, end = tiny_policy.state_dict(), one[1]
     assert max((start[name] - end[name]).abs().max().item() for name in end) > 0.02, "the policy must have moved"
     assert one[0][0]["diversity/credit_std"] > 0.02, "equal credits would make the comparison vacuous"
-    ways = {
-        "DDP": (["--num_machines", "1", "--multi_gpu"], []),
-        "FSDP 2": (["--config_file", str(FSDP)], ["--fsdp-on-cpu"]),
-    }
-    for name, (launch, flags) in ways.items():
+    for name, (launch, flags) in WAYS.items():
         two = train(recipe, tmp_path / name, *launch, "--num_processes", "2", rows=ROWS // 4, flags=flags)
         logged, weights = compare(one, two)
         print(f"{name}: log {logged:.1e}, weights {weights:.1e}")
         assert weights < 2e-5, name
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_resumed_run_of_two_processes_is_the_unbroken_one(recipe, tmp_path, way):
+    launch, flags = WAYS[way]
+    settings = ["trainer.save_strategy=steps", "trainer.save_steps=2", "trainer.num_iterations=1"]
+    go = [recipe, tmp_path / "run", *launch, "--num_processes", "2"]
+    how = {"rows": ROWS // 4, "flags": [*flags, "--sampled"]}
+    unbroken = train(*go, **how, settings=settings)
+    assert len({row["diversity/vendi"] for row in unbroken[0]}) == STEPS, "every step samples anew"
+    kept = (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
+    for later in ("final", f"checkpoint-{STEPS}"):
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / later)
+    resumed = train(*go, **how, settings=[*settings, "--resume"])
+    now = (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
+    assert now == kept, "a run from the start would have written the checkpoint again"
+    logged, weights = compare(unbroken, resumed)
+    print(f"{way}, resumed at step 2: log {logged:.1e}, weights {weights:.1e}")
+    assert weights == logged == 0.0
