@@ -1,23 +1,30 @@
 #!/usr/bin/env bash
 # The story in one script: a base model, reward-only GRPO and DQO, compared on prompts none of them was trained on.
-#   SEED=1 make demo          another seed, other numbers
+#   SEED=1 make demo             another seed, other numbers
+#   TASK=concepts make demo      sentences from given words instead of cities, several times as long
 #   MODEL=owner/name make demo   any causal language model of the hub or a folder
 # Interrupted? The same command goes on where it stopped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 SEED=${SEED:-0}
+TASK=${TASK:-cities}
 MODEL=${MODEL:-HuggingFaceTB/SmolLM2-135M-Instruct}
 PROMPTS=${PROMPTS:-30}
-OUT=${OUT:-outputs/demo-seed$SEED}
+OUT=${OUT:-outputs/demo-$TASK-seed$SEED}
 export TOKENIZERS_PARALLELISM=false
+case "$TASK" in
+  cities) asked=(--task cities --max-new-tokens 24) ;;
+  concepts) asked=(--task concepts --task-option words=3 --max-new-tokens 48) ;;
+  *) echo "demo: TASK must be cities or concepts, got $TASK; train others by their recipe, see recipes/" >&2; exit 2 ;;
+esac
 
 train() { # folder, overrides
   [ -d "$OUT/$1/checkpoints/final" ] && { echo "dqo: $OUT/$1 is trained already"; return; }
-  dqo train recipes/concepts.yaml --resume model="$MODEL" seed="$SEED" output_dir="$OUT/$1" "${@:2}"
+  dqo train "recipes/$TASK.yaml" --resume model="$MODEL" seed="$SEED" output_dir="$OUT/$1" "${@:2}"
 }
 evaluate() { # folder, model
-  dqo eval --model "$2" --task concepts --task-option words=3 --split test --limit "$PROMPTS" --n 10 --seed "$SEED" \
-    --out "$OUT/$1/eval" --max-new-tokens 48 --batch-size 100 \
+  dqo eval --model "$2" "${asked[@]}" --split test --limit "$PROMPTS" --n 10 --seed "$SEED" \
+    --out "$OUT/$1/eval" --batch-size 100 \
     --encoder all-MiniLM-L6-v2 --heldout-encoder paraphrase-MiniLM-L3-v2
 }
 

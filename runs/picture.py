@@ -1,6 +1,6 @@
 """A figure of a report page as a PNG, by headless Chromium: the README's picture is the trade-off of the demo's report.
 
-    python runs/picture.py outputs/demo-seed0/report.html docs/effect.png
+    python runs/picture.py outputs/demo-cities-seed0/report.html docs/effect.png
     python runs/picture.py report.html map.png --figure '#map' --theme dark --width 760
 
 Needs selenium (`pip install 'dqo[dev]'`) and Chromium with chromedriver (Debian: apt-get install chromium
