@@ -95,7 +95,9 @@ def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
         ("[a]: 1\n", "line 1: expected text as a key"),
         ("task: countdown\n", "expected the setting `output_dir`, got none"),
         ("", "expected the setting `task`, got none"),
+        ("# " + "ß" * 300_000, "expected at most 200000 characters of YAML, got 300002"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_bad_file_is_refused_in_a_sentence(recipe_file, text, message):
     with pytest.raises(RecipeError, match=message):

@@ -43,6 +43,7 @@ _SCALARS = {
 for _name, (_pattern, _first) in _SCALARS.items():
     _Reader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
 _MOST_PARTS = 10_000  # values of one file, those that an alias repeats counted again
+_MOST_CHARACTERS = 200_000  # of one text; the reader needs some 10 s for a million
 _MOST_DIGITS = 400  # of a number: more do not fit a double
 
 
@@ -85,9 +86,14 @@ def parse_yaml(text: str, origin: str) -> Any:
         Plain data: mappings, lists, text, numbers, booleans, None.
 
     Raises:
-        RecipeError: No valid YAML, a key that comes twice or is no text, a tag that asks for more than plain data, or
-            aliases and nesting that would make much out of little.
+        RecipeError: No valid YAML, a key that comes twice or is no text, a tag that asks for more than plain data,
+            aliases and nesting that would make much out of little, or a text beyond any recipe's length.
     """
+    if len(text) > _MOST_CHARACTERS:
+        raise RecipeError(
+            f"{origin}: expected at most {_MOST_CHARACTERS} characters of YAML, got {len(text)}; put data in a file "
+            "of its own."
+        )
     reader = None
     try:
         reader = _Reader(text)
