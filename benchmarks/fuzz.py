@@ -1,4 +1,4 @@
-"""Bad input by the thousand at every door: how much is taken, how much refused in a sentence, what crashes.
+"""Bad input at every door, by the thousand where it is cheap: what is taken, what refused in a sentence, what crashes.
 
     python benchmarks/fuzz.py --examples 5000 --seed 0
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The story in one script: a base model, reward-only GRPO and DQO, compared on prompts none of them was trained on.
 #   SEED=1 make demo             another seed, other numbers
-#   TASK=concepts make demo      sentences from given words instead of cities, several times as long
+#   TASK=concepts make demo      sentences from given words instead of cities; takes longer
 #   MODEL=owner/name make demo   any causal language model of the hub or a folder
 # Interrupted? The same command goes on where it stopped.
 set -euo pipefail

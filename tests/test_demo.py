@@ -21,6 +21,35 @@ def test_a_model_is_asked_as_its_recipe_trains_it(task):
     assert ASKED[task] == f"--task {task}{options} --max-new-tokens {recipe.config.max_completion_length}"
 
 
+def recorded(tmp_path, **settings):
+    """The calls of `dqo` that the script makes, on stand-ins that train nothing; (first words, whole line) each."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "dqo").write_text('#!/bin/sh\necho "$@" >> "$CALLS"\n')
+    (tools / "python").write_text("#!/bin/sh\nexit 0\n")  # there is a GPU: one training after the other
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    path = f"{tools}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "CALLS": str(tmp_path / "calls"), "OUT": str(tmp_path / "out"), **settings}
+    done = subprocess.run(["bash", str(SCRIPT)], env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return (tmp_path / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize(("settings", "task"), [({}, "cities"), ({"TASK": "concepts", "SEED": "3"}, "concepts")])
+def test_the_arms_differ_in_alpha_only_and_are_asked_alike(tmp_path, settings, task):
+    calls = recorded(tmp_path, **settings)
+    out, seed = tmp_path / "out", settings.get("SEED", "0")
+    plain, dqo = (call for call in calls if call.startswith("train"))
+    assert plain == dqo.replace(f"{out}/dqo", f"{out}/reward-only") + " alpha=0"
+    assert dqo.startswith(f"train recipes/{task}.yaml --resume ")
+    assert f"seed={seed} output_dir={out}/dqo" in dqo
+    evaluations = [call for call in calls if call.startswith("eval")]
+    assert len(evaluations) == 3
+    for call in evaluations:
+        assert f"{ASKED[task]} --split test --limit 30 --n 10 --seed {seed} " in call
+
+
 def test_an_unknown_task_ends_at_once_with_the_choice():
     done = subprocess.run(
         ["bash", str(SCRIPT)], env={**os.environ, "TASK": "poems"}, capture_output=True, text=True, timeout=60

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dqo.cli.recipe import CONFIGS, Recipe, load_recipe
+from dqo.cli.sweep_file import read_sweep
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.records import read_prompts
 from dqo.tasks import load_task
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "runs").glob("*_sweep.yaml"))
 FROM_THE_HUB = {"gsm8k", "dolly", "cnn_dailymail", "commongen"}  # test_dry_run.py looks at these
 STATED = re.compile(r"^\s*(\w+):.*# .*\(default: ([^)]*)\)$")
 
@@ -28,6 +30,14 @@ def test_there_is_a_recipe_for_every_task():
 
 def test_the_paper_s_tasks_have_a_recipe_at_real_scale():
     assert {path.stem for path in PAPER} == FROM_THE_HUB
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_run_of_a_shipped_sweep_is_a_valid_recipe(path, monkeypatch):
+    monkeypatch.chdir(ROOT)  # its paths are relative to the project
+    sweep, prompts = read_sweep(path)
+    assert len({run.name for run in sweep.runs}) == len(sweep.runs) > 5
+    assert len(prompts) == 30
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)

@@ -43,7 +43,7 @@ _SCALARS = {
 for _name, (_pattern, _first) in _SCALARS.items():
     _Reader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
 _MOST_PARTS = 10_000  # values of one file, those that an alias repeats counted again
-_MOST_CHARACTERS = 200_000  # of one text; the reader needs some 10 s for a million
+_MOST_CHARACTERS = 200_000  # of one text; the reader needs some 20 s for a million
 _MOST_DIGITS = 400  # of a number: more do not fit a double
 
 
