@@ -98,19 +98,22 @@ def test_ddp_and_fsdp_train_what_one_process_trains(recipe, tmp_path, tiny_polic
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_resumed_run_of_two_processes_is_the_unbroken_one(recipe, tmp_path, way):
+@pytest.mark.parametrize(("updates", "at"), [(1, 2), (2, 3)], ids=["between rollouts", "between updates of one"])
+def test_a_resumed_run_of_two_processes_is_the_unbroken_one(recipe, tmp_path, way, updates, at):
     launch, flags = WAYS[way]
-    settings = ["trainer.save_strategy=steps", "trainer.save_steps=2", "trainer.num_iterations=1"]
+    settings = ["trainer.save_strategy=steps", f"trainer.save_steps={at}", f"trainer.num_iterations={updates}"]
     go = [recipe, tmp_path / "run", *launch, "--num_processes", "2"]
     how = {"rows": ROWS // 4, "flags": [*flags, "--sampled"]}
     unbroken = train(*go, **how, settings=settings)
-    assert len({row["diversity/vendi"] for row in unbroken[0]}) == STEPS, "every step samples anew"
-    kept = (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
+    sampled = {row["diversity/vendi"] for row in unbroken[0]} - {None}  # None where a rollout is used again
+    assert len(sampled) == STEPS // updates, "every rollout samples anew"
+    checkpoints = tmp_path / "run" / "checkpoints"
+    state = checkpoints / f"checkpoint-{at}" / "trainer_state.json"
+    written = state.stat().st_mtime_ns
     for later in ("final", f"checkpoint-{STEPS}"):
-        shutil.rmtree(tmp_path / "run" / "checkpoints" / later)
+        shutil.rmtree(checkpoints / later)
     resumed = train(*go, **how, settings=[*settings, "--resume"])
-    now = (tmp_path / "run" / "checkpoints" / "checkpoint-2" / "trainer_state.json").stat().st_mtime_ns
-    assert now == kept, "a run from the start would have written the checkpoint again"
+    assert state.stat().st_mtime_ns == written, "a run from the start would have written the checkpoint again"
     logged, weights = compare(unbroken, resumed, left_out=CLOCKS)
-    print(f"{way}, resumed at step 2: log {logged:.1e}, weights {weights:.1e}")
+    print(f"{way}, resumed at step {at}: log {logged:.1e}, weights {weights:.1e}")
     assert weights == logged == 0.0

@@ -60,11 +60,11 @@ def load_rollout(path: Path, device: torch.device | str) -> list[Batch]:
         ModelError: A file that is none of these.
     """
     try:
-        with safe_open(path, "pt", device=str(device)) as file:
+        with safe_open(path, "pt") as file:
             batches = json.loads(file.metadata()["rest"])
             for key in file.keys():  # noqa: SIM118
                 index, _, name = key.partition(".")
-                batches[int(index)][name] = file.get_tensor(key)
+                batches[int(index)][name] = file.get_tensor(key).to(device)  # its own `device` refuses DDP's "cpu:0"
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ModelError(
             f"{path}: expected the rollout of the run that is continued, but reading it failed "
