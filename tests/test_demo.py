@@ -22,7 +22,7 @@ def test_a_model_is_asked_as_its_recipe_trains_it(task):
 
 
 def recorded(tmp_path, **settings):
-    """The calls of `dqo` that the script makes, on stand-ins that train nothing; (first words, whole line) each."""
+    """The calls of `dqo` that the script makes, on stand-ins that train nothing: its arguments, a line a call."""
     tools = tmp_path / "bin"
     tools.mkdir()
     (tools / "dqo").write_text('#!/bin/sh\necho "$@" >> "$CALLS"\n')

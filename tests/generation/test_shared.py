@@ -362,10 +362,8 @@ def test_attention_that_changes_scores_is_refused_and_the_model_told_of(model, n
     plain = attention.forward
 
     def changed(self, hidden_states, **kwargs):
-        own = (
-            {name: 1.0} if hidden_states.shape[1] == 1 else {}
-        )  # the host's attention of the prompt refuses some itself
-        return plain(self, hidden_states, **kwargs | own)
+        decoding = hidden_states.shape[1] == 1  # the host's attention of a whole prompt refuses some by itself
+        return plain(self, hidden_states, **kwargs | ({name: 1.0} if decoding else {}))
 
     monkeypatch.setattr(attention, "forward", changed)
     with pytest.raises(ModelError, match=f"attention with `{name}`"):
