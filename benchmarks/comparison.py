@@ -43,7 +43,12 @@ def add_options(parser: argparse.ArgumentParser, shapes: list[Shape], name: str)
                         help="prompt tokens, completion tokens, completions a prompt")  # fmt: skip
     parser.add_argument("--prompts", type=int, help=f"prompts a step (default 2; 1 for groups over {HEAVY} tokens)")
     parser.add_argument("--steps", type=int, default=2, help="steps measured in a process, after one warm-up")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each arm, arms in turn")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=3,
+        help="processes of each arm, arms in turn; 0: stock as it was screened, ours once",
+    )
     parser.add_argument("--micro", type=int, nargs="+", default=list(Grid.micro), metavar="N",
                         help="stock's micro-batches to be screened (default: %(default)s)")  # fmt: skip
     parser.add_argument("--model", default=Job.model, help=f"policy (default {Job.model})")

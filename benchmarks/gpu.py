@@ -71,7 +71,7 @@ def main() -> None:
     measurements = Measurements(options.out.with_suffix(".jsonl"))
     measurements.environment["card"] = card
     engines = ("continuous", "vllm") if find_spec("vllm") else ("continuous",)
-    comparisons = compare_all(options, measurements, base, Grid(engines=engines))
+    comparisons = compare_all(options, measurements, base, Grid(micro=tuple(options.micro), engines=engines))
     print("\nmedians; speed-up against stock's fastest setting\n" + HEADER)
     for comparison in comparisons:
         for row in comparison["rows"]:

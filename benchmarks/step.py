@@ -66,7 +66,7 @@ def grow(options: argparse.Namespace, measurements: Measurements, comparisons: l
         )
         shared = replace(stock, arm="shared", micro=shape.G, checkpointing=False, engine="generate")
         arms = {name: job for name, job in (("stock", stock), ("shared", shared)) if name in options.growth}
-        results = in_turn(measurements, arms, options.repeats)
+        results = in_turn(measurements, arms, max(1, options.repeats))
         for name, job in arms.items():
             first = rows[-1] if name != options.growth[0] else None
             rows.append(summary_of(name, job, results[name], first))
@@ -95,6 +95,8 @@ def main() -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bf16"), default="float32", help="bf16 is autocast, as TRL's bf16"
     )
+    parser.add_argument("--engines", nargs="*", choices=("continuous",), default=["continuous"], metavar="NAME",
+                        help="stock's engines screened beside generate: continuous (default) or none")  # fmt: skip
     parser.add_argument("--growth", nargs="*", choices=("stock", "shared"), default=["stock", "shared"], metavar="ARM",
                         help="arms whose growth is measured: stock, shared, both (default) or none")  # fmt: skip
     parser.add_argument("--short", action="store_true", help="two shapes, two settings of stock, one step, no growth")
@@ -111,9 +113,8 @@ def main() -> None:
         )  # fmt: skip
 
     measurements = Measurements(options.out.with_suffix(".jsonl"))
-    comparisons = compare_all(
-        options, measurements, base, SHORT_GRID if options.short else Grid(micro=tuple(options.micro))
-    )
+    grid = SHORT_GRID if options.short else Grid(micro=tuple(options.micro), engines=tuple(options.engines))
+    comparisons = compare_all(options, measurements, base, grid)
     growth = None if options.short or not options.growth else grow(options, measurements, comparisons)
     write(options, measurements, comparisons=comparisons, growth=growth)
     print("\nmedians; speed-up against stock's fastest setting\n" + HEADER)
