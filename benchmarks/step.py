@@ -88,6 +88,12 @@ def print_growth(growth: dict[str, Any]) -> None:
               f"{cost[512] / cost[48]:.2f}x")  # fmt: skip
 
 
+def grid_of(options: argparse.Namespace) -> Grid:
+    """Stock's settings that the command line asks for."""
+    checkpointing = (False,) if options.no_checkpointing else (False, True)
+    return Grid(micro=tuple(options.micro), checkpointing=checkpointing, engines=tuple(options.engines))
+
+
 def main() -> None:
     """Measure, print the tables, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -97,6 +103,9 @@ def main() -> None:
     )
     parser.add_argument("--engines", nargs="*", choices=("continuous",), default=["continuous"], metavar="NAME",
                         help="stock's engines screened beside generate: continuous (default) or none")  # fmt: skip
+    parser.add_argument(
+        "--no-checkpointing", action="store_true", help="screen stock without gradient checkpointing only"
+    )
     parser.add_argument("--growth", nargs="*", choices=("stock", "shared"), default=["stock", "shared"], metavar="ARM",
                         help="arms whose growth is measured: stock, shared, both (default) or none")  # fmt: skip
     parser.add_argument("--short", action="store_true", help="two shapes, two settings of stock, one step, no growth")
@@ -113,7 +122,7 @@ def main() -> None:
         )  # fmt: skip
 
     measurements = Measurements(options.out.with_suffix(".jsonl"))
-    grid = SHORT_GRID if options.short else Grid(micro=tuple(options.micro), engines=tuple(options.engines))
+    grid = SHORT_GRID if options.short else grid_of(options)
     comparisons = compare_all(options, measurements, base, grid)
     growth = None if options.short or not options.growth else grow(options, measurements, comparisons)
     write(options, measurements, comparisons=comparisons, growth=growth)
