@@ -191,7 +191,9 @@ def compare(measurements: Measurements, base: Job, grid: Grid, repeats: int) -> 
     if repeats:
         results = in_turn(measurements, arms, repeats)
     else:
-        stock = {name: [tried[replace(job, stage="screen")]] for name, job in arms.items() if job.arm == "stock"}
+        stock = {
+            name: [tried[replace(job, stage="screen", steps=1)]] for name, job in arms.items() if job.arm == "stock"
+        }
         results = stock | in_turn(measurements, {name: job for name, job in arms.items() if job.arm != "stock"}, 1)
     rows: list[dict] = []
     for name, job in arms.items():
