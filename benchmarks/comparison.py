@@ -47,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser, shapes: list[Shape], name: str)
         "--repeats",
         type=int,
         default=3,
-        help="processes of each arm, arms in turn; 0: stock as it was screened, ours once",
+        help="processes of each arm, arms in turn; 0: the one step in which stock was screened, ours and growth once",
     )
     parser.add_argument("--micro", type=int, nargs="+", default=list(Grid.micro), metavar="N",
                         help="stock's micro-batches to be screened (default: %(default)s)")  # fmt: skip
@@ -184,7 +184,8 @@ def summary_of(arm: str, job: Job, results: list[dict], reference: dict | None =
 def compare(measurements: Measurements, base: Job, grid: Grid, repeats: int) -> dict[str, Any]:
     """Screens stock at one shape and compares the arms there: the choices, and a summary of each arm.
 
-    With no repeats, as in a short form, stock's figures are those of the screening, and our arms are measured once.
+    With no repeats, as in a short form, stock's figures are those of the screening, one step, and our arms are measured
+    once.
     """
     fastest, leanest, tried = screen(measurements, base, grid)
     arms = arms_of(fastest, leanest, base.steps)

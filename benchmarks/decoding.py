@@ -19,7 +19,7 @@ from dqo.generation.cache import cache_keyword
 from dqo.generation.shared import Sampling, generate_shared
 from dqo.models import load_policy
 
-WARM, STEPS = 8, 40
+WARM, STEPS = 16, 40  # a rollout of fewer steps than WARM would not pack weights
 
 
 def steps_of_host(forward: Callable, model: PreTrainedModel, rows: Tensor, cache: Cache) -> list[float]:

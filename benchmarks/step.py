@@ -68,7 +68,7 @@ def grow(options: argparse.Namespace, measurements: Measurements, comparisons: l
         arms = {name: job for name, job in (("stock", stock), ("shared", shared)) if name in options.growth}
         results = in_turn(measurements, arms, max(1, options.repeats))
         for name, job in arms.items():
-            first = rows[-1] if name != options.growth[0] else None
+            first = rows[-1] if name != next(iter(arms)) else None
             rows.append(summary_of(name, job, results[name], first))
     time = {(row["arm"], *row["shape"].values()): row["step_s"] for row in rows}
     response_s = {
