@@ -21,6 +21,7 @@ if command == "train":
         sys.exit("dqo: error: reward 'words' raised KeyError: 3; mend it.")
     (run / "checkpoints" / "final").mkdir(parents=True)
     (run / "checkpoints" / "checkpoint-2").mkdir()
+    (run / "checkpoints" / "README.md").write_text("the host's model card")
     sys.exit()
 flag = lambda name: rest[rest.index(name) + 1]
 out, n, seed = Path(flag("--out")), int(flag("--n")), int(flag("--seed"))
@@ -142,7 +143,7 @@ def test_checkpoints_go_when_they_are_not_kept_and_the_run_stays_done(sweep_file
     run = tmp_path / "sweep" / "runs" / "dqo-alpha1-seed0"
     for keep, left in (("all", ["checkpoint-2", "final"]), ("final", ["final"]), ("none", [])):
         assert main(["sweep", sweep_file(arms={"dqo": {"alpha": 1}}, alphas=None, seeds=[0], keep=keep)]) == 0
-        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == left
+        assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["README.md", *left]
     assert (run / "trained").read_text() == "x"
 
 

@@ -158,7 +158,7 @@ def _tidy(one: Run, keep: str) -> None:
     """Delete the checkpoints of a finished run that are not to be kept."""
     folder = RunFolder(one.folder)
     for path in folder.checkpoints.glob("*") if keep != "all" else ():
-        if keep == "none" or path != folder.final:
+        if path.is_dir() and (keep == "none" or path != folder.final):  # a model card lies there too
             shutil.rmtree(path)
 
 
