@@ -37,3 +37,18 @@ def chat_text(
             f"expected the chat template of {tokenizer.name_or_path!r} to render a conversation, but it failed "
             f"({first_words(error)}); mend chat_template in its tokenizer_config.json, or its chat_template.jinja."
         ) from error
+
+
+def rendered(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+    """A prompt as the policy reads it.
+
+    Args:
+        prompt: The user's words.
+        tokenizer: The policy's; without a chat template the words stay as they are.
+
+    Returns:
+        The text that is tokenized.
+    """
+    if not tokenizer.chat_template:
+        return prompt
+    return chat_text(tokenizer, [{"role": "user", "content": prompt}])

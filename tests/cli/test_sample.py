@@ -90,3 +90,15 @@ def test_bad_temperatures_are_refused(prompts, tmp_path, capsys, text):
     with pytest.raises(SystemExit):
         run("sample", "--model", "m", "--data", prompts, "--out", tmp_path, "--temperature", text)
     assert f"expected a number, or different ones with commas between, got {text!r}" in capsys.readouterr().err
+
+
+def test_responses_are_judged_by_a_reward_of_a_recipe(tmp_path, capsys):
+    path = tmp_path / "groups.jsonl"
+    rows = [{"id": "a", "prompt": "p", "reference": "the cat sat on", "responses": ["the cat", "dogs"],
+             "finish": ["eos", "eos"]}]  # fmt: skip
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--responses", path, "--encoder", "hashed", "--out", tmp_path / "out"]
+    assert run("eval", *flags, "--reward", "rouge") == 0
+    assert [group.rewards for group in read_groups(tmp_path / "out" / "groups.jsonl")] == [pytest.approx([2 / 3, 0])]
+    assert run("eval", *flags, "--reward", "judge") == 2
+    assert "reward 'judge': the option" in capsys.readouterr().err

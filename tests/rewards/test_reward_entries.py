@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from dqo.embedders import load_embedder
 from dqo.errors import ModelError, RecipeError, RewardError
 from dqo.records import Prompt
 from dqo.rewards.final_answer import final_answer
@@ -45,6 +46,25 @@ def test_numbers_and_final_answers():
     assert final_answer("\\boxed{\\frac{1}{2}}.").text == "\\frac{1}{2}"
     assert final_answer("\\boxed{never closed") is None
     assert final_answer("####\nnothing on the line") is None
+
+
+def test_chrf_by_hand():
+    # of "ab" and "abc" the single characters share 2 of 2 and 2 of 3, the pairs 1 of 1 and 1 of 2, no longer sequence
+    # is in both; F2 = 5PR / (4P + R) of the mean precision (1) and recall (7/12) over the two orders that "ab" has
+    assert call("chrf", ["abc", "", "ab"], reference=["abc", "abc", ["xy", "abc"]]) == pytest.approx(
+        [1, 0, 5 * 7 / 12 / (4 + 7 / 12)], abs=1e-6
+    )
+    with pytest.raises(RewardError, match="at least one text in `reference` of row 1"):
+        call("chrf", ["a", "b"], reference=["a", []])
+
+
+def test_similarity_is_the_cosine_with_the_nearest_reference():
+    options = {"encoder": "hashed"}
+    embed = load_embedder("hashed")
+    a, b, c = embed(["two dogs", "a cat", "two cats"]).double()
+    got = call("similarity", ["two cats", "a cat", ""], reference=[["two dogs", "a cat"]] * 3, options=options)
+    assert got == pytest.approx([max((c @ a).item(), (c @ b).item()), 1, 0], abs=1e-6)
+    assert 0 < got[0] < 1
 
 
 def test_rouge_by_hand():

@@ -12,10 +12,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from dqo.chat import rendered
 from dqo.cli.lora import LoraSettings, peft_config
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
 from dqo.cli.recipe import Recipe
-from dqo.cli.run_inputs import check_lengths, recipe_task, rendered, run_notes, training_prompts
+from dqo.cli.run_inputs import check_lengths, recipe_task, run_notes, training_prompts
 from dqo.errors import DQOError
 from dqo.records import Prompt
 from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries

@@ -27,7 +27,6 @@ def run(args: argparse.Namespace) -> None:
     from dqo.evaluation.equivalence import load_equivalence
     from dqo.evaluation.run import evaluate
     from dqo.evaluation.sampling_folder import read_settings
-    from dqo.rewards.imported import import_reward
 
     protocol = _protocol(args)
     task = _task(args)
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> None:
         "encoder": load_embedder(args.encoder),
         "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,
         "equivalence": load_equivalence(args.equivalence or "embedding"),
-        "reward": import_reward(args.reward) if args.reward else None,
+        "reward": _reward(args.reward) if args.reward else None,
     } | _judged(args)
     prompts = [] if args.responses else _prompts(args, task, protocol)
     length = task.max_completion_length if task else DEFAULT_LENGTH
@@ -119,6 +118,16 @@ def _task(args: argparse.Namespace) -> "Task | None":
             raise RecipeError(f"--task-option {option!r}: expected key=value; add the missing part.")
         options[name] = parse_yaml(text, f"--task-option {option!r}")
     return load_task(args.task, **options)
+
+
+def _reward(name: str) -> Any:
+    """A reward by its name in a recipe, or a function by where it lies."""
+    from dqo.rewards.imported import import_reward
+    from dqo.rewards.loading import REWARDS, load_reward, read_entries
+
+    if name in REWARDS:
+        return load_reward(read_entries([{"reward": name}])[0])
+    return import_reward(name)
 
 
 def _responses(args: argparse.Namespace) -> list[Group]:

@@ -109,7 +109,10 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--responses", metavar="FILE", help="a groups.jsonl that is already sampled")
     quality = parser.add_mutually_exclusive_group()
     quality.add_argument("--task", help="task that gives quality and answer span, such as concepts")
-    quality.add_argument("--reward", help="reward function, pkg.module.function or file.py:function")
+    quality.add_argument(
+        "--reward",
+        help="reward of a recipe by name, such as rouge, or a function: pkg.module.function or file.py:function",
+    )
     parser.add_argument(
         "--task-option", action="append", default=[], metavar="key=value", help="option of the task; may be repeated"
     )

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dqo.chat import chat_text
+from dqo.chat import rendered
 from dqo.cli.recipe import Recipe
 from dqo.errors import DataError
 from dqo.records import Prompt, read_prompts
@@ -126,21 +126,6 @@ def prompt_lengths(prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBas
     texts = [rendered(prompt.prompt, tokenizer) for prompt in prompts]
     ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
     return [len(row) for row in ids]
-
-
-def rendered(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> str:
-    """A prompt as the policy reads it.
-
-    Args:
-        prompt: The user's words.
-        tokenizer: The policy's; without a chat template the words stay as they are.
-
-    Returns:
-        The text that is tokenized.
-    """
-    if not tokenizer.chat_template:
-        return prompt
-    return chat_text(tokenizer, [{"role": "user", "content": prompt}])
 
 
 def check_lengths(

@@ -10,8 +10,10 @@
 | `quality` | the task's own | [0, 1] |
 | `math` | final answer equals the reference | 0 or 1 |
 | `concepts` | share of the given words used | [0, 1] |
-| `rouge` | best ROUGE over the references | [0, 1] |
+| `rouge`, `chrf` | best ROUGE or chrF over the references | [0, 1] |
+| `similarity` | cosine with the nearest reference, by an encoder | [-1, 1] |
 | `fluency` | likelihood under a frozen model | [0, 1] |
+| `likelihood` | log-probability per token under a frozen model | nats, at most 0 |
 | `length`, `format`, `ended` | shape of the response | [0, 1] |
 | `reward_model` | score of a sequence classifier | any, (0, 1) with sigmoid |
 | `judge` | score of a model behind a server | [0, 1] |
@@ -36,7 +38,10 @@ REWARDS = {
     "math": "dqo.rewards.math_answer:MathReward",
     "concepts": "dqo.rewards.sentence:ConceptReward",
     "rouge": "dqo.rewards.rouge:RougeReward",
+    "chrf": "dqo.rewards.references:ChrfReward",
+    "similarity": "dqo.rewards.references:SimilarityReward",
     "fluency": "dqo.rewards.sentence:FluencyReward",
+    "likelihood": "dqo.rewards.likelihood:LikelihoodReward",
     "length": "dqo.rewards.shape:LengthReward",
     "format": "dqo.rewards.shape:FormatReward",
     "ended": "dqo.rewards.shape:EndedReward",

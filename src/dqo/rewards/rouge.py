@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dqo.errors import RecipeError, RewardError
+from dqo.errors import RecipeError
 from dqo.registry import choices
 from dqo.rewards.completion import completion_text
+from dqo.rewards.references import references_of
 
 MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
@@ -55,16 +56,11 @@ class RougeReward:
             The F1 of each response; 0 for an empty one.
         """
         return [
-            self._best(completion_text(completion), [texts] if isinstance(texts, str) else texts, row)
-            for row, (completion, texts) in enumerate(zip(completions, reference, strict=True))
+            self._best(completion_text(completion), texts)
+            for completion, texts in zip(completions, references_of(self.__name__, reference), strict=True)
         ]
 
-    def _best(self, response: str, references: Sequence[str], row: int) -> float:
-        if not references:
-            raise RewardError(
-                f"reward {self.__name__!r}: expected at least one text in `reference` of row {row}, got none; use data "
-                "with references, or another reward."
-            )
+    def _best(self, response: str, references: Sequence[str]) -> float:
         if self.__name__ == "rougeLsum":
             response = _SENTENCE_END.sub("\n", response.strip())
         return self._scorer.score_multi(references, response)[self.__name__].fmeasure
