@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from dqo.core.alpha_control import AlphaControl, ramped_floor
+from dqo.core.alpha_control import AlphaControl, floor_error, ramped_floor
 from dqo.core.alpha_schedule import AlphaSchedule
 
 
@@ -87,17 +87,18 @@ class FlooredAlpha:
         return self._control.alpha
 
     def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
-        """Quality minus the floor that holds at this step is the error."""
+        """The error is quality minus the floor that holds at this step; above a floor still rising it is 0."""
         if self._first is None and math.isfinite(quality):
             self._first = quality
         if isinstance(self._floor, Mapping):
             # A log line of step s is about the batch that led to it, sampled after s - 1 steps.
             known = [s for s in self._floor if s <= step + 1] or [min(self._floor)]
-            self._held = self._floor[max(known)] - self._slack
+            self._held = floor = self._floor[max(known)] - self._slack
         else:
             first = self._floor if self._first is None else self._first
-            self._held = ramped_floor(self._floor, first, step / max(1, total_steps), self._ramp)
-        self._control.observe(quality - self._held)
+            floor = self._floor
+            self._held = ramped_floor(floor, first, step / max(1, total_steps), self._ramp)
+        self._control.observe(floor_error(quality, self._held, floor))
 
     def logs(self) -> dict[str, float]:
         """The floor that held, and the smoothed error."""

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from dqo.alpha import FlooredAlpha, ScheduledAlpha, TargetedAlpha
-from dqo.core.alpha_control import AlphaBounds, AlphaControl, ramped_floor
+from dqo.core.alpha_control import AlphaBounds, AlphaControl, floor_error, ramped_floor
 from dqo.core.alpha_schedule import AlphaSchedule
 from dqo.errors import DQOError
 
@@ -131,6 +131,25 @@ def test_ramp_by_hand():
     assert ramped_floor(0.8, first=0.4, progress=0.5, ramp=0.5) == 0.8
     assert ramped_floor(0.8, first=0.9, progress=0.0, ramp=0.5) == 0.8
     assert ramped_floor(0.8, first=0.4, progress=0.0, ramp=0.0) == 0.8
+
+
+def test_error_under_a_rising_floor_by_hand():
+    assert floor_error(0.3, held=0.4, floor=0.8) == pytest.approx(-0.1)
+    assert floor_error(0.6, held=0.4, floor=0.8) == 0
+    assert floor_error(0.9, held=0.4, floor=0.8) == pytest.approx(0.1)
+    assert floor_error(0.7, held=0.8, floor=0.8) == pytest.approx(-0.1)
+    assert math.isnan(floor_error(math.nan, held=0.4, floor=0.8))
+
+
+def test_quality_on_its_way_up_does_not_raise_alpha():
+    source = FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR, ramp=0.5)
+    alphas = []
+    for step in range(40):
+        source.observe(min(FLOOR, 0.1 + 0.05 * step), 3.0, step, 60)  # far above the line that rises over 30 steps
+        alphas.append(source.now(step, 60))
+    assert alphas == [1.0] * 40
+    source.observe(FLOOR + 0.1, 3.0, 40, 60)
+    assert source.now(41, 60) > 1.0
 
 
 def test_a_baseline_s_floor_is_that_of_the_same_step():

@@ -122,5 +122,22 @@ def ramped_floor(floor: float, first: float, progress: float, ramp: float) -> fl
     return first + (floor - first) * progress / ramp
 
 
+def floor_error(quality: float, held: float, floor: float) -> float:
+    """How far quality lies from what it should be while the floor is still rising.
+
+    Below the floor that holds now it is what is missing. Between that and the whole floor it is 0: quality on its way
+    up is no room for diversity, and an alpha that grew there had to come down again when the whole floor held.
+
+    Args:
+        quality: mean quality of a batch.
+        held: the floor that holds now, at most `floor`.
+        floor: the whole floor.
+
+    Returns:
+        the error, in reward units; above 0 only above the whole floor.
+    """
+    return min(quality - held, max(quality - floor, 0.0))
+
+
 def _clip(value: float, limit: float) -> float:
     return min(max(value, -limit), limit)
