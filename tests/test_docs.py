@@ -25,7 +25,8 @@ def test_the_tree_is_the_disk():
     listed = {path for path in tree_paths() if not path.endswith("/")}
     package = {str(p.relative_to(ROOT)) for p in (ROOT / "src" / "dqo").rglob("*.py")}
     folders = [ROOT / name for name in ("recipes", "benchmarks", "runs", "docs")]
-    folders += [path for path in (ROOT / "recipes").iterdir() if path.is_dir() and path.name != "__pycache__"]
+    within = [path for folder in ("recipes", "runs") for path in (ROOT / folder).iterdir()]
+    folders += [path for path in within if path.is_dir() and path.name not in ("__pycache__", "out")]
     others = {str(p.relative_to(ROOT)) for folder in folders for p in folder.glob("*.*")}
     top = {p.name for p in ROOT.glob("*") if p.is_file() and not p.name.startswith(".")}
     assert listed == package | others | top

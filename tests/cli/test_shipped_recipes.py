@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
-SWEEPS = sorted((ROOT / "runs").glob("*_sweep.yaml"))
+SWEEPS = sorted([*(ROOT / "runs").rglob("*_sweep.yaml"), *(ROOT / "runs").rglob("*_finals.yaml")])
 FROM_THE_HUB = {"gsm8k", "dolly", "cnn_dailymail", "commongen"}  # test_dry_run.py looks at these
 STATED = re.compile(r"^\s*(\w+):.*# .*\(default: ([^)]*)\)$")
 
@@ -37,7 +37,7 @@ def test_every_run_of_a_shipped_sweep_is_a_valid_recipe(path, monkeypatch):
     monkeypatch.chdir(ROOT)  # its paths are relative to the project
     sweep, prompts = read_sweep(path)
     assert len({run.name for run in sweep.runs}) == len(sweep.runs) > 5
-    assert len(prompts) == 30
+    assert len(prompts) >= 30, "fewer tell little"
 
 
 @pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
