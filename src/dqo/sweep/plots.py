@@ -41,41 +41,70 @@ def write_plots(out: Path, document: dict[str, Any]) -> list[Path]:
 
 
 def _front(document: dict[str, Any]) -> "Figure":
-    """One point an arm and alpha with its intervals; an arm's points are joined in the order of alpha."""
-    figure = _figure(7.5, 5)
-    plot = figure.add_subplot()
-    x_name, y_name = document["axes"]
-    for style, (arm, points) in enumerate(_by_arm(document["points"]).items()):
-        colour = _INK if arm == BASE else _COLOURS[style % len(_COLOURS)]
-        x, y = ([point["metrics"][name] for point in points] for name in (x_name, y_name))
-        plot.errorbar(
-            [v["mean"] for v in x], [v["mean"] for v in y], xerr=_reach(x), yerr=_reach(y), label=arm, color=colour,
-            fmt="*" if arm == BASE else _MARKERS[style % len(_MARKERS)], ms=11 if arm == BASE else 6, elinewidth=0.8,
-            ls="-", lw=1, alpha=0.9,
-        )  # fmt: skip
-        for point, across, up in zip(points, x, y, strict=True):
-            if len(points) > 1:
-                plot.annotate(
-                    f"α={point['alpha']}", (across["mean"], up["mean"]), (6, 5), textcoords="offset points",
-                    fontsize=8, color=colour, parse_math=False,
-                )  # fmt: skip
-    # A t interval over two or three seeds can be wider than the plane; the plane is what is to be seen.
-    means = {name: [point["metrics"][name]["mean"] for point in document["points"]] for name in document["axes"]}
-    for setter, name in ((plot.set_xlim, x_name), (plot.set_ylim, y_name)):
-        low, high = min(means[name]), max(means[name])
-        margin = max(0.25 * (high - low), 0.05 * (abs(high) or 1.0))
-        setter(low - margin, high + margin)
-    _dress(plot, _DIVERSITY[x_name].format(n=document["n_samples"]), "Quality (mean reward)")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    """One point an arm and alpha with its intervals; an arm's points are joined in the order of alpha.
+
+    Few arms share a plot; more than there are colours get a panel each, over the points of all others in grey.
+    """
+    arms = _by_arm(document["points"])
+    labels = _DIVERSITY[document["axes"][0]].format(n=document["n_samples"]), "Quality (mean reward)"
+    if len(arms) <= len(_COLOURS):
+        figure = _figure(7.5, 5)
+        plot = figure.add_subplot()
+        for style, (arm, points) in enumerate(arms.items()):
+            _draw_arm(plot, arm, points, document["axes"], style)
+        _limit(plot, document)
+        _dress(plot, *labels)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+        return figure
+    figure, plots = _panels(len(arms))
+    for plot, (style, (arm, points)) in zip(plots, enumerate(arms.items()), strict=False):
+        x, y = ([point["metrics"][name]["mean"] for point in document["points"]] for name in document["axes"])
+        plot.plot(x, y, ".", color=_GREY, ms=4, alpha=0.6, zorder=1)
+        _draw_arm(plot, arm, points, document["axes"], style)
+        _limit(plot, document)
+        _dress(plot, "", arm)
+    figure.supxlabel(labels[0], fontsize=10, color=_INK)
+    figure.suptitle(labels[1], x=0.01, ha="left", fontsize=11, color=_INK)
     return figure
+
+
+def _draw_arm(plot: "Axes", arm: str, points: list[dict[str, Any]], axes: Sequence[str], style: int) -> None:
+    colour = _INK if arm == BASE else _COLOURS[style % len(_COLOURS)]
+    x, y = ([point["metrics"][name] for point in points] for name in axes)
+    plot.errorbar(
+        [v["mean"] for v in x], [v["mean"] for v in y], xerr=_reach(x), yerr=_reach(y), label=arm, color=colour,
+        fmt="*" if arm == BASE else _MARKERS[style % len(_MARKERS)], ms=11 if arm == BASE else 6, elinewidth=0.8,
+        ls="-", lw=1, alpha=0.9,
+    )  # fmt: skip
+    for point, across, up in zip(points, x, y, strict=True):
+        if len(points) > 1:
+            plot.annotate(
+                f"α={point['alpha']}", (across["mean"], up["mean"]), (6, 5), textcoords="offset points",
+                fontsize=8, color=colour, parse_math=False,
+            )  # fmt: skip
+
+
+def _limit(plot: "Axes", document: dict[str, Any]) -> None:
+    """A t interval over two or three seeds can be wider than the plane; the plane is what is to be seen."""
+    x_name, y_name = document["axes"]
+    for setter, name, possible in (
+        (plot.set_xlim, x_name, (1, document["n_samples"])),
+        (plot.set_ylim, y_name, (0, 1)),
+    ):
+        means = [point["metrics"][name]["mean"] for point in document["points"]]
+        low, high = min(means), max(means)
+        margin = max(0.25 * (high - low), 0.05 * (abs(high) or 1.0))
+        low_end, high_end = low - margin, high + margin
+        if possible[0] <= low and high <= possible[1]:  # a reward may have another range
+            room = 0.06 * (possible[1] - possible[0])
+            low_end, high_end = max(low_end, possible[0] - room), min(high_end, possible[1] + room)
+        setter(low_end, high_end)
 
 
 def _curves(document: dict[str, Any], metric: str, title: str) -> "Figure":
     """A panel an arm, its curves dark with growing alpha over those of all arms in grey."""
     arms = _by_arm(document["points"])
-    down = -(-len(arms) // _ACROSS)
-    figure = _figure(3.1 * min(len(arms), _ACROSS) + 0.4, 2.6 * down + 0.5)
-    plots = figure.subplots(down, min(len(arms), _ACROSS), sharex=True, sharey=True, squeeze=False).flatten()
+    figure, plots = _panels(len(arms))
     for plot, (style, (arm, points)) in zip(plots, enumerate(arms.items()), strict=False):
         colour = _INK if arm == BASE else _COLOURS[style % len(_COLOURS)]
         for other in document["points"]:
@@ -88,14 +117,23 @@ def _curves(document: dict[str, Any], metric: str, title: str) -> "Figure":
         ticks = _curve(points[0], metric)[0]
         plot.set_xticks(ticks, [str(tick) for tick in ticks])
         plot.minorticks_off()
-        plot.tick_params(labelbottom=True)  # the panel below may be an empty one
         _dress(plot, "draws n", arm)
         if any(point["alpha"] is not None for point in points):
             plot.legend(frameon=False, fontsize=8, loc="lower right")
-    for plot in plots[len(arms) :]:
-        plot.set_axis_off()
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
     return figure
+
+
+def _panels(count: int) -> "tuple[Figure, Sequence[Axes]]":
+    """A figure of so many equal plots on the same axes, in rows."""
+    down, across = -(-count // _ACROSS), min(count, _ACROSS)
+    figure = _figure(3.1 * across + 0.4, 2.6 * down + 0.5)
+    plots = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flatten()
+    for plot in plots[:count]:
+        plot.tick_params(labelbottom=True)  # the panel below may be an empty one
+    for plot in plots[count:]:
+        plot.set_axis_off()
+    return figure, plots
 
 
 def _by_arm(points: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
