@@ -10,9 +10,10 @@ def document(arms, quality=0.9, spread=0.05):
         return {"mean": mean, "low": mean - spread, "high": mean + spread}
 
     points = [
-        {"arm": f"arm{number}", "alpha": alpha, "metrics": {"quality": interval(quality), "vendi_1": interval(1 + number)}}
-        for number in range(arms) for alpha in (0.3, 1.0)
-    ]  # fmt: skip
+        {"arm": f"arm{n}", "alpha": alpha, "metrics": {"quality": interval(quality), "vendi_1": interval(1 + n)}}
+        for n in range(arms)
+        for alpha in (0.3, 1.0)
+    ]
     return {"axes": ("vendi_1", "quality"), "n_samples": 40, "points": points}
 
 
