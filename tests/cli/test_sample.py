@@ -100,5 +100,12 @@ def test_responses_are_judged_by_a_reward_of_a_recipe(tmp_path, capsys):
     flags = ["--responses", path, "--encoder", "hashed", "--out", tmp_path / "out"]
     assert run("eval", *flags, "--reward", "rouge") == 0
     assert [group.rewards for group in read_groups(tmp_path / "out" / "groups.jsonl")] == [pytest.approx([2 / 3, 0])]
-    assert run("eval", *flags, "--reward", "judge") == 2
-    assert "reward 'judge': the option" in capsys.readouterr().err
+    assert run("eval", *flags, "--reward", "{reward: rouge, measure: rouge1}") == 0
+    for reward, said in (
+        ("judge", "reward 'judge': the option"),
+        ("rogue", "did you mean 'rouge'?"),
+        ("{reward: rouge, measure: rouge9}", "measure: expected one of rouge1"),
+        ("{reward: rouge, weight: 2}", "expected one reward without weight"),
+    ):
+        assert run("eval", *flags, "--reward", reward) == 2
+        assert said in capsys.readouterr().err

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from dqo.errors import RewardError
 from dqo.models import load_policy
 from dqo.rewards.likelihood import LikelihoodReward
 
@@ -43,7 +44,15 @@ def test_batches_and_order_do_not_matter(likelihood, monkeypatch):
     assert likelihood(prompts=[], completions=[]) == []
 
 
-def test_messages_are_read_as_their_text(likelihood):
+def test_a_conversation_is_read_whole(likelihood):
     plain = likelihood(prompts=["a"], completions=["cat"])
     asked, answered = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "cat"}]
     assert likelihood(prompts=[asked], completions=[answered]) == plain
+    before = [{"role": "user", "content": "the dog"}, {"role": "assistant", "content": "runs"}]
+    assert likelihood(prompts=[before + asked], completions=[answered]) != plain
+
+
+def test_what_cannot_be_judged(likelihood):
+    assert likelihood(prompts=["a", "a"], completions=[" ", "\n"]) == [None, None]
+    with pytest.raises(RewardError, match="no more than 256 with its response, got 3 and 303"):
+        likelihood(prompts=["a"], completions=["cat " * 300])

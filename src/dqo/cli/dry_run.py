@@ -160,7 +160,7 @@ def _check(entry: Entry) -> bool:
         from dqo.rewards.reward_model import check_outline
 
         check_outline(str(entry.options.get("model")))
-    elif entry.reward == "fluency":
+    elif entry.reward in ("fluency", "likelihood"):
         from dqo.models import DEFAULT_POLICY, load_outline
 
         load_outline(entry.options.get("model", DEFAULT_POLICY))

@@ -120,14 +120,19 @@ def _task(args: argparse.Namespace) -> "Task | None":
     return load_task(args.task, **options)
 
 
-def _reward(name: str) -> Any:
-    """A reward by its name in a recipe, or a function by where it lies."""
+def _reward(text: str) -> Any:
+    """A reward as a recipe writes it, by name or as a mapping with its options, or a function by where it lies."""
     from dqo.rewards.imported import import_reward
-    from dqo.rewards.loading import REWARDS, load_reward, read_entries
+    from dqo.rewards.loading import QUALITY, REWARDS, load_reward, read_entries
 
-    if name in REWARDS:
-        return load_reward(read_entries([{"reward": name}])[0])
-    return import_reward(name)
+    line = parse_yaml(text, "--reward") if text.startswith("{") else {"reward": text}
+    [entry] = read_entries([line])
+    if entry.reward == QUALITY or entry.weight != 1:
+        raise RecipeError(
+            f"--reward {text!r}: expected one reward without weight, and --task for a task's own quality."
+        )
+    # a function of the user may be asynchronous here, which `load_reward` refuses for training
+    return load_reward(entry) if entry.reward in REWARDS else import_reward(entry.reward)
 
 
 def _responses(args: argparse.Namespace) -> list[Group]:

@@ -111,7 +111,8 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     quality.add_argument("--task", help="task that gives quality and answer span, such as concepts")
     quality.add_argument(
         "--reward",
-        help="reward of a recipe by name, such as rouge, or a function: pkg.module.function or file.py:function",
+        help="reward of a recipe, such as rouge or '{reward: likelihood, model: M}', or a function: "
+        "pkg.module.function or file.py:function",
     )
     parser.add_argument(
         "--task-option", action="append", default=[], metavar="key=value", help="option of the task; may be repeated"

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqo.chat import rendered
-from dqo.errors import ModelError
+from dqo.chat import chat_text, rendered
+from dqo.errors import ModelError, RewardError
 from dqo.models import DEFAULT_POLICY, load_policy
 from dqo.rewards.completion import completion_text
 
@@ -19,15 +19,16 @@ class LikelihoodReward:
 
         (1/T) sum_t log p(y_t | x, y_<t)
 
-    The prompt is rendered as the policy gets it; the end of the response does not count, so that one that was cut off
-    is judged by what it says. Nonsense that a rule lets pass is unlikely; so is a good answer that few would give,
-    which makes this a check against babble and no measure of quality by itself.
+    The prompt is rendered as the policy gets it; white space around a response and its end do not count, so that one
+    that was cut off is judged by what it says. Nonsense that a rule lets pass is unlikely; so is a good answer that few
+    would give, which makes this a check against babble and no measure of quality by itself.
 
     Args:
         model: Name or folder, as for `dqo.models.load_policy`; the base of what is judged, say.
 
     Raises:
         ModelError: A model that cannot be loaded, or whose log-probabilities are not finite.
+        RewardError: When called: a prompt without tokens, or more tokens than the model reads.
     """
 
     def __init__(self, model: str = DEFAULT_POLICY):
@@ -48,11 +49,12 @@ class LikelihoodReward:
             Log-probability per token; None for an empty response, which has no tokens to judge.
         """
         pairs = [
-            (prompt if isinstance(prompt, str) else completion_text(prompt), completion_text(completion).strip())
+            (self._asked(prompt), completion_text(completion).strip())
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         known: dict[tuple[str, str], float] = {}
-        rows = [(pair, *self._encode(*pair)) for pair in dict.fromkeys(pairs) if pair[1]]
+        rows = [(pair, *self._encode(*pair)) for pair in dict.fromkeys(pairs)]
+        rows = [row for row in rows if row[2]]
         rows.sort(key=lambda row: -len(row[1]) - len(row[2]))  # little padding in a batch
         while rows:
             size = max(1, _BATCH_TOKENS // (len(rows[0][1]) + len(rows[0][2])))
@@ -62,9 +64,20 @@ class LikelihoodReward:
         return [known.get(pair) for pair in pairs]
 
     def _encode(self, prompt: str, response: str) -> tuple[list[int], list[int]]:
-        asked = rendered(prompt, self._tokenizer)
-        ids = self._tokenizer(asked, add_special_tokens=not self._tokenizer.chat_template).input_ids
-        return ids, self._tokenizer(response, add_special_tokens=False).input_ids
+        ids = self._tokenizer(prompt, add_special_tokens=not self._tokenizer.chat_template).input_ids
+        answer = self._tokenizer(response, add_special_tokens=False).input_ids
+        room = getattr(self._model.config, "max_position_embeddings", None)
+        if not ids or (room and len(ids) + len(answer) > room):
+            raise RewardError(
+                f"reward 'likelihood': expected a prompt of at least one token and no more than {room} with its "
+                f"response, got {len(ids)} and {len(ids) + len(answer)}; shorten them, or use another model."
+            )
+        return ids, answer
+
+    def _asked(self, prompt: Any) -> str:
+        if isinstance(prompt, str):
+            return rendered(prompt, self._tokenizer)
+        return chat_text(self._tokenizer, prompt) if self._tokenizer.chat_template else completion_text(prompt)
 
     @torch.no_grad()
     def _per_token(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:

@@ -65,15 +65,15 @@ class SimilarityReward:
     """Cosine of a response with the nearest reference of its row; in TRL's convention.
 
     Args:
-        encoder: As for `dqo.embedders.load_embedder`; one that nothing was trained with, where responses of a trained
-            policy are judged.
+        encoder: As for `dqo.embedders.load_embedder`. No default: it has to be another than the one that judges
+            diversity, in training as in an evaluation.
 
     Raises:
         EncoderError: No such encoder.
         RewardError: When called: a row without a reference.
     """
 
-    def __init__(self, encoder: str = "paraphrase-MiniLM-L3-v2"):
+    def __init__(self, encoder: str):
         from dqo.embedders import load_embedder
 
         self.__name__ = "similarity"
@@ -94,6 +94,6 @@ class SimilarityReward:
         place = {text: at for at, text in enumerate(distinct)}
         E = self._embed(distinct)  # (distinct, D) rows of norm 1
         return [
-            (E[[place[reference] for reference in row]] @ E[place[text]]).max().item()
+            (E[[place[near] for near in row]] @ E[place[text]]).max().item()
             for text, row in zip(texts, rows, strict=True)
         ]

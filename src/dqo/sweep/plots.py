@@ -19,6 +19,7 @@ _DIVERSITY = {
     "heldout/vendi_1": "Different responses among {n} (Vendi score, held-out encoder)",
 }
 _ACROSS = 3
+_LABEL_PLACES = (((6, 5), "left"), ((6, -12), "left"), ((-6, 5), "right"))  # offset in points, horizontal alignment
 
 
 def write_plots(out: Path, document: dict[str, Any]) -> list[Path]:
@@ -76,10 +77,11 @@ def _draw_arm(plot: "Axes", arm: str, points: list[dict[str, Any]], axes: Sequen
         fmt="*" if arm == BASE else _MARKERS[style % len(_MARKERS)], ms=11 if arm == BASE else 6, elinewidth=0.8,
         ls="-", lw=1, alpha=0.9,
     )  # fmt: skip
-    for point, across, up in zip(points, x, y, strict=True):
-        if len(points) > 1:
+    for place, (point, across, up) in enumerate(zip(points, x, y, strict=True)):
+        if len(points) > 1:  # above, below and to the left in turn, because neighbours are often close
+            offset, side = _LABEL_PLACES[place % len(_LABEL_PLACES)]
             plot.annotate(
-                f"α={point['alpha']}", (across["mean"], up["mean"]), (6, 5), textcoords="offset points",
+                f"α={point['alpha']}", (across["mean"], up["mean"]), offset, textcoords="offset points", ha=side,
                 fontsize=8, color=colour, parse_math=False,
             )  # fmt: skip
 
