@@ -82,6 +82,11 @@ class AlphaArguments:
             return self.alpha_max
         return self.alpha if self.alpha_schedule == "constant" else max(self.alpha, self.alpha_end)
 
+    @property
+    def alpha_moves(self) -> bool:
+        """Whether alpha can change after the warm-up."""
+        return self.alpha == "auto" or (self.alpha_schedule != "constant" and self.alpha_end != self.alpha)
+
     def _check_alpha(self) -> None:
         """Refuse what is out of range, and every setting that would do nothing."""
         automatic = self.alpha == "auto"

@@ -1,0 +1,40 @@
+"""What `dqo train` says before a run."""
+
+from pathlib import Path
+
+import pytest
+
+from dqo.cli.recipe import load_recipe
+from dqo.cli.run_inputs import run_notes
+from dqo.tasks import load_task
+
+CITIES = Path(__file__).parents[2] / "recipes/cities.yaml"  # scale_rewards: group, combine: spread
+FALLING = ["alpha_schedule=linear", "alpha_end=0.1"]
+
+
+def notes(*overrides: str) -> list[str]:
+    recipe = load_recipe(CITIES, overrides)
+    return run_notes(recipe, load_task("cities"))
+
+
+@pytest.mark.parametrize("moving", [FALLING, ["alpha=auto", "quality_floor=0.9"]])
+def test_an_alpha_that_moves_needs_a_floor_under_the_std_of_a_group(moving):
+    (said,) = notes(*moving)
+    assert "scale_rewards='group'" in said
+    assert "trainer.std_floor=0.1" in said
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        [*FALLING, "trainer.std_floor=0.1"],
+        [*FALLING, "trainer.decouple_credit=true"],
+        [*FALLING, "trainer.scale_rewards=batch"],
+        ["alpha_schedule=linear", "alpha=1", "alpha_end=1"],
+        [*FALLING, "diversity=entropy", "alpha=0.1", "alpha_end=0", "combine=add", "quality_threshold=null"],
+    ],
+    ids=["constant", "floored", "decoupled", "batch", "linear to itself", "no credit"],
+)
+def test_nothing_is_said_where_alpha_does_not_move_or_does_something(settings):
+    assert notes(*settings) == []
