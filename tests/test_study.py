@@ -62,37 +62,77 @@ def test_tables_collapse_under_reward_alone_and_stay_different_under_dqo(study, 
     assert plain.quality.mean() > 0.9, "a right city is worth at least .9"
     assert plain.vendi.mean() < 2
     assert diverse.vendi.mean() > 2 * plain.vendi.mean()
-    assert (plain.vendi >= 1).all()
-    assert (diverse.vendi <= 10).all()
+    assert (plain.vendi >= 1 - 1e-9).all()
+    assert (diverse.vendi <= 10 + 1e-9).all()
 
 
-def test_tables_are_worth_what_the_task_says(tables):
-    task = load_task("cities")
-    prompt = next(p for p in task.prompts("train") if p.meta["continent"] == "Africa")
-    responses = ["Lagos.", "Tokyo.", "Try the seafood."]
-    right, elsewhere, none = task.quality([prompt] * 3, responses, [True] * 3)
-    africa = tables.reward[0]  # (M,)
-    assert len(africa) == 26
-    assert africa[:14].max() <= right
-    assert africa[:14].min() >= right - 0.1
-    assert set(africa[14:20].tolist()) == {elsewhere}
-    assert set(africa[20:].tolist()) == {none}
+def test_right_cities_differ_in_worth_and_nothing_else_is_worth_as_much(study, tables):
+    right, other = tables.reward[:, :14], tables.reward[:, 14:]
+    assert (right.amax(1) <= 1).all()
+    assert (right.amin(1) >= 0.9).all()
+    assert (right.amax(1) - right.amin(1) > 0.05).all(), "the taste must tell them apart"
+    sentences = other[:, 6:]
+    assert sentences.abs().max() == 0
+    elsewhere = other[:, :6]
+    assert ((elsewhere == 0.1) | (elsewhere >= 0.9)).all(), "0.1, or right by a city of the same name"
+    assert (elsewhere == 0.1).double().mean() > 0.9
+
+
+def test_a_seed_has_a_table_of_every_continent(study, tables):
+    firsts = tables.trained[:, 0]  # (P, D)
+    assert len(firsts.unique(dim=0)) == 6
+    means = study("group_size_table").by_seed(torch.arange(60.0))
+    assert means.tolist() == [25.0 + seed for seed in range(10)], "continent by continent, ten seeds each"
 
 
 def test_a_controlled_table_is_asked_and_told_at_every_step(study, tables):
-    policy, told = study("table_policy"), []
+    policy, asked, told = study("table_policy"), [], []
     training = policy.Training(DiversitySpec(), "group", group=4, steps=3)
-    policy.train(tables, training, alpha=lambda step: float(step), observe=lambda *seen: told.append(seen))
-    assert [step for step, _, _ in told] == [0, 1, 2]
-    assert all(0 <= quality <= 1 <= vendi <= 4 for _, quality, vendi in told)
+
+    def alpha(step):
+        asked.append(step)
+        return 4.0
+
+    moved = policy.train(tables, training, alpha, observe=lambda *seen: told.append(seen))
+    assert asked == [step for step, _, _ in told] == [0, 1, 2]
+    assert all(0 <= quality <= 1 <= vendi + 1e-9 <= 4.001 for _, quality, vendi in told)
+    still = policy.train(tables, training)
+    assert not moved.quality.equal(still.quality), "alpha 4 must lead elsewhere than alpha 1"
 
 
-def test_the_best_alpha_keeps_the_floor(study):
+def test_a_controller_ends_above_its_floor_with_more_than_reward_alone(study, tables, monkeypatch):
+    script = study("auto_table")
+    monkeypatch.setattr(script, "SEEDS", 1)
+    one = type("One", (), {"of_seed": lambda self, seed: tables})()
+    plain = script.train(tables, script.Training(DiversitySpec(alpha=0.0), "group", script.GROUP))
+    floor = plain.quality.mean().item() - 0.05
+    end, last = script.controlled(one, "add", "group", floor)
+    assert end.quality.item() > floor - 0.01
+    assert end.vendi.item() > 2 * plain.vendi.mean().item()
+    assert 0.01 < last[0] < 10, "no bound is what holds it"
+
+
+@pytest.fixture
+def falling(study):
+    """Quality falls and the Vendi score of two seeds grows as alpha doubles."""
     script = study("group_size_table")
-    ends = {
-        alpha: script.End(torch.tensor([quality]), torch.tensor([vendi]))
-        for alpha, quality, vendi in ((0.1, 0.99, 2.0), (0.2, 0.97, 3.0), (0.4, 0.90, 5.0))
-    }
-    assert script.best(ends, 0.96) == 0.2
-    assert script.best(ends, 0.5) == 0.4
-    assert script.best(ends, 1.0) is None
+    rows = ((0.1, 0.98, 2.0), (0.2, 0.94, 4.0), (0.4, 0.80, 5.0))
+    return script, {a: script.End(torch.tensor([q, q]), torch.tensor([v, 2 * v])) for a, q, v in rows}
+
+
+def test_the_alpha_of_a_floor_lies_between_two_of_the_grid(falling):
+    script, ends = falling
+    assert script.crossing(ends, 0.96) == pytest.approx(0.1 * 2**0.5)
+    assert script.crossing(ends, 0.94) == pytest.approx(0.2)
+    with pytest.raises(ValueError, match=r"floor 0\.990 .* widen the grid"):
+        script.crossing(ends, 0.99)
+
+
+def test_what_an_alpha_would_give_lies_on_the_line_between_two(falling):
+    script, ends = falling
+    between = script.read_off(ends, 0.1 * 2**0.5)
+    assert between.vendi.tolist() == pytest.approx([3.0, 6.0])
+    assert between.quality.tolist() == pytest.approx([0.96, 0.96])
+    assert script.read_off(ends, 0.4).vendi.tolist() == pytest.approx([5.0, 10.0])
+    with pytest.raises(ValueError, match="widen the grid"):
+        script.read_off(ends, 0.5)

@@ -1,12 +1,14 @@
 """Whether one alpha serves groups of 4, 8 and 16, in nats and in the unit credit: answered on tables, not on a model.
 
 Run `python runs/study/group_size_table.py`: a quarter of an hour on a CPU. Every step samples 16 answers a table, in
-groups of 4, 8 or 16. Of each setting it takes the alpha of the highest Vendi score that costs at most 0.02 of reward
-alone's quality, once at each group size, and compares what the one found at 4 gives elsewhere.
+groups of 4, 8 or 16. At each group size it finds the alpha that costs 0.02 of reward alone's quality, and what the one
+found at 4 gives at 8 and 16.
 """
 
+import itertools
 import math
 
+import torch
 from table_policy import SEEDS, End, Tables, Training, make_tables, train
 from torch import Tensor
 from tqdm import tqdm
@@ -15,8 +17,8 @@ from dqo.spec import DiversitySpec
 
 GROUPS = (4, 8, 16)
 UNITS = ("nats", "unit")
-ALPHAS = tuple(round(0.04 * 1.5**i, 3) for i in range(11))  # 0.04 to 2.3
-SETTINGS = (("add", "none"), ("add", "group"), ("spread", "group"))  # rule of combination, reward scaling
+ALPHAS = tuple(round(0.06 * 1.5**i, 3) for i in range(12))  # 0.06 to 5.2
+SCALES = ("none", "group")  # what advantages are divided by
 ALLOWED = 0.02  # quality that may be lost against reward alone
 STUDENT = 2.262  # two-sided 95 % of 9 degrees of freedom
 
@@ -34,28 +36,47 @@ def trained(tables: Tables, rule: str, scale: str, group: int, alpha: float, uni
     return End(by_seed(end.quality), by_seed(end.vendi))
 
 
-def best(ends: dict[float, End], floor: float) -> float | None:
-    """The alpha of the highest Vendi score among those whose mean quality keeps the floor."""
-    kept = [alpha for alpha, end in ends.items() if end.quality.mean() >= floor]
-    return max(kept, key=lambda alpha: ends[alpha].vendi.mean().item(), default=None)
+def with_interval(values: Tensor) -> str:
+    """Mean of (SEEDS,) values and half the width of its 95 % interval."""
+    return f"{values.mean():.2f} ± {STUDENT * values.std().item() / math.sqrt(SEEDS):.2f}"
 
 
-def lines(rule: str, scale: str, unit: str, ends: dict[int, dict[float, End]], plain: dict[int, End]) -> list[str]:
-    """A row a group size: its own best alpha, and what the one chosen at the smallest group gives there."""
-    own = {group: best(ends[group], plain[group].quality.mean().item() - ALLOWED) for group in GROUPS}
-    chosen = own[GROUPS[0]]
+def crossing(ends: dict[float, End], floor: float) -> float:
+    """The alpha whose mean quality is the floor, on the line between two of the grid over log alpha.
+
+    Args:
+        ends: By alpha above 0, growing.
+        floor: Mean quality to keep.
+
+    Raises:
+        ValueError: The floor is crossed nowhere on the grid.
+    """
+    for (alpha, kept), (larger, below) in itertools.pairwise(ends.items()):
+        high, low = kept.quality.mean().item(), below.quality.mean().item()
+        if high >= floor > low:
+            return alpha * (larger / alpha) ** ((high - floor) / (high - low))
+    raise ValueError(f"expected the floor {floor:.3f} between two alphas of {list(ends)}; widen the grid")
+
+
+def read_off(ends: dict[float, End], alpha: float) -> End:
+    """Quality and Vendi score by seed at an alpha between two of the grid, on the line over log alpha."""
+    for (smaller, one), (larger, other) in itertools.pairwise(ends.items()):
+        if smaller <= alpha <= larger:
+            share = math.log(alpha / smaller) / math.log(larger / smaller)
+            return End(torch.lerp(one.quality, other.quality, share), torch.lerp(one.vendi, other.vendi, share))
+    raise ValueError(f"expected an alpha between two of {list(ends)}, got {alpha}; widen the grid")
+
+
+def lines(scale: str, unit: str, ends: dict[int, dict[float, End]], plain: dict[int, End]) -> list[str]:
+    """A row a group size: its own best alpha, and what the one found at the smallest group gives there."""
+    own = {group: crossing(ends[group], plain[group].quality.mean().item() - ALLOWED) for group in GROUPS}
     rows = []
     for group in GROUPS:
-        if own[group] is None or chosen is None:
-            rows.append(f"| `{rule}`, {scale} | {unit} | {group} | none keeps the floor | | | |")
-            continue
-        at, top = ends[group][chosen], ends[group][own[group]]
-        ratio = at.vendi / top.vendi  # (SEEDS,)
-        half = STUDENT * ratio.std().item() / math.sqrt(SEEDS)
+        top, at = read_off(ends[group], own[group]), read_off(ends[group], own[GROUPS[0]])
         lost = (plain[group].quality - at.quality).mean()
         rows.append(
-            f"| `{rule}`, {scale} | {unit} | {group} | {own[group]:g}: {top.vendi.mean():.2f} | "
-            f"{chosen:g}: {at.vendi.mean():.2f} | {ratio.mean():.2f} ± {half:.2f} | {lost:.3f} |"
+            f"| {scale} | {unit} | {group} | {own[group]:.2f} | {top.vendi.mean():.2f} | {at.vendi.mean():.2f} | "
+            f"{with_interval(at.vendi / top.vendi)} | {lost:.3f} |"
         )
     return rows
 
@@ -63,24 +84,24 @@ def lines(rule: str, scale: str, unit: str, ends: dict[int, dict[float, End]], p
 def main() -> None:
     """Train everything and print a table in Markdown, after a line for each reward-only training."""
     tables, rows = make_tables(), []
-    bar = tqdm(total=len(SETTINGS) * len(GROUPS) * (1 + len(UNITS) * len(ALPHAS)))
-    for rule, scale in SETTINGS:
+    bar = tqdm(total=len(SCALES) * len(GROUPS) * (1 + len(UNITS) * len(ALPHAS)))
+    for scale in SCALES:
         plain = {}
         ends: dict[str, dict[int, dict[float, End]]] = {unit: {group: {} for group in GROUPS} for unit in UNITS}
         for group in GROUPS:
-            plain[group] = trained(tables, rule, scale, group, 0.0)
+            plain[group] = trained(tables, "add", scale, group, 0.0)
             bar.update()
             for unit in UNITS:
                 for alpha in ALPHAS:
-                    ends[unit][group][alpha] = trained(tables, rule, scale, group, alpha, unit)
+                    ends[unit][group][alpha] = trained(tables, "add", scale, group, alpha, unit)
                     bar.update()
             mean = plain[group].quality.mean(), plain[group].vendi.mean()
-            print(f"{rule}, {scale}, groups of {group}: reward alone {mean[0]:.3f}, Vendi score {mean[1]:.2f}")
+            print(f"{scale}, groups of {group}: reward alone {mean[0]:.3f}, Vendi score {mean[1]:.2f}", flush=True)
         for unit in UNITS:
-            rows += lines(rule, scale, unit, ends[unit], plain)
+            rows += lines(scale, unit, ends[unit], plain)
     bar.close()
-    print("| rule, scaling | unit | G | best α: Vendi | α of G = 4: Vendi | of the best | quality lost |")
-    print("|---|---|---|---|---|---|---|\n" + "\n".join(rows))
+    print("| scaling | unit | G | best α | its Vendi | Vendi at the α of G = 4 | of the best | quality lost |")
+    print("|---|---|---|---|---|---|---|---|\n" + "\n".join(rows))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 A table is one continent of the task `cities`; its answers are cities there, cities elsewhere and sentences that name
 none, embedded by a real encoder. A city there is worth 1 to 0.9 by a taste drawn per table, so that plain reward
-collapses onto a favourite and difference has a price; a city elsewhere 0.1, a sentence 0. A step samples 16 answers a
-table. Quality is exact; the Vendi score is of 10 answers, by an encoder that is not trained on.
+collapses onto a favourite and difference has a price; a city elsewhere 0.1, a sentence 0, as the task says. A step
+samples 16 answers a table. Quality is exact; the Vendi score is of 10 answers, by an encoder that is not trained on.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,8 @@ from dqo.core.advantage import scaled_advantage
 from dqo.diversity import shape_reward
 from dqo.embedders import load_embedder
 from dqo.spec import DiversitySpec
-from dqo.tasks.cities import CONTINENTS, ELSEWHERE
+from dqo.tasks import load_task
+from dqo.tasks.cities import CONTINENTS
 
 SEEDS, SAMPLES = 10, 16  # tables a continent, answers a table in a step
 THERE, ELSE = 14, 6  # cities a table
@@ -49,25 +50,42 @@ class Tables:
 
 @dataclass(frozen=True)
 class End:
-    """Where a training led: exact quality and Vendi score of each table, (P,)."""
+    """Where a training led: exact quality and Vendi score, of each table (P,) or their means by seed (SEEDS,)."""
 
     quality: Tensor
     vendi: Tensor
 
 
-def make_tables() -> Tables:
-    """Every continent with SEEDS tastes and starts; a start says a sentence more often than not."""
+def list_answers() -> list[list[str]]:
+    """The M answers of each continent: cities there, cities elsewhere, sentences."""
     there, answers = _largest_cities(), []
     for code in there:
         elsewhere = [there[other][rank] for rank in range(2) for other in there if other != code]
         answers.append([*there[code][:THERE], *elsewhere[:ELSE], *SENTENCES])
-    worth = torch.tensor([1.0] * THERE + [ELSEWHERE] * ELSE + [0.0] * len(SENTENCES), dtype=torch.float64)  # (M,)
+    return answers
+
+
+def make_tables() -> Tables:
+    """Every continent with SEEDS tastes and starts; a start says a sentence more often than not."""
+    answers = list_answers()
+    worth = _worth(answers).unsqueeze(1)  # (C, 1, M)
     generator = torch.Generator().manual_seed(0)
-    shape = (len(answers), SEEDS, len(worth))
+    shape = (len(answers), SEEDS, worth.shape[-1])
     taste = torch.rand(shape, generator=generator, dtype=torch.float64) * TASTE  # (C, S, M)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64) + 1.5 * (worth == 0)  # (C, S, M)
     embedded = [_embedded(answers, encoder) for encoder in ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")]
     return Tables((worth - taste * (worth == 1)).flatten(0, 1), logits.flatten(0, 1), *embedded)
+
+
+def _worth(answers: list[list[str]]) -> Tensor:
+    """(C, M) what the task pays; a name that several cities have can be right on two continents."""
+    task = load_task("cities")
+    prompts = {prompt.meta["continent"]: prompt for prompt in task.prompts("train")}
+    rows = [
+        task.quality([prompts[continent]] * len(texts), texts, [True] * len(texts))
+        for continent, texts in zip(CONTINENTS, answers, strict=True)
+    ]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
 def _embedded(answers: list[list[str]], encoder: str) -> Tensor:
@@ -123,7 +141,7 @@ def train(
         spec = training.spec if alpha is None else replace(training.spec, alpha=alpha(number))
         shaped, group = shape_reward(reward, E.view(*reward.shape, -1), spec)  # (P', G)
         observe(number, reward.mean().item(), group.vendi.mean().item())
-        advantage = scaled_advantage(reward, shaped, training.scale).view(P, SAMPLES)
+        advantage = scaled_advantage(reward, shaped, training.scale).view(P, SAMPLES)  # (P, SAMPLES)
         step = torch.zeros_like(p).scatter_add_(1, drawn, advantage) - p * advantage.sum(1, keepdim=True)  # (P, M)
         logits += training.rate * step / SAMPLES
     return _judge(tables, logits.softmax(-1), generator)

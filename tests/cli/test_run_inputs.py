@@ -17,11 +17,21 @@ def notes(*overrides: str) -> list[str]:
     return run_notes(recipe, load_task("cities"))
 
 
-@pytest.mark.parametrize("moving", [FALLING, ["alpha=auto", "quality_floor=0.9"]])
-def test_an_alpha_that_moves_needs_a_floor_under_the_std_of_a_group(moving):
+@pytest.mark.parametrize(
+    "moving",
+    [
+        FALLING,
+        ["alpha=auto", "quality_floor=0.9"],
+        ["alpha_warmup_steps=8"],
+        [*FALLING, "alpha=1", "diversity=graph_cut", "combine=add", "quality_threshold=null"],
+    ],
+    ids=["falling", "auto", "warm-up", "a discount"],
+)
+def test_an_alpha_that_moves_needs_a_guard_under_group_scaling(moving):
     (said,) = notes(*moving)
     assert "scale_rewards='group'" in said
-    assert "trainer.std_floor=0.1" in said
+    assert "trainer.std_floor" in said
+    assert "trainer.decouple_credit=true" in said
 
 
 @pytest.mark.parametrize(
@@ -31,10 +41,16 @@ def test_an_alpha_that_moves_needs_a_floor_under_the_std_of_a_group(moving):
         [*FALLING, "trainer.std_floor=0.1"],
         [*FALLING, "trainer.decouple_credit=true"],
         [*FALLING, "trainer.scale_rewards=batch"],
+        [*FALLING, "skip_tied_groups=true"],
         ["alpha_schedule=linear", "alpha=1", "alpha_end=1"],
         [*FALLING, "diversity=entropy", "alpha=0.1", "alpha_end=0", "combine=add", "quality_threshold=null"],
     ],
-    ids=["constant", "floored", "decoupled", "batch", "linear to itself", "no credit"],
+    ids=["constant", "floored", "decoupled", "batch", "no tied groups", "linear to itself", "no credit"],
 )
 def test_nothing_is_said_where_alpha_does_not_move_or_does_something(settings):
     assert notes(*settings) == []
+
+
+def test_rloo_divides_by_no_group():
+    recipe = load_recipe(CITIES.parent / "jsonl.yaml", ["algorithm=rloo", "task=cities", "data={}", *FALLING])
+    assert run_notes(recipe, load_task("cities")) == []

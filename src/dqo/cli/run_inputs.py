@@ -123,11 +123,12 @@ def _scaling_warning(config: DiversityArguments) -> str | None:
         return None
     if not isinstance(config, DQOConfig) or config.scale_rewards != "group":
         return None
-    if config.std_floor or config.decouple_credit:
+    if config.std_floor or config.decouple_credit or config.skip_tied_groups:
         return None
     return (
         "scale_rewards='group' gives a group whose task rewards tie the same advantages whatever alpha is, so that an "
-        "alpha that falls changes nothing there; set trainer.std_floor=0.1, which bounds what such groups are paid."
+        "alpha that moves changes nothing there; set trainer.std_floor, of which 0.1 acts below an alpha of about 1, "
+        "or trainer.decouple_credit=true."
     )
 
 

@@ -84,8 +84,9 @@ class AlphaArguments:
 
     @property
     def alpha_moves(self) -> bool:
-        """Whether alpha can change after the warm-up."""
-        return self.alpha == "auto" or (self.alpha_schedule != "constant" and self.alpha_end != self.alpha)
+        """Whether alpha can change during the run."""
+        scheduled = self.alpha_schedule != "constant" and self.alpha_end != self.alpha
+        return self.alpha == "auto" or scheduled or self.alpha_warmup_steps > 1
 
     def _check_alpha(self) -> None:
         """Refuse what is out of range, and every setting that would do nothing."""
