@@ -112,6 +112,10 @@ def test_a_controller_ends_above_its_floor_with_more_than_reward_alone(study, ta
     assert 0.01 < last[0] < 10, "no bound is what holds it"
 
 
+def test_an_interval_is_students(study):
+    assert study("group_size_table").with_interval(torch.tensor([1.0, 2.0, 3.0])) == "2.00 ± 2.48"  # 4.303 / sqrt(3)
+
+
 @pytest.fixture
 def falling(study):
     """Quality falls and the Vendi score of two seeds grows as alpha doubles."""

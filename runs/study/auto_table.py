@@ -7,13 +7,12 @@ samples.
 """
 
 import torch
-from group_size_table import ALPHAS, crossing, read_off, trained, with_interval
+from group_size_table import ALPHAS, crossing, read_off, trained, what_is_paid, with_interval
 from table_policy import SEEDS, End, Tables, Training, make_tables, train
 from tqdm import tqdm
 
 from dqo.alpha import FlooredAlpha
 from dqo.core.alpha_control import AlphaBounds, AlphaControl
-from dqo.spec import DiversitySpec
 
 GROUP = 8
 SETTINGS = (("add", "group"), ("spread", "group"))
@@ -23,8 +22,7 @@ RAMP = 0.5  # the recipes' quality_floor_ramp
 
 def controlled(tables: Tables, rule: str, scale: str, floor: float) -> tuple[End, list[float]]:
     """Quality and Vendi score by seed with a controller a seed, and the alphas it ended with."""
-    gate = {"quality_threshold": 0.5} if rule == "spread" else {}
-    training = Training(DiversitySpec(combine=rule, **gate), scale, GROUP)
+    training = Training(what_is_paid(rule), scale, GROUP)
     ends, last = [], []
     for seed in range(SEEDS):
         source = FlooredAlpha(AlphaControl(AlphaBounds()), floor, ramp=RAMP)

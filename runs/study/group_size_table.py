@@ -7,6 +7,7 @@ found at 4 gives at 8 and 16.
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from table_policy import SEEDS, End, Tables, Training, make_tables, train
@@ -14,13 +15,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from dqo.spec import DiversitySpec
+from dqo.sweep.summary import student_interval
 
 GROUPS = (4, 8, 16)
 UNITS = ("nats", "unit")
 ALPHAS = tuple(round(0.06 * 1.5**i, 3) for i in range(12))  # 0.06 to 5.2
 SCALES = ("none", "group")  # what advantages are divided by
 ALLOWED = 0.02  # quality that may be lost against reward alone
-STUDENT = 2.262  # two-sided 95 % of 9 degrees of freedom
 
 
 def by_seed(values: Tensor) -> Tensor:
@@ -28,17 +29,21 @@ def by_seed(values: Tensor) -> Tensor:
     return values.view(-1, SEEDS).mean(0)
 
 
+def what_is_paid(rule: str, **settings: Any) -> DiversitySpec:
+    """The rule with its threshold between a city elsewhere and one on the continent, where it takes one."""
+    return DiversitySpec(combine=rule, quality_threshold=0.5 if rule == "spread" else None, **settings)
+
+
 def trained(tables: Tables, rule: str, scale: str, group: int, alpha: float, unit: str = "nats") -> End:
     """Quality and Vendi score by seed after a training at a fixed alpha."""
-    gate = {"quality_threshold": 0.5} if rule == "spread" else {}
-    spec = DiversitySpec(alpha=alpha, combine=rule, credit_scale=unit, **gate)
-    end = train(tables, Training(spec, scale, group))
+    end = train(tables, Training(what_is_paid(rule, alpha=alpha, credit_scale=unit), scale, group))
     return End(by_seed(end.quality), by_seed(end.vendi))
 
 
 def with_interval(values: Tensor) -> str:
     """Mean of (SEEDS,) values and half the width of its 95 % interval."""
-    return f"{values.mean():.2f} ± {STUDENT * values.std().item() / math.sqrt(SEEDS):.2f}"
+    interval = student_interval(values.tolist())
+    return f"{interval['mean']:.2f} ± {interval['high'] - interval['mean']:.2f}"
 
 
 def crossing(ends: dict[float, End], floor: float) -> float:
