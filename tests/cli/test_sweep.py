@@ -97,7 +97,8 @@ def test_the_whole_of_it(sweep_file, stand_in, tmp_path, capsys):
     assert not out.exists(), "a dry run leaves nothing behind"
 
     assert main(["sweep", file, "--only", "dqo"]) == 0
-    assert "Not in the tables: base, not run yet." in capsys.readouterr().out
+    missing = "base, reward-only-alpha0-seed0, reward-only-alpha0-seed1"
+    assert f"Not in the tables: {missing}, not run yet.\n" in capsys.readouterr().out
     assert main(["sweep", file, "--jobs", "2"]) == 0
     said = capsys.readouterr()
     assert "4 of 7 runs are done already" in said.err

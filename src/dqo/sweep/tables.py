@@ -61,8 +61,10 @@ def markdown(document: dict[str, Any]) -> str:
         lines.append("★ on the front: no other point has as much quality and as much diversity.")
     if document["hypervolume"]:
         lines += ["", _hypervolumes(document, n, level)]
-    for missing in document.get("missing", []):
-        lines.append(f"\nNot in the tables: {missing['run']}, {missing['reason']}.")
+    missing: dict[str, list[str]] = {}  # reason -> runs, so that a sweep cut short says so in one sentence
+    for one in document.get("missing", []):
+        missing.setdefault(one["reason"], []).append(one["run"])
+    lines += [f"\nNot in the tables: {', '.join(runs)}, {reason}." for reason, runs in missing.items()]
     lines += [f"\n{note}" for note in document["notes"]]
     return "\n".join(lines) + "\n"
 
