@@ -127,10 +127,17 @@ def test_resumed_in_the_middle_it_goes_on_exactly(build):
 
 def test_ramp_by_hand():
     assert ramped_floor(0.8, first=0.4, progress=0.0, ramp=0.5) == 0.4
-    assert ramped_floor(0.8, first=0.4, progress=0.25, ramp=0.5) == pytest.approx(0.6)
+    assert ramped_floor(0.8, first=0.4, progress=0.25, ramp=0.5) == pytest.approx(0.5)  # a quarter of the way
     assert ramped_floor(0.8, first=0.4, progress=0.5, ramp=0.5) == 0.8
     assert ramped_floor(0.8, first=0.9, progress=0.0, ramp=0.5) == 0.8
     assert ramped_floor(0.8, first=0.4, progress=0.0, ramp=0.0) == 0.8
+
+
+def test_a_slow_start_of_learning_does_not_lower_alpha():
+    source = FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR, ramp=0.5)
+    for step, quality in enumerate((0.0, 0.02, 0.03, 0.13, 0.42)):  # of 28 steps; a straight line has .11 for the .03
+        source.observe(quality, 3.0, step, 28)
+    assert source.now(5, 28) == 1.0
 
 
 def test_error_under_a_rising_floor_by_hand():
@@ -145,7 +152,7 @@ def test_quality_on_its_way_up_does_not_raise_alpha():
     source = FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR, ramp=0.5)
     alphas = []
     for step in range(40):
-        source.observe(min(FLOOR, 0.1 + 0.05 * step), 3.0, step, 60)  # far above the line that rises over 30 steps
+        source.observe(min(FLOOR, 0.1 + 0.05 * step), 3.0, step, 60)  # far above the floor that rises over 30 steps
         alphas.append(source.now(step, 60))
     assert alphas == [1.0] * 40
     source.observe(FLOOR + 0.1, 3.0, 40, 60)

@@ -104,9 +104,11 @@ class AlphaControl:
 
 
 def ramped_floor(floor: float, first: float, progress: float, ramp: float) -> float:
-    """The floor early in a run that starts below it: a line from the first quality to the floor.
+    """The floor early in a run that starts below it: it rises from the first quality to the floor, slowly at first.
 
-    Without it alpha would sit at its lower bound until the floor is reached, and by then a policy has collapsed.
+    Without it alpha would sit at its lower bound until the floor is reached, and by then a policy has collapsed. It
+    goes with the square of time because quality does little in the first steps: a straight line is above it there, and
+    lowered alpha for what was only a policy that had not learnt yet.
 
     Args:
         floor: quality that must be kept at the end, in reward units.
@@ -119,7 +121,7 @@ def ramped_floor(floor: float, first: float, progress: float, ramp: float) -> fl
     """
     if first >= floor or progress >= ramp:
         return floor
-    return first + (floor - first) * progress / ramp
+    return first + (floor - first) * (progress / ramp) ** 2
 
 
 def floor_error(quality: float, held: float, floor: float) -> float:

@@ -42,7 +42,9 @@ class AlphaArguments:
     )
     quality_floor_ramp: float = field(
         default=0.5,
-        metadata={"help": "Share of the run over which quality_floor rises from the first batch's quality."},
+        metadata={
+            "help": "Share of the run over which quality_floor rises from the first batch's quality, slowly at first."
+        },
     )
     vendi_target: float | None = field(
         default=None, metadata={"help": "alpha='auto': mean Vendi score of a group to hold, above 1."}
