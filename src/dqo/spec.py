@@ -81,7 +81,7 @@ class DiversitySpec:
         if signal.place != "credit" and self.combine != "add":
             raise DQOError(
                 f"`combine` says how a credit joins the reward, got combine={self.combine!r} with diversity={name!r}, "
-                "which is no credit; remove `combine`."
+                "which is no credit; set combine='add', without quality_threshold where the signal takes none."
             )
         if self.combine == "quality_weighted" and not signal.takes_quality_weights:
             raise DQOError(
@@ -123,7 +123,7 @@ class DiversitySpec:
             raise DQOError(
                 "`quality_threshold` belongs to combine='gate' and 'spread' and to diversity='pass_at_k' and "
                 f"'entropy_correct', got quality_threshold={self.quality_threshold!r} with combine={self.combine!r} "
-                f"and diversity={self.diversity!r}; give both or neither."
+                f"and diversity={self.diversity!r}; give both or neither (null in a recipe is neither)."
             )
         sigmoid = (self.quality_center, self.quality_scale)
         if (None in sigmoid) and sigmoid != (None, None):

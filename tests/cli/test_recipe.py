@@ -76,12 +76,31 @@ def test_names_in_overrides_stay_text(recipe_file):
         ("trainer.seed=1", "set `seed` at the top level"),
         ("trainer.eval_strategy=steps", "evaluate it with `dqo eval`"),
         ("trainer=3", "`trainer` must be a mapping of settings, got 3"),
+        ("dtype=bf16", "`dtype` must be .*bfloat16.*, got 'bf16'"),
+        (
+            "trainer.normalize_advantages=true",
+            "got 'trainer.normalize_advantages'; only algorithm rloo has it, remove it",
+        ),
         ("algorithm=dpo", "`algorithm` must be one of grpo, rloo, ppo, got 'dpo'"),
     ],
 )
 def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe(recipe_file(BASE), [override])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("heldout_encoder=all-MiniLM-L6-v2", "expected another encoder than the one that is trained on"),
+        ("trainer.loss_type=drgrpo", "`loss_type` must be one of grpo, dr_grpo, .*, got 'drgrpo'"),
+        ("rewards=[{reward: quality, wieght: 2}]", "expected nothing beside `reward` and `weight`, got wieght"),
+    ],
+)
+def test_what_only_the_host_s_settings_show_is_refused_too(recipe_file, override, message):
+    recipe = load_recipe(recipe_file(BASE), [override])
+    with pytest.raises(DQOError, match=message):
+        _ = recipe.config
 
 
 @pytest.mark.parametrize(

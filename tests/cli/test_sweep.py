@@ -167,6 +167,7 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
     [
         ({"arms": {"dqo": {"kernle": "cosine"}}}, "arm 'dqo': expected a setting of a recipe, got 'kernle'"),
         ({"arms": {"dqo": {"trainer": {"learning_rate": "fast"}}}}, "`trainer.learning_rate` must be a number"),
+        ({"arms": {"dqo": {"combine": "spread"}}}, "arm 'dqo': `quality_threshold` belongs to"),
         ({"arms": {"dqo": {"seed": 3}}}, "`seed` cannot differ between arms; list the seeds"),
         ({"arms": {"dqo": {"alpha": 1, "alphas": [1, 2]}}}, "one `alpha` or a grid of `alphas`, got 1 and [1, 2]"),
         ({"arms": {"dqo": {"alpha": 1}}}, "`alphas` is a grid for arms without an alpha of their own"),

@@ -13,6 +13,7 @@ from dqo.errors import DQOError, RecipeError, RewardError
 from dqo.signals import SIGNALS
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
+AUTO = {"alpha": "auto", "quality_floor": 0.5}
 COMMON = {
     "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "bf16": False,
     "use_cpu": True, "report_to": [], "save_strategy": "no", "learning_rate": 1e-2, "encoder": "hashed", "beta": 0.0,
@@ -325,6 +326,13 @@ def test_signs_of_tricks_are_in_every_line(make):
         ({"alpha": "auto", "quality_floor": 0.5, "diversity": "none"}, "needs a signal to weigh"),
         ({"alpha": "auto", "quality_floor": 0.5, "alpha_schedule": "linear"}, "belongs to a number as `alpha`"),
         ({"quality_floor": 0.5}, "`quality_floor` belongs to alpha='auto', got quality_floor=0.5 with alpha=1.0"),
+        (AUTO | {"quality_slack": 0.5}, "`quality_slack` belongs to `quality_floor_of`, got quality_slack=0.5 with"),
+        (
+            {"alpha": "auto", "vendi_target": 2.0, "quality_floor_ramp": 0.3},
+            "`quality_floor_ramp` belongs to `quality_fl",
+        ),
+        ({"alpha": "auto", "quality_floor_of": "x", "quality_slack": -0.1}, "a finite number >= 0, got -0.1"),
+        (AUTO | {"quality_floor_ramp": 1.5}, "a share of the run in \\[0, 1\\], got 1.5"),
         ({"alpha_end": 0.5}, "belongs to alpha_schedule='linear' or 'cosine'"),
         ({"alpha_schedule": "steps"}, "must be one of constant, linear, cosine"),
     ],

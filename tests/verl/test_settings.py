@@ -36,12 +36,17 @@ def test_settings_are_a_diversity_spec_with_the_same_defaults(verl_config):
         ("+dqo=1", r"dqo: expected settings such as \+dqo.alpha=0.5, got 1"),
         ("+dqo.encoder_actors=-1", r"dqo.encoder_actors: expected at least 0, got -1"),
         ("actor_rollout_ref.rollout.n=2", r"rollout.n: DQO needs at least 3 responses .*=grpo, got 2"),
+        (
+            "+dqo.diversity=entropy +dqo.alpha=0.01",
+            r"diversity: expected one of none, dqo, .*, got 'entropy'",
+        ),
+        ("+dqo.diversity=unlikeliness +dqo.alpha=0.5", r"dqo.diversity: expected one of .* got 'unlikeliness', which"),
         ("trainer.use_v1=false", r"trainer.use_v1: expected true, got false"),
     ],
 )
 def test_a_mistake_is_one_sentence(verl_config, override, message):
     with pytest.raises(DQOError, match=message) as caught:
-        read_settings(verl_config(*GRPO, override))
+        read_settings(verl_config(*GRPO, *override.split()))
     assert "\n" not in str(caught.value)
 
 

@@ -53,6 +53,7 @@ class DryRun:
         tokenizer, shape = self._try("policy", self._policy) or (None, None)
         self._rewards()
         self._try("encoder", self._encoder)
+        self._try("held-out encoder", self._heldout)
         self._batch(len(prompts))
         if prompts and tokenizer is not None and shape is not None:
             self._try("lengths", lambda: self._lengths(prompts, tokenizer, shape))
@@ -119,6 +120,13 @@ class DryRun:
         else:
             width = load_embedder(name)(["a word"]).shape[1]
         _show("encoder", f"{name}: {width} wide; kernel {self.config.kernel}, ridge {self.config.ridge:g}")
+
+    def _heldout(self) -> None:
+        name = self.recipe.heldout_encoder
+        if name is not None:
+            from dqo.embedders import load_embedder
+
+            _show("held out", f"{name}: {load_embedder(name)(['a word']).shape[1]} wide, for evaluation only")
 
     def _batch(self, available: int) -> None:
         config, processes = self.config, int(os.environ.get("WORLD_SIZE", "1"))

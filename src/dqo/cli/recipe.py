@@ -10,13 +10,13 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from dqo.cli.batch_checks import check_numbers, check_whole_groups
 from dqo.cli.flat_settings import SECTIONS, flat_settings, read_settings
 from dqo.cli.lora import LoraSettings
+from dqo.cli.recipe_checks import check_heldout, check_numbers, check_whole_groups
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import DQOError, RecipeError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
@@ -75,7 +75,7 @@ class Recipe:
     task_options: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     rewards: list[dict[str, Any]] = field(default_factory=list)
-    dtype: str = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     lora: dict[str, Any] = field(default_factory=dict)
     algorithm: str = "grpo"
     seed: int = 42
@@ -104,6 +104,7 @@ class Recipe:
         diversity = dict(self.diversity)
         if diversity.get("encoder") == "policy":  # of the run's own starting point, frozen
             diversity["encoder"] = f"policy:{self.model}"
+        check_heldout(self.heldout_encoder, diversity.get("encoder", defaults["encoder"]))
         weights = [entry.weight for entry in read_entries(self.rewards)]
         try:
             return config_class(
@@ -228,7 +229,9 @@ def _check_setting(key: str, value: Any, hints: Mapping[str, Any], origin: str) 
     if section == "trainer" and name in _NOT_IN_A_RECIPE:
         raise RecipeError(f"{origin}: `{key}` cannot be set in a recipe; {_NOT_IN_A_RECIPE[name]}.")
     if key not in hints:
-        raise RecipeError(f"{origin}: expected a setting of a recipe, got {key!r}; {_nearest(name, hints)}")
+        others = [algorithm for algorithm in CONFIGS if key in setting_hints(algorithm)]
+        advice = f"only algorithm {' and '.join(others)} has it, remove it." if others else _nearest(name, hints)
+        raise RecipeError(f"{origin}: expected a setting of a recipe, got {key!r}; {advice}")
     if not fits(value, hints[key]):
         raise RecipeError(f"{origin}: `{key}` must be {in_words(hints[key])}, got {value!r}; change the value.")
 

@@ -21,7 +21,7 @@ from dqo.cli.flat_settings import flat_settings, read_settings
 from dqo.cli.recipe import Recipe, build_recipe
 from dqo.cli.run_inputs import task_options
 from dqo.cli.yaml_reader import read_yaml_file
-from dqo.errors import RecipeError
+from dqo.errors import DQOError, RecipeError
 from dqo.records import Prompt, read_prompts
 from dqo.setting_types import fits, in_words
 from dqo.sweep.plan import BASE, Evaluation, Run, Sweep, run_name
@@ -107,7 +107,10 @@ def _runs(document: Mapping[str, Any], base: dict[str, Any], output_dir: Path, p
                 settings = base | changes | own
                 came_from = dict.fromkeys(base, str(document["base"])) | dict.fromkeys([*changes, *own], origin)
                 recipe = build_recipe(settings, came_from, str(document["base"]))
-                _ = recipe.config  # the host's own checks, before the first run starts
+                try:
+                    _ = recipe.config  # the host's own checks, before the first run starts
+                except DQOError as error:
+                    raise RecipeError(f"{origin}: {error}") from error
                 runs.append(Run(arm, alpha, seed, folder, settings))
                 recipes.append(recipe)
     if document.get("alphas") is not None and not grid_used:

@@ -89,7 +89,10 @@ def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
             raise RecipeError(f"rewards, entry {number} ({name}): `weight` must be a finite number, got {weight!r}.")
         if options and name not in REWARDS:
-            raise RecipeError(f"rewards, entry {number} ({name}): expected no options, got {', '.join(options)}.")
+            raise RecipeError(
+                f"rewards, entry {number} ({name}): expected nothing beside `reward` and `weight`, got "
+                f"{', '.join(map(str, options))}; correct or remove it."
+            )
         entries.append(Entry(name, float(weight), options))
     return entries or [Entry(QUALITY, 1.0, {})]
 

@@ -1,6 +1,7 @@
 """Settings of alpha: a number with a schedule, or "auto" under a floor on quality or towards a diversity target."""
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -122,6 +123,13 @@ class AlphaArguments:
                 f"`vendi_target` must lie above 1 and at most at num_generations={self.num_generations}, got "
                 f"{self.vendi_target!r}; it counts different responses of a group."
             )
+        for name, goal in (("quality_slack", "quality_floor_of"), ("quality_floor_ramp", "quality_floor")):
+            if getattr(self, name) != defaults[name] and goals[goal] is None:
+                raise DQOError(
+                    f"`{name}` belongs to `{goal}`, got {name}={getattr(self, name)!r} with {given[0]}; remove it."
+                )
+        if not 0.0 <= self.quality_slack < math.inf:
+            raise DQOError(f"`quality_slack` is what may be lost, a finite number >= 0, got {self.quality_slack!r}.")
         if not 0.0 <= self.quality_floor_ramp <= 1.0:
             raise DQOError(f"`quality_floor_ramp` is a share of the run in [0, 1], got {self.quality_floor_ramp!r}.")
 

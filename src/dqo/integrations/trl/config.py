@@ -13,6 +13,8 @@ from dqo.models import native_bf16
 from dqo.signals import SIGNALS
 from dqo.spec import DiversitySpec
 
+LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # the host's
+
 
 @dataclass
 class DiversityArguments(AlphaArguments):
@@ -182,6 +184,10 @@ class DQOConfig(DiversityArguments, GRPOConfig):
         super().__post_init__()
         self._check_diversity()
         self._check_scaling()
+        if self.loss_type not in LOSS_TYPES:  # the host finds out after its first rollout
+            raise DQOError(
+                f"`loss_type` must be one of {', '.join(LOSS_TYPES)}, got {self.loss_type!r}; choose one of these."
+            )
 
     def _check_scaling(self) -> None:
         """Guards that would do nothing, or whose entropy term the host adds a second time, are refused."""
@@ -199,7 +205,7 @@ class DQOConfig(DiversityArguments, GRPOConfig):
         if self.scale_rewards == "none" and (self.std_floor or self.decouple_credit):
             raise DQOError(
                 "`std_floor` and `decouple_credit` guard against a std, got scale_rewards='none', which divides by "
-                "none; remove them or set scale_rewards='group' or 'batch'."
+                "none; remove them" + (" or set scale_rewards='group' or 'batch'." if self.centres_groups else ".")
             )
         if self.decouple_credit and self.diversity_spec().signal.place not in ("credit", "discount"):
             raise DQOError(

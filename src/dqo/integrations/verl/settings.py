@@ -8,7 +8,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dqo.diversity import DiversitySpec
 from dqo.errors import RecipeError
+from dqo.signals import SIGNALS
 
+# What the rewards and embeddings of a batch suffice for; likelihoods, advantages and the loss stay verl's.
+_REACHABLE = [
+    name
+    for name, signal in SIGNALS.items()
+    if signal.place in ("none", "credit", "discount") and name != "unlikeliness"
+]
 BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
 
 
@@ -61,8 +68,8 @@ def read_settings(config: DictConfig) -> DQOSettings:
         The settings.
 
     Raises:
-        RecipeError: a key that does not exist, a value of the wrong type, verl's deprecated trainer, or a group too
-            small for the credit to act.
+        RecipeError: a key that does not exist, a value of the wrong type, verl's deprecated trainer, a signal that
+            would do nothing there, or a group too small for the credit to act.
         DQOError: a setting of the mathematics out of range.
     """
     section = config.get("dqo") or OmegaConf.create()
@@ -82,6 +89,11 @@ def read_settings(config: DictConfig) -> DQOSettings:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"dqo.{error.full_key}: {reason}; give a value of that type.") from error
+    if settings.diversity not in _REACHABLE:
+        raise RecipeError(
+            f"dqo.diversity: expected one of {', '.join(_REACHABLE)}, got {settings.diversity!r}, which acts on verl's "
+            "advantages, loss or likelihoods and would do nothing here; choose one of these."
+        )
     _check_group_size(settings, config)
     if not config.trainer.use_v1:
         raise RecipeError(

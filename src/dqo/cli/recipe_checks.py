@@ -1,4 +1,4 @@
-"""What a trainer's numbers must satisfy before anything is loaded: above zero, and whole groups in a step."""
+"""What a recipe's numbers and names must satisfy before anything is loaded: above zero, whole groups, two encoders."""
 
 import os
 from collections.abc import Mapping
@@ -32,4 +32,21 @@ def check_whole_groups(trainer: Mapping[str, Any]) -> None:
             f"a step must hold whole groups of trainer.num_generations = {size} responses, got {total} rows "
             f"(trainer.per_device_train_batch_size {trainer['per_device_train_batch_size']} x {processes} processes x "
             f"{steps} accumulated); make the product a multiple of {size}."
+        )
+
+
+def check_heldout(heldout: str | None, encoder: str) -> None:
+    """Refuse a second judge that is the first.
+
+    Args:
+        heldout: Name of the encoder for evaluation only, if there is one.
+        encoder: Name of the one that measures diversity in training.
+
+    Raises:
+        RecipeError: They are one.
+    """
+    if heldout == encoder:
+        raise RecipeError(
+            f"heldout_encoder: expected another encoder than the one that is trained on, got {heldout!r} for both; "
+            "choose another, or remove it."
         )
