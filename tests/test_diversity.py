@@ -13,7 +13,7 @@ from dqo.diversity import DiversitySpec, Evidence, group_credit, shape_reward
 from dqo.embedders import HashedEmbedder
 from dqo.errors import DQOError, NonFiniteError
 from dqo.evaluation.geometry import group_log_volume, vendi_score
-from dqo.rewards.diversity_reward import DiversityReward
+from dqo.rewards.diversity_reward import DiversityReward, prompt_key
 
 F64 = torch.float64
 NAN = float("nan")
@@ -126,6 +126,23 @@ def test_signals_elsewhere_leave_the_reward_and_a_discount_keeps_a_share():
     shaped, group = shape_reward(REWARD, GROUPS, spec, Evidence(same=same))
     assert_close(shaped, REWARD * group.credit)
     assert group.credit[0, 0] == group.credit[0, 1] < group.credit[0, 2], "two same answers keep less"
+
+
+def test_an_unscorable_response_joins_no_two_clusters():
+    spec = DiversitySpec(diversity="partition", alpha=1.0)
+    reward = torch.tensor([[1.0, NAN, 1.0, 1.0]], dtype=F64)
+    same = torch.zeros(1, 4, 4, dtype=torch.bool)
+    same[0, 0, 1] = same[0, 1, 2] = True  # through the one that nothing could score
+    shaped, _ = shape_reward(reward, E.unsqueeze(0), spec, Evidence(same=same))
+    assert_close(shaped, reward, equal_nan=True)
+
+
+def test_images_in_a_prompt_are_told_apart_by_their_pixels():
+    image = torch.zeros(2, 2).numpy()
+    prompt = [{"role": "user", "content": [{"type": "image", "image": image}]}]
+    again = [{"role": "user", "content": [{"type": "image", "image": image.copy()}]}]
+    other = [{"role": "user", "content": [{"type": "image", "image": image + 1}]}]
+    assert prompt_key(prompt) == prompt_key(again) != prompt_key(other)
 
 
 def test_what_is_missing_or_not_a_number_is_named():

@@ -36,7 +36,8 @@ def main(folders: list[str]) -> None:
         folders: Evaluation folders.
     """
     encoder = load_embedder(ENCODER)
-    print("| run | mean cosine to the references | length of the mean response | cosine of the means |\n|---|---|---|---|")
+    print("| run | mean cosine to the references | length of the mean response | cosine of the means |")
+    print("|---|---|---|---|")
     for folder in folders:
         groups = read_groups(Path(folder) / "groups.jsonl")
         rows = torch.stack([three_numbers(group, encoder) for group in tqdm(groups, leave=False)])  # (P, 3)

@@ -167,7 +167,8 @@ def _partition(L: Tensor, spans: Tensor, spec: DiversitySpec, evidence: Evidence
         raise DQOError(
             "diversity='partition' needs `same_threshold` or a classifier of same answers, got neither; set one."
         )
-    return partition_share(clusters_by_pairs(evidence.same), spans)
+    taking_part = spans.unsqueeze(-1) & spans.unsqueeze(-2)  # (P, G, G); who does not joins no two others
+    return partition_share(clusters_by_pairs(evidence.same & taking_part), spans)
 
 
 def _graph_cut(L: Tensor, spans: Tensor, *_: object) -> Tensor:

@@ -25,6 +25,18 @@ def test_gate_passes_at_the_threshold_and_stops_nan():
     assert q.tolist() == [0.0, 1.0, 1.0, 0.0]
 
 
+@pytest.mark.parametrize("reward", [0.7, 0.9, 0.95, 0.1, 1.0, -0.3, 70.1])
+def test_a_reward_at_the_threshold_passes_though_the_host_kept_it_in_float32(reward):
+    kept = torch.tensor([reward]).double()
+    for rule in ("gate", "spread"):
+        assert quality_weights(kept, rule, threshold=reward).item() == 1
+        assert quality_weights(kept, rule, threshold=reward + 1e-3).item() == 0
+
+
+def test_a_weighted_sum_of_float32_may_round_above_one():
+    assert quality_weights(torch.tensor([1.0 + 2e-7, -2e-7, 0.5]), "quality_weighted").tolist() == [1, 0, 0.5]
+
+
 def test_quality_weights_are_the_reward_or_a_fixed_sigmoid():
     assert quality_weights(torch.tensor([0.0, 0.25, 1.0, NAN]), "quality_weighted").tolist() == [0.0, 0.25, 1.0, 0.0]
     q = quality_weights(torch.tensor([-3.0, -1.0, 1.0, NAN]), "quality_weighted", center=-1.0, scale=2.0)

@@ -240,6 +240,14 @@ def test_promised_numbers_are_logged_over_epochs_and_minibatches(tiny_policy_fol
     assert trainer.hidden_tap is not None
 
 
+@pytest.mark.parametrize("critic", CRITICS)
+def test_an_evaluation_may_be_larger_than_a_batch_of_training(critic, tiny_policy, tiny_tokenizer, tmp_path):
+    sizes = {"per_device_train_batch_size": 4, "per_device_eval_batch_size": 8}
+    trainer = make(tiny_policy, tiny_tokenizer, tmp_path, critic=critic, **sizes)
+    metrics = trainer.evaluate(Dataset.from_dict({"prompt": PROMPTS}))
+    assert 1 <= metrics["eval_diversity/vendi"] <= 4
+
+
 def test_unscorable_row_moves_neither_policy_nor_critic(tiny_policy, tiny_tokenizer, tmp_path):
     def second_is_unscorable(completions, **kwargs):
         return [None if i == 1 else 0.5 for i in range(len(completions))]

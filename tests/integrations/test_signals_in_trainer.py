@@ -225,6 +225,20 @@ def test_the_entropy_step_does_not_depend_on_how_a_batch_is_accumulated(make, ti
     assert_close(ends[0], ends[1], atol=2e-5, rtol=0)
 
 
+def test_an_evaluation_and_a_resume_keep_the_alpha_of_the_rollout(make, tmp_path):
+    moving = {"diversity": "entropy", "alpha": 0.1, "alpha_schedule": "linear", "max_steps": 4, "num_iterations": 2}
+    trainer = make(**moving, save_strategy="steps", save_steps=1)
+    trainer.train()
+    of_the_last_rollout = 0.1 * (1 - 2 / 3)  # two updates each: sampled after 0 and after 2 of 4 steps
+    assert trainer._rollout_alpha.value == pytest.approx(of_the_last_rollout)
+    trainer.evaluate(Dataset.from_dict({"prompt": PROMPTS}))
+    assert trainer._rollout_alpha.value == pytest.approx(of_the_last_rollout)
+    again = make(**moving)
+    assert again._rollout_alpha.value == 0.1
+    again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))  # between the two updates
+    assert again._rollout_alpha.value == pytest.approx(of_the_last_rollout)
+
+
 def test_entropy_on_right_responses_leaves_the_wrong_ones_alone(make):
     settings = {"diversity": "entropy_correct", "alpha": 0.5, "reward": all_equal}
     wrong = make(quality_threshold=2.0, **settings)

@@ -5,13 +5,15 @@ import json
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from trl import GRPOConfig, GRPOTrainer
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
+from dqo.generation.shared import Sampling, reads_columns
 from dqo.integrations.trl import prefix_mixin
+from dqo.integrations.trl.diversity_log import effective_alpha
 from dqo.integrations.trl.shared_prefix import shared_prefix_logps
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
@@ -224,6 +226,45 @@ def test_tie_group_shows_in_the_effective_alpha(tiny_policy, tiny_tokenizer, tmp
     trainer.train()
     (line,) = [line for line in trainer.state.log_history if "loss" in line]
     assert line["alpha_effective"] > 50 * line["alpha"], "group std blows a tie group's credit up whatever alpha is"
+
+
+def test_effective_alpha_passes_over_rows_that_nothing_scored():
+    rewards = torch.tensor([[0.0, 1.0, torch.nan], [2.0, 3.0, 4.0]])
+    std = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]).std().item()
+    assert effective_alpha(0.5, rewards, "batch") == pytest.approx(0.5 / std, rel=1e-3)
+    by_group = (0.5 / 2**-0.5 + 0.5) / 2
+    assert effective_alpha(0.5, rewards, "group") == pytest.approx(by_group, rel=1e-3)
+
+
+@pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS, ids=["grpo", "rloo"])
+def test_evaluation_with_default_settings(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path):
+    trainer = make(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path)
+    evaluated = trainer.evaluate(Dataset.from_dict({"prompt": PROMPTS * 2}))
+    assert 1 <= evaluated["eval_diversity/vendi"] <= 4
+    assert "eval_loss" in evaluated
+    trainer.train()
+    line = next(line for line in trainer.state.log_history if "loss" in line)
+    assert line["time/rollout"] < line["time/step"], "rollouts of an evaluation are no part of a step"
+
+
+@pytest.mark.parametrize(("family", "columns"), [("gpt2", True), ("llama", False)])
+def test_sampling_stands_for_the_old_policy_only_where_padding_moves_no_position(
+    family, columns, tiny_policy, tiny_tokenizer, tmp_path
+):
+    policy = tiny_policy
+    if family == "gpt2":
+        torch.manual_seed(0)
+        size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": len(tiny_tokenizer)}
+        size |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+        policy = GPT2LMHeadModel(GPT2Config(**size, initializer_range=0.5, eos_token_id=1, pad_token_id=0))
+    settings = {"max_steps": 1, "temperature": 1.0}
+    trainer = make(DQORLOOTrainer, DQORLOOConfig, policy, tiny_tokenizer, tmp_path, **settings)
+    assert reads_columns(trainer.model) == columns
+    trainer.train()
+    line = next(line for line in trainer.state.log_history if "loss" in line)
+    # nothing has been updated when the loss of the first step is computed, so that every ratio is 1
+    assert line["clip_ratio/region_mean"] == 0
+    assert trainer._draws_exactly(Sampling(temperature=1.0)) != columns
 
 
 def test_checkpoint_loads_and_training_resumes(tiny_policy, tiny_tokenizer, tmp_path):

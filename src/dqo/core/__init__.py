@@ -4,7 +4,7 @@ Torch only; tensors in, tensors out; no configuration, no files, no host. Symbol
 """
 
 from dqo.core.advantage import REWARD_SCALES, scaled_advantage, tied_groups
-from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, weight_kernel
+from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, reaches, weight_kernel
 from dqo.core.credit import CREDIT_SCALES, credit_range, scale_credit
 from dqo.core.gae import clipped_value_error, explained_variance, gae
 from dqo.core.groups import blocks, by_id, pad_groups, unpad_groups
@@ -48,6 +48,7 @@ __all__ = [
     "pad_groups",
     "product_log_prob",
     "quality_weights",
+    "reaches",
     "scale_credit",
     "scaled_advantage",
     "tied_groups",

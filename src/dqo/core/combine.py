@@ -14,6 +14,8 @@ from torch import Tensor
 
 from dqo.errors import DQOError
 
+_ROUNDING = 1e-6  # relative; hosts keep rewards in float32, where .7 is a little below
+
 COMBINE_RULES = ("add", "gate", "spread", "quality_weighted", "multiply")
 
 
@@ -58,7 +60,7 @@ def quality_weights(
             raise DQOError(
                 f"combine={rule!r} needs `quality_threshold`, got None; set the lowest reward that counts as good."
             )
-        return ((reward >= threshold) & scored).to(torch.float64)
+        return reaches(reward, threshold).to(torch.float64)
     if center is not None or scale is not None:
         if center is None or scale is None or not scale > 0:
             raise DQOError(
@@ -66,14 +68,27 @@ def quality_weights(
                 f"{center!r} and {scale!r}; set both, or neither for rewards in [0, 1]."
             )
         return torch.sigmoid((reward - center) / scale).masked_fill(~scored, 0.0)
-    outside = scored & ((reward < 0) | (reward > 1))
+    outside = scored & ((reward < -_ROUNDING) | (reward > 1 + _ROUNDING))
     if outside.any():
         row = outside.flatten().nonzero()[0].item()
         raise DQOError(
             f"combine='quality_weighted' takes rewards in [0, 1] as weights, row {row} has "
             f"{reward.flatten()[row]:.4g}; rescale it, or set `quality_center` and `quality_scale` for a sigmoid."
         )
-    return reward.masked_fill(~scored, 0.0)
+    return reward.masked_fill(~scored, 0.0).clamp(0.0, 1.0)
+
+
+def reaches(reward: Tensor, threshold: float) -> Tensor:
+    """Whether a reward is at least a threshold, but for the rounding of hosts that keep rewards in float32.
+
+    Args:
+        reward: rewards of any shape; NaN reaches nothing.
+        threshold: lowest reward that counts as good.
+
+    Returns:
+        bool of reward's shape.
+    """
+    return reward.to(torch.float64) >= threshold - _ROUNDING * max(1.0, abs(threshold))
 
 
 def weight_kernel(L: Tensor, q: Tensor) -> Tensor:

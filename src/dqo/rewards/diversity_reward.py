@@ -88,19 +88,18 @@ class DiversityReward:
         if self.quality is not None:
             quality = self.quality(prompts=prompts, completions=completions, **columns)
         keys = [prompt_key(prompt) for prompt in prompts]
-        rows = gather_rows(list(zip(keys, E, quality or [None] * len(E), strict=True)))
-        start = sum(len(part) for part in rows[: _rank()])
-        credits = self._credits([row for part in rows for row in part])
+        parts = gather_parts((keys, E.cpu().clone(), quality or [None] * len(E)))  # a view would take its whole tensor
+        start = sum(len(part[0]) for part in parts[: _rank()])
+        keys = [key for part in parts for key in part[0]]
+        credits = self._credits(keys, torch.cat([part[1] for part in parts]), [q for part in parts for q in part[2]])
         return credits[start : start + len(completions)]
 
-    def _credits(self, rows: list[tuple[str, torch.Tensor, float | None]]) -> list[float | None]:
-        """Credits of all processes' rows."""
-        keys = [key for key, _, _ in rows]
-        P = blocks(len(rows), self._group_size(keys), keys)
-        E = torch.stack([e for _, e, _ in rows])  # (N, D)
+    def _credits(self, keys: list[str], E: torch.Tensor, quality: list[float | None]) -> list[float | None]:
+        """Credits of all processes' rows: N keys, (N, D) embeddings and N qualities -> N credits."""
+        P = blocks(len(keys), self._group_size(keys), keys)
         if self.quality is None:
             return group_credit(E.unflatten(0, (P, -1)), self.spec).credit.flatten().tolist()
-        reward = torch.tensor([torch.nan if q is None else q for _, _, q in rows], dtype=torch.float64)  # (N,)
+        reward = torch.tensor([torch.nan if q is None else q for q in quality], dtype=torch.float64)  # (N,)
         scored = ~reward.isnan()  # (N,)
         E = (E * scored.unsqueeze(-1)).unflatten(0, (P, -1))  # (P, G, D)
         credit = group_credit(E, self.spec, reward.unflatten(0, (P, -1))).credit.flatten()  # (N,)
@@ -116,16 +115,24 @@ class DiversityReward:
 
 def prompt_key(prompt: Any) -> str:
     """Short stable digest of a prompt, string or conversation, by which processes agree on groups."""
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=_content)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def gather_rows(rows: list) -> list[list]:
-    """Every process's rows, one list a process, in rank order; our own alone where nothing is distributed."""
+def _content(value: Any) -> str:
+    """An image by its pixels: the host decodes it anew for every row, and its name in memory differs."""
+    if hasattr(value, "tobytes"):
+        shape = getattr(value, "size", None), getattr(value, "shape", None)
+        return f"{type(value).__name__} {shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
+    return str(value)
+
+
+def gather_parts(part: Any) -> list:
+    """Every process's part, in rank order; our own alone where nothing is distributed."""
     if not (dist.is_available() and dist.is_initialized()):
-        return [rows]
+        return [part]
     gathered: list = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, rows)
+    dist.all_gather_object(gathered, part)
     return gathered
 
 

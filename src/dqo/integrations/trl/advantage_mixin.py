@@ -9,7 +9,7 @@ from typing import Any
 from accelerate.utils import gather
 from torch import Tensor
 
-from dqo.core import scaled_advantage, tied_groups
+from dqo.core import reaches, scaled_advantage, tied_groups
 from dqo.signals import pass_at_k_advantage
 
 
@@ -30,7 +30,7 @@ class AdvantageMixin:
                 logged.pop()
             logged.extend(ours.tolist())
         if self.spec.diversity == "entropy_correct":
-            output["correct"] = (task.flatten() >= self.spec.quality_threshold)[here]  # (N_local,)
+            output["correct"] = reaches(task.flatten(), self.spec.quality_threshold)[here]  # (N_local,)
         return output
 
     def _replaces_advantages(self) -> bool:
@@ -51,7 +51,7 @@ class AdvantageMixin:
                 decoupled=self.args.decouple_credit,
             )  # (P, G)
         if self.spec.diversity == "pass_at_k":
-            correct = task >= self.spec.quality_threshold  # (P, G)
+            correct = reaches(task, self.spec.quality_threshold)  # (P, G)
             at_k = pass_at_k_advantage(correct, ~task.isnan(), self.spec.pass_k)  # (P, G)
             advantages = (1.0 - self.spec.alpha) * advantages + self.spec.alpha * at_k
         if self.args.skip_tied_groups:

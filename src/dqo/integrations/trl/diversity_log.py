@@ -77,5 +77,8 @@ def effective_alpha(
     """
     if scaling == "none" or decoupled:
         return alpha
-    spread = combined.std(dim=1) if scaling == "group" else combined.flatten().std()  # (P,) or ()
+    rows = combined if scaling == "group" else combined.reshape(1, -1)  # (P, G) or (1, N)
+    n = (~rows.isnan()).sum(dim=1)  # (P,) responses that something could score
+    square = (rows - rows.nanmean(dim=1, keepdim=True)).square().nansum(dim=1)  # (P,)
+    spread = torch.where(n > 1, square / (n - 1), torch.nan).sqrt()  # (P,)
     return (alpha / (spread.clamp_min(std_floor) + 1e-4)).nanmean().item()

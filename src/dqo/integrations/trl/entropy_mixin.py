@@ -14,7 +14,7 @@ from dqo.signals import correct_entropy, mean_entropy
 
 
 class EntropyMixin:
-    """Adds -alpha times an entropy to the loss where the signal is one; reads `spec` of DQOMixin."""
+    """Adds -alpha times an entropy to the loss where it is the signal; reads DQOMixin's `spec` and `_rollout_alpha`."""
 
     _keeps_forward = False
     _forward: tuple | None = None
@@ -37,7 +37,7 @@ class EntropyMixin:
         self._metrics["train"]["diversity/entropy_term"].append(self.accelerator.gather(term.detach()).mean().item())
         # GRPOTrainer scales its loss for accumulated micro-batches itself; RLOOTrainer leaves that to the Trainer.
         steps = 1 if isinstance(self, RLOOTrainer) else self.current_gradient_accumulation_steps
-        return loss - self.spec.alpha * term / steps
+        return loss - self._rollout_alpha.value * term / steps
 
     def _entropy_term(self, inputs: dict) -> Tensor:
         """The entropy that is raised: () nats."""

@@ -198,9 +198,10 @@ class PPOMixin:
     def _replace_logged_advantages(self, advantages: Tensor, mask: Tensor) -> None:
         """In the host's table of completions, the mean over a row's tokens stands for its advantage."""
         mean = gather(advantages.sum(1) / mask.sum(1).clamp(min=1))  # (N,)
-        for _ in mean:
-            self._logs["advantages"].pop()
-        self._logs["advantages"].extend(mean.tolist())
+        logged = self._logs["advantages"]  # holds a batch of training, which one of evaluation may exceed
+        for _ in range(min(len(mean), len(logged))):
+            logged.pop()
+        logged.extend(mean.tolist())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)

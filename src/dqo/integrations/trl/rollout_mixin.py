@@ -10,7 +10,7 @@ from torch import Tensor
 from trl import RLOOTrainer
 from trl.models import unwrap_model_for_generation
 
-from dqo.generation.shared import Sampling, generate_shared, why_not_in_groups
+from dqo.generation.shared import Sampling, generate_shared, reads_columns, why_not_in_groups
 
 logger = get_logger(__name__)
 
@@ -60,6 +60,7 @@ class SharedRolloutMixin:
         if reason is not None:
             self.shares_rollouts = False
             logger.warning("dqo: rollouts run the prompt once a response, because %s", reason)
+        self._reads_columns = self.shares_rollouts and reads_columns(self.model)
 
     def _why_host_generates(self) -> str | None:
         if self.args.generation_kwargs:
@@ -75,11 +76,12 @@ class SharedRolloutMixin:
 
         Not with filters, under which tokens are drawn from another distribution; not in reduced precision, where two
         ways to compute a number differ by more than rounding should; not with adapters, which the reference turns off
-        on the same model.
+        on the same model; not where the host's padding moves positions, from which sampling is free.
         """
         plain = Sampling(temperature=sampling.temperature)
         whole = self.accelerator.mixed_precision == "no" and self.model.dtype == torch.float32
-        return sampling == plain and sampling.temperature > 0 and whole and not hasattr(self.model, "peft_config")
+        same = whole and not hasattr(self.model, "peft_config") and not self._reads_columns
+        return sampling == plain and sampling.temperature > 0 and same
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -90,9 +92,13 @@ class SharedRolloutMixin:
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The host's call; the first one for the old policy after a rollout is answered by the rollout itself."""
+        """The host's call; the first one for the old policy after a rollout is answered by the rollout itself.
+
+        One that wants entropies or router losses too is the loss, in an evaluation without gradients.
+        """
         drawn, self._drawn = self._drawn, None
-        if drawn is not None and model is self.model and not torch.is_grad_enabled():
+        alone = not (kwargs.get("compute_entropy") or kwargs.get("compute_aux_loss"))
+        if drawn is not None and alone and model is self.model and not torch.is_grad_enabled():
             logps = drawn.of(input_ids[:, -logits_to_keep:], attention_mask[:, -logits_to_keep:])  # (N, C)
             if logps is not None:
                 return logps, None, None

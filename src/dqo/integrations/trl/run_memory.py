@@ -20,6 +20,29 @@ class Remembers(Protocol):
         ...
 
 
+class RolloutAlpha:
+    """Alpha of the newest rollout of training, for updates from it after an evaluation or in a resumed run.
+
+    Args:
+        value: What it is before the first rollout.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def state(self) -> dict[str, Any]:
+        """The number."""
+        return {"value": self.value}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Args:
+            state: What `state()` returned.
+        """
+        self.value = state["value"]
+
+
 class RunMemory(TrainerCallback):
     """Gives the parts' memories for the trainer's state, and puts them back when training begins.
 

@@ -24,7 +24,7 @@ from dqo.core import blocks
 from dqo.detectors import DriftOfRun
 from dqo.diversity import GroupCredit, shape_reward
 from dqo.embedders import Embedder, load_embedder
-from dqo.errors import EncoderError, RecipeError
+from dqo.errors import EncoderError
 from dqo.integrations.trl.advantage_mixin import AdvantageMixin
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
@@ -36,11 +36,10 @@ from dqo.integrations.trl.outweighed import OutweighedWarning
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
+from dqo.integrations.trl.reward_column import COLUMN, check_rewards, checked, reserved_column
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
-from dqo.integrations.trl.run_memory import RunMemory
-from dqo.rewards import CheckedReward, completion_text, prompt_key
-
-COLUMN = "diversity"
+from dqo.integrations.trl.run_memory import RolloutAlpha, RunMemory
+from dqo.rewards import completion_text, prompt_key
 
 
 class DQOMixin:
@@ -74,11 +73,11 @@ class DQOMixin:
         self._clock = StepClock()
         self._answer_span = answer_span or (lambda text: text)
         funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
-        _check_rewards(funcs)
+        check_rewards(funcs)
         if args.reward_weights is not None:
             args = copy.copy(args)  # the caller's settings stay the caller's
             args.reward_weights = [*args.reward_weights, 1.0]
-        super().__init__(model, [*map(_checked, funcs), _reserved_column], args, **kwargs)
+        super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
         device = args.encoder_device or str(self.accelerator.device)
         self._embed = (
             embedder
@@ -88,7 +87,15 @@ class DQOMixin:
         self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
         self.add_callback(StopOnNaN())
         self.add_callback(OutweighedWarning())
-        self._memory = RunMemory({"alpha": self._alpha, "drift": self._drift, "host": HostCounters(self)})
+        self._rollout_alpha = RolloutAlpha(self.spec.alpha)
+        self._memory = RunMemory(
+            {
+                "alpha": self._alpha,
+                "drift": self._drift,
+                "host": HostCounters(self),
+                "rollout_alpha": self._rollout_alpha,
+            }
+        )
         self.add_callback(self._memory)
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
@@ -116,6 +123,7 @@ class DQOMixin:
         )
         self._log(signs)
         if self.model.training:
+            self._rollout_alpha.value = self.spec.alpha
             self._log(self._drift.observe(lengths, E.norm(dim=1)))
             self._alpha.observe(float(task.nanmean()), float(group.vendi.mean()), *self._progress())
             self._log(self._alpha.logs())
@@ -168,7 +176,10 @@ class DQOMixin:
 
     def _generate_and_score_completions(self, inputs: list) -> dict:
         with self._clock.measure("time/rollout"):
-            return super()._generate_and_score_completions(inputs)
+            batch = super()._generate_and_score_completions(inputs)
+        if not self.model.training:
+            self._clock.collect()  # an evaluation is no part of the next step
+        return batch
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """One forward and backward; after the last of an optimizer step, its times go to the logs."""
@@ -215,33 +226,6 @@ class DQORLOOTrainer(DQOExtensions, RLOOTrainer):
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, reward_funcs, DQORLOOConfig("dqo-output") if args is None else args, **kwargs)
-
-
-def _reserved_column(prompts: list, **_: Any) -> list[float]:
-    """Keeps a column of the host's reward table free for `_calculate_rewards` to fill."""
-    return [0.0] * len(prompts)
-
-
-_reserved_column.__name__ = COLUMN
-
-
-def _checked(func: Any) -> Any:
-    """Plain callables get their output checked; reward models and names of them are the host's business."""
-    return func if isinstance(func, (str, torch.nn.Module)) else CheckedReward(func)
-
-
-def _check_rewards(funcs: list) -> None:
-    """A run needs a task reward, and none may take the column's name."""
-    if not funcs:
-        raise RecipeError(
-            "DQO needs at least one task reward, got none; pass `reward_funcs`, diversity alone has no goal."
-        )
-    for func in funcs:
-        if getattr(func, "__name__", None) == COLUMN:
-            raise RecipeError(
-                "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, "
-                "or, if it is a DiversityReward, remove it: DQOTrainer adds the credit itself."
-            )
 
 
 def _key_tensor(prompts: list, device: torch.device) -> Tensor:

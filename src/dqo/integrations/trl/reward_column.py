@@ -1,0 +1,37 @@
+"""The reward column that diversity enters by, and what may stand beside it."""
+
+from typing import Any
+
+import torch
+
+from dqo.errors import RecipeError
+from dqo.rewards import CheckedReward
+
+COLUMN = "diversity"
+
+
+def reserved_column(prompts: list, **_: Any) -> list[float]:
+    """Keeps a column of the host's reward table free for `_calculate_rewards` to fill."""
+    return [0.0] * len(prompts)
+
+
+reserved_column.__name__ = COLUMN
+
+
+def checked(func: Any) -> Any:
+    """Plain callables get their output checked; reward models and names of them are the host's business."""
+    return func if isinstance(func, (str, torch.nn.Module)) else CheckedReward(func)
+
+
+def check_rewards(funcs: list) -> None:
+    """A run needs a task reward, and none may take the column's name."""
+    if not funcs:
+        raise RecipeError(
+            "DQO needs at least one task reward, got none; pass `reward_funcs`, diversity alone has no goal."
+        )
+    for func in funcs:
+        if getattr(func, "__name__", None) == COLUMN:
+            raise RecipeError(
+                "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, "
+                "or, if it is a DiversityReward, remove it: DQOTrainer adds the credit itself."
+            )
