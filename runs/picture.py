@@ -3,7 +3,7 @@
     python runs/picture.py outputs/demo-cities-seed0/report.html docs/effect.png
     python runs/picture.py report.html map.png --figure '#map' --theme dark --width 760
 
-Needs selenium (`pip install 'dqo[dev]'`) and Chromium with chromedriver (Debian: apt-get install chromium
+Needs selenium (`pip install -e '.[dev]'`) and Chromium with chromedriver (Debian: apt-get install chromium
 chromium-driver).
 """
 
@@ -45,7 +45,7 @@ def browser(width: int) -> Iterator[Any]:
         from selenium import webdriver
         from selenium.webdriver.chrome.service import Service
     except ModuleNotFoundError:
-        sys.exit("picture.py needs the package selenium, which is not installed; run `pip install 'dqo[dev]'`.")
+        sys.exit("picture.py needs the package selenium, which is not installed; run `pip install -e '.[dev]'`.")
     options = webdriver.ChromeOptions()
     options.binary_location = chromium
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:

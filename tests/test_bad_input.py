@@ -124,7 +124,7 @@ def test_metrics_of_a_newer_format_are_refused_by_all_readers(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"format": FORMAT + 1, "metrics": {}, "n_samples": 1}))
     (tmp_path / "prompt_metrics.jsonl").write_text('{"id": "a"}\n')
     for read in (lambda: read_runs([tmp_path]), lambda: compare([tmp_path, tmp_path.parent], tmp_path / "out")):
-        with pytest.raises(DataError, match=r"got format 2, which a newer dqo .* `pip install --upgrade dqo`"):
+        with pytest.raises(DataError, match=r"got format 2, which a newer dqo .* update this installation"):
             read()
 
 

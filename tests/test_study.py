@@ -1,6 +1,8 @@
 """The scripts of runs/study."""
 
 import importlib
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ import torch
 
 from dqo.embedders import HashedEmbedder
 from dqo.models import load_policy
+from dqo.records import Group, write_groups
 from dqo.spec import DiversitySpec
+from dqo.sweep.plan import Run
 from dqo.tasks import load_task
 
 ROOT = Path(__file__).parents[1]
@@ -140,3 +144,31 @@ def test_what_an_alpha_would_give_lies_on_the_line_between_two(falling):
     assert script.read_off(ends, 0.4).vendi.tolist() == pytest.approx([5.0, 10.0])
     with pytest.raises(ValueError, match="widen the grid"):
         script.read_off(ends, 0.5)
+
+
+def test_spread_and_aim_multiply_to_the_mean_cosine(study):
+    script = study("spread_and_aim")
+    group = Group("a", "?", ["the red dog", "a cat"], ["the red dog", "one red dog", "a fish"], ["eos"] * 3, None, {})
+    encoder = HashedEmbedder()
+    cosines = encoder(group.responses) @ encoder(group.reference).T  # (3, 2)
+    mean, length, aim = script.three_numbers(group, encoder).tolist()
+    assert mean == pytest.approx(cosines.mean().item(), abs=1e-6)
+    assert mean == pytest.approx(length * aim * encoder(group.reference).mean(0).norm().item(), abs=1e-6)
+    copies = replace(group, responses=["the red dog"] * 3)
+    assert script.three_numbers(copies, encoder)[1] == pytest.approx(1)
+
+
+def test_random_responses_are_shown_as_they_are(study, tmp_path):
+    script = study("random_responses")
+    groups = [
+        Group(f"p{n}", "?", [], [f"*{n}*\n[x](y)", ""], ["eos"] * 2, [1.0, 0.0], {"concepts": ["red", "dog"]})
+        for n in range(30)
+    ]
+    write_groups(tmp_path / "eval-test" / "groups.jsonl", groups)
+    runs = [Run("dqo", 1.0, seed, folder, {}) for seed, folder in enumerate((tmp_path, tmp_path / "absent"))]
+    shown = script.lines(runs, "eval-test")
+    assert len(set(shown)) > 10
+    assert len(shown) == script.SHOWN
+    assert shown == script.lines(runs, "eval-test")
+    said = re.compile(r"- \(red, dog\) (\\\*\d+\\\* \\\[x\\\]\(y\) \*1.00\*|\(nothing\) \*0.00\*)")
+    assert all(said.fullmatch(line) for line in shown)

@@ -2,7 +2,7 @@
 # Either run on several nodes: start Ray, then run this once, on the head node, with RECIPE=grpo or RECIPE=ppo.
 #   head node:    ray start --head --port=6379
 #   other nodes:  ray start --address=HEAD:6379
-# Every node needs the same environment (pip install 'dqo[verl,embed]'), model and data under the same paths.
+# Every node needs the same environment (pip install -e '.[verl,embed]'), model and data under the same paths.
 set -euo pipefail
 RECIPE=${RECIPE:-grpo}
 export NODES=${NODES:-2}

@@ -48,7 +48,7 @@ class Endpoint:
         except ImportError as error:
             raise RecipeError(
                 f"an endpoint needs the package openai, which failed to import ({first_words(error)}); run "
-                "`pip install 'dqo[endpoint]'`."
+                "`pip install -e '.[endpoint]'`."
             ) from error
         base_url = checked_url(base_url, api_key_env)
         if not timeout > 0 or retries < 0 or concurrency < 1:

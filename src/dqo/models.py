@@ -223,8 +223,8 @@ def _converted(gguf: Path) -> Path:
                 os.replace(partial, folder)
     except (OSError, ImportError) as error:
         raise ModelError(
-            f"expected to convert {gguf.name} into the cache {str(cache)!r}, but that failed "
-            f"({first_words(error)}); set DQO_CACHE to a writable folder with 1 GB free and `pip install 'dqo[train]'`."
+            f"expected to convert {gguf.name} into the cache {str(cache)!r}, but that failed ({first_words(error)}); "
+            "set DQO_CACHE to a writable folder with 1 GB free and `pip install -e '.[train]'`."
         ) from error
     return folder
 

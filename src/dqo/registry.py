@@ -53,7 +53,7 @@ def find(kind: str, table: Mapping[str, str], name: str, extra: str) -> Any:
     except ModuleNotFoundError as error:
         raise RecipeError(
             f"{kind} {name!r} needs the package {error.name!r}, which is not installed; run "
-            f"`pip install 'dqo[{extra}]'`."
+            f"`pip install -e '.[{extra}]'`."
         ) from error
 
 

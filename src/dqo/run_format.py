@@ -30,5 +30,5 @@ def check_format(document: Mapping[str, Any], path: str | Path) -> None:
     if found > FORMAT:
         raise DataError(
             f"{path}: expected a run of format {FORMAT} or older, got format {found}, which a newer dqo than this "
-            f"{__version__} has written; `pip install --upgrade dqo`."
+            f"{__version__} has written; update this installation."
         )

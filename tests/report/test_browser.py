@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from dqo.report import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed; `pip install 'dqo[dev]'`")
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed; `pip install -e '.[dev]'`")
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402

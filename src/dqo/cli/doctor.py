@@ -62,7 +62,7 @@ def _packages() -> Iterator[Finding]:
 
         declared = requires("dqo") or []
     except ModuleNotFoundError:  # every host brings it: without it, none is there, or dqo runs without being installed
-        yield Finding(False, "the packages for training", "pip install 'dqo[train,embed,data,endpoint,report]'")
+        yield Finding(False, "the packages for training", "pip install -e '.[train,embed,data,endpoint,report]'")
         return
     for text in declared:
         requirement = Requirement(text)
@@ -76,13 +76,13 @@ def _belongs(requirement: object, extra: str) -> bool:
 
 
 def _package(name: str, supported: object, extra: str) -> Finding:
-    label = f"dqo[{extra}]" if extra else "dqo"
+    label, command = (f"dqo[{extra}]", f"pip install -e '.[{extra}]'") if extra else ("dqo", "pip install -e .")
     wanted = f"supported: {supported or 'any'}"
     vital = extra in _DEMO_EXTRAS
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Finding(False, f"{name} ({wanted}, for {label})", f"pip install '{label}'", vital)
+        return Finding(False, f"{name} ({wanted}, for {label})", command, vital)
     fits = supported.contains(found, prereleases=True)
     return Finding(fits, f"{name} {found} ({wanted})", f"pip install '{name}{supported}'", vital)
 

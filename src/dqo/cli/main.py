@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if package == "dqo":
             raise
         extra = _PACKAGES.get(package, "train")
-        return _fail(f"`dqo {args.command}` needs the package {package!r}; run `pip install 'dqo[{extra}]'`.")
+        return _fail(f"`dqo {args.command}` needs the package {package!r}; run `pip install -e '.[{extra}]'`.")
     except OSError as error:
         place = error.filename or "input or output"
         return _fail(f"{place}: {error.strerror or error}; check that the path can be written and has free space.")

@@ -100,7 +100,7 @@ def _open(file: str | Path, name: str, device: Any) -> Any:
     except ImportError as error:
         raise EncoderError(
             f"encoder {name!r} needs onnxruntime, which failed to import ({first_words(error)}); "
-            "`pip install 'dqo[embed]'`."
+            "`pip install -e '.[embed]'`."
         ) from error
     provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(str(device or "cpu").split(":")[0])
     available = onnxruntime.get_available_providers()

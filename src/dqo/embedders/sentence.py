@@ -84,7 +84,7 @@ def _load(source: str, device: Any, dtype: str) -> Any:
     except ImportError as error:
         raise EncoderError(
             f"encoder {source!r} needs sentence-transformers, which failed to import ({first_words(error)}); "
-            "`pip install 'dqo[embed]'`, or use encoder 'hashed'."
+            "`pip install -e '.[embed]'`, or use encoder 'hashed'."
         ) from error
     if dtype not in _DTYPES:
         raise EncoderError(f"`dtype` of an encoder must be one of {', '.join(_DTYPES)}, got {dtype!r}.")

@@ -169,7 +169,7 @@ def _client(url: str, timeout: float, retries: int) -> Any:
         import openai
     except ModuleNotFoundError as error:
         raise EndpointError(
-            "an endpoint needs the package openai, which is not installed; run `pip install 'dqo[endpoint]'`."
+            "an endpoint needs the package openai, which is not installed; run `pip install -e '.[endpoint]'`."
         ) from error
     # A server of one's own asks for no key, but the client does.
     return openai.OpenAI(base_url=url, api_key=os.environ.get(KEY) or "none", timeout=timeout, max_retries=retries)

@@ -61,7 +61,7 @@ def self_bleu(texts: Sequence[str]) -> float:
         from sacrebleu.metrics import BLEU
     except ModuleNotFoundError as error:
         raise DQOError(
-            "self_bleu needs the package sacrebleu, which is not installed; pip install 'dqo[report]'."
+            "self_bleu needs the package sacrebleu, which is not installed; pip install -e '.[report]'."
         ) from error
     texts = [text for text in texts if text.strip()]
     if len(texts) < 2:
@@ -144,7 +144,7 @@ def self_rouge(texts: Sequence[str]) -> float:
         from rouge_score.rouge_scorer import RougeScorer
     except ModuleNotFoundError as error:
         raise DQOError(
-            "self_rouge needs the package rouge-score, which is not installed; pip install 'dqo[report]'."
+            "self_rouge needs the package rouge-score, which is not installed; pip install -e '.[report]'."
         ) from error
     pairs = list(combinations([text for text in texts if text.strip()], 2))
     if not pairs:

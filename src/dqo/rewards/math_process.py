@@ -79,7 +79,7 @@ class MathProcess:
                 self.close()
                 raise RewardError(
                     "the reward 'math' needs the package math-verify, but its process did not start; run "
-                    "`pip install 'dqo[data]'`."
+                    "`pip install -e '.[data]'`."
                 )
         return self._process
 
