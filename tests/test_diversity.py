@@ -138,10 +138,12 @@ def test_an_unscorable_response_joins_no_two_clusters():
 
 
 def test_images_in_a_prompt_are_told_apart_by_their_pixels():
-    image = torch.zeros(2, 2).numpy()
+    image = torch.zeros(64, 64).numpy()  # of which a text shows the corners only
+    changed = image.copy()
+    changed[32, 32] = 1
     prompt = [{"role": "user", "content": [{"type": "image", "image": image}]}]
     again = [{"role": "user", "content": [{"type": "image", "image": image.copy()}]}]
-    other = [{"role": "user", "content": [{"type": "image", "image": image + 1}]}]
+    other = [{"role": "user", "content": [{"type": "image", "image": changed}]}]
     assert prompt_key(prompt) == prompt_key(again) != prompt_key(other)
 
 

@@ -2,8 +2,8 @@
 
 Run `python runs/study/spread_and_aim.py RUN/eval-test ...` on folders with a `groups.jsonl` that has references. With
 unit embeddings, a prompt's mean cosine between responses and references is exactly |e| · |r| · cos(e, r), e the mean of
-its responses and r of its references. |e| falls with every bit of spread: a group of Vendi score n has at most about
-1/sqrt(n) of it, whatever it says. The cosine of the two means is the aim, which spread leaves alone.
+its responses and r of its references. |e| falls with every bit of spread, whatever is said. The cosine of the two means
+is the aim, which spread leaves alone.
 """
 
 import sys

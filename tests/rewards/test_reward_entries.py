@@ -31,7 +31,13 @@ def test_math_answers():
     assert score("\\boxed{\\frac{1}{2}}", "0.5") == 1.0
     assert score("#### 1,200", "1200") == 1.0
     assert score("#### 2", ["1", "2"]) == 1.0
-    assert [score("\\boxed{2}", "2x"), score("\\boxed{3i}", "3"), score("\\boxed{12}", "1,2")] == [0.0] * 3
+    assert [
+        score("\\boxed{2}", "2x"),
+        score("\\boxed{3i}", "3"),
+        score("\\boxed{12}", "1,2"),
+        score("\\boxed{2xy}", "2"),
+    ] == [0.0] * 4
+    assert score("#### 72km") == 1.0
     assert reward.counts() == {"timeouts": 0}
     assert score("\\boxed{9^{9^{9^{9}}}}") == 0.0
     assert reward.counts() == {"timeouts": 1}
@@ -43,8 +49,8 @@ def test_math_answers():
 def test_numbers_and_final_answers():
     assert as_number("1,000.50") == as_number("$1000.5 dollars") == 1000.5
     assert as_number("3/4") is None
-    assert as_number("72 m") == as_number("72km") == as_number("72%") == 72
-    assert [as_number(text) for text in ("2x", "3i", "1,2", "12,00", "1,000,00")] == [None] * 5
+    assert as_number("72 m") == as_number("72%") == 72
+    assert [as_number(text) for text in ("2x", "2xy", "3i", "1,2", "12,00", "1,000,00")] == [None] * 6
     assert final_answer("x #### 5\nmore").tail == "more"
     assert final_answer("\\boxed{\\frac{1}{2}}.").text == "\\frac{1}{2}"
     assert final_answer("\\boxed{never closed") is None

@@ -15,8 +15,9 @@ MAX_CHARACTERS = 200  # a longer answer is wrong without a look
 _MAX_DIGITS = 1000  # Python refuses to read integers of more than 4300
 
 _LATEX_MARKS = re.compile(r"\\(?:[,;! ]|\$|%|text\{[^{}]*\}|mathrm\{[^{}]*\})|\$")
-# A unit stands apart or has two letters: the x of 2x and the i of 3i belong to the answer, as does the comma of 1,2.
-_UNIT = r"(?:\s*%|\s+[A-Za-z][A-Za-z .]*|[A-Za-z]{2}[A-Za-z .]*)"
+# A unit stands apart: the xy of 2xy and the i of 3i belong to the answer, as the comma of 1,2 does (72km is left to
+# math-verify).
+_UNIT = r"(?:\s*%|\s+[A-Za-z][A-Za-z .]*)"
 _NUMBER = re.compile(rf"([-+]?(?:(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?|\.\d+)){_UNIT}?\.?")
 
 

@@ -94,6 +94,11 @@ def read_settings(config: DictConfig) -> DQOSettings:
             f"dqo.diversity: expected one of {', '.join(_REACHABLE)}, got {settings.diversity!r}, which acts on verl's "
             "advantages, loss or likelihoods and would do nothing here; choose one of these."
         )
+    if settings.diversity == "partition" and settings.same_threshold is None:
+        raise RecipeError(
+            "dqo.same_threshold: dqo.diversity=partition needs the similarity from which two responses are the same, "
+            "got none; +dqo.same_threshold=0.8 is a start for all-MiniLM-L6-v2."
+        )
     _check_group_size(settings, config)
     if not config.trainer.use_v1:
         raise RecipeError(
