@@ -74,5 +74,5 @@ def test_an_environment_without_dependencies_starts_and_says_what_it_lacks(built
     assert str(tmp_path) in version.stdout, "the installed package, not the source"
     lacking = run(dqo, "train", "recipe.yaml", cwd=tmp_path)
     assert lacking.returncode == 2
-    assert re.search(r"`dqo train` needs the package '\w+'; run `pip install 'dqo\[train\]'`\.", lacking.stderr)
+    assert re.search(r"`dqo train` needs the package '\w+'; run `pip install -e '\.\[train\]'`\.", lacking.stderr)
     assert "Traceback" not in lacking.stderr
