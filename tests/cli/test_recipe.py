@@ -79,7 +79,7 @@ def test_names_in_overrides_stay_text(recipe_file):
         ("dtype=bf16", "`dtype` must be .*bfloat16.*, got 'bf16'"),
         (
             "trainer.normalize_advantages=true",
-            "got 'trainer.normalize_advantages'; only algorithm rloo has it, remove it",
+            "got 'trainer.normalize_advantages'; it belongs to algorithm rloo, remove it",
         ),
         ("algorithm=dpo", "`algorithm` must be one of grpo, rloo, ppo, got 'dpo'"),
     ],

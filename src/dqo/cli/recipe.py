@@ -230,7 +230,7 @@ def _check_setting(key: str, value: Any, hints: Mapping[str, Any], origin: str) 
         raise RecipeError(f"{origin}: `{key}` cannot be set in a recipe; {_NOT_IN_A_RECIPE[name]}.")
     if key not in hints:
         others = [algorithm for algorithm in CONFIGS if key in setting_hints(algorithm)]
-        advice = f"only algorithm {' and '.join(others)} has it, remove it." if others else _nearest(name, hints)
+        advice = f"it belongs to algorithm {' and '.join(others)}, remove it." if others else _nearest(name, hints)
         raise RecipeError(f"{origin}: expected a setting of a recipe, got {key!r}; {advice}")
     if not fits(value, hints[key]):
         raise RecipeError(f"{origin}: `{key}` must be {in_words(hints[key])}, got {value!r}; change the value.")

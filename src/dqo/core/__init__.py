@@ -3,7 +3,7 @@
 Torch only; tensors in, tensors out; no configuration, no files, no host. Symbols and proofs: docs/math.md.
 """
 
-from dqo.core.advantage import REWARD_SCALES, scaled_advantage, tied_groups
+from dqo.core.advantage import REWARD_SCALES, scaled_advantage, scored_std, tied_groups
 from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, reaches, weight_kernel
 from dqo.core.credit import CREDIT_SCALES, credit_range, scale_credit
 from dqo.core.gae import clipped_value_error, explained_variance, gae
@@ -51,6 +51,7 @@ __all__ = [
     "reaches",
     "scale_credit",
     "scaled_advantage",
+    "scored_std",
     "tied_groups",
     "unpad_groups",
     "vendi",

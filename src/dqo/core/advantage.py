@@ -48,7 +48,7 @@ def scaled_advantage(
     scaled = task.double() if decoupled else shaped.double()  # (P, G)
     advantage = _centred(scaled)  # (P, G)
     if scale != "none":
-        std = _std(scaled, dim=1) if scale == "group" else _std(scaled.flatten(), dim=0)  # (P, 1) or (1,)
+        std = scored_std(scaled, dim=1) if scale == "group" else scored_std(scaled.flatten(), dim=0)  # (P, 1) or (1,)
         advantage = advantage / (std.clamp_min(std_floor) + _EPSILON)
     if decoupled:
         advantage = advantage + _centred(shaped.double() - task.double())
@@ -78,7 +78,7 @@ def _centred(values: Tensor) -> Tensor:
     return values - values.nanmean(1, keepdim=True)  # (P, G)
 
 
-def _std(values: Tensor, dim: int) -> Tensor:
+def scored_std(values: Tensor, dim: int) -> Tensor:
     """Unbiased standard deviation over the numbers along dim, that dim kept; 0 for fewer than two."""
     n = (~values.isnan()).sum(dim, keepdim=True)
     square = (values - values.nanmean(dim, keepdim=True)).square().nansum(dim, keepdim=True)

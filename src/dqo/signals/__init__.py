@@ -37,9 +37,9 @@ class Signal:
 SIGNALS = {
     "none": Signal("none"),
     "dqo": Signal("credit", usual_alpha=1.0, takes_quality_weights=True),
-    "pairwise": Signal("credit"),
-    "vendi": Signal("credit"),
-    "elliptical": Signal("credit", takes_quality_weights=True),
+    "pairwise": Signal("credit", usual_alpha=0.3),
+    "vendi": Signal("credit", usual_alpha=0.1),
+    "elliptical": Signal("credit", usual_alpha=1.0, takes_quality_weights=True),
     "partition": Signal("discount", 1.0, 1.0),
     "graph_cut": Signal("discount", 1.0, 1.0),
     "unlikeliness": Signal("discount", 1.0, 0.25),

@@ -6,7 +6,7 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 
-from dqo.core import tied_groups
+from dqo.core import scored_std, tied_groups
 from dqo.detectors import low_quality_credit, text_signs
 from dqo.diversity import GroupCredit
 from dqo.language import language_mixing
@@ -78,7 +78,5 @@ def effective_alpha(
     if scaling == "none" or decoupled:
         return alpha
     rows = combined if scaling == "group" else combined.reshape(1, -1)  # (P, G) or (1, N)
-    n = (~rows.isnan()).sum(dim=1)  # (P,) responses that something could score
-    square = (rows - rows.nanmean(dim=1, keepdim=True)).square().nansum(dim=1)  # (P,)
-    spread = torch.where(n > 1, square / (n - 1), torch.nan).sqrt()  # (P,)
+    spread = scored_std(rows[(~rows.isnan()).sum(dim=1) > 1], 1)  # (groups with two scored rows, 1)
     return (alpha / (spread.clamp_min(std_floor) + 1e-4)).nanmean().item()

@@ -80,8 +80,9 @@ class SharedRolloutMixin:
         """
         plain = Sampling(temperature=sampling.temperature)
         whole = self.accelerator.mixed_precision == "no" and self.model.dtype == torch.float32
-        same = whole and not hasattr(self.model, "peft_config") and not self._reads_columns
-        return sampling == plain and sampling.temperature > 0 and same
+        if hasattr(self.model, "peft_config") or self._reads_columns:
+            return False
+        return sampling == plain and sampling.temperature > 0 and whole
 
     def _get_per_token_logps_and_entropies(
         self,
