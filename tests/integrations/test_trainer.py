@@ -257,7 +257,8 @@ def test_sampling_stands_for_the_old_policy_only_where_padding_moves_no_position
         size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": len(tiny_tokenizer)}
         size |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         policy = GPT2LMHeadModel(GPT2Config(**size, initializer_range=0.5, eos_token_id=1, pad_token_id=0))
-    trainer = make(DQORLOOTrainer, DQORLOOConfig, policy, tiny_tokenizer, tmp_path, temperature=1.0, learning_rate=0.0)
+    settings = {"per_device_train_batch_size": 16, "temperature": 1.0, "learning_rate": 0.0}  # prompts of all lengths
+    trainer = make(DQORLOOTrainer, DQORLOOConfig, policy, tiny_tokenizer, tmp_path, **settings)
     assert reads_columns(trainer.model) == columns
     assert trainer._draws_exactly(Sampling(temperature=1.0)) != columns
     trainer.train()
