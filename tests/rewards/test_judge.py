@@ -53,6 +53,8 @@ def test_scores_outlive_the_process_in_a_file(serve, tmp_path):
     judge(server, cache=cache)(prompts=["p"], completions=["aaaa"])
     with (tmp_path / "scores.jsonl").open("a") as file:
         file.write('{"key": "ab')  # a kill in the middle of a line
+    with (tmp_path / "scores.jsonl").open("ab") as file:
+        file.write(b"\xff\n")  # a damaged block
     assert judge(server, cache=cache)(prompts=["p"], completions=["aaaa"]) == pytest.approx([1 / 3])
     assert len(server.requests) == 1
     judge(server, cache=cache, rubric="Another.")(prompts=["p"], completions=["aaaa"])
@@ -98,6 +100,46 @@ def test_a_response_cannot_name_its_own_score(serve):
     out_of_range = serve(lambda path, body: local_server.chat("Score: 11"))
     with pytest.raises(EndpointError):
         judge(out_of_range)(prompts=["p"], completions=["a"])
+
+
+@pytest.mark.parametrize(
+    ("reply", "score"),
+    [
+        ("Score (1-10): 9", 9),
+        ("Score (1 = worst, 10 = best): 9", 9),
+        ("Score: 9 (highest possible score: 10)", 9),
+        ("(Score: 9)", 9),
+        ("Scores differ: 3 for style.\n\n**Score:** 9/10.", 9),
+        ("Score = 9.5", 9.5),
+        ("9", 9),
+        ("Score: 1 (worst) to 10 (best): 7", None),
+        ("Score: 1-10", None),
+        ("Score: \N{MINUS SIGN}3", None),
+        ("A score of 9", None),
+    ],
+)
+def test_the_scale_is_not_taken_for_the_score(serve, reply, score):
+    """One response that can be read goes along, as a call of which none can is an error."""
+    server = serve(lambda path, body: local_server.chat("Score: 1" if "sure" in str(body) else reply))
+    wanted = None if score is None else pytest.approx((score - 1) / 9)
+    assert judge(server)(prompts=["p", "p"], completions=["sure", "a"]) == [0, wanted]
+
+
+def test_a_fraction_may_begin_with_its_point(serve):
+    server = serve(lambda path, body: local_server.chat("Score: .5"))
+    assert judge(server, lowest=0, highest=1)(prompts=["p"], completions=["a"]) == [0.5]
+
+
+def test_a_reply_that_cannot_be_read_stops_no_second_call(serve, tmp_path):
+    """What remains to be asked is then what cannot be read; it is asked once a process."""
+    server = serve(lambda path, body: local_server.chat("Hm.") if "bad" in str(body) else by_length(path, body))
+    cache = str(tmp_path / "scores.jsonl")
+    for _ in range(2):  # the second has the score of the first from the file
+        reward = judge(server, cache=cache)
+        for _ in range(2):
+            assert reward(prompts=["p", "p"], completions=["bad", "a"]) == [None, 0]
+        assert reward(prompts=["p"], completions=["bad"]) == [None]
+    assert len(server.requests) == 2 + 1 + 2, "twice each new unreadable one, and the other once"
 
 
 def test_the_key_comes_from_the_environment_alone(serve, monkeypatch):

@@ -57,6 +57,43 @@ def test_numbers_and_final_answers():
     assert final_answer("####\nnothing on the line") is None
 
 
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Tom must answer 3 questions, so 3*6 = 18. The answer is 18.", "18"),
+        ("Students answer 20 questions. Answer: 85", "85"),
+        ("the answer = 5", "5"),
+        ("#### Step 1: add\n40+32 = 72\n\nThe final answer is \\boxed{72}.", "72"),
+        ("#### Solution\n40+32\n#### Answer\n\\boxed{72}", "72"),
+        ("#### Answer\n#### 72", "72"),
+        ("#### Answer: 72", "72"),
+        ("#### **The final answer is 72**", "72"),
+        ("so \\boxed{40}\n#### 72", "72"),
+        ("#### 40 #### 72 and \\boxed{72}", "40"),
+        ("#### Monday", "Monday"),
+        ("They answer 20 questions.", None),
+    ],
+)
+def test_prose_and_headings_state_no_answer(text, answer):
+    found = final_answer(text)
+    assert (found and found.text) == answer
+
+
+def test_factors_and_variables_are_no_units():
+    words = ("5 million", "3 hundred eggs", "2 pi", "3 i", "2 x", "1 dozen")
+    assert [as_number(text) for text in words] == [None] * len(words)
+    assert [as_number(f"5 {unit}") for unit in ("km", "L", "h", "millimetres", "pies", "pints of milk")] == [5] * 6
+    reward = MathReward(timeout=5)
+    for gold, answer in (("2 x", "2 y"), ("3 i", "3"), ("5 million", "5"), ("5", "5 million"), ("2 pi", "2")):
+        assert reward(prompts=["p"], completions=[f"\\boxed{{{answer}}}"], reference=[gold]) == [0.0], (gold, answer)
+
+
+def test_an_answer_that_is_several_formulas_is_its_first():
+    reward = MathReward(timeout=5)
+    answers = ["\\boxed{1/2$ $3/4}", "#### 40$ $41$ $72", "\\boxed{3/4$ $1/2}", "#### $\\frac{3}{4}$ cup"]
+    assert reward(prompts=["p"] * 4, completions=answers, reference=["3/4", "72", "3/4", "0.75"]) == [0, 0, 1, 1]
+
+
 def test_chrf_by_hand():
     # of "ab" and "abc" the single characters share 2 of 2 and 2 of 3, the pairs 1 of 1 and 1 of 2, no longer sequence
     # is in both; F2 = 5PR / (4P + R) of the mean precision (1) and recall (7/12) over the two orders that "ab" has

@@ -4,8 +4,12 @@ import re
 from dataclasses import dataclass
 
 _HASHES = re.compile(r"####[ \t]*([^\n]*)")
+_LABEL = re.compile(r"(?i)\W*(?:the\s+)?(?:final\s+)?answer\b(?:\s+is\b)?\s*[:=]?")
+_HEADING = re.compile(r"\W*[A-Za-z]{2}")  # "#### Step 1: add", as Markdown has it
 _BOXED = re.compile(r"\\boxed\s*\{")
-_SAID = re.compile(r"(?i)\banswer(?:\s+is)?\s*:?\s*(?:\*\*|\$)*\s*([-+]?\$?[\d.]?[\d,]*\d(?:\.\d+)?(?:\s*/\s*\d+)?%?)")
+_SAID = re.compile(
+    r"(?i)\banswer(?:\s+is\s*:?|\s*[:=])\s*(?:\*\*|\$)*\s*([-+]?\$?[\d.]?[\d,]*\d(?:\.\d+)?(?:\s*/\s*\d+)?%?)"
+)
 _UNIT = re.compile(r"(?:[ \t]+[A-Za-z]+){0,2}(?=\s*(?:[.!\n]|$))")  # "the answer is 72 red apples."
 _CLOSING = " \t\r\n.$*)`"  # what may follow an answer without saying anything
 
@@ -28,7 +32,8 @@ class FinalAnswer:
 def final_answer(text: str) -> FinalAnswer | None:
     """The first answer in the strictest form that occurs: "####", then boxed, then said in words.
 
-    The first and not the last, so that a text cannot state several answers and be paid for one of them.
+    The first and not the last, so that a text cannot state several answers and be paid for one of them. Where an answer
+    is boxed, a "####" that a word follows is a heading.
 
     Args:
         text: A response.
@@ -36,14 +41,18 @@ def final_answer(text: str) -> FinalAnswer | None:
     Returns:
         The answer, or None where none is stated.
     """
-    if (found := _HASHES.search(text)) and found[1].strip():
-        answer = found[1]
+    boxed = _BOXED.search(text)
+    for found in _HASHES.finditer(text):
+        answer, start = found[1], found.start(1)
         if "####" in answer:  # several on one line
             answer = answer[: answer.index("####")]
-        return _answer(text, answer, found.start(1) + len(answer))
-    if found := _BOXED.search(text):
-        end = _closing_brace(text, found.end())
-        return None if end is None else _answer(text, text[found.end() : end], end + 1)
+        if label := _LABEL.match(answer):
+            answer, start = answer[label.end() :], start + label.end()
+        if answer.strip() and not (boxed and _HEADING.match(answer)):
+            return _answer(text, answer, start + len(answer))
+    if boxed:
+        end = _closing_brace(text, boxed.end())
+        return None if end is None else _answer(text, text[boxed.end() : end], end + 1)
     if found := _SAID.search(text):
         unit = _UNIT.match(text, found.end())
         return _answer(text, found[1], unit.end() if unit else found.end())

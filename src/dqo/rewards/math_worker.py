@@ -5,6 +5,7 @@ reader of plain expressions goes through Python's own parser and evaluator.
 """
 
 import json
+import re
 import resource
 import sys
 
@@ -29,7 +30,9 @@ def main() -> None:
 
 
 def _latex(text: str) -> str:
-    return text.strip().strip("$").replace("**", "^").replace("*", r"\cdot ")
+    """The first formula, as math-verify takes the last of several: an answer that is two is its first."""
+    parts = (part.strip() for part in re.split(r"(?<!\\)\$", text))
+    return next(filter(None, parts), "").replace("**", "^").replace("*", r"\cdot ")
 
 
 if __name__ == "__main__":
