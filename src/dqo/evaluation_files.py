@@ -3,12 +3,16 @@
 Comparison, sweep and report all read them here, so that a file is taken by all three or refused by all three.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError
 from dqo.json_files import is_number, parse_object, read_text
 from dqo.run_format import check_format
+
+# Differences in any of these would be read as differences between the models.
+MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "scoring", "pass_threshold")
 
 _INTERVAL = ("mean", "low", "high")
 _TEXTS = ("encoder", "heldout_encoder", "task", "equivalence", "protocol", "version")
@@ -23,7 +27,8 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
 
     Returns:
         Its content: `metrics` maps names to None or {"mean", "low", "high"}, `n_prompts` and `n_samples` are at least
-        1, `notes`, where there are any, a list of texts, and what names something is a text or None.
+        1, `notes`, where there are any, a list of texts, `scoring` an object or None, and what names something is a
+        text or None.
 
     Raises:
         DataError: A file that is missing, broken, incomplete or of a newer format.
@@ -45,6 +50,8 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
             raise _odd(path, name, "a text or null", document[name])
     if not is_number(document.get("pass_threshold", 0.5)):
         raise _odd(path, "pass_threshold", "a number", document["pass_threshold"])
+    if not isinstance(document.get("scoring"), dict | None):
+        raise _odd(path, "scoring", "an object or null", document["scoring"])
     notes = document.get("notes", [])
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise _odd(path, "notes", "a list of texts", notes)
@@ -80,6 +87,39 @@ def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
     if not values:
         raise DataError(f"{path}: expected one line of metrics a prompt, got an empty file; evaluate again.")
     return values
+
+
+def disagree(fact: str, documents: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether evaluations differ in something they must agree on to be compared.
+
+    Args:
+        fact: One of `MUST_AGREE`.
+        documents: What their metrics.json hold.
+
+    Returns:
+        True where two differ. One without `scoring` has no quality to compare, or is older than that entry, and agrees
+        with any.
+    """
+    values = [document.get(fact) for document in documents]
+    told = [value for value in values if value is not None or fact != "scoring"]
+    return any(value != told[0] for value in told)
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """What to call the evaluations in some folders.
+
+    Args:
+        paths: Run folders or their `eval/`.
+
+    Returns:
+        The last parts of each path that tell them apart, a closing `eval` left out.
+    """
+    parts = [path.resolve().parts[: -1 if path.resolve().name == "eval" else None] for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]  # a run and its own `eval/` under another link
 
 
 def _odd(path: str | Path, field: str, expected: str, came: Any) -> DataError:

@@ -8,7 +8,9 @@ import time
 import pytest
 
 import dqo
-from dqo.cli.main import main
+from dqo.cli.main import build_parser, main
+from dqo.cli.yaml_reader import parse_yaml
+from dqo.tasks import option_flags
 
 
 def test_help_is_instant_and_loads_nothing_heavy(dqo_process):
@@ -152,6 +154,42 @@ def test_eval_of_responses_without_reward_says_that_quality_is_null(tmp_path, ca
     document = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert document["metrics"]["quality"] is None
     assert 1.9 < document["metrics"]["vendi_1"]["mean"] <= 2.0, "two responses without a common word"
+
+
+def test_options_of_a_task_survive_the_way_through_a_command_line():
+    """A sweep hands them to `dqo eval`, where flags are read as YAML."""
+    options = {
+        "template": "Solve.\n{prompt}\n\nEnd with #### and the answer: “5”.", "words": 2, "level": "yes", "path": "1e3",
+        "note": "{prompt}", "pairs": [["a", 1.5]], "none": None,
+    }  # fmt: skip
+    args = build_parser().parse_args(
+        ["eval", "--responses", "r", "--task", "gsm8k", "--out", "x", *option_flags(options)]
+    )
+    read = {name: parse_yaml(text, name) for name, _, text in (flag.partition("=") for flag in args.task_option)}
+    assert read == options
+
+
+def test_a_limit_does_not_shorten_the_file_it_reads(refused, tmp_path):
+    row = {"prompt": "p", "responses": ["x", "y"], "finish": ["eos", "eos"]}
+    path = tmp_path / "groups.jsonl"
+    text = "".join(json.dumps({"id": name} | row) + "\n" for name in "abc")
+    path.write_text(text)
+    flags = ["eval", "--responses", path, "--encoder", "hashed", "--limit"]
+    assert "would leave 1 of the 3 groups" in refused(*flags, "1", "--out", tmp_path)
+    assert path.read_text() == text
+    assert main([*map(str, flags), "3", "--out", str(tmp_path)]) == 0
+    assert main([*map(str, flags), "1", "--out", str(tmp_path / "one")]) == 0
+
+
+def test_evaluations_by_different_rewards_are_not_compared(refused, tmp_path):
+    path = tmp_path / "groups.jsonl"
+    path.write_text(json.dumps({"id": "a", "prompt": "p", "responses": ["x b", "y"], "finish": ["eos", "eos"]}) + "\n")
+    (tmp_path / "r.py").write_text("def a(completions, **_):\n    return [0.1] * len(completions)\n\n\nb = a\n")
+    for name in "ab":
+        flags = ["--reward", f"{tmp_path}/r.py:{name}", "--encoder", "hashed", "--out", tmp_path / name]
+        assert main(["eval", "--responses", str(path), *map(str, flags)]) == 0
+    line = refused("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
+    assert "Runs must agree on scoring to be compared, got {'reward': " in line
 
 
 def test_compare_of_nothing(refused, tmp_path):

@@ -35,6 +35,7 @@ def run(args: argparse.Namespace) -> None:
         "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,
         "equivalence": load_equivalence(args.equivalence or "embedding"),
         "reward": _reward(args.reward) if args.reward else None,
+        "scoring": _scoring(args),
     } | _judged(args)
     prompts = [] if args.responses else _prompts(args, task, protocol)
     length = task.max_completion_length if task else DEFAULT_LENGTH
@@ -111,13 +112,26 @@ def _task(args: argparse.Namespace) -> "Task | None":
         if args.task_option or args.split:
             raise RecipeError("--task-option and --split belong to --task, got no --task; add it or leave them out.")
         return None
+    return load_task(args.task, **_task_options(args))
+
+
+def _task_options(args: argparse.Namespace) -> dict[str, Any]:
     options = {}
     for option in args.task_option:
         name, equals, text = option.partition("=")
         if not equals:
             raise RecipeError(f"--task-option {option!r}: expected key=value; add the missing part.")
         options[name] = parse_yaml(text, f"--task-option {option!r}")
-    return load_task(args.task, **options)
+    return options
+
+
+def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
+    """What the quality depends on beside the task's name and the prompts, as it was asked for."""
+    if args.reward:
+        return {"reward": args.reward}
+    if args.task:
+        return {"task_options": {name: value for name, value in _task_options(args).items() if name != "path"}}
+    return {"judge": args.judge} if args.judge else None
 
 
 def _reward(text: str) -> Any:
@@ -140,7 +154,14 @@ def _responses(args: argparse.Namespace) -> list[Group]:
         raise RecipeError("--responses holds its own prompts, got --data or --split too; leave one out.")
     if args.temperature and len(args.temperature) > 1:
         raise RecipeError("--responses are sampled already, got several temperatures; leave --temperature out.")
-    return read_groups(args.responses)[: args.limit]
+    groups = read_groups(args.responses)
+    own = Path(args.responses).resolve() == Path(args.out, "groups.jsonl").resolve()
+    if own and args.limit and args.limit < len(groups):
+        raise RecipeError(
+            f"--limit {args.limit} would leave {args.limit} of the {len(groups)} groups of {args.responses}, which "
+            "--out writes anew; choose another --out."
+        )
+    return groups[: args.limit]
 
 
 def _prompts(args: argparse.Namespace, task: "Task | None", protocol: "Protocol | None") -> list[Prompt]:

@@ -1,7 +1,6 @@
 """`dqo train`: recipe -> task, policy and trainer -> run folder."""
 
 import argparse
-import json
 import os
 import shlex
 import shutil
@@ -37,7 +36,7 @@ from dqo.integrations.trl.signals import SaveOnSignal
 from dqo.models import load_policy
 from dqo.records import Prompt
 from dqo.rewards.task_reward import encode_record
-from dqo.tasks import Task
+from dqo.tasks import Task, option_flags
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -175,8 +174,7 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
 def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds: float) -> str:
     """What there is now, and the command that comes next."""
     command = ["dqo", "eval", "--model", str(folder.path), "--task", recipe.task]
-    for name, value in task_options(recipe).items():
-        command += ["--task-option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+    command += option_flags(task_options(recipe))
     command += [*_unseen_prompts(recipe, task), "--max-new-tokens", str(recipe.config.max_completion_length)]
     encoder = recipe.config.encoder  # outside of training nothing runs the reference, but its weights are the start's
     command += ["--encoder", f"policy:{recipe.model}" if encoder == "reference" else encoder]

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING, Any
 from dqo.errors import DataError
 from dqo.evaluation.differences import NOTE, pairwise
 from dqo.evaluation.frontier import pareto_front
-from dqo.evaluation_files import read_metrics, read_prompt_metrics
+from dqo.evaluation_files import MUST_AGREE, disagree, read_metrics, read_prompt_metrics, short_names
 from dqo.records import Group, read_groups, write_json, write_text
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-# Differences in any of these would be read as differences between the models.
-_MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "pass_threshold")
 _SAMPLES_SHOWN = 3
 _FILES = ("metrics.json", "prompt_metrics.jsonl")
 
@@ -113,11 +111,11 @@ def _load(folders: Sequence[str | Path]) -> list[Run]:
     paths = [path / "eval" if (path / "eval" / "metrics.json").exists() else path for path in map(Path, folders)]
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise DataError(f"A comparison needs two or more different folders, got {', '.join(map(str, folders))}.")
-    runs = [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    runs = [_read(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
     for run in runs[1:]:
-        for fact in _MUST_AGREE:
-            first, other = runs[0].document.get(fact), run.document.get(fact)
-            if first != other:
+        for fact in MUST_AGREE:
+            if disagree(fact, (runs[0].document, run.document)):
+                first, other = runs[0].document.get(fact), run.document.get(fact)
                 raise DataError(
                     f"Runs must agree on {fact} to be compared, got {first!r} in {runs[0].name} and {other!r} in "
                     f"{run.name}; evaluate both alike."
@@ -149,16 +147,6 @@ def _read(folder: Path, name: str) -> Run:
         )
     document, values = read_metrics(folder / _FILES[0]), read_prompt_metrics(folder / _FILES[1])
     return Run(name, document, {group.id: group for group in read_groups(folder / "groups.jsonl")}, values)
-
-
-def _names(paths: list[Path]) -> list[str]:
-    """The last parts of the paths that tell them apart, "eval" left out."""
-    parts = [path.resolve().parts[: -1 if path.resolve().name == "eval" else None] for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]  # a run and its own `eval/` under another link
 
 
 def _means(points: dict[str, tuple[dict[str, float], ...]]) -> list[list[float]]:

@@ -31,6 +31,7 @@ def evaluate(
     protocol: Protocol | None = None,
     pass_threshold: float = 0.5,
     sampling: dict[str, Any] | None = None,
+    scoring: dict[str, Any] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score the groups, measure them, and write the folder; metrics.json comes last and marks it as complete.
@@ -46,6 +47,8 @@ def evaluate(
         protocol: Checked against the groups, named in the document, and the source of further measures.
         pass_threshold: Least reward that passes.
         sampling: The settings the groups were drawn with, recorded as they are; None where they are not known.
+        scoring: What the quality depends on beside the task's name, recorded as it is, so that evaluations by another
+            reward or other options of a task are not compared; by default the name of `reward`, where there is one.
         seed: Of the bootstrap.
 
     Returns:
@@ -64,6 +67,8 @@ def evaluate(
         groups = score_with_task(groups, task)
     elif reward is not None:
         groups = score_with_reward(groups, reward)
+    if reward is not None and scoring is None:
+        scoring = {"reward": getattr(reward, "__name__", type(reward).__name__)}
     if protocol is not None:
         protocol.check(groups)
     values = prompt_values(
@@ -87,6 +92,7 @@ def evaluate(
         protocol=None if protocol is None else protocol.name,
         pass_threshold=pass_threshold,
         sampling=sampling,
+        scoring=scoring,
         notes=_notes(groups, scorer_given=task is not None or reward is not None),
     )
     rows = [{"id": group.id} | {name: column[i] for name, column in values.items()} for i, group in enumerate(groups)]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dqo.evaluation_files import MUST_AGREE, disagree
 from dqo.report.significance import Difference
 from dqo.report.sources import RunFiles
 
@@ -120,10 +121,9 @@ def cautions(runs: Sequence[RunFiles]) -> list[str]:
     """
     found = []
     evaluated = [run for run in runs if run.document]
-    for fact in ("n_samples", "encoder", "heldout_encoder", "task", "pass_threshold"):
-        values = {run.name: run.document.get(fact) for run in evaluated}
-        if len(set(map(str, values.values()))) > 1:
-            told = ", ".join(f"{name}: {value}" for name, value in values.items())
+    for fact in MUST_AGREE:
+        if disagree(fact, [run.document for run in evaluated]):
+            told = ", ".join(f"{run.name}: {run.document.get(fact)}" for run in evaluated)
             found.append(
                 f"The evaluations differ in {fact} ({told}): read no difference between them as one of models."
             )

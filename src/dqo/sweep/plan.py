@@ -7,6 +7,7 @@ from typing import Any
 
 from dqo.errors import DataError, RecipeError
 from dqo.records import write_json
+from dqo.tasks import option_flags
 
 BASE = "base"  # the arm of the model as it is, before any training
 
@@ -48,8 +49,7 @@ class Evaluation:
     def flags(self) -> list[str]:
         """The settings as flags of `dqo eval`, all but the model and the folder."""
         flags = ["--task", self.task]
-        for name, value in self.task_options.items():
-            flags += ["--task-option", f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
+        flags += option_flags(self.task_options)
         flags += ["--data", self.data] if self.data else ["--split", self.split]
         flags += ["--limit", str(self.prompts)] if self.prompts else []
         flags += ["--heldout-encoder", self.heldout_encoder] if self.heldout_encoder else []

@@ -5,7 +5,8 @@ first use, so that looking up one name loads the packages of no other.
 """
 
 import inspect
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dqo.records import Prompt
@@ -66,3 +67,20 @@ def load_task(name: str, **options: Any) -> Task:
 def takes_path(name: str) -> bool:
     """Whether a task reads its own format from `data.path` (a data set with templates and splits), by its name."""
     return "path" in inspect.signature(find("task", TASKS, name, extra="data")).parameters
+
+
+def option_flags(options: Mapping[str, Any]) -> list[str]:
+    """A task's options as flags of `dqo eval` and `dqo sample`.
+
+    Args:
+        options: Plain data by name.
+
+    Returns:
+        Two entries an option. Values are written as JSON, text in quotes, since the flags are read as YAML, where bare
+        text loses its line breaks and what stands behind a "#", or becomes a mapping or a number.
+    """
+    return [
+        part
+        for name, value in options.items()
+        for part in ("--task-option", f"{name}={json.dumps(value, ensure_ascii=False)}")
+    ]
