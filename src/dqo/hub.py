@@ -43,4 +43,4 @@ def first_words(error: Exception, limit: int = 240) -> str:
     """Type and start of an error's text on one line, for quoting inside a sentence of ours."""
     words = " ".join(str(error).split())
     short = words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0] + " …"
-    return f"{type(error).__name__}: {short.rstrip(' .:')}"
+    return ": ".join(filter(None, (type(error).__name__, short.rstrip(" .:"))))

@@ -32,11 +32,14 @@ def words(completions, **columns):
     return [len(set(text.split())) / 5 for text in completions]
 
 
-def trainer(kind, policy, tokenizer, out, **changes):
+PROMPTS = ["the dog", "a cat", "red house near", "old tree and river"]
+
+
+def trainer(kind, policy, tokenizer, out, prompts=PROMPTS, **changes):
     host, config, own = KINDS[kind]
     return host(
         AutoModelForCausalLM.from_pretrained(policy), words, args=config(str(out), **SHARED | own | changes),
-        train_dataset=Dataset.from_dict({"prompt": ["the dog", "a cat", "red house near", "old tree and river"]}),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
     )  # fmt: skip
 
@@ -83,6 +86,17 @@ def test_resumed_run_equals_the_one_never_stopped(kind, stops, tiny_policy_folde
         again.train(resume_from_checkpoint=str(whole / f"checkpoint-{stop}"))
         torch.testing.assert_close(tensors(tmp_path / f"from-{stop}" / "checkpoint-14"), end, atol=0, rtol=0)
         assert state(tmp_path / f"from-{stop}" / "checkpoint-14") == last
+
+
+def test_an_epoch_that_ends_in_a_short_update_can_be_continued(tiny_policy_folder, tiny_tokenizer, tmp_path):
+    """3 micro-steps an epoch at 2 an update: step 2 has done 3 of them, which is a whole rollout, and not 4."""
+    changes = {"steps_per_generation": 3, "num_iterations": 1, "gradient_accumulation_steps": 2, "max_steps": 4}
+    changes |= {"prompts": PROMPTS[:3], "save_steps": 2}
+    trainer("grpo", tiny_policy_folder, tiny_tokenizer, tmp_path / "whole", **changes).train()
+    again = trainer("grpo", tiny_policy_folder, tiny_tokenizer, tmp_path / "again", **changes)
+    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    ends = [tensors(tmp_path / name / "checkpoint-4") for name in ("again", "whole")]
+    torch.testing.assert_close(*ends, atol=0, rtol=0)
 
 
 def test_a_run_that_is_done_takes_no_further_step(tiny_policy_folder, tiny_tokenizer, tmp_path):

@@ -201,6 +201,11 @@ def jamba():
                        use_mamba_kernels=False, router_aux_loss_coef=0.0)  # fmt: skip
 
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 8.0}
+LONG = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "short_factor": [1.0] * 4, "long_factor": [9.0] * 4,
+        "original_max_position_embeddings": 32}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
@@ -208,14 +213,26 @@ def jamba():
         (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=4, max_window_layers=1), "sliding_attention"),
         (MixtralConfig(**SMALL, num_local_experts=2, router_aux_loss_coef=0.01), "load-balancing loss over experts"),
         (jamba(), "recurrent layers would carry state"),
+        (LlamaConfig(**SMALL, rope_parameters=DYNAMIC), r"depend on the length of the row \(rope_type dynamic\)"),
+        (LlamaConfig(**SMALL, rope_parameters=LONG), r"depend on the length of the row \(rope_type longrope\)"),
     ],
-    ids=["window", "some windows", "experts", "hybrid"],
+    ids=["window", "some windows", "experts", "hybrid", "dynamic", "longrope"],
 )
 def test_unsupported_models_say_why(config, reason):
     model = policy(config)
     with pytest.raises(AssertionError, match=reason):
         assert supports_shared_prefix(model) is None, supports_shared_prefix(model)
     assert model.training
+
+
+def test_a_model_that_fails_without_a_word_is_told_by_the_kind_of_failure(monkeypatch):
+    model = policy(LlamaConfig(**SMALL))
+
+    def fails(*args, **kwargs):
+        raise AssertionError
+
+    monkeypatch.setattr("dqo.integrations.trl.prefix_support.shared_prefix_logps", fails)
+    assert supports_shared_prefix(model) == "its forward does not take a shared prompt (AssertionError)."
 
 
 def test_numbers_catch_what_the_configuration_hides():

@@ -363,7 +363,14 @@ def test_rloo_refuses_pass_at_k_with_a_kl_in_its_advantages(tmp_path):
 
 
 def test_a_log_that_is_none_is_refused_with_its_line(tmp_path):
-    for text, told in (('{"step": 1}\n', "lines with a `quality`"), ("{}\n", "line 1: expected a JSON object")):
-        (tmp_path / "metrics.jsonl").write_text(text)
+    for text, told in (
+        (b'{"step": 1}\n', "lines with a `quality`"),
+        (b'{"step": 1, "quality": true}\n', "lines with a `quality`"),
+        (b"{}\n", r"line 1: expected a JSON object .*; train the baseline first, with alpha=0\.$"),
+        (b'{"step": 1.9, "quality": 1}\n', "line 1: expected a JSON object with a whole number"),
+        (b'{"step": 1, "quality": NaN}\n', "line 1: expected one JSON object, got the number NaN"),
+        (b"\xff\n", "expected UTF-8, got byte 0xff at offset 0"),
+    ):
+        (tmp_path / "metrics.jsonl").write_bytes(text)
         with pytest.raises(RecipeError, match=told):
             DQOConfig(str(tmp_path), **COMMON, alpha="auto", quality_floor_of=str(tmp_path))

@@ -1,5 +1,6 @@
 """The trainers on a real (tiny) policy: what reaches the advantages, what is logged, what is refused."""
 
+import copy
 import json
 
 import pytest
@@ -388,3 +389,19 @@ def test_inexact_sampling_log_probabilities_are_not_reused(settings, tiny_policy
     trainer.train()
     assert trainer.shares_rollouts
     assert False in forwards, "the old policy was computed"
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_a_reward_model_may_bring_its_tokenizer(tiny_policy, tiny_policy_folder, tiny_tokenizer, tmp_path, as_list):
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig.from_pretrained(tiny_policy_folder, num_labels=1, num_hidden_layers=1)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    trainer = DQOTrainer(
+        tiny_policy, LlamaForSequenceClassification(config), args=DQOConfig(str(tmp_path), **COMMON, max_steps=1),
+        train_dataset=Dataset.from_dict({"prompt": PROMPTS}), processing_class=tiny_tokenizer,
+        reward_processing_classes=[tokenizer] if as_list else tokenizer,
+    )  # fmt: skip
+    assert trainer.reward_processing_classes == [tokenizer, None]
+    trainer.train()
+    assert len(trainer.state.log_history) > 0

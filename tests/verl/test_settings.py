@@ -57,6 +57,7 @@ def test_a_critic_needs_two_responses_and_not_three(verl_config):
     with pytest.raises(RecipeError, match=r"at least 2 responses .*=gae, got 1"):
         read_settings(verl_config(*gae, "actor_rollout_ref.rollout.n=1"))
     read_settings(verl_config(*gae, "actor_rollout_ref.rollout.n=1", "+dqo.alpha=0"))
+    read_settings(verl_config(*gae, "actor_rollout_ref.rollout.n=1", "+dqo.diversity=none"))
 
 
 def test_a_mode_without_diversity_is_refused(verl_config):

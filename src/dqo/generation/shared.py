@@ -129,7 +129,7 @@ def why_not_in_groups(model: PreTrainedModel) -> str | None:
             if not error < (1e-3 if model.dtype == torch.float32 else 0.2):  # rounding of bf16 is of order .01
                 return f"its log-probabilities change by {error:.1g} when rows share the keys and values of a prompt."
     except Exception as error:  # any failure of a foreign architecture is the answer, and is told
-        return f"its attention does not take shared keys and values ({type(error).__name__}: {first_words(error)})."
+        return f"its attention does not take shared keys and values ({first_words(error)})."
     finally:
         model.train(was_training)
     return None

@@ -5,10 +5,11 @@ out on a few made-up tokens.
 """
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from dqo.generation.shared import why_not_in_groups
 
+_BY_LENGTH = ("dynamic", "longrope")  # kinds of rotary embedding whose frequencies follow the longest position
 _WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "window_size")
 
 
@@ -38,6 +39,8 @@ def why_layers(model: nn.Module) -> str | None:
     config = model.config
     if getattr(model.get_base_model() if hasattr(model, "get_base_model") else model, "_is_stateful", False):
         return "its recurrent layers would carry state from one response into the next."
+    if rope := set(_rope_types(config)).intersection(_BY_LENGTH):
+        return f"its rotary frequencies depend on the length of the row (rope_type {', '.join(rope)})."
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         others = sorted(set(kinds) - {"full_attention"})
@@ -47,3 +50,9 @@ def why_layers(model: nn.Module) -> str | None:
             if (width := getattr(config, name, None)) is not None:
                 return f"its attention reaches back {width} tokens only ({name})."
     return None
+
+
+def _rope_types(config: PretrainedConfig) -> list[str]:
+    """Of all layers, or one a kind of layer."""
+    settings = getattr(config, "rope_parameters", None) or {}
+    return [part.get("rope_type", "default") for part in (settings, *settings.values()) if isinstance(part, dict)]

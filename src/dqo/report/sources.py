@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from dqo.errors import DataError
-from dqo.evaluation_files import read_metrics, read_prompt_metrics
-from dqo.json_files import from_utf8, is_number, parse_object, read_text
+from dqo.evaluation_files import read_metrics, read_prompt_metrics, short_names
+from dqo.json_files import read_text
 from dqo.records import Group, read_groups
 from dqo.run_format import check_format
+from dqo.training_log import read_steps
 
 _PARTS = {
     "config": "config.yaml",
@@ -90,16 +91,6 @@ def locate(folder: Path) -> dict[str, Path]:
     return {part: path for part, path in places.items() if path.is_file()}
 
 
-def short_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of the paths that tell them apart, a closing `eval` left out."""
-    parts = [path.resolve().parts[: -1 if path.resolve().name == "eval" else None] for path in paths]
-    for length in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]  # a run and its own eval/
-
-
 def _read(folder: Path, name: str) -> RunFiles:
     files = locate(folder)
     if not files or set(files) == {"config"}:
@@ -112,7 +103,7 @@ def _read(folder: Path, name: str) -> RunFiles:
         name,
         files,
         config=_yaml(files["config"]) if "config" in files else {},
-        steps=_steps(files["steps"]) if "steps" in files else [],
+        steps=read_steps(files["steps"]) if "steps" in files else [],
         document=read_metrics(files["document"]) if "document" in files else {},
         values=values,
         groups={group.id: group for group in read_groups(files["groups"])} if "groups" in files else {},
@@ -138,26 +129,6 @@ def _untangled(runs: list[RunFiles]) -> list[RunFiles]:
 
 def _final(folder: Path) -> Path:
     return folder / "checkpoints" / "final"
-
-
-def _steps(path: Path) -> list[dict[str, Any]]:
-    """One line a step, the last one of each; half a line at the end is one that is being written."""
-    content = path.read_bytes()
-    whole = from_utf8(path, content[: content.rfind(b"\n") + 1])  # half a character may end what is being written
-    by_step = {}
-    for number, line in enumerate(whole.split("\n"), start=1):
-        if line.strip():
-            row = parse_object(line, f"{path}, line {number}")
-            step = row.get("step")
-            if not isinstance(step, int) or isinstance(step, bool) or not is_number(step):
-                raise DataError(f"{path}, line {number}: expected a JSON object with a whole number as `step`, got "
-                                f"{line[:60]!r}; remove that line.")  # fmt: skip
-            by_step[step] = {name: value for name, value in row.items() if _plottable(value)}
-    return [by_step[step] for step in sorted(by_step)]
-
-
-def _plottable(value: Any) -> bool:
-    return not isinstance(value, int | float) or isinstance(value, bool) or is_number(value)
 
 
 def _yaml(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Settings of alpha: a number with a schedule, or "auto" under a floor on quality or towards a diversity target."""
 
-import json
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -8,7 +7,9 @@ from pathlib import Path
 from dqo.alpha import AlphaSource, FlooredAlpha, ScheduledAlpha, TargetedAlpha
 from dqo.core.alpha_control import AlphaBounds, AlphaControl
 from dqo.core.alpha_schedule import AlphaSchedule
-from dqo.errors import DQOError, RecipeError
+from dqo.errors import DataError, DQOError, RecipeError
+from dqo.json_files import is_number
+from dqo.training_log import read_steps
 
 _AUTO_ONLY = ("quality_floor", "quality_floor_of", "quality_slack", "quality_floor_ramp", "vendi_target",
               "alpha_start", "alpha_min", "alpha_max", "alpha_rate")  # fmt: skip
@@ -144,30 +145,17 @@ def read_quality_curve(path: str | Path) -> dict[int, float]:
         step -> mean task reward of that step's batch.
 
     Raises:
-        RecipeError: no such file, a line that is no JSON object with a step, or no line with a quality.
+        RecipeError: no such file, no UTF-8, a line that is no JSON object with a step, or no line with a quality.
     """
     file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
+        rows = read_steps(file)
+    except DataError as error:
         raise RecipeError(
-            f"quality_floor_of {str(path)!r}: expected the metrics.jsonl of a finished baseline run, got "
-            f"{error.strerror}; train the baseline first, with alpha=0."
+            f"quality_floor_of: expected the metrics.jsonl of a finished baseline run, but {str(error).rstrip('.')}; "
+            "train the baseline first, with alpha=0."
         ) from error
-    curve = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-            step, quality = int(record["step"]), record.get("quality")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RecipeError(
-                f"{file}, line {number}: expected a JSON object with `step`, as `dqo train` writes, got "
-                f"{line[:60]!r}; name another file."
-            ) from error
-        if isinstance(quality, (int, float)):
-            curve[step] = float(quality)
+    curve = {row["step"]: float(row["quality"]) for row in rows if is_number(row.get("quality"))}
     if not curve:
         raise RecipeError(f"{file}: expected lines with a `quality`, got none; name the metrics.jsonl of a run.")
     return curve

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dqo.generation.support import why_layers
+from dqo.hub import first_words
 from dqo.integrations.trl.prefix_layout import IGNORED
 from dqo.integrations.trl.shared_prefix import shared_prefix_logps
 
@@ -63,7 +64,7 @@ def _why_numbers(model: nn.Module) -> str | None:
             if not error < tolerance:
                 return f"its log-probabilities change by {error:.1g} when responses share a prompt ({layout} layout)."
     except Exception as error:  # any failure of a foreign architecture is the answer, and is told
-        return f"its forward does not take a shared prompt ({type(error).__name__}: {str(error).splitlines()[0]})."
+        return f"its forward does not take a shared prompt ({first_words(error)})."
     finally:
         model.train(was_training)
     return None

@@ -77,6 +77,9 @@ class DQOMixin:
         if args.reward_weights is not None:
             args = copy.copy(args)  # the caller's settings stay the caller's
             args.reward_weights = [*args.reward_weights, 1.0]
+        if (tokenizers := kwargs.get("reward_processing_classes")) is not None:
+            tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers]
+            kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
         super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
         device = args.encoder_device or str(self.accelerator.device)
         self._embed = (

@@ -132,7 +132,7 @@ def _check_group_size(settings: DQOSettings, config: DictConfig) -> None:
     """Two responses have equal credits, which a group mean cancels; one response has nobody to differ from."""
     n, estimator = config.actor_rollout_ref.rollout.n, config.algorithm.adv_estimator
     least = 2 if estimator == "gae" else 3
-    if settings.alpha > 0 and n < least:
+    if settings.diversity != "none" and settings.alpha > 0 and n < least:
         raise RecipeError(
             f"actor_rollout_ref.rollout.n: DQO needs at least {least} responses a prompt with "
             f"algorithm.adv_estimator={estimator}, got {n}, with which the credit cancels; raise it, or "
