@@ -56,7 +56,7 @@ def test_better_means_more_diverse(words, name):
 
 
 def test_numbers_and_judges_are_in_the_title():
-    assert definition_of("pass@10").title == "Pass at k (k = 10)"
+    assert definition_of("pass@10").title == "Pass at 10"
     assert definition_of("heldout/vendi_1").title == "Vendi score, held-out encoder"
     assert definition_of("heldout/vendi_1").high == "n"
     with pytest.raises(DQOError, match=r"expected the name of a metric, one of quality, .* got 'vendi_7'"):

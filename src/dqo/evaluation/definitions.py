@@ -137,8 +137,8 @@ DEFINITIONS: dict[str, Definition] = {
 }  # fmt: skip
 
 _NUMBERED = (
-    (re.compile(r"(pass|max)@(\d+)"), r"\1@k", "{title} (k = {number})"),
-    (re.compile(r"((?:corpus/)?distinct)_(\d+)"), r"\1_n", "{title} (n = {number})"),
+    (re.compile(r"(pass|max)@(\d+)"), r"\1@k"),
+    (re.compile(r"((?:corpus/)?distinct)_(\d+)"), r"\1_n"),
 )
 
 
@@ -160,9 +160,8 @@ def definition_of(name: str) -> Definition:
         found = definition_of(name.removeprefix("heldout/"))
         text = f"{found.text} By an encoder the policy was not trained against."
         return replace(found, title=f"{found.title}, held-out encoder", text=text)
-    for pattern, general, title in _NUMBERED:
-        match = pattern.fullmatch(name)
-        if match:
+    for pattern, general in _NUMBERED:
+        if match := pattern.fullmatch(name):
             found = DEFINITIONS[match.expand(general)]
-            return replace(found, title=title.format(title=found.title, number=match[2]))
+            return replace(found, title=re.sub(r"\b[kn]\b", match[2], found.title))  # "Best of 10", "Distinct 2-grams"
     raise DQOError(f"expected the name of a metric, one of {', '.join(DEFINITIONS)}, got {name!r}.")

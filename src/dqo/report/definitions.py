@@ -1,4 +1,7 @@
-"""What every number of a report means: label, definition, which way is better, range. The table is a data file."""
+"""What every number of a report means: label, definition, which way is better, range.
+
+Of an evaluation what evaluation itself says of it, of the log of a training what a data file says.
+"""
 
 import re
 from functools import cache
@@ -8,6 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from dqo.errors import DQOError
+from dqo.evaluation.definitions import definition_of
 
 
 class Definition(NamedTuple):
@@ -29,12 +33,12 @@ def define(name: str, *, training: bool = False) -> Definition:
     Returns:
         Its definition; for a name nobody here knows, one that says so and who logged it.
     """
-    if name.startswith("heldout/"):
-        known = define(name.removeprefix("heldout/"))
-        text = f"{known.text} Measured with an encoder the policy was not trained against."
-        return known._replace(label=f"{known.label}, held out", text=text)
+    return _logged(name) if training else _measured(name)
+
+
+def _logged(name: str) -> Definition:
     table = _table()
-    if known := table["training" if training else "evaluation"].get(name):
+    if known := table["training"].get(name):
         return Definition(**known)
     for pattern in table["patterns"]:
         if match := re.fullmatch(pattern["match"], name):
@@ -42,22 +46,25 @@ def define(name: str, *, training: bool = False) -> Definition:
             spent = table["times"].get(match[1], what) if name.startswith("time/") else what
             filled = {"label": pattern["label"].format(what), "text": pattern["text"].format(spent)}
             return Definition(**filled, better=pattern.get("better", ""), range=pattern.get("range", ""))
-    if not training and (measured := _measured(name)):
-        return measured
-    origin = "Logged by the training host or by one of its reward functions" if training else "Found in metrics.json"
-    return Definition(name, f"{origin} under the name {name}; this report has no definition of it.")
+    return Definition(
+        name,
+        f"Logged by the training host or by one of its reward functions under the name {name}; this report has no "
+        "definition of it.",
+    )
 
 
-def _measured(name: str) -> Definition | None:
-    """What evaluation says of a metric that the table lacks; imported here because torch comes with it."""
-    from dqo.evaluation.definitions import definition_of
-
+def _measured(name: str) -> Definition:
     try:
         found = definition_of(name)
     except DQOError:
-        return None
-    low, high = ("no limit" if end is None else f"{end}" for end in (found.low, found.high))
-    return Definition(found.title, found.text, found.better, f"{low} to {high} {found.unit}")
+        return Definition(name, f"Found in metrics.json under the name {name}; this report has no definition of it.")
+    return Definition(found.title, found.text, found.better, _range(found.low, found.high, found.unit))
+
+
+def _range(low: float | None, high: float | str | None, unit: str) -> str:
+    if low is None and high is None:
+        return f"in units of {unit}"
+    return f"{low} to {high} {unit}" if high is not None else f"{low} or more {unit}"
 
 
 @cache

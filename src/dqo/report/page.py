@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dqo._version import __version__
+from dqo.embedders import load_embedder
 from dqo.errors import EncoderError
 from dqo.evaluation.frontier import pareto_front
 from dqo.records import write_text
@@ -124,8 +125,6 @@ def _maps(runs: list[RunFiles], encoder: str | None, maps: int) -> dict[str, Any
 
 
 def _embedder(name: str) -> Encoder:
-    from dqo.embedders import load_embedder  # torch, which a report whose maps are all remembered does without
-
     embed = load_embedder(name)
     return lambda texts: embed(texts).numpy()
 
