@@ -1,6 +1,7 @@
 """The private seams of TRL that the trainers stand on; an upgrade that moves one fails here and not in training."""
 
 import inspect
+import re
 
 import pytest
 import torch
@@ -8,12 +9,18 @@ from datasets import Dataset
 from transformers import Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
+from dqo.integrations.trl.config import LOSS_TYPES
+
 HOSTS = [(GRPOTrainer, GRPOConfig), (RLOOTrainer, RLOOConfig)]
 PROMPTS = ["the dog", "a cat near the river"]
 
 
-def first_word_is_dog(completions, **kwargs):
-    return [float(c.startswith("dog")) for c in completions]
+def words(completions, **kwargs):
+    return [float(len(completion.split())) for completion in completions]
+
+
+def letters(completions, **kwargs):
+    return [len(completion) / 10 for completion in completions]
 
 
 @pytest.fixture(params=HOSTS, ids=["grpo", "rloo"])
@@ -35,12 +42,10 @@ def host(request, tiny_policy, tiny_tokenizer, tmp_path):
 
     args = config_class(
         str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=6, max_steps=1,
-        bf16=False, use_cpu=True, report_to=[], reward_weights=[2.0], save_strategy="no", beta=0.0,
+        bf16=False, use_cpu=True, report_to=[], reward_weights=[2.0, -1.0], save_strategy="no", beta=0.0,
     )  # fmt: skip
     dataset = Dataset.from_dict({"prompt": PROMPTS, "record": ["{}", "{}"]})
-    trainer = Recorder(
-        tiny_policy, first_word_is_dog, args=args, train_dataset=dataset, processing_class=tiny_tokenizer
-    )
+    trainer = Recorder(tiny_policy, [words, letters], args=args, train_dataset=dataset, processing_class=tiny_tokenizer)
     trainer.train()
     return trainer, seen
 
@@ -49,7 +54,9 @@ def test_calculate_rewards_takes_rows_and_returns_the_global_table(host):
     trainer, seen = host
     parameters = list(inspect.signature(type(trainer).__mro__[1]._calculate_rewards).parameters)
     assert parameters == ["self", "inputs", "prompts", "completions", "completion_ids_list"]
-    assert seen["rewards"].shape == (8, 1)
+    assert seen["rewards"].shape == (8, 2)
+    scores = torch.tensor([f(seen["completions"]) for f in (words, letters)])
+    torch.testing.assert_close(seen["rewards"].T, scores)
     assert len(seen["prompts"]) == len(seen["completions"]) == len(seen["ids"]) == 8
     assert seen["training"], "the group size is chosen by model.training"
 
@@ -63,16 +70,21 @@ def test_rows_of_a_group_are_consecutive(host):
 
 def test_columns_are_found_by_name_and_weighted(host):
     trainer, _ = host
-    assert trainer.reward_func_names == ["first_word_is_dog"]
-    assert trainer.reward_weights.tolist() == [2.0]
+    assert trainer.reward_func_names == ["words", "letters"]
+    assert trainer.reward_weights.tolist() == [2.0, -1.0]
 
 
 def test_advantages_come_from_the_weighted_sum(host):
-    _, seen = host
-    rewards = 2.0 * seen["rewards"].squeeze(1).view(2, 4)
-    advantages = seen["output"]["advantages"].view(2, 4)
+    trainer, seen = host
+    columns = seen["rewards"].view(2, 4, 2)
+    rewards = 2.0 * columns[..., 0] - columns[..., 1]
     centred = rewards - rewards.mean(dim=1, keepdim=True)
-    assert torch.equal(advantages.sign(), centred.sign())
+    if isinstance(trainer, GRPOTrainer):
+        expected = centred / (rewards.std(dim=1, keepdim=True) + 1e-4)
+    else:
+        expected = centred * 4 / 3  # against the mean of the three others
+    assert expected.abs().max() > 0.1, "rewards that tie would make the next line vacuous"
+    torch.testing.assert_close(seen["output"]["advantages"].view(2, 4), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_loss_takes_an_advantage_a_token(host):
@@ -95,11 +107,45 @@ def test_optimizer_files_come_before_the_state_that_ends_a_checkpoint(host):
     assert 0 < source.index("_save_optimizer_and_scheduler(output_dir)") < source.index("save_to_json")
 
 
-def test_attributes_the_mixin_reads(host):
-    trainer, _ = host
-    for name in ("num_generations", "num_generations_eval", "_step", "_metrics", "current_gradient_accumulation_steps"):
+def test_attributes_the_mixins_read(host):
+    trainer, seen = host
+    for name in ("num_generations", "num_generations_eval", "_step", "current_gradient_accumulation_steps", "_is_vlm"):
         assert hasattr(trainer, name), name
     assert isinstance(trainer._metrics["train"], dict)
+    assert list(trainer._logs["advantages"]) == seen["output"]["advantages"].tolist()
+    assert isinstance(trainer._tr_loss, torch.Tensor)
+    assert trainer._globalstep_last_logged == 0, "the line of the first step is not due yet"
+    assert len(trainer._buffered_inputs) == trainer.args.steps_per_generation == 1
+    assert sorted(trainer._buffered_inputs[0]["advantages"]) == sorted(seen["output"]["advantages"])
+
+
+LOGPS = ["self", "model", "input_ids", "attention_mask", "logits_to_keep", "batch_size", "compute_entropy"]
+EPOCH = ["self", "model", "epoch", "train_dataloader", "steps_in_epoch"]
+
+
+@pytest.mark.parametrize("trainer_class", [GRPOTrainer, RLOOTrainer])
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("_compute_loss", ["self", "model", "inputs"]),
+        ("_generate_and_score_completions", ["self", "inputs"]),
+        ("_generate_single_turn", ["self", "prompt_ids", "images", "multimodal_fields"]),
+        ("_get_per_token_logps_and_entropies", LOGPS),
+        ("_prepare_inputs", ["self", "generation_batch"]),
+        ("_get_train_sampler", ["self", "dataset"]),
+        ("_load_optimizer_and_scheduler", ["self", "checkpoint"]),
+        ("_run_epoch", EPOCH),
+        ("_save_optimizer_and_scheduler", ["self", "output_dir"]),
+        ("_save_rng_state", ["self", "output_dir"]),
+    ],
+)
+def test_seams_take_what_the_mixins_pass_on(trainer_class, name, first):
+    assert list(inspect.signature(getattr(trainer_class, name)).parameters)[: len(first)] == first
+
+
+def test_kinds_of_loss_are_those_the_host_branches_on():
+    branches = re.findall(r"loss_type (?:==|in) (\[.*?\]|\".*?\")", inspect.getsource(GRPOTrainer._compute_loss))
+    assert {kind for branch in branches for kind in re.findall(r'"(\w+)"', branch)} == set(LOSS_TYPES)
 
 
 def test_a_row_that_nothing_scored_is_nan_and_gets_no_advantage(tiny_policy, tiny_tokenizer, tmp_path):
