@@ -153,19 +153,19 @@ def low_quality_credit(credit: Tensor, reward: Tensor) -> float:
     return (paid * below).sum().item() / total if total > 0 else math.nan
 
 
-def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> float:
+def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> Tensor:
     """How differently two encoders order the responses of a group by the credit they would earn.
 
-    0: the same order; 1/2: unrelated; 1: reversed. A rise while training says that the policy found what only the
-    training encoder can tell apart.
+    0: the same order; 1/2: unrelated; 1: reversed. More after training than before says that the policy found what only
+    the training encoder can tell apart.
 
     Args:
         E: (P, G, D) embeddings of the training encoder.
         E_heldout: (P, G, D') embeddings of another one, of the same responses.
 
     Returns:
-        mean over groups of (1 - Spearman correlation of the leave-one-out credits) / 2; groups in which an encoder
-        sees no difference at all are left out, NaN where that leaves none.
+        (P,) (1 - Spearman correlation of the leave-one-out credits) / 2; NaN for a group in which an encoder sees no
+        difference at all.
 
     Raises:
         DQOError: the two hold different numbers of groups or responses.
@@ -177,11 +177,8 @@ def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> float:
         )
     ranks = [_ranks(leave_one_out(cosine_kernel(rows))) for rows in (E, E_heldout)]
     a, b = (rank - rank.mean(-1, keepdim=True) for rank in ranks)  # (P, G)
-    scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()  # (P,)
-    told = scale > 0
-    if not told.any():
-        return math.nan
-    return ((1.0 - (a * b).sum(-1)[told] / scale[told]) / 2.0).mean().item()
+    scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()  # (P,) 0 where all ranks of one are equal, and 0/0 is NaN
+    return (1.0 - (a * b).sum(-1) / scale) / 2.0
 
 
 def _ranks(values: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from dqo.evaluation.differences import difference_table
 from dqo.evaluation.run import evaluate
 from dqo.records import Group
 
-NOTHING = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0}
+NOTHING = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0, "prompts": 12}
 COLOURS = ["red", "green", "blue", "cyan"]
 
 
@@ -55,7 +55,8 @@ def test_comparison_of_two_runs(varied, collapsed, tmp_path):
     vendi = comparison["differences"]["collapsed"]["vendi_1"]
     assert vendi["mean"] == pytest.approx(-3 * 9 / 12)
     assert vendi["high"] < 0
-    assert vendi["p"] == vendi["p_holm"] < 0.001
+    assert vendi["p"] < 0.001
+    assert vendi["p"] < vendi["p_holm"] < 0.05
     assert comparison["differences"]["collapsed"]["empty"] == NOTHING
     assert comparison["front"] == ["varied", "collapsed"]
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
@@ -78,7 +79,7 @@ def test_differences_are_paired_by_id_over_the_shared_prompts(words, varied, tmp
     other = answer(tmp_path / "other", words, lambda i, j: COLOURS[j], ids=range(20, 4, -1))
     comparison = compare([varied, other], tmp_path / "out")
     assert comparison["n_shared"] == 7
-    assert comparison["differences"]["other"]["quality"] == NOTHING
+    assert comparison["differences"]["other"]["quality"] == NOTHING | {"prompts": 7}
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(words, tmp_path):
@@ -86,20 +87,40 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(words, tmp_path):
     assert list(compare(runs, tmp_path / "out")["runs"]) == ["s0/final", "s1/final"]
 
 
-def test_any_two_runs_are_compared_and_three_pairs_make_each_less_sure(words, varied, collapsed, tmp_path):
+def test_any_two_runs_are_compared_and_many_metrics_make_each_less_sure(words, varied, collapsed, tmp_path):
     third = answer(tmp_path / "third", words, lambda i, j: COLOURS[j] if i % 2 else COLOURS[j % 3])
     comparison = compare([varied, collapsed, third], tmp_path / "out")
     pairs = {(pair["a"], pair["b"]): pair["metrics"] for pair in comparison["pairs"]}
     assert list(pairs) == [("varied", "collapsed"), ("varied", "third"), ("collapsed", "third")]
     assert pairs["collapsed", "third"]["classes"]["mean"] == pytest.approx(3.5 - 1.75)
-    least = min(metrics["vendi_1"]["p"] for metrics in pairs.values())
-    assert max(metrics["vendi_1"]["p_holm"] for metrics in pairs.values()) <= 3 * 0.02
-    assert min(metrics["vendi_1"]["p_holm"] for metrics in pairs.values()) == pytest.approx(3 * least)
+    for metrics in pairs.values():
+        least = min(metrics.values(), key=lambda difference: difference["p"])
+        assert least["p_holm"] == pytest.approx(len(metrics) * least["p"])
+        assert least["p_holm"] < 1
     assert comparison["differences"] == {"collapsed": pairs["varied", "collapsed"], "third": pairs["varied", "third"]}
     table = printed(difference_table(comparison))
     assert "third − collapsed" in table
     assert "+0.000 [+0.000, +0.000] p 1.0000 " in table
-    assert "Choose the metric that decides before looking" in " ".join(table.split())
+    assert "Choose the metric and the pair that decide before looking" in " ".join(table.split())
+
+
+def test_of_many_runs_the_table_shows_those_against_the_first(words, varied, tmp_path):
+    others = [answer(tmp_path / name, words, lambda i, j: COLOURS[j % 2]) for name in ("b", "c", "d")]
+    comparison = compare([varied, *others], tmp_path / "out")
+    assert len(comparison["pairs"]) == 6
+    table = printed(difference_table(comparison))
+    assert [f"{name} − varied" in table for name in "bcd"] == [True] * 3
+    assert "c − b" not in table
+
+
+def test_the_report_has_the_same_p_values(words, varied, collapsed, tmp_path):
+    from dqo.report.significance import all_differences
+    from dqo.report.sources import read_runs
+
+    found = compare([varied, collapsed], tmp_path / "out")["differences"]["collapsed"]
+    runs = read_runs([varied, collapsed])
+    shown = all_differences([run.values for run in runs], list(found))[0][1]
+    assert {name: difference._asdict() for name, difference in shown.items()} == found
 
 
 def test_without_quality_there_is_no_picture(words, varied, tmp_path):

@@ -3,6 +3,7 @@
 import pytest
 
 from dqo.records import Prompt
+from dqo.rewards.fluency import Fluency
 from dqo.tasks import load_task
 from dqo.tasks.arithmetic import parse
 from dqo.tasks.sentence_quality import SentenceQuality
@@ -124,16 +125,13 @@ def test_concept_prompts_ask_for_words_of_one_scene(concepts):
         assert any(words <= nouns | verbs and words & verbs and len(words & nouns) >= 2 for nouns, verbs in scenes)
 
 
-def test_concepts_parts_multiply_to_quality(tiny_policy_folder):
+def test_coverage_fluency_and_end_multiply_to_quality(tiny_policy_folder):
     task = load_task("concepts", fluency_model=str(tiny_policy_folder), fluency_low=-6.0, fluency_high=-3.0, **SMALL)
     prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"]})] * 3
     responses, ended = ["the dog runs fast .", "the dog sleeps near a tree", "a dog runs"], [True, True, False]
-    parts = task.quality_parts(prompts, responses, ended)
-    assert parts["coverage"] == [1.0, 0.5, 1.0]
-    assert parts["ended"] == [1.0, 0.5, 0.0]
-    assert 0 < parts["fluency"][0] < 1, "bounds around the tiny model's values, or the product would test nothing"
-    expected = [c * f * e for c, f, e in zip(parts["coverage"], parts["fluency"], parts["ended"], strict=True)]
-    assert task.quality(prompts, responses, ended) == pytest.approx(expected)
+    fluent = Fluency(str(tiny_policy_folder), low=-6.0, high=-3.0)(responses)
+    assert 0 < fluent[0] < 1, "bounds around the tiny model's values, or the product would test nothing"
+    assert task.quality(prompts, responses, ended) == pytest.approx([fluent[0], 0.5 * 0.5 * fluent[1], 0.0])
 
 
 def test_fluency_is_judged_once_a_text_and_only_where_it_counts():

@@ -33,8 +33,6 @@ class CachedEmbedder:
             raise EncoderError(f"an embedding cache needs a capacity of at least 1 text, got {capacity}.")
         self.name = embedder.name
         self.dimension = embedder.dimension
-        self.hits = 0
-        self.misses = 0
         self._embedder = embedder
         self._capacity = capacity
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
@@ -42,8 +40,6 @@ class CachedEmbedder:
     def __call__(self, texts: list[str]) -> Tensor:
         """(N, D) rows in the order of the texts, a fresh tensor each time."""
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
-        self.misses += len(new)
-        self.hits += len(texts) - len(new)
         if new:
             # Each row is its own copy, so that forgetting a text frees its memory.
             self._rows.update(zip(new, (row.clone() for row in self._embedder(new)), strict=True))

@@ -22,40 +22,21 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap_interval(
-    values: Sequence[float], *, level: float = 0.95, resamples: int = 5000, seed: int = 0
-) -> Interval:
-    """Mean of one value a prompt with its percentile bootstrap interval.
-
-    Args:
-        values: One finite value a prompt, at least one.
-        level: Coverage aimed at, between 0 and 1. Below some 20 prompts the percentile interval is too narrow.
-        resamples: How many times the prompts are drawn with replacement.
-        seed: Seed of a generator of its own; the same seed gives the same interval.
-
-    Returns:
-        Mean, low and high; all equal for one prompt, which says nothing about the spread.
-
-    Raises:
-        DataError: If there is no value, or the level is not between 0 and 1.
-        NonFiniteError: If a value is NaN or infinite; names its place.
-    """
-    return bootstrap_intervals([values], level=level, resamples=resamples, seed=seed)[0]
-
-
 def bootstrap_intervals(
     columns: Sequence[Sequence[float]], *, level: float = 0.95, resamples: int = 5000, seed: int = 0
 ) -> list[Interval]:
-    """`bootstrap_interval` of many metrics of the same prompts, from the same draws: the numbers of one call each.
+    """Means over prompts with their percentile bootstrap intervals, for many metrics of the same prompts.
+
+    All columns see the same draws, so that a column's numbers do not depend on which others are given.
 
     Args:
         columns: For each metric one finite value a prompt, all of one length P.
-        level: Coverage aimed at.
+        level: Coverage aimed at, between 0 and 1. Below some 20 prompts the percentile interval is too narrow.
         resamples: How many times the prompts are drawn with replacement.
-        seed: Seed of a generator of its own.
+        seed: Seed of a generator of its own; the same seed gives the same intervals.
 
     Returns:
-        One interval a column.
+        Mean, low and high of each column; all equal for one prompt, which says nothing about the spread.
 
     Raises:
         DataError: If a column has no value or another length than the first, or the level is not between 0 and 1.
@@ -71,31 +52,7 @@ def bootstrap_intervals(
     return [Interval(*map(float, row)) for row in rows]
 
 
-def paired_bootstrap(
-    a: Sequence[float], b: Sequence[float], *, level: float = 0.95, resamples: int = 5000, seed: int = 0
-) -> Interval:
-    """Mean of b - a over the prompts two runs share, with its interval; narrower than two intervals side by side.
-
-    Args:
-        a: One finite value a prompt of the first run.
-        b: The same of the second run, prompts in the same order.
-        level: Coverage aimed at.
-        resamples: How many times the prompts are drawn with replacement.
-        seed: Seed of a generator of its own.
-
-    Returns:
-        Mean difference, low and high; positive where b is larger.
-
-    Raises:
-        DataError: If the two differ in length, or are empty.
-        NonFiniteError: If a value is NaN or infinite; names its place.
-    """
-    if len(a) != len(b):
-        raise DataError(f"A paired comparison needs the same prompts in both runs, got {len(a)} and {len(b)} values.")
-    return bootstrap_interval(_finite(b) - _finite(a), level=level, resamples=resamples, seed=seed)
-
-
-class Difference(NamedTuple):
+class Shift(NamedTuple):
     """A mean difference, its confidence interval, and the two-sided p-value of no difference."""
 
     mean: float
@@ -104,13 +61,13 @@ class Difference(NamedTuple):
     p: float
 
 
-def paired_differences(
+def bootstrap_differences(
     columns: Sequence[Sequence[float]], *, level: float = 0.95, resamples: int = 5000, seed: int = 0
-) -> list[Difference]:
-    """`paired_bootstrap` for many metrics of the same prompts at once, with p-values.
+) -> list[Shift]:
+    """Mean differences of two runs over the prompts they share, with intervals and p-values, for many metrics.
 
-    All columns see the same draws, so that a column's numbers do not depend on which others are given. The p-value is
-    twice the share of resampled means on the far side of 0, not below 2/(resamples + 1).
+    Narrower than two intervals side by side. All columns see the same draws, as above. The p-value is twice the share
+    of resampled means on the far side of 0, not below 2/(resamples + 1).
 
     Args:
         columns: For each metric one finite difference a prompt, all of one length P.
@@ -133,7 +90,7 @@ def paired_differences(
     noise = 1e-12 * np.abs(table).max(axis=0, initial=0.0)  # (M,) a sum of equal terms is not exactly 0
     far = np.minimum((means <= noise).sum(axis=0), (means >= -noise).sum(axis=0))  # (M,)
     ps = np.minimum(1.0, 2 * (far + 1) / (resamples + 1))  # (M,)
-    return [Difference(*map(float, row)) for row in zip(table.mean(axis=0), lows, highs, ps, strict=True)]
+    return [Shift(*map(float, row)) for row in zip(table.mean(axis=0), lows, highs, ps, strict=True)]
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -41,9 +41,9 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
 
     Returns:
         The content of comparison.json: {"baseline", "n_shared", "figure", "runs": {run: {"metrics", ...}},
-        "differences": {run: {metric: {"mean", "low", "high", "p", "p_holm"} or None}}, to the first run, "pairs": the
-        same for any two runs as `pairwise` returns it, "front": the runs no other beats in quality and diversity,
-        "note"}. "figure" and "front" are None, and no picture is written, where a run has no quality.
+        "differences": {run: {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}, to the first run,
+        "pairs": the same for any two runs as `pairwise` returns it, "front": the runs no other beats in quality and
+        diversity, "note"}. "figure" and "front" are None, and no picture is written, where a run has no quality.
 
     Raises:
         DataError: If a folder is not a complete evaluation, or the runs cannot be compared: different sample counts,
@@ -55,8 +55,8 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
     if shown not in shared:
         raise DataError(f"Expected a prompt that all runs answered for samples.md, got id {prompt_id!r}.")
     axes = _axes(loaded)
-    metrics = list(loaded[0].document["metrics"])
-    pairs = pairwise({run.name: run.values for run in loaded}, metrics, shared)
+    metrics = [name for name in loaded[0].document["metrics"] if not name.endswith("@k")]  # repeat the largest k
+    pairs = pairwise({run.name: {key: run.values[key] for key in shared} for run in loaded}, metrics)
     points = {run.name: tuple(run.document["metrics"][axis] for axis in axes) for run in loaded} if axes else {}
     comparison = {
         "baseline": loaded[0].name,

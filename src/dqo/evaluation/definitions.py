@@ -127,6 +127,12 @@ DEFINITIONS: dict[str, Definition] = {
         "Compression ratio", "Bytes of the responses over the bytes gzip makes of them. Rises with the amount of text.",
         WORDS, "lower", 0, None, "ratio", "Shaib et al. 2024",
     ),
+    "encoder_disagreement": Definition(
+        "Disagreement of encoders", "(1 - Spearman correlation) / 2 of the leave-one-out credits that the responses "
+        "would earn by the encoder and by the held-out one: 0 the same order, 1/2 unrelated. More than before training "
+        "says that the policy found what only its own encoder tells apart.",
+        HEALTH, "lower", 0, 1, "share", "docs/signals.md, hack detectors",
+    ),
     "words": Definition(
         "Length", "Mean number of words of a response, split at white space.", HEALTH, "", 0, None, "words", "count"
     ),

@@ -1,43 +1,103 @@
-"""Paired differences between any two evaluated runs, corrected for there being several pairs."""
+"""Differences between evaluated runs, prompt by prompt, corrected for there being many metrics.
+
+`dqo compare` and the report both take them here, so that one pair of folders has one p-value.
+"""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dqo.evaluation.bootstrap import holm, paired_differences
+from dqo.evaluation.bootstrap import bootstrap_differences, holm
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Values = Mapping[str, Mapping[str, float | None]]  # prompt id -> metric -> value
 NOTE = (
-    "Intervals and p-values are a paired bootstrap over the shared prompts; p is Holm's over the pairs of runs, for "
-    "each metric by itself. Choose the metric that decides before looking: over many metrics some differ by chance. "
-    "The spread between training seeds is in none of these numbers."
+    "Intervals and p-values are a paired bootstrap over the prompts both answered; p is Holm's over all metrics of a "
+    "pair of runs. Choose the metric and the pair that decide before looking. The spread between training seeds is in "
+    "none of these numbers."
 )
 _PAIRS_SHOWN = 3
 
 
-def pairwise(runs: Mapping[str, Values], metrics: Sequence[str], shared: Sequence[str]) -> list[dict[str, Any]]:
-    """Differences b - a of every pair of runs.
+class Difference(NamedTuple):
+    """Mean difference over shared prompts, its 95 % interval, the two-sided bootstrap p, raw and by Holm."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    p_holm: float
+    prompts: int
+
+    @property
+    def verdict(self) -> str:
+        """Is "up" or "down" where the interval excludes 0, otherwise "same", which is "no difference shown"."""
+        return "same" if self.low <= 0 <= self.high else "up" if self.mean > 0 else "down"
+
+    def mirrored(self) -> "Difference":
+        """The same seen from the other run."""
+        return self._replace(mean=-self.mean, low=-self.high, high=-self.low)
+
+
+def paired_differences(
+    runs: Sequence[Values], pairs: Sequence[tuple[int, int]], metrics: Sequence[str]
+) -> dict[tuple[int, int], dict[str, Difference]]:
+    """Compare runs prompt by prompt; all pairs and metrics see the same draws of prompts.
 
     Args:
-        runs: Run name -> its values, two runs or more.
-        metrics: Metrics to compare.
-        shared: Ids of the prompts that all runs answered.
+        runs: For each run, prompt id -> metric -> value; None where a prompt has none.
+        pairs: Places (a, b) of the runs to compare.
+        metrics: Which to compare; Holm's correction is over all of them, for each pair by itself.
 
     Returns:
-        [{"a", "b", "metrics": {metric: {"mean", "low", "high", "p", "p_holm"} or None}}], pairs in the order of the
-        runs; None where no prompt has the metric in both.
+        (a, b) -> metric -> difference b - a over the prompts with a value in both; metrics with fewer than two such
+        prompts are left out.
     """
-    pairs = [
-        {"a": a, "b": b, "metrics": _differences(runs[a], runs[b], metrics, shared)} for a, b in combinations(runs, 2)
+    columns: dict[tuple[str, ...], dict[tuple[int, int, str], list[float]]] = {}  # prompts -> what has values for them
+    for a, b in pairs:
+        for metric in metrics:
+            values = {key: (row.get(metric), runs[b].get(key, {}).get(metric)) for key, row in runs[a].items()}
+            known = {key: pair[1] - pair[0] for key, pair in values.items() if None not in pair}
+            if len(known) >= 2:
+                columns.setdefault(tuple(known), {})[a, b, metric] = list(known.values())
+    raw = {}
+    for keys, some in columns.items():
+        rows = bootstrap_differences(list(some.values()))
+        raw |= {place: (*row, len(keys)) for place, row in zip(some, rows, strict=True)}
+    found: dict[tuple[int, int], dict[str, Difference]] = {}
+    for a, b in pairs:
+        kept = {metric: raw[a, b, metric] for metric in metrics if (a, b, metric) in raw}
+        corrected = holm([p for *_, p, _ in kept.values()])
+        found[a, b] = {
+            metric: Difference(*row, p_holm, prompts)
+            for (metric, (*row, prompts)), p_holm in zip(kept.items(), corrected, strict=True)
+        }
+    return found
+
+
+def pairwise(runs: Mapping[str, Values], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Differences b - a of every pair of runs, as plain data.
+
+    Args:
+        runs: Run name -> its values for the prompts that are to count, two runs or more.
+        metrics: Metrics to compare.
+
+    Returns:
+        [{"a", "b", "metrics": {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}], pairs in the order
+        of the runs; None where fewer than two prompts have the metric in both.
+    """
+    names, places = list(runs), list(combinations(range(len(runs)), 2))
+    found = paired_differences(list(runs.values()), places, metrics)
+    return [
+        {
+            "a": names[a],
+            "b": names[b],
+            "metrics": {m: found[a, b][m]._asdict() if m in found[a, b] else None for m in metrics},
+        }
+        for a, b in places
     ]
-    for metric in metrics:
-        found = [pair["metrics"][metric] for pair in pairs if pair["metrics"][metric]]
-        for difference, p in zip(found, holm([difference["p"] for difference in found]), strict=True):
-            difference["p_holm"] = p
-    return pairs
 
 
 def difference_table(comparison: dict[str, Any]) -> "Table":
@@ -58,7 +118,7 @@ def difference_table(comparison: dict[str, Any]) -> "Table":
     table = Table("difference", caption=f"* p < 0.05. {NOTE}")
     for pair in pairs:
         table.add_column(escape(f"{pair['b']} − {pair['a']}"), justify="right")
-    for metric in (metric for metric in pairs[0]["metrics"] if not metric.endswith("@k")):
+    for metric in pairs[0]["metrics"]:
         table.add_row(escape(metric), *(escape(_cell(pair["metrics"][metric])) for pair in pairs))
     return table
 
@@ -69,16 +129,3 @@ def _cell(difference: dict[str, float] | None) -> str:
     star = "*" if difference["p_holm"] < 0.05 else " "
     interval = f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
     return f"{difference['mean']:+.3f} {interval} p {difference['p_holm']:.4f}{star}"
-
-
-def _differences(a: Values, b: Values, metrics: Sequence[str], shared: Sequence[str]) -> dict[str, Any]:
-    known: dict[tuple[str, ...], list[str]] = {}  # metrics by the prompts that have them in both runs
-    for metric in metrics:
-        ids = tuple(key for key in shared if None not in (a[key].get(metric), b[key].get(metric)))
-        known.setdefault(ids, []).append(metric)
-    found: dict[str, Any] = dict.fromkeys(metrics)
-    for ids, names in known.items():
-        if ids:
-            columns = [[b[key][name] - a[key][name] for key in ids] for name in names]
-            found |= {name: row._asdict() for name, row in zip(names, paired_differences(columns), strict=True)}
-    return found

@@ -5,6 +5,7 @@
 Diversity is that of the answer span. What needs rewards is None for a prompt that is not fully scored.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from tqdm.auto import tqdm
 
 from dqo._version import __version__
 from dqo.core import cosine_kernel, vendi
+from dqo.detectors import encoder_disagreement
 from dqo.errors import DataError
 from dqo.evaluation.bootstrap import bootstrap_intervals
 from dqo.evaluation.embeddings import Encoder, embed_groups
@@ -55,7 +57,8 @@ def prompt_values(
     Args:
         groups: P groups of one response or more each.
         encoder: Measures diversity of meaning.
-        heldout_encoder: Measures the same under the prefix `heldout/`, the classes of meaning excepted.
+        heldout_encoder: Measures the same under the prefix `heldout/`, the classes of meaning excepted, and how far it
+            and `encoder` disagree.
         answer_span: The part of a response whose diversity counts; by default all of it.
         pass_threshold: Least reward that passes; 0.5 divides 0/1 rewards.
         equivalence: Decides which responses mean the same; by default the cosine of `encoder` against a threshold.
@@ -83,9 +86,11 @@ def prompt_values(
     for row, group, meaning, classes in zip(rows, groups, meanings, _classes(E, spans, equivalence), strict=True):
         row |= meaning | _classed(classes, group.rewards, pass_threshold)
     if heldout_encoder is not None:
-        E = embed_groups(heldout_encoder, groups, spans)  # P x (G, D)
-        for row, meaning in zip(rows, _meanings(E, groups, pass_threshold), strict=True):
+        E_heldout = embed_groups(heldout_encoder, groups, spans)  # P x (G, D')
+        meanings = _meanings(E_heldout, groups, pass_threshold)
+        for row, meaning, *both in zip(rows, meanings, E, E_heldout, strict=True):
             row |= {f"heldout/{name}": value for name, value in meaning.items()}
+            row["encoder_disagreement"] = _disagreement(*both)
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 
@@ -192,6 +197,12 @@ def _meanings(E: list[Tensor], groups: Sequence[Group], threshold: float) -> lis
                 if groups[p].rewards is None:
                     found[p]["good/vendi_1"] = None
     return found
+
+
+def _disagreement(E: Tensor, E_heldout: Tensor) -> float | None:
+    """Of one prompt's responses by two encoders, (G, D) and (G, D'); None where one sees no difference."""
+    found = encoder_disagreement(E.double()[None], E_heldout.double()[None]).item()
+    return None if math.isnan(found) else found
 
 
 def _classes(E: list[Tensor], spans: list[list[str]], equivalence: Equivalence | None) -> list[list[int]]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dqo.evaluation.differences import Difference
 from dqo.evaluation_files import MUST_AGREE, disagree
-from dqo.report.significance import Difference
 from dqo.report.sources import RunFiles
 
 # The judge of diversity, best first: one the policy was not trained against, if any.
@@ -57,7 +57,7 @@ def leaders(runs: Sequence[RunFiles], differences: Sequence[Sequence[Mapping[str
 
     Args:
         runs: All runs.
-        differences: As `paired_differences` returns them.
+        differences: As `all_differences` returns them.
 
     Returns:
         One entry a metric; none where fewer than two runs were evaluated.

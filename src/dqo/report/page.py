@@ -25,7 +25,7 @@ from dqo.report.definitions import define
 from dqo.report.overview import against_baseline, cautions, headline, leaders, over_training, settings
 from dqo.report.samples import packed
 from dqo.report.semantic_map import Encoder, default_cache, semantic_maps
-from dqo.report.significance import bases, by_kind, paired_differences
+from dqo.report.significance import all_differences, bases, by_kind
 from dqo.report.sources import RunFiles, read_runs
 
 _SCRIPTS = ("core", "tips", "charts", "tradeoff", "training", "draws", "map", "reader", "against", "live", "main")
@@ -132,7 +132,7 @@ def _embedder(name: str) -> Encoder:
 def _render(runs: list[RunFiles], document: dict[str, Any], now: datetime) -> tuple[str, list[str]]:
     # pass@k and max@k are left out because they repeat the largest k
     metrics = [name for name in document["evaluation"] if not name.endswith("@k")]
-    differences = paired_differences([run.values if run.document else {} for run in runs], metrics)
+    differences = all_differences([run.values if run.document else {} for run in runs], metrics)
     data, notes = packed(document, runs)
     assets = files("dqo.report") / "assets"
     vendor = [(assets / "vendor" / name).read_text(encoding="utf-8") for name in _VENDOR]

@@ -37,8 +37,6 @@ class MathReward:
         RewardError: When called: a row without a reference.
     """
 
-    outcome_only = True
-
     def __init__(self, timeout: float = 5.0):
         self.__name__ = "math"
         self._process = MathProcess(timeout)

@@ -70,9 +70,3 @@ class CommonGenTask(DatasetTask):
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Coverage × fluency × ended for each of the N rows, in [0, 1]."""
         return self._sentence(prompts, responses, ended)
-
-    def quality_parts(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
-    ) -> dict[str, list[float]]:
-        """The three factors of `quality`, for logs; see `SentenceQuality.parts`."""
-        return self._sentence.parts(prompts, responses, ended)

@@ -81,12 +81,6 @@ class ConceptsTask:
         """Coverage × fluency × ended for each of the N rows, in [0, 1]."""
         return self._sentence(prompts, responses, ended)
 
-    def quality_parts(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
-    ) -> dict[str, list[float]]:
-        """The three factors of `quality`, for logs; see `SentenceQuality.parts`."""
-        return self._sentence.parts(prompts, responses, ended)
-
 
 def _concept_set(rng: random.Random, words: int) -> ConceptSet:
     nouns, verbs = (scene_words.split() for scene_words in SCENES[rng.choice(sorted(SCENES))])

@@ -36,24 +36,6 @@ class SentenceQuality:
         self._bounds = {"low": fluency_low, "high": fluency_high}
         self._fluency: Fluency | None = None
 
-    def parts(
-        self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
-    ) -> dict[str, list[float]]:
-        """The three factors, for logs.
-
-        Args:
-            prompts: N prompts with `meta.concepts`.
-            responses: N responses.
-            ended: Whether each response ended by itself.
-
-        Returns:
-            N numbers in [0, 1] under each of "coverage", "fluency" and "ended".
-
-        Raises:
-            DataError: A prompt without concepts.
-        """
-        return self._rules(prompts, responses, ended) | {"fluency": self._fluency_of(responses)}
-
     def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float]:
         """The product of the three for each of the N rows, in [0, 1].
 
