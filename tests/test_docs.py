@@ -58,3 +58,11 @@ def test_the_credit_example_prints_what_it_claims():
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", path.read_text()):
         assert (path.parent / target.split("#")[0]).exists(), target
+
+
+def test_nothing_names_a_folder_of_somebody():
+    files = [ROOT / "README.md", *(p for name in ("docs", "recipes", "runs") for p in (ROOT / name).rglob("*.*"))]
+    texts = {path: path.read_text() for path in files if path.suffix in (".md", ".yaml", ".sh", ".py", ".txt")}
+    assert len(texts) > 50
+    named = re.compile(r"(?<![\w.~])/(?:home|root|work|Users|mnt)/\w")
+    assert [str(path) for path, text in texts.items() if named.search(text)] == []

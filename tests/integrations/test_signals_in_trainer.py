@@ -8,7 +8,6 @@ from datasets import Dataset
 from torch.testing import assert_close
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
-from dqo.embedders import load_embedder
 from dqo.errors import DQOError, RecipeError, RewardError
 from dqo.signals import SIGNALS
 
@@ -38,7 +37,7 @@ def all_equal(completions, **kwargs):
 def make(tiny_policy, tiny_tokenizer, tmp_path):
     """Builds a trainer whose rewards, evidence, completions and scored batch are kept for inspection."""
 
-    def build(host="grpo", reward=share_of_short_words, policy=None, **settings):
+    def build(host="grpo", reward=share_of_short_words, policy=None, embedder=None, **settings):
         trainer_class, config_class = HOSTS[host]
 
         class Recorder(trainer_class):
@@ -58,6 +57,7 @@ def make(tiny_policy, tiny_tokenizer, tmp_path):
         return Recorder(
             policy or tiny_policy, reward, args=config_class(str(tmp_path), **COMMON | settings),
             train_dataset=Dataset.from_dict({"prompt": PROMPTS}), processing_class=tiny_tokenizer,
+            embedder=embedder,
         )  # fmt: skip
 
     return build
@@ -74,11 +74,6 @@ def logged(trainer, name):
 def sharpen(policy):
     """A random policy is nearly uniform, where an entropy has no room to grow."""
     policy.model.norm.weight.data.mul_(5.0)
-
-
-def cosines(texts):
-    E = load_embedder("hashed")(texts).double()
-    return E @ E.T
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -100,15 +95,16 @@ def test_every_signal_trains_on_both_hosts_or_is_refused_in_a_sentence(name, hos
     assert logged(trainer, "alpha") == [0.0 if name == "none" else settings.get("alpha", 1.0)]
 
 
-def test_graph_cut_takes_from_the_task_reward_what_its_formula_says(make):
-    trainer = make(diversity="graph_cut", alpha=0.5)
+def axes(texts):
+    """Of every four rows the first two alike and all others at right angles."""
+    return torch.eye(3)[[0, 0, 1, 2]].repeat(len(texts) // 4, 1)
+
+
+def test_graph_cut_takes_half_of_half_from_two_that_are_alike(make):
+    """Two alike share what they are paid for, which is alpha of the task reward: here .5 * 1 * (1 / 2 - 1)."""
+    trainer = make(diversity="graph_cut", alpha=0.5, reward=all_equal, embedder=axes)
     trainer.train()
-    for first in (0, 4):
-        S = cosines(trainer.completions[first : first + 4]).clamp_min(0).fill_diagonal_(0)
-        share = 1 / (1 + S.sum(1))
-        task = trainer.table[first : first + 4, 0].double()
-        expected = 0.5 * task * share + 0.5 * task - task
-        assert_close(trainer.table[first : first + 4, 1].double(), expected, atol=1e-6, rtol=0)
+    assert_close(trainer.table[:, 1], torch.tensor([-0.25, -0.25, 0.0, 0.0] * 2))
 
 
 def test_unlikeliness_ranks_by_the_log_probability_of_the_sampling_policy(make, tiny_policy):
@@ -151,18 +147,20 @@ def test_spread_pays_nothing_below_the_gate_and_nothing_in_sum(host, make):
     assert_close(paid.sum(1), torch.zeros(2), atol=1e-6, rtol=0)
 
 
+def one_of_four(completions, **kwargs):
+    return [1.0, 0.0, 0.0, 0.0] * (len(completions) // 4)
+
+
 def test_pass_at_k_sets_the_advantages_and_mixes_by_alpha(make):
-    trainer = make(diversity="pass_at_k", pass_k=2, quality_threshold=0.5, alpha=0.25, scale_rewards="none")
+    """Of the six pairs three hold the right one: mean and spread 1/2.
+
+    Each pair with it passes, (1 - 1/2) / (1/2) = 1; of the three with a wrong one one does, (1/3 - 1/2) / (1/2) = -1/3.
+    """
+    settings = {"diversity": "pass_at_k", "pass_k": 2, "quality_threshold": 0.5, "alpha": 0.25}
+    trainer = make(reward=one_of_four, scale_rewards="none", **settings)
     trainer.train()
-    task = trainer.table[:, 0].view(2, 4)
-    for group, advantage in zip(task, trainer.batch["advantages"].view(2, 4), strict=True):
-        right = group >= 0.5
-        n, wrong = 4, int((~right).sum())
-        fail = wrong * (wrong - 1) / (n * (n - 1))
-        sigma = (fail * (1 - fail)) ** 0.5
-        beside = (wrong - 1) / (n - 1)
-        at_k = torch.where(right, fail, fail - beside) / sigma if sigma else torch.zeros(4)
-        assert_close(advantage, 0.75 * (group - group.mean()) + 0.25 * at_k, atol=1e-5, rtol=0)
+    right, wrong = 0.75 * 0.75 + 0.25 * 1, 0.75 * -0.25 + 0.25 * -1 / 3
+    assert_close(trainer.batch["advantages"], torch.tensor([right, wrong, wrong, wrong] * 2), atol=1e-5, rtol=0)
     assert list(trainer._logs["advantages"]) == pytest.approx(trainer.batch["advantages"].tolist())
 
 
