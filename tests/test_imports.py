@@ -18,7 +18,8 @@ LAYERS = (
     {"spec"},
     {"alpha", "chat", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "language", "models"}
     | {"registry", "setting_types"},
-    {"tasks", "rewards"},
+    {"rewards"},
+    {"tasks"},
     {"evaluation"},
     {"report"},
     {"sweep"},

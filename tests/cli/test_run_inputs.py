@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dqo.cli.recipe import load_recipe
-from dqo.cli.run_inputs import run_notes
+from dqo.cli.run_notes import outcome_warning, run_notes
+from dqo.rewards.loading import read_entries
 from dqo.tasks import load_task
 
 CITIES = Path(__file__).parents[2] / "recipes/cities.yaml"  # scale_rewards: group, combine: spread
@@ -54,3 +55,23 @@ def test_nothing_is_said_where_alpha_does_not_move_or_does_something(settings):
 def test_rloo_divides_by_no_group():
     recipe = load_recipe(CITIES.parent / "jsonl.yaml", ["algorithm=rloo", "task=cities", "data={}", *FALLING])
     assert run_notes(recipe, load_task("cities")) == []
+
+
+class Whole:
+    outcome_only, cuts_span = True, False
+
+
+class Cut:
+    outcome_only, cuts_span = True, True
+
+
+def test_outcome_rewards_are_warned_of_and_the_remedy_is_named():
+    quality, math = read_entries([]), read_entries([{"reward": "math"}, {"reward": "length", "max_words": 9}])
+    said = outcome_warning(Whole(), quality, 1.0, "add")
+    assert "write something unique" in said
+    assert "combine: quality_weighted" in said
+    assert "unique" not in outcome_warning(Cut(), math, 1.0, "add")
+    assert outcome_warning(Cut(), quality, 1.0, "quality_weighted") is None
+    assert outcome_warning(Whole(), quality, 0.0, "add") is None
+    mixed = read_entries([{"reward": "math"}, {"reward": "rouge", "weight": 0.5}])
+    assert outcome_warning(Whole(), mixed, 1.0, "add") is None

@@ -9,7 +9,7 @@ from dqo.embedders import load_embedder
 from dqo.errors import ModelError, RecipeError, RewardError
 from dqo.records import Prompt
 from dqo.rewards.final_answer import final_answer
-from dqo.rewards.loading import Entry, load_reward, outcome_warning, read_entries
+from dqo.rewards.loading import Entry, load_reward, read_entries
 from dqo.rewards.math_answer import MathReward, as_number
 from dqo.rewards.record_reward import RecordReward
 from dqo.rewards.task_reward import encode_record
@@ -191,26 +191,6 @@ def test_a_record_feeds_the_reward_its_columns():
     assert (seen["prompts"], seen["completions"], seen["ended"]) == (["Q", "Q"], ["a", "b"], [True, False])
     assert (seen["reference"][0], seen["meta"][0]["level"]) == (["gold"], 3)
     assert logged == {"rewards/mine/odd": 2.0, "responses/truncated": 0.5, "responses/empty": 0.0}
-
-
-class Whole:
-    outcome_only, cuts_span = True, False
-
-
-class Cut:
-    outcome_only, cuts_span = True, True
-
-
-def test_outcome_rewards_are_warned_of_and_the_remedy_is_named():
-    quality, math = read_entries([]), read_entries([{"reward": "math"}, {"reward": "length", "max_words": 9}])
-    said = outcome_warning(Whole(), quality, 1.0, "add")
-    assert "write something unique" in said
-    assert "combine: quality_weighted" in said
-    assert "unique" not in outcome_warning(Cut(), math, 1.0, "add")
-    assert outcome_warning(Cut(), quality, 1.0, "quality_weighted") is None
-    assert outcome_warning(Whole(), quality, 0.0, "add") is None
-    mixed = read_entries([{"reward": "math"}, {"reward": "rouge", "weight": 0.5}])
-    assert outcome_warning(Whole(), mixed, 1.0, "add") is None
 
 
 def classifier(folder, tokenizer, labels, template=True):

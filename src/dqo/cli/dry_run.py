@@ -16,7 +16,8 @@ from dqo.chat import rendered
 from dqo.cli.lora import LoraSettings, peft_config
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
 from dqo.cli.recipe import Recipe
-from dqo.cli.run_inputs import check_lengths, recipe_task, run_notes, training_prompts
+from dqo.cli.run_inputs import check_lengths, recipe_task, training_prompts
+from dqo.cli.run_notes import run_notes
 from dqo.errors import DQOError
 from dqo.records import Prompt
 from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries

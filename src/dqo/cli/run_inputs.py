@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 from dqo.chat import rendered
 from dqo.cli.recipe import Recipe
 from dqo.errors import DataError
-from dqo.integrations.trl.config import DiversityArguments, DQOConfig
 from dqo.records import Prompt, read_prompts
 from dqo.rewards import TaskReward
-from dqo.rewards.loading import QUALITY, load_reward, outcome_warning, read_entries
+from dqo.rewards.loading import QUALITY, load_reward, read_entries
 from dqo.rewards.record_reward import RecordReward
 from dqo.tasks import Task, load_task, takes_path
 
@@ -96,40 +95,6 @@ def reward_functions(recipe: Recipe, task: Task, stops: Collection[int]) -> list
             function.__name__ += f"_#{same + 1}"
         functions.append(function)
     return functions
-
-
-def run_notes(recipe: Recipe, task: Task) -> list[str]:
-    """What a user should know before the run: what was left out of the data, and settings that do not do as they say.
-
-    Args:
-        recipe: Checked settings.
-        task: Its task, the prompts already read.
-
-    Returns:
-        Sentences.
-    """
-    notes = [f"{note}." for note in getattr(task, "notes", [])]
-    config = recipe.config
-    warnings = (
-        outcome_warning(task, read_entries(recipe.rewards), config.largest_alpha, config.combine),
-        _scaling_warning(config),
-    )
-    return [*notes, *(f"warning: {warning}" for warning in warnings if warning)]
-
-
-def _scaling_warning(config: DiversityArguments) -> str | None:
-    """An alpha that is to move has no effect in tied groups that are divided by their own std."""
-    if not config.alpha_moves or config.diversity_spec().signal.place not in ("credit", "discount"):
-        return None
-    if not isinstance(config, DQOConfig) or config.scale_rewards != "group":
-        return None
-    if config.std_floor or config.decouple_credit or config.skip_tied_groups:
-        return None
-    return (
-        "scale_rewards='group' gives a group whose task rewards tie the same advantages whatever alpha is, so that an "
-        "alpha that moves changes nothing there; set trainer.std_floor, of which 0.1 acts below an alpha of about 1, "
-        "or trainer.decouple_credit=true."
-    )
 
 
 def prompt_lengths(prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase") -> list[int]:

@@ -24,10 +24,10 @@ from dqo.cli.run_inputs import (
     check_lengths,
     recipe_task,
     reward_functions,
-    run_notes,
     task_options,
     training_prompts,
 )
+from dqo.cli.run_notes import run_notes
 from dqo.errors import DataError, RecipeError
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.progress import compact_progress

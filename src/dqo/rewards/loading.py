@@ -32,7 +32,7 @@ from dqo.rewards.checked import CheckedReward
 from dqo.rewards.imported import import_reward
 
 if TYPE_CHECKING:
-    from dqo.tasks import Task
+    pass
 
 REWARDS = {
     "math": "dqo.rewards.math_answer:MathReward",
@@ -49,7 +49,6 @@ REWARDS = {
     "judge": "dqo.rewards.judge:JudgeReward",
 }
 QUALITY = "quality"
-_ABOUT_SHAPE = ("length", "format", "ended")
 
 
 @dataclass(frozen=True)
@@ -118,36 +117,3 @@ def load_reward(entry: Entry) -> CheckedReward:
             f"reward {entry.reward!r}: expected a plain function, got an asynchronous one; define it with def."
         )
     return CheckedReward(function)
-
-
-def outcome_warning(task: "Task", entries: Sequence[Entry], alpha: float, combine: str) -> str | None:
-    """What goes wrong when diversity is added to a reward that only tells right from wrong, and the remedy.
-
-    Args:
-        task: Whose quality and answer span are used.
-        entries: The rewards of the run.
-        alpha: Weight of the credit.
-        combine: How the credit joins the reward.
-
-    Returns:
-        One sentence, or None where nothing is wrong.
-    """
-    paid = [entry for entry in entries if entry.weight > 0 and entry.reward not in _ABOUT_SHAPE]
-    outcome = all(
-        entry.reward == "math" or (entry.reward == QUALITY and getattr(task, "outcome_only", False)) for entry in paid
-    )
-    if alpha == 0 or not paid or not outcome:
-        return None
-    faults, remedies = [], []
-    if not getattr(task, "cuts_span", False):
-        faults.append("to answer and then to write something unique, which the whole embedded response is paid for")
-        remedies.append("embed the answer span only (a task whose answer_span cuts, such as gsm8k)")
-    if combine in ("add", "multiply"):
-        faults.append("to be wrong in new ways")
-        remedies.append("set combine: quality_weighted or gate, or use a reward model")
-    if not faults:
-        return None
-    return (
-        f"the reward tells right from wrong and nothing else, so with alpha={alpha:g} and combine={combine!r} a policy "
-        f"can learn {' and '.join(faults)}; {' and '.join(remedies)}."
-    )

@@ -6,12 +6,12 @@ from typing import Any
 from dqo.errors import RewardError
 from dqo.models import DEFAULT_POLICY
 from dqo.rewards.completion import completion_text
+from dqo.rewards.coverage import coverage
 from dqo.rewards.fluency import HIGH, LOW, Fluency
-from dqo.tasks.coverage import coverage
 
 
 class ConceptReward:
-    """Share of the words in `meta.concepts` that a response uses, by lemma; see `dqo.tasks.coverage`."""
+    """Share of the words in `meta.concepts` that a response uses, by lemma; see `dqo.rewards.coverage`."""
 
     def __init__(self) -> None:
         self.__name__ = "concepts"

@@ -3,13 +3,18 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from dqo.records import Prompt
 from dqo.rewards.completion import completion_text
 
-if TYPE_CHECKING:
-    from dqo.tasks import Task
+
+class HasQuality(Protocol):
+    """What is asked of a task here; see `dqo.tasks.Task`."""
+
+    def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
+        """Quality of each response, None where it cannot be scored."""
+        ...
 
 
 class TaskReward:
@@ -23,7 +28,7 @@ class TaskReward:
         eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
     """
 
-    def __init__(self, task: "Task", eos_token_ids: Collection[int]):
+    def __init__(self, task: HasQuality, eos_token_ids: Collection[int]):
         self.__name__ = "quality"
         self.task = task
         self.eos_token_ids = frozenset(eos_token_ids)

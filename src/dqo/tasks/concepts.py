@@ -18,7 +18,7 @@ ConceptSet = tuple[str, ...]  # alphabetical, all from one scene: one verb, the 
 class ConceptsTask:
     """Sentences from concept sets of one everyday scene; quality = coverage × fluency × ended, in [0, 1].
 
-    coverage is the share of the words used as words of one sentence (`dqo.tasks.coverage`); fluency is how likely a
+    coverage is the share of the words used as words of one sentence (`dqo.rewards.coverage`); fluency is how likely a
     frozen language model finds the text, between word salad and a person's sentence (`dqo.rewards.fluency`); ended is
     1 for a response that ended by itself with . ! or ?, half without such a mark, and 0 if it was cut off,
     so that nothing written up to the length limit is paid. Coverage alone is soon won by senseless sentences that

@@ -7,6 +7,8 @@ from typing import Any
 
 from dqo.errors import DataError, RecipeError
 from dqo.records import Prompt, read_prompts
+from dqo.rewards import CheckedReward
+from dqo.rewards.imported import import_reward
 from dqo.tasks.splits import SPLITS
 
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -46,9 +48,6 @@ class JsonlTask:
         test: str | None = None,
         max_completion_length: int = 256,
     ):
-        from dqo.rewards import CheckedReward
-        from dqo.rewards.imported import import_reward
-
         if not isinstance(max_completion_length, int) or max_completion_length < 1:
             raise RecipeError(
                 f"max_completion_length: expected a positive number of tokens, got {max_completion_length!r}."

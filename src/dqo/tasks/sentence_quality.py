@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from dqo.models import DEFAULT_POLICY
 from dqo.records import Prompt
-from dqo.tasks.coverage import coverage
+from dqo.rewards.coverage import coverage
 from dqo.tasks.fields import meta_field
 
 if TYPE_CHECKING:

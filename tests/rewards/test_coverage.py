@@ -1,7 +1,7 @@
 import pytest
 
+from dqo.rewards.coverage import coverage, is_form
 from dqo.tasks.concept_words import SCENES
-from dqo.tasks.coverage import coverage, is_form
 
 CONCEPTS = ["ball", "dog", "run"]
 
