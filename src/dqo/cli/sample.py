@@ -107,11 +107,8 @@ class Sampler:
         return self._local(**common)
 
     def _local(self, seed: int, max_new_tokens: int) -> "Callable[[float], Source]":
-        import torch
-
         from dqo.evaluation.local_model import LocalModel
-        from dqo.models import load_policy
+        from dqo.models import best_device, load_policy
 
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        model, tokenizer = load_policy(model_source(self.args.model), device=device)
+        model, tokenizer = load_policy(model_source(self.args.model), device=best_device())
         return lambda t: LocalModel(model, tokenizer, seed, max_new_tokens, t, self.args.batch_size)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks, token_limit
-from dqo.models import load_policy
+from dqo.models import best_device, load_policy
 
 
 class HiddenStateEmbedder:
@@ -39,8 +39,7 @@ class HiddenStateEmbedder:
         """
         self.name = name or f"policy:{model}"
         self.batch_size = check_batch_size(batch_size)
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        whole, self._tokenizer = load_policy(model, device=device or found, dtype=dtype)
+        whole, self._tokenizer = load_policy(model, device=device or best_device(), dtype=dtype)
         self._model = whole.base_model.requires_grad_(False)  # without the head, whose logits nobody reads
         self.dimension: int = whole.config.hidden_size
         self._limit = token_limit(getattr(whole.config, "max_position_embeddings", None), 0)

@@ -11,10 +11,9 @@ from torch import Tensor
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks, token_limit
 from dqo.errors import EncoderError
 from dqo.hub import first_words, is_hub_name, why_unavailable
+from dqo.models import DTYPES
 
 MINILM = "all-MiniLM-L6-v2"
-
-_DTYPES = ("float32", "bfloat16", "float16")
 
 
 class SentenceEmbedder:
@@ -86,8 +85,8 @@ def _load(source: str, device: Any, dtype: str) -> Any:
             f"encoder {source!r} needs sentence-transformers, which failed to import ({first_words(error)}); "
             "`pip install -e '.[embed]'`, or use encoder 'hashed'."
         ) from error
-    if dtype not in _DTYPES:
-        raise EncoderError(f"`dtype` of an encoder must be one of {', '.join(_DTYPES)}, got {dtype!r}.")
+    if dtype not in DTYPES:
+        raise EncoderError(f"`dtype` of an encoder must be one of {', '.join(DTYPES)}, got {dtype!r}.")
     if not Path(source).is_dir():
         reason = why_unavailable(source) if is_hub_name(source) else "not the form of a hub name"
         if reason:

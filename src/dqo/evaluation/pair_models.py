@@ -7,6 +7,7 @@ import torch
 
 from dqo.errors import EncoderError
 from dqo.hub import first_words
+from dqo.models import best_device
 
 NOVELTYBENCH_CLASSIFIER = "yimingzhang/deberta-v3-large-generation-similarity"
 NOVELTYBENCH_TOKENIZER = "microsoft/deberta-v3-large"
@@ -132,13 +133,12 @@ def alike_by_words(a: str, b: str) -> bool | None:
 def _load(model: str, tokenizer: str, device: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    if device is None:
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu"
     try:
         loaded = AutoModelForSequenceClassification.from_pretrained(
             model, trust_remote_code=False, use_safetensors=True
         )
-        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), loaded.to(device).eval()
+        loaded = loaded.to(device or best_device()).eval()
+        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), loaded
     except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
         raise EncoderError(
             f"expected a sequence classifier from {model!r}, but loading failed ({first_words(error)}); check name and "

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dqo.errors import ModelError, RecipeError
-from dqo.models import load_policy, native_bf16
+from dqo.models import best_device, load_policy, native_bf16
 
 LOW = -10.0  # nats per word
 HIGH = -5.9
@@ -56,7 +56,7 @@ class Fluency:
         if not low < high:
             raise RecipeError(f"fluency_low: expected a number below fluency_high={high}, got {low}.")
         self.low, self.high = low, high
-        self._model, self._tokenizer = load_policy(model, device="cuda" if torch.cuda.is_available() else None)
+        self._model, self._tokenizer = load_policy(model, device=best_device())
         self._model.requires_grad_(False)
         self._context = self._tokenizer("\n").input_ids or [self._tokenizer.eos_token_id]
         if self._context == [None]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dqo.chat import chat_text, rendered
 from dqo.errors import ModelError, RewardError
-from dqo.models import DEFAULT_POLICY, load_policy
+from dqo.models import DEFAULT_POLICY, best_device, load_policy
 from dqo.rewards.completion import completion_text
 
 _BATCH_TOKENS = 2048  # prompts and responses of a batch, padding included
@@ -33,8 +33,7 @@ class LikelihoodReward:
 
     def __init__(self, model: str = DEFAULT_POLICY):
         self.__name__ = "likelihood"
-        device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        self._model, self._tokenizer = load_policy(model, device=device)
+        self._model, self._tokenizer = load_policy(model, device=best_device())
         self._model.requires_grad_(False)
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:

@@ -10,12 +10,12 @@ from torch import Tensor
 from dqo.chat import chat_text
 from dqo.errors import ModelError, RecipeError
 from dqo.hub import first_words, is_hub_name, why_unavailable
+from dqo.models import DTYPES, best_device
 from dqo.rewards.completion import completion_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_DTYPES = ("float32", "bfloat16", "float16")
 _LONGEST = 4096  # tokens where neither tokenizer nor model says how many it reads
 
 
@@ -53,16 +53,15 @@ class RewardModel:
         scale: float = 1.0,
         sigmoid: bool = False,
     ):
-        if dtype not in (None, *_DTYPES):
-            raise RecipeError(f"dtype: expected one of {', '.join(_DTYPES)}, got {dtype!r}.")
+        if dtype not in (None, *DTYPES):
+            raise RecipeError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}.")
         if batch_size < 1 or not scale > 0 or (max_length is not None and max_length < 8):
             raise RecipeError(
                 f"reward_model: expected batch_size of at least 1, scale above 0 and max_length of at least 8, got "
                 f"{batch_size!r}, {scale!r} and {max_length!r}."
             )
         self.__name__ = "reward_model"
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        self._device = torch.device(device or found or "cpu")
+        self._device = torch.device(device or best_device())
         dtype = dtype or ("float32" if self._device.type == "cpu" else "bfloat16")
         self._model, self._tokenizer = _load(model, self._device, getattr(torch, dtype))
         reads = min(self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", _LONGEST))
