@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dqo.errors import DQOError
-from dqo.sweep.front import front, hypervolume_at_k, normalise
+from dqo.sweep.front import hypervolume_at_k, normalise
 
 
 def cells_covered(points, side):
@@ -61,7 +61,3 @@ def test_axes_are_divided_by_their_ranges():
 def test_k_out_of_range(k):
     with pytest.raises(DQOError, match="needs 1 <= k <= 2"):
         hypervolume_at_k([[0.1, 0.2], [0.2, 0.1]], k)
-
-
-def test_front_keeps_equal_points_and_drops_beaten_ones():
-    assert front([[0.9, 0.1], [0.5, 0.4], [0.5, 0.3], [0.9, 0.1], [0.2, 0.39], [0.1, 0.5]]) == [5, 1, 0, 3]

@@ -11,7 +11,7 @@ from torch import Tensor
 from dqo.errors import DQOError
 
 REWARD_SCALES = ("none", "batch", "group")
-_EPSILON = 1e-4  # the host's, so that without guards the numbers are the host's too
+EPSILON = 1e-4  # the host's, so that without guards the numbers are the host's too
 _TIE = 1e-6  # float32 rewards of a tie group differ by rounding at most
 
 
@@ -49,7 +49,7 @@ def scaled_advantage(
     advantage = _centred(scaled)  # (P, G)
     if scale != "none":
         std = scored_std(scaled, dim=1) if scale == "group" else scored_std(scaled.flatten(), dim=0)  # (P, 1) or (1,)
-        advantage = advantage / (std.clamp_min(std_floor) + _EPSILON)
+        advantage = advantage / (std.clamp_min(std_floor) + EPSILON)
     if decoupled:
         advantage = advantage + _centred(shaped.double() - task.double())
     return advantage.nan_to_num(0.0)
@@ -79,7 +79,15 @@ def _centred(values: Tensor) -> Tensor:
 
 
 def scored_std(values: Tensor, dim: int) -> Tensor:
-    """Unbiased standard deviation over the numbers along dim, that dim kept; 0 for fewer than two."""
+    """Unbiased standard deviation over what is no NaN along a dimension.
+
+    Args:
+        values: any shape.
+        dim: the dimension.
+
+    Returns:
+        the same shape with that dimension of length 1; 0 where there are fewer than two numbers.
+    """
     n = (~values.isnan()).sum(dim, keepdim=True)
     square = (values - values.nanmean(dim, keepdim=True)).square().nansum(dim, keepdim=True)
     return (square / (n - 1).clamp_min(1)).sqrt()

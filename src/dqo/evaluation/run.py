@@ -9,7 +9,7 @@ from dqo.errors import RecipeError
 from dqo.evaluation.embeddings import Encoder
 from dqo.evaluation.equivalence import Equivalence
 from dqo.evaluation.meaning import SAME_MEANING
-from dqo.evaluation.metrics import metrics_document, prompt_values
+from dqo.evaluation.metrics import PromptValues, metrics_document, prompt_values
 from dqo.evaluation.protocols import Protocol
 from dqo.evaluation.score import Reward, score_with_reward, score_with_task
 from dqo.records import Group, write_groups, write_json, write_text
@@ -61,12 +61,7 @@ def evaluate(
         EncoderError: If an encoder fails.
         DataError: If there is no group.
     """
-    if task is not None and reward is not None:
-        raise RecipeError("An evaluation takes its quality from a task or from a reward, got both; leave one out.")
-    if task is not None:
-        groups = score_with_task(groups, task)
-    elif reward is not None:
-        groups = score_with_reward(groups, reward)
+    groups = _scored(groups, task, reward)
     if reward is not None and scoring is None:
         scoring = {"reward": getattr(reward, "__name__", type(reward).__name__)}
     if protocol is not None:
@@ -95,12 +90,24 @@ def evaluate(
         scoring=scoring,
         notes=_notes(groups, scorer_given=task is not None or reward is not None),
     )
+    _write(Path(out), groups, values, document)
+    return document
+
+
+def _scored(groups: Sequence[Group], task: "Task | None", reward: Reward | None) -> Sequence[Group]:
+    if task is not None and reward is not None:
+        raise RecipeError("An evaluation takes its quality from a task or from a reward, got both; leave one out.")
+    if task is not None:
+        return score_with_task(groups, task)
+    return groups if reward is None else score_with_reward(groups, reward)
+
+
+def _write(out: Path, groups: Sequence[Group], values: PromptValues, document: dict[str, Any]) -> None:
+    """The three files; metrics.json comes last."""
     rows = [{"id": group.id} | {name: column[i] for name, column in values.items()} for i, group in enumerate(groups)]
-    out = Path(out)
     write_groups(out / "groups.jsonl", groups)
     write_text(out / "prompt_metrics.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     write_json(out / "metrics.json", document)
-    return document
 
 
 def _notes(groups: Sequence[Group], scorer_given: bool) -> list[str]:

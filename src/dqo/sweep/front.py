@@ -68,17 +68,3 @@ def normalise(quality: np.ndarray, vendi: np.ndarray, n_samples: int) -> np.ndar
     if not ((quality >= 0) & (quality <= 1)).all():
         raise DQOError("A quality-diversity front needs qualities in [0, 1]; map the reward to that range.")
     return np.stack([quality, np.clip((vendi - 1.0) / (n_samples - 1.0), 0.0, 1.0)], axis=-1)
-
-
-def front(points: np.ndarray) -> list[int]:
-    """Places of the points that no other point is at least as good as in both coordinates and better in one.
-
-    Args:
-        points: (K, 2), the larger the better.
-
-    Returns:
-        Places in the order of the first coordinate.
-    """
-    rows = [tuple(point) for point in np.asarray(points, dtype=np.float64).tolist()]
-    kept = [i for i, (x, y) in enumerate(rows) if not any((a >= x and b >= y) and (a > x or b > y) for a, b in rows)]
-    return sorted(kept, key=lambda i: rows[i])

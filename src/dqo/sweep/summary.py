@@ -14,9 +14,10 @@ import numpy as np
 
 from dqo._version import __version__
 from dqo.errors import DQOError
+from dqo.evaluation.frontier import pareto_front
 from dqo.evaluation.metrics import LEVEL
 from dqo.sweep.collect import Evaluated
-from dqo.sweep.front import front, hypervolume_at_k, normalise
+from dqo.sweep.front import hypervolume_at_k, normalise
 from dqo.sweep.plan import BASE
 
 OVER_SEEDS, OVER_PROMPTS = "seeds (Student's t)", "prompts (bootstrap)"
@@ -106,7 +107,7 @@ def _add_fronts(document: dict[str, Any], runs: list[list[Evaluated]], axes: lis
     diversity, quality = (_by_prompt(runs, axis) for axis in axes)  # (K, P) each, a row a point
     n_samples = document["n_samples"]
     means = normalise(quality.mean(axis=1), diversity.mean(axis=1), n_samples)  # (K, 2)
-    unbeaten = front(means)
+    unbeaten = pareto_front(means.tolist())
     for place, point in enumerate(document["points"]):
         point["on_front"] = place in unbeaten
     n_prompts = quality.shape[1]

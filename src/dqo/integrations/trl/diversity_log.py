@@ -7,6 +7,7 @@ from accelerate.utils import gather
 from torch import Tensor
 
 from dqo.core import scored_std, tied_groups
+from dqo.core.advantage import EPSILON
 from dqo.detectors import low_quality_credit, text_signs
 from dqo.diversity import GroupCredit
 from dqo.language import language_mixing
@@ -79,4 +80,4 @@ def effective_alpha(
         return alpha
     rows = combined if scaling == "group" else combined.reshape(1, -1)  # (P, G) or (1, N)
     spread = scored_std(rows[(~rows.isnan()).sum(dim=1) > 1], 1)  # (groups with two scored rows, 1)
-    return (alpha / (spread.clamp_min(std_floor) + 1e-4)).nanmean().item()
+    return (alpha / (spread.clamp_min(std_floor) + EPSILON)).nanmean().item()
