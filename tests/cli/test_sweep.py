@@ -220,3 +220,8 @@ def test_a_run_killed_in_training_resumes_from_its_checkpoint(sweep_file, tmp_pa
     results = json.loads((tmp_path / "sweep" / "results.json").read_text())
     assert results["points"][0]["metrics"]["vendi_1"]["mean"] >= 1
     assert results["hypervolume"]["dqo"]["1"]["mean"] >= 0
+
+
+def test_a_package_needed_for_the_results_is_asked_for_before_the_first_run(sweep_file, refused, monkeypatch):
+    monkeypatch.setitem(sys.modules, "moocore", None)
+    assert refused(sweep_file()).endswith("needs the package 'moocore'; run `pip install -e '.[report]'`.")

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from importlib import import_module
 from typing import Any
 
 import yaml
@@ -24,6 +25,7 @@ from dqo.sweep.schedule import Job, Stage, run_jobs
 from dqo.sweep.summary import summarise
 from dqo.sweep.tables import write_tables
 
+_NEEDED_LATE = ("sacrebleu", "moocore", "matplotlib")  # to evaluate and to tell the results, after hours of training
 DQO = [sys.executable, "-m", "dqo"]  # what runs a stage
 
 
@@ -39,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DQOError: A sweep file that does not do, or a folder that holds something else.
     """
+    for package in _NEEDED_LATE:
+        import_module(package)
     sweep, prompts = read_sweep(args.file)
     chosen = _chosen(sweep, args.only)
     for one in sweep.runs:
