@@ -53,8 +53,8 @@ def quality_weights(
         raise DQOError(f"`combine` must be one of {', '.join(COMBINE_RULES)}, got {rule!r}; choose one of these.")
     if rule in ("add", "multiply"):
         return None
-    reward = reward.to(torch.float64)
-    scored = ~torch.isnan(reward)
+    reward = reward.to(torch.float64)  # (..., G)
+    scored = ~torch.isnan(reward)  # (..., G)
     if rule in ("gate", "spread"):
         if threshold is None:
             raise DQOError(
@@ -68,7 +68,7 @@ def quality_weights(
                 f"{center!r} and {scale!r}; set both, or neither for rewards in [0, 1]."
             )
         return torch.sigmoid((reward - center) / scale).masked_fill(~scored, 0.0)
-    outside = scored & ((reward < -_ROUNDING) | (reward > 1 + _ROUNDING))
+    outside = scored & ((reward < -_ROUNDING) | (reward > 1 + _ROUNDING))  # (..., G)
     if outside.any():
         row = outside.flatten().nonzero()[0].item()
         raise DQOError(

@@ -104,7 +104,7 @@ def explained_variance(count: Tensor, moments: Tensor) -> Tensor:
     Returns:
         () at most 1; 0 for values that say nothing, negative for worse, NaN where the returns do not vary.
     """
-    mean, square, error_mean, error_square = moments / count.clamp(min=1)
+    mean, square, error_mean, error_square = moments / count.clamp(min=1)  # () each
     variance = square - mean**2  # ()
     explained = 1 - (error_square - error_mean**2) / variance  # ()
     return explained.masked_fill(variance <= 1e-12 * square.clamp(min=1e-12), torch.nan)
@@ -112,7 +112,7 @@ def explained_variance(count: Tensor, moments: Tensor) -> Tensor:
 
 def _check_finite(rewards: Tensor, values: Tensor, bootstrap: Tensor) -> None:
     for name, tensor in (("rewards", rewards), ("values", values), ("bootstrap", bootstrap)):
-        bad = ~torch.isfinite(tensor)
+        bad = ~torch.isfinite(tensor)  # (N, T), or (N,) of bootstrap
         if bad.any():
             row = int(bad.nonzero()[0, 0])
             raise NonFiniteError(

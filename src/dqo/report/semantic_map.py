@@ -63,7 +63,7 @@ def principal_plane(E: np.ndarray) -> tuple[np.ndarray, list[float]]:
     """
     centred = E - E.mean(axis=0)  # (N, D)
     U, S, _ = np.linalg.svd(centred, full_matrices=False)  # (N, K), (K,)
-    xy = np.zeros((len(E), 2))
+    xy = np.zeros((len(E), 2))  # (N, 2)
     k = min(2, len(S))
     xy[:, :k] = U[:, :k] * S[:k]  # (N, k)
     for axis in range(k):

@@ -19,5 +19,5 @@ def discount(reward: Tensor, share: Tensor, alpha: float) -> Tensor:
 
     Source: docs/signals.md "partition".
     """
-    reward = reward.double()
+    reward = reward.double()  # (...,)
     return reward - alpha * reward.abs() * (1.0 - share)

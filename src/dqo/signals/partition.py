@@ -60,7 +60,7 @@ def partition_share(cluster: Tensor, filled: Tensor) -> Tensor:
 
     Source: DARLING, arXiv 2509.02534; docs/signals.md "partition".
     """
-    pair = (cluster.unsqueeze(-1) == cluster.unsqueeze(-2)) & filled.unsqueeze(-1) & filled.unsqueeze(-2)
+    pair = (cluster.unsqueeze(-1) == cluster.unsqueeze(-2)) & filled.unsqueeze(-1) & filled.unsqueeze(-2)  # (..., G, G)
     size = pair.sum(-1).double()  # (..., G)
     n = filled.sum(-1, keepdim=True).double()  # (..., 1)
     share = ((n - size) / (n - 1.0).clamp_min(1.0)).clamp_min(FLOOR)  # (..., G)

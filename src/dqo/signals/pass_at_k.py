@@ -39,7 +39,7 @@ def pass_at_k_advantage(correct: Tensor, scored: Tensor, k: int) -> Tensor:
 
 def _ratio(m: Tensor, n: Tensor, k: int) -> Tensor:
     """C(m, k) / C(n, k) as a product of k fractions; 0 where m < k."""
-    ratio = torch.ones_like(n)
+    ratio = torch.ones_like(n)  # (..., 1)
     for j in range(k):
         ratio = ratio * ((m - j).clamp_min(0.0) / (n - j).clamp_min(1.0))
     return ratio
