@@ -139,6 +139,9 @@ def test_missing_reward(refused, own_recipe, tmp_path, reward, message):
         (["--model", "m", "--task", "count"], "did you mean 'countdown'?"),
         (["--model", "m", "--task", "countdown", "--task-option", "seed"], "expected key=value"),
         (["--model", "m", "--task", "countdown", "--data", "d", "--split", "dev"], "both choose the prompts"),
+        (["--responses", "r", "--n", "50"], "--responses are sampled already, got --n; leave it out"),
+        (["--responses", "r", "--backend", "vllm"], "--responses are sampled already, got --backend"),
+        (["--responses", "r", "--heldout-encoder", "hashed"], "expected another encoder than the one that is trained"),
     ],
 )
 def test_eval_flags_that_contradict(refused, tmp_path, args, message):
@@ -179,6 +182,40 @@ def test_a_limit_does_not_shorten_the_file_it_reads(refused, tmp_path):
     assert path.read_text() == text
     assert main([*map(str, flags), "3", "--out", str(tmp_path)]) == 0
     assert main([*map(str, flags), "1", "--out", str(tmp_path / "one")]) == 0
+
+
+def test_responses_do_not_take_the_place_of_others(refused, tmp_path):
+    path, out = tmp_path / "groups.jsonl", tmp_path / "sampled"
+    path.write_text(json.dumps({"id": "a", "prompt": "p", "responses": ["x", "y"], "finish": ["eos", "eos"]}) + "\n")
+    out.mkdir()
+    (out / "sampling.json").write_text("{}")
+    assert "holds a sampling.json" in refused("eval", "--responses", path, "--encoder", "hashed", "--out", out)
+    assert [entry.name for entry in out.iterdir()] == ["sampling.json"]
+
+
+def test_a_folder_that_holds_no_run_is_not_continued(refused, own_recipe, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").touch()
+    line = refused("train", own_recipe(), "--resume")
+    assert "expected a run to continue, or an empty folder, but it has no config.yaml and holds 'thesis.txt'" in line
+
+
+def test_test_prompts_are_not_trained_on(refused, own_recipe, prompt_file):
+    line = refused("train", own_recipe(), f"task_options.test={prompt_file}", "task_options.train=null",
+                   f"data.path={prompt_file}")  # fmt: skip
+    assert "expected no prompt of the split 'test', which is for evaluation, got" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lora.target_modules=[qq_proj]", "the host refuses these settings: NoMatchingPeft"),
+        ("trainer.report_to=wandb", "the host refuses these settings: RuntimeError: WandbCallback requires wandb"),
+        ("trainer.lr_scheduler_type=cosine_with_min_lr", "the host refuses these settings: ValueError:"),
+    ],
+)
+def test_what_the_host_refuses_late_is_one_sentence(refused, own_recipe, override, message):
+    assert message in refused("train", own_recipe(), override)
 
 
 def test_evaluations_by_different_rewards_are_not_compared(refused, tmp_path):

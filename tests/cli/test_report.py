@@ -23,11 +23,13 @@ def test_mistakes_are_one_line_with_status_2(tmp_path, capsys):
     for words, sentence in (
         ([tmp_path / "nothing", "-o", tmp_path / "r.html"], "expected a run folder"),
         ([tmp_path / "run", "-o", tmp_path], "expected an HTML file to write, got a folder"),
+        ([tmp_path / "run", "-o", tmp_path / "run" / "metrics.jsonl"], "expected the name of an HTML file"),
     ):
         assert main(["report", *map(str, words)]) == 2
         error = capsys.readouterr().err
         assert sentence in error
         assert error.count("\n") == 1
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().startswith("{")
 
 
 def test_watching_a_finished_run_writes_once_and_ends(tmp_path, capsys):

@@ -137,3 +137,12 @@ def test_sigterm_saves_the_step_and_a_resume_goes_on(own_recipe, tmp_path, dqo_p
     assert main(["train", str(recipe), "--resume"]) == 0
     assert [row["step"] for row in logged(run)] == [1, 2, 3, 4, 5]
     assert signal.getsignal(signal.SIGTERM) == before, "the signal is given back"
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(own_recipe, tmp_path, capsys):
+    recipe = own_recipe(trainer={"max_steps": 1, "save_strategy": "no"})
+    assert main(["train", str(recipe)]) == 0
+    before = (tmp_path / "run" / "checkpoints" / "final" / "model.safetensors").read_bytes()
+    assert main(["train", str(recipe), "alpha=7", "--resume"]) == 2
+    assert "it has finished and its checkpoints are gone" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoints" / "final" / "model.safetensors").read_bytes() == before

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -405,3 +406,20 @@ def test_a_reward_model_may_bring_its_tokenizer(tiny_policy, tiny_policy_folder,
     assert trainer.reward_processing_classes == [tokenizer, None]
     trainer.train()
     assert len(trainer.state.log_history) > 0
+
+
+@pytest.mark.parametrize(
+    ("config", "rewards", "settings", "told"),
+    [
+        (GRPOConfig, share_of_short_words, {}, r"DQOTrainer needs a DQOConfig, got GRPOConfig; pass args=DQOConfig"),
+        (DQORLOOConfig, share_of_short_words, {}, r"DQOTrainer needs a DQOConfig, got DQORLOOConfig"),
+        (DQOConfig, (share_of_short_words,), {}, r"takes a function, a reward model or its name, .* got \(<function"),
+        (DQOConfig, [share_of_short_words, 3], {}, r"or a list of them, got 3; correct that entry"),
+        (DQOConfig, [share_of_short_words] * 2, {"reward_weights": [1.0]}, r"for each of 2 rewards, got 1\.$"),
+    ],
+)
+def test_slips_are_told_before_the_policy_is_looked_at(config, rewards, settings, told, tiny_tokenizer, tmp_path):
+    own = {name: value for name, value in COMMON.items() if name in {spec.name for spec in fields(config)}}
+    args = config(str(tmp_path), **own, **settings)
+    with pytest.raises(RecipeError, match=told):
+        DQOTrainer("no/such-policy", rewards, args=args, processing_class=tiny_tokenizer)

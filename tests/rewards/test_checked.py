@@ -65,7 +65,10 @@ def test_name_and_pickle():
         (None, r"expected a list of 2 numbers, got NoneType; return one number"),
         (0.7, r"expected a list of 2 numbers, got float"),
         (torch.tensor([1.0, float("nan")]), r"for row 1, got nan"),
-        (KeyError("gold"), r"'Scorer' raised KeyError \('gold'\) on a batch of 2; its first completion was 'first'"),
+        (
+            KeyError("gold"),
+            r"raised KeyError \('gold'\) in \S+test_checked.py, line \d+, on a batch of 2; its first completion",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(result, message):
@@ -101,3 +104,31 @@ def test_asynchronous_mistakes_are_told_too():
         asyncio.run(CheckedReward(later)(prompts=["p", "q"], completions=["a", "b"], missing=1))
     with pytest.raises(RewardError, match=r"'later' raised KeyError \('missing'\)"):
         asyncio.run(CheckedReward(later)(prompts=["p", "q"], completions=["a", "b"]))
+
+
+def two(prompts):
+    return [0.0] * len(prompts)
+
+
+def one_row(prompt, completion):
+    return 0.0
+
+
+def needs_more(prompts, completions, gold):
+    return [0.0] * len(prompts)
+
+
+def bare(prompts, completions):
+    return [0.0] * len(prompts)
+
+
+@pytest.mark.parametrize("fn", [two, one_row, lambda: []])
+def test_a_signature_that_cannot_be_called_is_refused_before_the_first_call(fn):
+    with pytest.raises(RewardError, match=r"expected the arguments \(prompts, completions, \*\*columns\), got \("):
+        CheckedReward(fn)
+
+
+def test_columns_that_a_function_does_not_take_are_named():
+    CheckedReward(needs_more)
+    with pytest.raises(RewardError, match=r"unexpected keyword argument 'record'.*; give it an argument \*\*columns"):
+        CheckedReward(bare)(prompts=["p"], completions=["c"], record=["r"])

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dqo.cli.recipe_checks import check_heldout
 from dqo.cli.sample import DEFAULT_LENGTH, Sampler, folders
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import RecipeError
@@ -29,7 +30,9 @@ def run(args: argparse.Namespace) -> None:
     from dqo.evaluation.sampling_folder import read_settings
 
     protocol = _protocol(args)
+    check_heldout(args.heldout_encoder, args.encoder)
     task = _task(args)
+    Path(args.out).mkdir(parents=True, exist_ok=True)  # an unwritable place fails before anything is scored
     given = {
         "encoder": load_embedder(args.encoder),
         "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,
@@ -86,8 +89,12 @@ def _protocol(args: argparse.Namespace) -> "Protocol | None":
     if protocol.temperature is not None and args.temperature not in (None, [protocol.temperature]):
         raise RecipeError(f"protocol {protocol.name!r} samples at temperature {protocol.temperature}, got another "
                           "--temperature; leave it out.")  # fmt: skip
-    args.n = args.n or protocol.n
-    args.max_new_tokens = args.max_new_tokens or protocol.max_new_tokens
+    if protocol.max_new_tokens is not None and args.max_new_tokens not in (None, protocol.max_new_tokens):
+        raise RecipeError(f"protocol {protocol.name!r} samples up to {protocol.max_new_tokens} tokens, got "
+                          f"--max-new-tokens {args.max_new_tokens}; leave it out.")  # fmt: skip
+    if not args.responses:
+        args.n = args.n or protocol.n
+        args.max_new_tokens = args.max_new_tokens or protocol.max_new_tokens
     args.equivalence = args.equivalence or protocol.equivalence
     return protocol
 
@@ -152,10 +159,16 @@ def _reward(text: str) -> Any:
 def _responses(args: argparse.Namespace) -> list[Group]:
     if args.data or args.split:
         raise RecipeError("--responses holds its own prompts, got --data or --split too; leave one out.")
-    if args.temperature and len(args.temperature) > 1:
-        raise RecipeError("--responses are sampled already, got several temperatures; leave --temperature out.")
+    for name in ("n", "temperature", "max_new_tokens", "verbalized", "backend", "endpoint"):
+        if getattr(args, name) is not None:
+            raise RecipeError(f"--responses are sampled already, got --{name.replace('_', '-')}; leave it out.")
     groups = read_groups(args.responses)
     own = Path(args.responses).resolve() == Path(args.out, "groups.jsonl").resolve()
+    if not own and Path(args.out, "sampling.json").exists():
+        raise RecipeError(
+            f"--out {args.out}: expected a folder without samples of its own, but it holds a sampling.json and its "
+            f"groups, which {args.responses} would take the place of; choose another --out."
+        )
     if own and args.limit and args.limit < len(groups):
         raise RecipeError(
             f"--limit {args.limit} would leave {args.limit} of the {len(groups)} groups of {args.responses}, which "

@@ -78,7 +78,12 @@ def _attention() -> Iterator[Finding]:
         usable, "FlexAttention", "needs a GPU and the package triton; shared prefixes use a mask instead", False
     )
     advice = "not needed; shared prefixes need sdpa or flex in any case"
-    yield _package("flash_attn", "flash-attn, `trainer.attn_implementation: flash_attention_2`", advice, "flash-attn")
+    yield _package(
+        "flash_attn",
+        "flash-attn (a model given to a trainer in Python with `attn_implementation`)",
+        advice,
+        "flash-attn",
+    )
 
 
 def _package(module: str, what: str, mend: str, distribution: str | None = None) -> Finding:

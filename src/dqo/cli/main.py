@@ -87,7 +87,11 @@ def _command(commands: argparse._SubParsersAction, name: str, handler: str, text
 def _add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file; recipes/ holds examples")
     parser.add_argument(
-        "settings", nargs="*", metavar="key=value", help="overrides, such as alpha=0.5 or trainer.max_steps=100"
+        "settings",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="overrides, such as alpha=0.5 or trainer.max_steps=100",
     )
     parser.add_argument("--resume", action="store_true", help="continue the run that output_dir holds")
     parser.add_argument(
@@ -136,7 +140,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 
 def _add_sampling(parser: argparse.ArgumentParser, max_new_tokens: str, n: str) -> None:
     parser.add_argument("--n", type=_positive, help=f"responses a prompt (default: {n})")
-    parser.add_argument("--seed", type=int, default=0, help="seed of samples and bootstrap (default: %(default)s)")
+    parser.add_argument("--seed", type=_seed, default=0, help="seed of samples and bootstrap (default: %(default)s)")
     parser.add_argument("--limit", type=_positive, help="use the first LIMIT prompts only")
     parser.add_argument("--max-new-tokens", type=_positive, help=f"longest response (default: {max_new_tokens})")
     parser.add_argument("--batch-size", type=_positive, default=32, help="responses at once (default: %(default)s)")
@@ -192,6 +196,12 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more and below 2^32, got {text!r}")
     return int(text)
 
 

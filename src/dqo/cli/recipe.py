@@ -247,6 +247,8 @@ def _recipe(settings: Mapping[str, Any]) -> Recipe:
     parts: dict[str, Any] = {name: {} for name in (*SECTIONS, "diversity")}
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
+        if key in ("output_dir", "data.path"):
+            value = str(Path(value).expanduser())
         if section:
             parts[section][name] = value
         elif name in DIVERSITY:

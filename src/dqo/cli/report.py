@@ -20,6 +20,10 @@ def run(args: argparse.Namespace) -> None:
 
     if Path(args.output).is_dir():
         raise RecipeError(f"-o {args.output}: expected an HTML file to write, got a folder; add report.html to it.")
+    if Path(args.output).suffix.lower() not in (".html", ".htm"):
+        raise RecipeError(
+            f"-o {args.output}: expected the name of an HTML file, which is written anew; add .html to it."
+        )
     options = {"encoder": args.encoder, "maps": args.maps}
     if args.command == "watch":
         watch(args.runs, args.output, every=args.every, tell=_say, **options)

@@ -11,6 +11,12 @@ from dqo.errors import ModelError, RecipeError
 from dqo.hub import first_words
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
+_BEFORE_A_RUN = (
+    "recipe.yaml",
+    "train.log",
+    "metrics.jsonl",
+    "checkpoints",
+)  # of a sweep, and of a run killed as it began
 _TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")  # the second on closing a file that was cut short
 
 
@@ -36,7 +42,8 @@ class RunFolder:
             resume: Whether a run in it may be continued.
 
         Raises:
-            RecipeError: A folder that cannot be written, or that holds something although `resume` is off.
+            RecipeError: A folder that cannot be written, that holds something although `resume` is off, or that holds
+                something else than a run.
         """
         probe = self.path / ".writable"
         try:
@@ -53,6 +60,13 @@ class RunFolder:
                 f"output_dir {str(self.path)!r}: expected an empty or new folder, but it holds files; add --resume to "
                 "continue that run, or set output_dir to another folder."
             )
+        if resume and not self.config.is_file():
+            foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _BEFORE_A_RUN)
+            if foreign:
+                raise RecipeError(
+                    f"output_dir {str(self.path)!r}: expected a run to continue, or an empty folder, but it has no "
+                    f"config.yaml and holds {foreign[0]!r}; correct output_dir."
+                )
 
     def newest_checkpoint(self) -> Path | None:
         """The whole checkpoint of the most steps, judged by the sizes of its files; None where there is none."""

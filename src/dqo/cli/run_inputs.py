@@ -55,10 +55,14 @@ def training_prompts(recipe: Recipe, task: Task) -> list[Prompt]:
         The prompts.
 
     Raises:
-        DataError: A bad file, or fewer prompts than one generation batch holds groups.
+        DataError: A bad file, one with prompts of the task's split "test", or fewer prompts than one generation batch
+            holds groups.
     """
     path = recipe.data.get("path")
-    prompts = read_prompts(path) if path and not takes_path(recipe.task) else task.prompts("train")
+    own = path is not None and not takes_path(recipe.task)
+    prompts = read_prompts(path) if own else task.prompts("train")
+    if own:
+        _check_unseen(prompts, task, path)
     config = recipe.config
     groups = config.generation_batch_size // config.num_generations
     if len(prompts) < groups:
@@ -67,6 +71,20 @@ def training_prompts(recipe: Recipe, task: Task) -> list[Prompt]:
             f"step, got {len(prompts)}; add prompts or lower trainer.per_device_train_batch_size."
         )
     return prompts
+
+
+def _check_unseen(prompts: Sequence[Prompt], task: Task, path: str) -> None:
+    """Refuse to train on what the task keeps for evaluation."""
+    try:
+        test = {prompt.prompt for prompt in task.prompts("test")}
+    except DataError:  # a task that reads files may have been given none for this split
+        return
+    seen = [prompt.id for prompt in prompts if prompt.prompt in test]
+    if seen:
+        raise DataError(
+            f"{path}: expected no prompt of the split 'test', which is for evaluation, got {len(seen)}, such as "
+            f"{seen[0]!r}; leave them out."
+        )
 
 
 def reward_functions(recipe: Recipe, task: Task, stops: Collection[int]) -> list[TaskReward | RecordReward]:

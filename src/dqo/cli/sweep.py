@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print(_plan(sweep, chosen))
         return 0
+    if any(not _evaluated(one, sweep) for one in chosen):
+        _check_encoders(sweep)
     signal.signal(signal.SIGTERM, _interrupt)
     _say(f"{sum(_evaluated(one, sweep) for one in chosen)} of {len(chosen)} runs are done already")
     errors = run_jobs(
@@ -64,6 +66,15 @@ def run(args: argparse.Namespace) -> int:
     for name, error in errors.items():
         _say(f"failed: {name}: {error}")
     return 1 if errors else 0
+
+
+def _check_encoders(sweep: Sweep) -> None:
+    """Load what will measure the runs, so that a misspelt name does not show after the first training."""
+    from dqo.embedders import load_embedder
+
+    for name in (sweep.evaluation.encoder, sweep.evaluation.heldout_encoder):
+        if name is not None and not name.startswith("policy:"):  # whose weights may be large
+            load_embedder(name)
 
 
 def _chosen(sweep: Sweep, only: Sequence[str]) -> list[Run]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from dqo.cli.flat_settings import flat_settings, read_settings
+from dqo.cli.lora import peft_config
 from dqo.cli.recipe import Recipe, build_recipe
 from dqo.cli.run_inputs import task_options
 from dqo.cli.yaml_reader import read_yaml_file
@@ -109,6 +110,7 @@ def _runs(document: Mapping[str, Any], base: dict[str, Any], output_dir: Path, p
                 recipe = build_recipe(settings, came_from, str(document["base"]))
                 try:
                     _ = recipe.config  # the host's own checks, before the first run starts
+                    peft_config(recipe.lora)
                 except DQOError as error:
                     raise RecipeError(f"{origin}: {error}") from error
                 runs.append(Run(arm, alpha, seed, folder, settings))
@@ -163,6 +165,10 @@ def _evaluation(
     for name in ("prompts", "n", "max_new_tokens", "batch_size", "temperature"):
         if settings[name] is not None and not settings[name] > 0:
             raise RecipeError(f"{origin}: `{name}` must be above 0, got {settings[name]!r}; change the value.")
+    if not 0 <= settings["seed"] < 2**32:
+        raise RecipeError(
+            f"{origin}: `seed` must be at least 0 and below 2^32, got {settings['seed']}; change the value."
+        )
     if not re.fullmatch(r"eval[A-Za-z0-9._-]*", settings["folder"]):
         raise RecipeError(f"{origin}: `folder` must be a plain name that begins with eval, such as eval-test, got "
                           f"{settings['folder']!r}.")  # fmt: skip

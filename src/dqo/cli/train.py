@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 from dqo.checkpoints import newest_whole
 from dqo.cli.dry_run import DryRun
 from dqo.cli.flat_settings import nested_settings, read_settings
+from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import peft_config
 from dqo.cli.out_of_memory import memory_explained
 from dqo.cli.recipe import Recipe, load_recipe, save_resolved
@@ -74,11 +75,15 @@ def run(args: argparse.Namespace) -> int | None:
         _say(sentence)
     settings = recipe.resolved()  # now, because a trainer changes the arguments it is given
     checkpoint = _resumed(settings, folder) if args.resume and _is_main_process() else None
-    trainer = build_trainer(recipe, task, prompts, folder)
+    with refusals_told():
+        trainer = build_trainer(recipe, task, prompts, folder)
     [checkpoint] = broadcast_object_list([checkpoint])  # the main process alone has read every file of it
     start = time.monotonic()
     try:
-        with folder.writing(), compact_progress(trainer), memory_explained(recipe, prompts, trainer):
+        with (
+            folder.writing(), compact_progress(trainer), memory_explained(recipe, prompts, trainer),
+            refusals_told(started=lambda: trainer.state.global_step > 0),
+        ):  # fmt: skip
             if _is_main_process():
                 save_resolved(folder.config, settings)
             trainer.add_callback(stop := SaveOnSignal())
@@ -154,6 +159,11 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
             raise RecipeError(
                 f"{folder.checkpoints}: expected a whole checkpoint to continue from, got {len(search.damaged)} that "
                 "were written and are no longer whole; restore one, or start anew in another output_dir."
+            )
+        if folder.final.exists():
+            raise RecipeError(
+                f"{folder.path}: expected a run to continue, but it has finished and its checkpoints are gone; a run "
+                "of other settings needs another output_dir."
             )
         _say(f"{folder.path} holds no complete checkpoint yet, so the run starts from scratch")
         return None

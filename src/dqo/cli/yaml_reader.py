@@ -109,7 +109,9 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"{origin}, line {mark.line + 1}" if mark else origin
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(f"{place}: expected valid YAML, but {problem}; mend the line.") from error
+        raise RecipeError(
+            f"{place}: expected valid YAML, but {problem.removeprefix('but ')}; mend the line."
+        ) from error
     finally:
         if reader is not None:
             reader.dispose()

@@ -1,6 +1,7 @@
 """A reward function whose every mistake is told as one sentence that names the row."""
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Real
@@ -24,8 +25,9 @@ class CheckedReward:
             to N numbers, or None for a completion that cannot be scored.
 
     Raises:
-        RewardError: When called: the function raised, or returned the wrong count, something that is no number, NaN
-            or infinity. An error of dqo's own that it raised passes unchanged.
+        RewardError: At once, a function that does not take `prompts` and `completions`. When called: the function
+            raised, or returned the wrong count, something that is no number, NaN or infinity. An error of dqo's own
+            that it raised passes unchanged.
     """
 
     def __new__(cls, fn: Callable[..., Any]) -> "CheckedReward":
@@ -36,6 +38,7 @@ class CheckedReward:
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
         self.__name__ = getattr(fn, "__name__", type(fn).__name__)
+        self._check_signature()
 
     def __reduce__(self) -> tuple[type, tuple[Callable[..., Any]]]:
         return CheckedReward, (self.fn,)
@@ -49,13 +52,31 @@ class CheckedReward:
                 raise self._raised(error, completions) from error
             return self._checked(rewards, completions)
 
+    def _check_signature(self) -> None:
+        """Refuse what could never be called, at once and not after the first rollout."""
+        try:
+            signature = inspect.signature(self.fn)
+        except (ValueError, TypeError):  # of a builtin, or of something that is no function: the call will tell
+            return
+        try:
+            signature.bind_partial(prompts=[], completions=[])
+        except TypeError as error:
+            raise RewardError(
+                f"reward function {self.__name__!r}: expected the arguments (prompts, completions, **columns), got "
+                f"{signature} ({error}); change its signature."
+            ) from None
+
     def _raised(self, error: Exception, completions: Sequence[Any]) -> DQOError:
         if isinstance(error, DQOError):
             return error
         first = f"; its first completion was {_shown(completions[0])}" if completions else ""
+        told = f"reward function {self.__name__!r} raised {type(error).__name__} ({error})"
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the call here
+        if not frames and isinstance(error, TypeError):  # it was not entered
+            return RewardError(f"{told}; give it an argument **columns for what is handed over beside the completions.")
+        place = f" in {frames[-1].filename}, line {frames[-1].lineno}," if frames else ""
         return RewardError(
-            f"reward function {self.__name__!r} raised {type(error).__name__} ({error}) on a batch of "
-            f"{len(completions)}{first}; catch what it cannot score and return None for it."
+            f"{told}{place} on a batch of {len(completions)}{first}; mend it, or return None for what it cannot score."
         )
 
     def _checked(self, rewards: Any, completions: Sequence[Any]) -> list[float | None]:

@@ -23,13 +23,28 @@ def checked(func: Any) -> Any:
     return func if isinstance(func, (str, torch.nn.Module)) else CheckedReward(func)
 
 
-def check_rewards(funcs: list) -> None:
-    """A run needs a task reward, and none may take the column's name."""
+def check_config(args: Any, trainer: type) -> None:
+    """Refuse the host's own settings, or another trainer's, which would fail after the policy is loaded."""
+    wanted = {"DQOPPOTrainer": "DQOPPOConfig", "DQORLOOTrainer": "DQORLOOConfig", "DQOTrainer": "DQOConfig"}
+    name = next(parent.__name__ for parent in trainer.__mro__ if parent.__name__ in wanted)
+    if wanted[name] not in [parent.__name__ for parent in type(args).__mro__]:
+        raise RecipeError(f"{name} needs a {wanted[name]}, got {type(args).__name__}; pass args={wanted[name]}(...).")
+
+
+def check_rewards(funcs: list, weights: list[float] | None) -> None:
+    """A run needs task rewards that can be called, none of the column's name, and a weight for each."""
     if not funcs:
         raise RecipeError(
             "DQO needs at least one task reward, got none; pass `reward_funcs`, diversity alone has no goal."
         )
+    if weights is not None and len(weights) != len(funcs):
+        raise RecipeError(f"`reward_weights` needs one number for each of {len(funcs)} rewards, got {len(weights)}.")
     for func in funcs:
+        if not callable(func) and not isinstance(func, str):
+            raise RecipeError(
+                f"`reward_funcs` takes a function, a reward model or its name, or a list of them, got {func!r}; "
+                "correct that entry."
+            )
         if getattr(func, "__name__", None) == COLUMN:
             raise RecipeError(
                 "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, "

@@ -36,7 +36,7 @@ from dqo.integrations.trl.outweighed import OutweighedWarning
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
-from dqo.integrations.trl.reward_column import COLUMN, check_rewards, checked, reserved_column
+from dqo.integrations.trl.reward_column import COLUMN, check_config, check_rewards, checked, reserved_column
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import RolloutAlpha, RunMemory
 from dqo.rewards import completion_text, prompt_key
@@ -55,7 +55,8 @@ class DQOMixin:
         **kwargs: anything else the host takes.
 
     Raises:
-        RecipeError: a task reward is itself named "diversity", or there is none.
+        RecipeError: settings of another trainer, no task reward or one named "diversity", something that is no reward,
+            or another number of weights.
     """
 
     def __init__(
@@ -68,12 +69,13 @@ class DQOMixin:
         answer_span: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
+        check_config(args, type(self))
         self.spec = args.diversity_spec()  # its alpha is that of the newest batch
         self._alpha, self._drift = args.alpha_source(), DriftOfRun()
         self._clock = StepClock()
         self._answer_span = answer_span or (lambda text: text)
         funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
-        check_rewards(funcs)
+        check_rewards(funcs, args.reward_weights)
         if args.reward_weights is not None:
             args = copy.copy(args)  # the caller's settings stay the caller's
             args.reward_weights = [*args.reward_weights, 1.0]
