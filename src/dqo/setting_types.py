@@ -49,6 +49,8 @@ def in_words(hint: Any) -> str:
         return " or ".join(map(repr, get_args(hint)))
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(str(member.value) for member in hint)
+    if get_origin(hint) is list and get_args(hint):
+        return f"a list, each entry {in_words(get_args(hint)[0])}"
     return _WORDS.get(get_origin(hint) or hint, getattr(hint, "__name__", str(hint)))
 
 

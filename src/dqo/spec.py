@@ -1,5 +1,6 @@
 """What diversity means in a run and how it joins the task reward: the settings that the mathematics sees, checked."""
 
+import math
 from dataclasses import dataclass
 
 from dqo.core import COMBINE_RULES, CREDIT_SCALES
@@ -125,6 +126,8 @@ class DiversitySpec:
                 f"'entropy_correct', got quality_threshold={self.quality_threshold!r} with combine={self.combine!r} "
                 f"and diversity={self.diversity!r}; give both or neither (null in a recipe is neither)."
             )
+        if self.quality_threshold is not None and not math.isfinite(self.quality_threshold):
+            raise DQOError(f"`quality_threshold` must be a finite number, got {self.quality_threshold!r}.")
         sigmoid = (self.quality_center, self.quality_scale)
         if (None in sigmoid) and sigmoid != (None, None):
             raise DQOError(

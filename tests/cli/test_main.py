@@ -1,5 +1,6 @@
 """The front door: fast, and every mistake one line on stderr with status 2."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -227,6 +228,16 @@ def test_evaluations_by_different_rewards_are_not_compared(refused, tmp_path):
         assert main(["eval", "--responses", str(path), *map(str, flags)]) == 0
     line = refused("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
     assert "Runs must agree on scoring to be compared, got {'reward': " in line
+
+
+def test_verl_without_its_packages_is_one_sentence():
+    if importlib.util.find_spec("verl"):
+        pytest.skip("verl is installed")
+    command = [sys.executable, "-m", "dqo.integrations.verl.main"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: verl needs the package ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_compare_of_nothing(refused, tmp_path):

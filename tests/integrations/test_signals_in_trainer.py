@@ -1,6 +1,7 @@
 """Every signal, guard and alpha on a real (tiny) policy: what reaches reward, advantage and loss, what is refused."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -345,6 +346,8 @@ def test_signs_of_tricks_are_in_every_line(make):
         ),
         ({"alpha": "auto", "quality_floor_of": "x", "quality_slack": -0.1}, "a finite number >= 0, got -0.1"),
         (AUTO | {"quality_floor_ramp": 1.5}, "a share of the run in \\[0, 1\\], got 1.5"),
+        ({"alpha": "auto", "quality_floor": math.nan}, "`quality_floor` must be a finite number, got nan"),
+        ({"combine": "gate", "quality_threshold": math.nan}, "`quality_threshold` must be a finite number, got nan"),
         ({"alpha_end": 0.5}, "belongs to alpha_schedule='linear' or 'cosine'"),
         ({"alpha_schedule": "steps"}, "must be one of constant, linear, cosine"),
     ],

@@ -423,3 +423,12 @@ def test_slips_are_told_before_the_policy_is_looked_at(config, rewards, settings
     args = config(str(tmp_path), **own, **settings)
     with pytest.raises(RecipeError, match=told):
         DQOTrainer("no/such-policy", rewards, args=args, processing_class=tiny_tokenizer)
+
+
+def test_a_batch_that_nothing_scores_stops_the_run(tiny_policy, tiny_tokenizer, tmp_path):
+    def nothing(completions, **columns):
+        return [None] * len(completions)
+
+    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=nothing)
+    with pytest.raises(RewardError, match=r"step 0: no reward function could score any of 8 responses \(all None\)"):
+        trainer.train()

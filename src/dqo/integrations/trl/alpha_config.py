@@ -119,6 +119,8 @@ class AlphaArguments:
                 f"alpha='auto' needs exactly one of {', '.join(goals)}, got {' and '.join(given) or 'none'}; say what "
                 "quality must be kept or which diversity held."
             )
+        if self.quality_floor is not None and not math.isfinite(self.quality_floor):
+            raise DQOError(f"`quality_floor` must be a finite number, got {self.quality_floor!r}.")
         if self.vendi_target is not None and not 1.0 < self.vendi_target <= self.num_generations:
             raise DQOError(
                 f"`vendi_target` must lie above 1 and at most at num_generations={self.num_generations}, got "

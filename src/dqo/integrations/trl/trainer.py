@@ -24,7 +24,7 @@ from dqo.core import blocks
 from dqo.detectors import DriftOfRun
 from dqo.diversity import GroupCredit, shape_reward
 from dqo.embedders import Embedder, load_embedder
-from dqo.errors import EncoderError
+from dqo.errors import EncoderError, RewardError
 from dqo.integrations.trl.advantage_mixin import AdvantageMixin
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
@@ -128,6 +128,11 @@ class DQOMixin:
         )
         self._log(signs)
         if self.model.training:
+            if task.isnan().all():
+                raise RewardError(
+                    f"step {step}: no reward function could score any of {task.numel()} responses (all None), so there "
+                    "is nothing to learn; mend the reward or the data."
+                )
             self._rollout_alpha.value = self.spec.alpha
             self._log(self._drift.observe(lengths, E.norm(dim=1)))
             self._alpha.observe(float(task.nanmean()), float(group.vendi.mean()), *self._progress())

@@ -2,12 +2,18 @@
 
 import sys
 
-import hydra
-from omegaconf import DictConfig
-from verl.trainer.main_ppo import run_ppo
-from verl.trainer.ppo.utils import need_critic, need_reference_policy
-from verl.utils.config import validate_config
-from verl.utils.device import auto_set_device
+try:
+    import hydra
+    from omegaconf import DictConfig
+    from verl.trainer.main_ppo import run_ppo
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+    from verl.utils.device import auto_set_device
+except ModuleNotFoundError as error:
+    sys.exit(
+        f"error: verl needs the package {error.name!r}; run `pip install -e '.[verl,embed]'` in an environment of its "
+        "own (docs/verl.md)."
+    )
 
 from dqo.errors import DQOError
 from dqo.integrations.verl.remote_errors import own_errors
