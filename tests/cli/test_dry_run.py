@@ -63,7 +63,7 @@ def test_a_small_recipe_can_start_with_its_data(path, offline, data_folder, tiny
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
 def test_a_large_recipe_without_the_hub_says_what_is_missing_and_shows_the_rest(path, offline, capsys):
-    assert main(["train", "--dry-run", str(path), "encoder=hashed"]) == 1
+    assert main(["train", "--dry-run", str(path), "encoder=hashed", "trainer.use_vllm=false"]) == 1
     said = capsys.readouterr().out
     missing = [line for line in said.splitlines() if line.startswith("NOT RESOLVED")]
     assert missing
@@ -88,7 +88,7 @@ def test_a_large_recipe_with_stand_ins_for_what_the_hub_has_can_start(
     for entry in recipe.get("rewards", []):
         entry |= {"model": str(judge)} if entry["reward"] == "reward_model" else {}
     recipe |= {"model": str(tiny_policy_folder), "data": {"path": data_folder(path.stem)}, "encoder": "hashed"}
-    recipe["trainer"] |= {"max_completion_length": 16}
+    recipe["trainer"] |= {"max_completion_length": 16, "use_vllm": False}
     if path.stem == "cnn_dailymail":
         recipe["task_options"] = {"max_article_words": 50}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
@@ -159,4 +159,34 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
     assert (final / "adapter_model.safetensors").exists()
     load_policy(str(final))
     again = tmp_path / "run" / "config.yaml"
-    assert main(["train", "--dry-run", str(again)]) == 0, "what a run writes down is a recipe again"
+    assert main(["train", "--dry-run", "--resume", str(again)]) == 0, "what a run writes down is a recipe again"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["trainer.report_to=wandb"],
+            "packages: trainer: the host refuses these settings: RuntimeError",
+        ),
+        (["trainer.use_liger_kernel=true"], "packages: trainer.use_liger_kernel needs the package 'liger_kernel'"),
+        (["trainer.use_vllm=true"], "packages: trainer.use_vllm needs the package 'vllm'"),
+        (["encoder=all-MiniLM-L6-v2", "encoder_device=gpu"], "encoder: "),
+        (
+            ["lora.target_modules=[qq_proj]"],
+            "policy: lora.target_modules: expected names of its layers, got ['q",
+        ),
+        (["rewards=[{reward: math}]"], "reward math: "),
+        (["rewards=[{reward: concepts}]"], "reward concepts: reward 'concepts': expected a list of words in meta"),
+    ],
+)
+def test_what_a_run_would_find_out_late_is_not_resolved(own_recipe, capsys, overrides, told):
+    assert main(["train", "--dry-run", str(own_recipe()), *overrides]) == 1
+    assert f"NOT RESOLVED  {told}" in capsys.readouterr().out
+
+
+def test_a_dry_run_says_that_the_folder_is_taken(own_recipe, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").touch()
+    assert main(["train", "--dry-run", str(own_recipe())]) == 1
+    assert "run' holds files; a new run needs an empty or new folder" in capsys.readouterr().out

@@ -9,20 +9,25 @@ import os
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from dqo.chat import rendered
+from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import LoraSettings, peft_config
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
 from dqo.cli.recipe import Recipe
 from dqo.cli.run_inputs import check_lengths, recipe_task, training_prompts
 from dqo.cli.run_notes import run_notes
-from dqo.errors import DQOError
+from dqo.errors import DQOError, RecipeError
 from dqo.records import Prompt
 from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries
+from dqo.rewards.task_reward import encode_record
 from dqo.tasks import Task
 
+_LATE_PACKAGES = {"use_vllm": "vllm", "use_liger_kernel": "liger_kernel"}
 SHOWN_PROMPTS, SHOWN_CHARACTERS = 3, 400
 
 Found = TypeVar("Found")
@@ -33,13 +38,15 @@ class DryRun:
 
     Args:
         recipe: Checked settings.
+        resume: Whether the folder may hold a run, which is to be continued.
     """
 
-    def __init__(self, recipe: Recipe):
+    def __init__(self, recipe: Recipe, resume: bool = False):
         self.task: Task = recipe_task(recipe)
         length = {"max_completion_length": self.task.max_completion_length}
         self.recipe = replace(recipe, trainer=length | recipe.trainer)
         self.config = self.recipe.config
+        self.resume = resume
         self.unresolved: list[str] = []
 
     def run(self) -> int:
@@ -50,9 +57,11 @@ class DryRun:
         """
         _show("run", f"{self.recipe.algorithm}, alpha={self.config.alpha}, combine={self.config.combine}")
         _show("output", f"{self.recipe.output_dir} (a dry run writes nothing)")
+        self._try("output", self._folder)
+        self._try("packages", self._packages)
         prompts = self._try("data", self._data) or []
         tokenizer, shape = self._try("policy", self._policy) or (None, None)
-        self._rewards()
+        self._rewards(prompts)
         self._try("encoder", self._encoder)
         self._try("held-out encoder", self._heldout)
         self._batch(len(prompts))
@@ -75,6 +84,33 @@ class DryRun:
             self.unresolved.append(f"{what}: {' '.join(str(error).split())}")
             return None
 
+    def _folder(self) -> None:
+        """Whether the run's folder is free; the nearest folder above that exists must take a new one."""
+        path = Path(self.recipe.output_dir).absolute()
+        if path.is_dir() and any(path.iterdir()) and not self.resume:
+            raise RecipeError(
+                f"{self.recipe.output_dir!r} holds files; a new run needs an empty or new folder, and --resume "
+                "continues the one that is there."
+            )
+        there = next(above for above in (path, *path.parents) if above.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            raise RecipeError(f"expected a place that can be written, got {str(there)!r}; set output_dir to another.")
+
+    def _packages(self) -> None:
+        """What the host imports late, after the policy is loaded."""
+        from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+        loggers = self.config.report_to if isinstance(self.config.report_to, list) else [self.config.report_to]
+        for name in loggers:
+            if name not in (None, "none", "all"):
+                with refusals_told():
+                    INTEGRATION_TO_CALLBACK[name]()
+        for setting, package in _LATE_PACKAGES.items():
+            if getattr(self.config, setting, False) and find_spec(package) is None:
+                raise RecipeError(
+                    f"trainer.{setting} needs the package {package!r}; install it, or remove the setting."
+                )
+
     def _data(self) -> list[Prompt]:
         prompts = training_prompts(self.recipe, self.task)
         counts = [f"{len(prompts):,} to train on"]
@@ -95,6 +131,8 @@ class DryRun:
         peft_config(self.recipe.lora)
         lora = LoraSettings(**self.recipe.lora)
         shape = policy_shape(model_config, lora.r if self.recipe.lora else None, lora.target_modules)
+        if not shape.trained:
+            raise RecipeError(f"lora.target_modules: expected names of its layers, got {lora.target_modules!r}.")
         trained = "all trained" if shape.trained == shape.parameters else f"LoRA trains {shape.trained / 1e6:,.1f} M"
         _show(
             "policy",
@@ -103,11 +141,13 @@ class DryRun:
         )
         return tokenizer, shape
 
-    def _rewards(self) -> None:
+    def _rewards(self, prompts: list[Prompt]) -> None:
         for entry in read_entries(self.recipe.rewards):
             options = ", ".join(f"{name}={value!r}" for name, value in entry.options.items())
             label = f"{entry.weight:g} × {entry.reward}" + (f" ({options})" if options else "")
-            if entry.reward == QUALITY or self._try(f"reward {entry.reward}", lambda entry=entry: _check(entry)):
+            if entry.reward == QUALITY or self._try(
+                f"reward {entry.reward}", lambda entry=entry: _check(entry, prompts[:1])
+            ):
                 _show("reward", label)
 
     def _encoder(self) -> None:
@@ -119,7 +159,8 @@ class DryRun:
             source = self.recipe.model if name == "reference" else name.removeprefix("policy:")
             width = load_outline(source)[0].hidden_size
         else:
-            width = load_embedder(name)(["a word"]).shape[1]
+            chosen = {"device": self.config.encoder_device, "batch_size": self.config.encoder_batch_size}
+            width = load_embedder(name, dtype=self.config.encoder_dtype, **chosen)(["a word"]).shape[1]
         _show("encoder", f"{name}: {width} wide; kernel {self.config.kernel}, ridge {self.config.ridge:g}")
 
     def _heldout(self) -> None:
@@ -163,8 +204,8 @@ class DryRun:
         )
 
 
-def _check(entry: Entry) -> bool:
-    """A reward without the weights of its model; a judge is asked once, so that a dead one is found."""
+def _check(entry: Entry, prompts: list[Prompt]) -> bool:
+    """A reward without the weights of its model; others score one response, so that a dead judge or a column shows."""
     if entry.reward == "reward_model":
         from dqo.rewards.reward_model import check_outline
 
@@ -175,8 +216,9 @@ def _check(entry: Entry) -> bool:
         load_outline(entry.options.get("model", DEFAULT_POLICY))
     else:
         reward = load_reward(entry)
-        if entry.reward == "judge":
-            reward(prompts=["Say hello."], completions=["Hello!"])
+        for prompt in prompts:
+            columns = {"reference": [prompt.reference], "meta": [prompt.meta], "record": [encode_record(prompt)]}
+            reward(prompts=[prompt.prompt], completions=["Hello!"], ended=[True], **columns)
     return True
 
 

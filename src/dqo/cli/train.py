@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int | None:
     """
     recipe = load_recipe(args.recipe, args.settings)
     if args.dry_run:
-        return DryRun(recipe).run()
+        return DryRun(recipe, args.resume).run()
     folder = RunFolder(recipe.output_dir)
     if _is_main_process():
         folder.prepare(args.resume)
