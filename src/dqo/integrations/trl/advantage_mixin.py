@@ -19,19 +19,26 @@ class AdvantageMixin:
     def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
         task, shaped = self._scored  # (P, G) each
-        rows = len(output["advantages"])
-        here = slice(self.accelerator.process_index * rows, (self.accelerator.process_index + 1) * rows)
+        here = self._own_rows(len(output["advantages"]))
         if self._replaces_advantages():
             host = gather(output["advantages"])  # (N,)
             ours = self._advantages(host.view_as(task).double(), task, shaped).flatten().to(host.dtype)  # (N,)
             output["advantages"] = ours[here]
-            logged = self._logs["advantages"]
-            for _ in range(min(len(ours), len(logged))):
-                logged.pop()
-            logged.extend(ours.tolist())
+            self._replace_logged_advantages(ours)
         if self.spec.diversity == "entropy_correct":
             output["correct"] = reaches(task.flatten(), self.spec.quality_threshold)[here]  # (N_local,)
         return output
+
+    def _own_rows(self, count: int) -> slice:
+        """Where this process's rows lie in those of all, each having as many."""
+        return slice(self.accelerator.process_index * count, (self.accelerator.process_index + 1) * count)
+
+    def _replace_logged_advantages(self, advantages: Tensor) -> None:
+        """Put (N,) of all processes into the host's table of completions in the place of its own."""
+        logged = self._logs["advantages"]  # holds a batch of training, which one of evaluation may exceed
+        for _ in range(min(len(advantages), len(logged))):
+            logged.pop()
+        logged.extend(advantages.tolist())
 
     def _replaces_advantages(self) -> bool:
         return self._guards_scaling() or self.args.skip_tied_groups or self.spec.diversity == "pass_at_k"

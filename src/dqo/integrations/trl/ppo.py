@@ -54,15 +54,6 @@ class PPOMixin:
         self.critic_optimizer = CriticOptimizer(self.critic, args)
         self.add_callback(CriticStep(self._step_critic))
 
-    def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
-        """The parent's table; the weighted sums of this process's rows are kept, NaN where nothing scored."""
-        table = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
-        scores = (table * self.reward_weights.to(table.device)).nansum(dim=1)  # (N,)
-        scores = scores.masked_fill(table.isnan().all(dim=1), torch.nan)  # (N,)
-        start = self.accelerator.process_index * len(prompts)
-        self._scores = scores[start : start + len(prompts)]  # (N_local,)
-        return table
-
     def _generate_and_score_completions(self, inputs: list) -> dict:
         """The host's batch with `advantages`, `returns`, `old_values` and `value_mask`, (N_local, C) each."""
         batch = super()._generate_and_score_completions(inputs)
@@ -75,9 +66,10 @@ class PPOMixin:
             if self.args.kl_in == "reward" and logps is None:
                 logps = batch.get("old_per_token_logps")
                 logps = self._policy_logps(batch) if logps is None else logps
+        _, combined = self._scored  # (P, G) of all processes
         paid = token_rewards(
             batch,
-            self._scores,
+            combined.flatten()[self._own_rows(len(values))],
             values,
             ends=(*self.eos_token_ids, self._tokenizer.pad_token_id),
             bootstrap=self.args.truncated == "bootstrap",
@@ -90,7 +82,8 @@ class PPOMixin:
         )
         self._log_values(paid, old_values, returns)
         advantages = self._whitened(advantages, mask)
-        self._replace_logged_advantages(advantages, mask)
+        # in the host's table the mean over a row's tokens stands for its advantage
+        self._replace_logged_advantages(gather(advantages.sum(1) / mask.sum(1).clamp(min=1)))
         return batch | {"advantages": advantages, "returns": returns, "old_values": old_values, "value_mask": mask}
 
     def _state_values(self, batch: dict) -> tuple[Tensor, Tensor | None]:
@@ -194,14 +187,6 @@ class PPOMixin:
         metrics["critic/value"].append(mean[4].item())
         if paid.kl is not None:
             metrics["kl"].append(mean[5].item())
-
-    def _replace_logged_advantages(self, advantages: Tensor, mask: Tensor) -> None:
-        """In the host's table of completions, the mean over a row's tokens stands for its advantage."""
-        mean = gather(advantages.sum(1) / mask.sum(1).clamp(min=1))  # (N,)
-        logged = self._logs["advantages"]  # holds a batch of training, which one of evaluation may exceed
-        for _ in range(min(len(mean), len(logged))):
-            logged.pop()
-        logged.extend(mean.tolist())
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
