@@ -108,7 +108,7 @@ def test_reward_that_raises_leaves_its_batch_in_the_run_folder(own_recipe, tmp_p
     assert main(["train", str(recipe)]) == 2
     run, line = tmp_path / "run", capsys.readouterr().err.splitlines()[-1]
     file = run / "failed_reward-step3-process0.jsonl"
-    assert line.endswith(f"return None for it; what it was called with is in {file}.")
+    assert line.endswith(f"or return None for what it cannot score; what it was called with is in {file}.")
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == 8
     assert {"row", "prompts", "completions", "reference", "meta", "ended"} == set(rows[0])
@@ -130,7 +130,7 @@ def test_out_of_memory_is_told_with_the_arithmetic(own_recipe, capsys, monkeypat
         raise error
 
     monkeypatch.setattr(trainer_module.DQOTrainer, "training_step", fails)
-    assert main(["train", str(own_recipe())]) == 2
+    assert main(["train", str(own_recipe({"bf16": False}))]) == 2, "bf16, where the processor has it, halves some"
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("dqo: error: step 1: out of memory")
     assert asked in line

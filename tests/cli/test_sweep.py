@@ -175,7 +175,7 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
         ({"arms": {"a/b": {}}}, "the name of an arm is part of a folder's"),
         ({"alphas": [1, 1.0]}, "`alphas` has 1.0 twice"),
         ({"alphas": [-1]}, "alpha"),
-        ({"seeds": "0, 1"}, "`seeds` must be a list, got '0, 1'"),
+        ({"seeds": "0, 1"}, "`seeds` must be a list, each entry a whole number, got '0, 1'"),
         ({"base": "nowhere.yaml"}, "nowhere.yaml: expected a readable recipe, got No such file"),
         ({"base": None}, "expected the setting `base`, got none"),
         ({"colour": 1}, "got 'colour'; correct or remove it"),

@@ -11,12 +11,8 @@ from dqo.errors import ModelError, RecipeError
 from dqo.hub import first_words
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
-_BEFORE_A_RUN = (
-    "recipe.yaml",
-    "train.log",
-    "metrics.jsonl",
-    "checkpoints",
-)  # of a sweep, and of a run killed as it began
+# Of a sweep, which also locks the folder, and of a run killed as it began.
+_BEFORE_A_RUN = ("recipe.yaml", "train.log", "metrics.jsonl", "checkpoints")
 _TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")  # the second on closing a file that was cut short
 
 
@@ -61,7 +57,8 @@ class RunFolder:
                 "continue that run, or set output_dir to another folder."
             )
         if resume and not self.config.is_file():
-            foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in _BEFORE_A_RUN)
+            names = sorted(entry.name for entry in self.path.iterdir())
+            foreign = [name for name in names if name not in _BEFORE_A_RUN and not name.startswith((".", "eval"))]
             if foreign:
                 raise RecipeError(
                     f"output_dir {str(self.path)!r}: expected a run to continue, or an empty folder, but it has no "
