@@ -96,7 +96,7 @@ def test_charts_are_drawn_and_told(opened):
     opened.script("document.querySelector('#more').open = true")
     opened.wait(lambda: len(opened.find("#training figure svg")) >= 12)
     names = [node.get_attribute("aria-label") for node in opened.find("#trade-chart .plot")]
-    assert "dqo-alpha-1: Vendi score, held out" in names[0]
+    assert "dqo-alpha-1: Vendi score, held-out encoder" in names[0]
     assert len(opened.find("#draw-charts svg")) == 2
     assert opened.find("[data-metric='hack/about_the_words']")
 
@@ -177,7 +177,7 @@ def test_everything_is_reached_by_keyboard(opened, browser):
     focused = browser.switch_to.active_element
     assert focused.get_attribute("aria-describedby") == "tip"
     tip = opened.find("#tip")[0].text
-    assert "Mean reward of a prompt's responses" in tip
+    assert "Mean reward of the responses." in tip
     assert "prompt_metrics.jsonl" in tip
     focused.send_keys(Keys.ESCAPE)
     assert not opened.find("#tip")[0].is_displayed()
