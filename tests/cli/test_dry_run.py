@@ -169,6 +169,7 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
             ["trainer.report_to=wandb"],
             "packages: trainer: the host refuses these settings: RuntimeError",
         ),
+        (["trainer.report_to=wandbb"], "packages: trainer: the host refuses these settings: ValueError"),
         (["trainer.use_liger_kernel=true"], "packages: trainer.use_liger_kernel needs the package 'liger_kernel'"),
         (["trainer.use_vllm=true"], "packages: trainer.use_vllm needs the package 'vllm'"),
         (["encoder=all-MiniLM-L6-v2", "encoder_device=gpu"], "encoder: "),
@@ -189,4 +190,4 @@ def test_a_dry_run_says_that_the_folder_is_taken(own_recipe, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").touch()
     assert main(["train", "--dry-run", str(own_recipe())]) == 1
-    assert "run' holds files; a new run needs an empty or new folder" in capsys.readouterr().out
+    assert "run': expected an empty or new folder, but it holds files; add --resume" in capsys.readouterr().out

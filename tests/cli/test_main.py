@@ -142,7 +142,7 @@ def test_missing_reward(refused, own_recipe, tmp_path, reward, message):
         (["--model", "m", "--task", "countdown", "--data", "d", "--split", "dev"], "both choose the prompts"),
         (["--responses", "r", "--n", "50"], "--responses are sampled already, got --n; leave it out"),
         (["--responses", "r", "--backend", "vllm"], "--responses are sampled already, got --backend"),
-        (["--responses", "r", "--heldout-encoder", "hashed"], "expected another encoder than the one that is trained"),
+        (["--responses", "r", "--heldout-encoder", "hashed"], "expected another encoder than `encoder`"),
     ],
 )
 def test_eval_flags_that_contradict(refused, tmp_path, args, message):

@@ -92,7 +92,7 @@ def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("heldout_encoder=all-MiniLM-L6-v2", "expected another encoder than the one that is trained on"),
+        ("heldout_encoder=all-MiniLM-L6-v2", "expected another encoder than `encoder`"),
         ("trainer.loss_type=drgrpo", "`loss_type` must be one of grpo, dr_grpo, .*, got 'drgrpo'"),
         ("rewards=[{reward: quality, wieght: 2}]", "expected nothing beside `reward` and `weight`, got wieght"),
     ],

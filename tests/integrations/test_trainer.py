@@ -411,8 +411,8 @@ def test_a_reward_model_may_bring_its_tokenizer(tiny_policy, tiny_policy_folder,
 @pytest.mark.parametrize(
     ("config", "rewards", "settings", "told"),
     [
-        (GRPOConfig, share_of_short_words, {}, r"DQOTrainer needs a DQOConfig, got GRPOConfig; pass args=DQOConfig"),
-        (DQORLOOConfig, share_of_short_words, {}, r"DQOTrainer needs a DQOConfig, got DQORLOOConfig"),
+        (GRPOConfig, share_of_short_words, {}, r"this trainer needs a DQOConfig, got GRPOConfig; pass args=DQOConfig"),
+        (DQORLOOConfig, share_of_short_words, {}, r"this trainer needs a DQOConfig, got DQORLOOConfig"),
         (DQOConfig, (share_of_short_words,), {}, r"takes a function, a reward model or its name, .* got \(<function"),
         (DQOConfig, [share_of_short_words, 3], {}, r"or a list of them, got 3; correct that entry"),
         (DQOConfig, [share_of_short_words] * 2, {"reward_weights": [1.0]}, r"for each of 2 rewards, got 1\.$"),
@@ -430,5 +430,5 @@ def test_a_batch_that_nothing_scores_stops_the_run(tiny_policy, tiny_tokenizer, 
         return [None] * len(completions)
 
     trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=nothing)
-    with pytest.raises(RewardError, match=r"step 0: no reward function could score any of 8 responses \(all None\)"):
+    with pytest.raises(RewardError, match=r"step 1: no reward function could score any of 8 responses \(all None\)"):
         trainer.train()

@@ -19,6 +19,7 @@ from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import LoraSettings, peft_config
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
 from dqo.cli.recipe import Recipe
+from dqo.cli.run_folder import RunFolder
 from dqo.cli.run_inputs import check_lengths, recipe_task, training_prompts
 from dqo.cli.run_notes import run_notes
 from dqo.errors import DQOError, RecipeError
@@ -85,26 +86,21 @@ class DryRun:
             return None
 
     def _folder(self) -> None:
-        """Whether the run's folder is free; the nearest folder above that exists must take a new one."""
+        """Whether the run's folder will do; where there is none, the nearest above it must take a new one."""
         path = Path(self.recipe.output_dir).absolute()
-        if path.is_dir() and any(path.iterdir()) and not self.resume:
-            raise RecipeError(
-                f"{self.recipe.output_dir!r} holds files; a new run needs an empty or new folder, and --resume "
-                "continues the one that is there."
-            )
+        if path.is_dir():
+            RunFolder(self.recipe.output_dir).check_content(self.resume)
         there = next(above for above in (path, *path.parents) if above.exists())
         if not there.is_dir() or not os.access(there, os.W_OK):
             raise RecipeError(f"expected a place that can be written, got {str(there)!r}; set output_dir to another.")
 
     def _packages(self) -> None:
         """What the host imports late, after the policy is loaded."""
-        from transformers.integrations import INTEGRATION_TO_CALLBACK
+        from transformers.integrations import get_reporting_integration_callbacks
 
-        loggers = self.config.report_to if isinstance(self.config.report_to, list) else [self.config.report_to]
-        for name in loggers:
-            if name not in (None, "none", "all"):
-                with refusals_told():
-                    INTEGRATION_TO_CALLBACK[name]()
+        with refusals_told():
+            for logger in get_reporting_integration_callbacks(self.config.report_to):
+                logger()
         for setting, package in _LATE_PACKAGES.items():
             if getattr(self.config, setting, False) and find_spec(package) is None:
                 raise RecipeError(

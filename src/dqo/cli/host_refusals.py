@@ -9,15 +9,16 @@ import dqo
 from dqo.errors import DQOError, RecipeError
 from dqo.hub import first_words
 
-_PACKAGE = str(Path(dqo.__file__).parent)
+_PACKAGE = Path(dqo.__file__).parent
+_HOSTS = ("accelerate", "datasets", "peft", "transformers", "trl")
 
 
 @contextmanager
 def refusals_told(started: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Turns an error about settings that comes out of the host into a RecipeError.
 
-    What our own code raises, and what is no error about values or packages, keeps its traceback: that is a bug, and
-    nothing that a user can change.
+    An error of our own code, or of a library that it called, keeps its traceback: that is a bug, and nothing that a
+    user can change. So does one that is not about values or packages.
 
     Args:
         started: Whether a step is done; from then on nothing is about settings.
@@ -32,11 +33,14 @@ def refusals_told(started: Callable[[], bool] = lambda: False) -> Iterator[None]
     except (ValueError, TypeError, NotImplementedError, ImportError, RuntimeError) as error:
         # torch raises RuntimeError for whatever goes wrong, transformers for a logger that is not installed
         unclear = isinstance(error, RuntimeError) and "to be installed" not in str(error)
-        if started() or _ours(error) or unclear:
+        if started() or unclear or not _of_the_host(error):
             raise
         raise RecipeError(f"trainer: the host refuses these settings: {first_words(error)}; change them.") from error
 
 
-def _ours(error: Exception) -> bool:
+def _of_the_host(error: Exception) -> bool:
+    """Whether our code, where it was left last on the way to the error, had called the host."""
     frames = traceback.extract_tb(error.__traceback__)
-    return not frames or frames[-1].filename.startswith(_PACKAGE)
+    files = [Path(frame.filename) for frame in frames if not frame.filename.startswith("<")]  # of dataclasses
+    left = max((place for place, file in enumerate(files) if file.is_relative_to(_PACKAGE)), default=-1)
+    return left + 1 < len(files) and any(host in files[left + 1].parts for host in _HOSTS)

@@ -70,6 +70,6 @@ def check_heldout(heldout: str | None, encoder: str) -> None:
     """
     if heldout == encoder:
         raise RecipeError(
-            f"heldout_encoder: expected another encoder than the one that is trained on, got {heldout!r} for both; "
+            f"heldout_encoder: expected another encoder than `encoder`, which it checks, got {heldout!r} for both; "
             "choose another, or remove it."
         )

@@ -51,6 +51,17 @@ class RunFolder:
                 f"output_dir {str(self.path)!r}: expected a folder that can be written, got {error.strerror}; "
                 "set output_dir to another place."
             ) from error
+        self.check_content(resume)
+
+    def check_content(self, resume: bool) -> None:
+        """Look whether what the folder holds lets a run begin, or go on, in it.
+
+        Args:
+            resume: Whether a run in it may be continued.
+
+        Raises:
+            RecipeError: It holds something although `resume` is off, or something else than a run.
+        """
         if not resume and any(self.path.iterdir()):
             raise RecipeError(
                 f"output_dir {str(self.path)!r}: expected an empty or new folder, but it holds files; add --resume to "

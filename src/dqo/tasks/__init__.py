@@ -70,7 +70,7 @@ def takes_path(name: str) -> bool:
 
 
 def option_flags(options: Mapping[str, Any]) -> list[str]:
-    """A task's options as flags of `dqo eval` and `dqo sample`.
+    """A task's options as flags of `dqo eval`.
 
     Args:
         options: Plain data by name.

@@ -210,5 +210,7 @@ class DQOPPOTrainer(PPOMixin, DQOExtensions, GRPOTrainer):
     Arguments are DQOMixin's.
     """
 
+    _config_class = DQOPPOConfig
+
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQOPPOConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, reward_funcs, DQOPPOConfig("dqo-output") if args is None else args, **kwargs)

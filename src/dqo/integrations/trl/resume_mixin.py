@@ -56,9 +56,9 @@ class ResumeMixin:
 
     def _check_rollout(self) -> None:
         """Refuse to go on in the middle of a rollout that is not there."""
-        updates = self.state.global_step * self.args.gradient_accumulation_steps
+        if_whole = self.state.global_step * self.args.gradient_accumulation_steps
         host = self.state.stateful_callbacks.get(KEY, {}).get("host", {})
-        micro_step = host.get("step", updates)  # fewer than the product after an epoch whose last update was short
+        micro_step = host.get("step", if_whole)  # fewer after an epoch whose last update was short
         if micro_step % self.rollout_lasts and self._buffered_inputs is None:
             updates = max(1, self.rollout_lasts // self.args.gradient_accumulation_steps)
             raise RecipeError(

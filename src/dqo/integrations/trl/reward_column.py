@@ -23,14 +23,6 @@ def checked(func: Any) -> Any:
     return func if isinstance(func, (str, torch.nn.Module)) else CheckedReward(func)
 
 
-def check_config(args: Any, trainer: type) -> None:
-    """Refuse the host's own settings, or another trainer's, which would fail after the policy is loaded."""
-    wanted = {"DQOPPOTrainer": "DQOPPOConfig", "DQORLOOTrainer": "DQORLOOConfig", "DQOTrainer": "DQOConfig"}
-    name = next(parent.__name__ for parent in trainer.__mro__ if parent.__name__ in wanted)
-    if wanted[name] not in [parent.__name__ for parent in type(args).__mro__]:
-        raise RecipeError(f"{name} needs a {wanted[name]}, got {type(args).__name__}; pass args={wanted[name]}(...).")
-
-
 def check_rewards(funcs: list, weights: list[float] | None) -> None:
     """A run needs task rewards that can be called, none of the column's name, and a weight for each."""
     if not funcs:

@@ -24,7 +24,7 @@ from dqo.core import blocks
 from dqo.detectors import DriftOfRun
 from dqo.diversity import GroupCredit, shape_reward
 from dqo.embedders import Embedder, load_embedder
-from dqo.errors import EncoderError, RewardError
+from dqo.errors import EncoderError, RecipeError, RewardError
 from dqo.integrations.trl.advantage_mixin import AdvantageMixin
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
@@ -36,7 +36,7 @@ from dqo.integrations.trl.outweighed import OutweighedWarning
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
-from dqo.integrations.trl.reward_column import COLUMN, check_config, check_rewards, checked, reserved_column
+from dqo.integrations.trl.reward_column import COLUMN, check_rewards, checked, reserved_column
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import RolloutAlpha, RunMemory
 from dqo.rewards import completion_text, prompt_key
@@ -59,6 +59,8 @@ class DQOMixin:
             or another number of weights.
     """
 
+    _config_class: type  # of each trainer
+
     def __init__(
         self,
         model: Any,
@@ -69,7 +71,9 @@ class DQOMixin:
         answer_span: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
-        check_config(args, type(self))
+        if not isinstance(args, self._config_class):  # the host's own would fail after the policy is loaded
+            wanted = self._config_class.__name__
+            raise RecipeError(f"this trainer needs a {wanted}, got {type(args).__name__}; pass args={wanted}(...).")
         self.spec = args.diversity_spec()  # its alpha is that of the newest batch
         self._alpha, self._drift = args.alpha_source(), DriftOfRun()
         self._clock = StepClock()
@@ -130,8 +134,8 @@ class DQOMixin:
         if self.model.training:
             if task.isnan().all():
                 raise RewardError(
-                    f"step {step}: no reward function could score any of {task.numel()} responses (all None), so there "
-                    "is nothing to learn; mend the reward or the data."
+                    f"step {step + 1}: no reward function could score any of {task.numel()} responses (all None), so "
+                    "there is nothing to learn; mend the reward or the data."
                 )
             self._rollout_alpha.value = self.spec.alpha
             self._log(self._drift.observe(lengths, E.norm(dim=1)))
@@ -227,12 +231,16 @@ class DQOTrainer(DQOExtensions, GRPOTrainer):
     Arguments are DQOMixin's.
     """
 
+    _config_class = DQOConfig
+
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQOConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, reward_funcs, DQOConfig("dqo-output") if args is None else args, **kwargs)
 
 
 class DQORLOOTrainer(DQOExtensions, RLOOTrainer):
     """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
+
+    _config_class = DQORLOOConfig
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, **kwargs: Any) -> None:
         super().__init__(model, reward_funcs, DQORLOOConfig("dqo-output") if args is None else args, **kwargs)

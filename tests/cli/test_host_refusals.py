@@ -1,0 +1,70 @@
+"""Which errors are told as the host's refusal of settings, and which stay the bugs they are."""
+
+from pathlib import Path
+
+import pytest
+
+import dqo
+from dqo.cli.host_refusals import refusals_told
+from dqo.errors import DQOError, RecipeError
+
+OURS = str(Path(dqo.__file__).parent / "cli" / "made_up.py")
+BAD_VALUE = "from transformers import TrainingArguments\nTrainingArguments('out', save_strategy='sometimes')"
+NO_LOGGER = "from transformers.integrations.integration_utils import WandbCallback\nWandbCallback()"
+
+
+def run(code, **settings):
+    """Run a text as if it stood in a file of the package."""
+    with refusals_told(**settings):
+        exec(compile(code, OURS, "exec"), {})
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [(BAD_VALUE, "ValueError: sometimes is not a valid"), (NO_LOGGER, "RuntimeError: WandbCallback requires wandb")],
+)
+def test_what_the_host_raises_about_settings_is_told_until_a_step_is_done(code, told):
+    with pytest.raises(RecipeError, match=rf"^trainer: the host refuses these settings: {told}.*; change them\.$"):
+        run(code)
+    with pytest.raises((ValueError, RuntimeError), match=told.split(": ")[1]) as caught:
+        run(code, started=lambda: True)
+    assert not isinstance(caught.value, DQOError)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        ("int('four')", ValueError),  # raised where our code stands
+        ("import json\njson.loads('no JSON')", ValueError),  # in a library that our code called
+        ("import torch\ntorch.ones(2).expand('x')", TypeError),
+        ("import torch\ntorch.ones(2) @ torch.ones(3)", RuntimeError),
+        ("import no_such_package", ModuleNotFoundError),  # which the command line tells by itself
+        ("[][1]", IndexError),
+    ],
+)
+def test_bugs_keep_their_traceback(code, kind):
+    with pytest.raises(kind) as caught:
+        run(code)
+    assert not isinstance(caught.value, DQOError)
+
+
+def test_our_own_errors_pass_unchanged():
+    with pytest.raises(DQOError, match=r"^as it is$") as caught:
+        run("from dqo.errors import DQOError\nraise DQOError('as it is')")
+    assert type(caught.value) is DQOError
+
+
+def test_our_code_that_the_host_called_back_is_ours():
+    """Between the error and the host stands one of our frames again."""
+    code = (
+        "from transformers import TrainerState\n"
+        "from transformers.trainer_callback import CallbackHandler, TrainerCallback\n"
+        "class Ours(TrainerCallback):\n"
+        "    def on_log(self, *args, **kwargs):\n"
+        "        int('four')\n"
+        "handler = CallbackHandler([Ours()], None, None, None, None)\n"
+        "handler.call_event('on_log', None, TrainerState(), None)\n"
+    )
+    with pytest.raises(ValueError, match="invalid literal") as caught:
+        run(code)
+    assert not isinstance(caught.value, DQOError)
