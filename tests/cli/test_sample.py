@@ -72,6 +72,11 @@ def test_a_protocol_sets_what_was_not_given(tiny_policy_folder, prompts, tmp_pat
         (["--protocol", "paper", "--n", "8"], "protocol 'paper' draws 10 samples, got --n 8; leave it out"),
         (["--protocol", "paper", "--temperature", "0.7"], "samples at temperature 1.0, got another --temperature"),
         (["--protocol", "passk"], "protocol 'passk': expected a quality, got none; give --task or --reward"),
+        (["--reward", "chrf"], "reward 'chrf': expected at least one text in `reference` of row 0, got none"),
+        (
+            ["--task", "concepts"],
+            "prompt 'prompts-1': the task 'concepts' needs a non-empty list of str in meta.concepts",
+        ),
         (["--judge", "m"], "--judge MODEL and --judge-endpoint URL belong together, got one of them"),
         (["--equivalence", "magic"], "equivalence: expected embedding, noveltybench"),
         (["--endpoint", "http://127.0.0.1:9/v1", "--backend", "vllm"], "both say what answers, got both"),

@@ -11,8 +11,7 @@ from dqo.records import Prompt
 from dqo.rewards.final_answer import final_answer
 from dqo.rewards.loading import Entry, load_reward, read_entries
 from dqo.rewards.math_answer import MathReward, as_number
-from dqo.rewards.record_reward import RecordReward
-from dqo.rewards.task_reward import encode_record
+from dqo.rewards.record_reward import RecordReward, encode_record
 
 
 def call(name, completions, **columns):

@@ -113,7 +113,8 @@ def test_gsm8k_pays_the_first_answer_and_nothing_behind_it(folder, response, end
 
 
 def test_an_answer_too_long_to_compare_is_wrong_and_counted_in_the_log(folder):
-    from dqo.rewards.task_reward import TaskReward, encode_record
+    from dqo.rewards import TaskReward
+    from dqo.rewards.record_reward import encode_record
 
     task, logged = load_task("gsm8k", path=folder(sums(0, 20)), dev_size=0, timeout=2), {}
     prompt = task.prompts("train")[0]

@@ -23,9 +23,9 @@ from dqo.cli.run_folder import RunFolder
 from dqo.cli.run_inputs import check_lengths, recipe_task, training_prompts
 from dqo.cli.run_notes import run_notes
 from dqo.errors import DQOError, RecipeError
+from dqo.evaluation.score import check_scoring
 from dqo.records import Prompt
 from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries
-from dqo.rewards.task_reward import encode_record
 from dqo.tasks import Task
 
 _LATE_PACKAGES = {"use_vllm": "vllm", "use_liger_kernel": "liger_kernel"}
@@ -213,8 +213,7 @@ def _check(entry: Entry, prompts: list[Prompt]) -> bool:
     else:
         reward = load_reward(entry)
         for prompt in prompts:
-            columns = {"reference": [prompt.reference], "meta": [prompt.meta], "record": [encode_record(prompt)]}
-            reward(prompts=[prompt.prompt], completions=["Hello!"], ended=[True], **columns)
+            check_scoring(prompt, reward)
     return True
 
 

@@ -28,10 +28,13 @@ def run(args: argparse.Namespace) -> None:
     from dqo.evaluation.equivalence import load_equivalence
     from dqo.evaluation.run import evaluate
     from dqo.evaluation.sampling_folder import read_settings
+    from dqo.evaluation.score import check_scoring
+    from dqo.rewards.task_reward import task_quality
 
     protocol = _protocol(args)
     check_heldout(args.heldout_encoder, args.encoder)
     task = _task(args)
+    prompts = [] if args.responses else _prompts(args, task, protocol)
     Path(args.out).mkdir(parents=True, exist_ok=True)  # an unwritable place fails before anything is scored
     given = {
         "encoder": load_embedder(args.encoder),
@@ -40,8 +43,10 @@ def run(args: argparse.Namespace) -> None:
         "reward": _reward(args.reward) if args.reward else None,
         "scoring": _scoring(args),
     } | _judged(args)
-    prompts = [] if args.responses else _prompts(args, task, protocol)
     length = task.max_completion_length if task else DEFAULT_LENGTH
+    reward = given["reward"] if task is None else task_quality(task)
+    if prompts and reward is not None:
+        check_scoring(prompts[0], reward)
     sampler = None if args.responses else Sampler(args, length)
     for temperature, folder in folders(args):
         groups = sampler.sample(prompts, temperature, folder) if sampler else _responses(args)

@@ -87,7 +87,7 @@ def _check_unseen(prompts: Sequence[Prompt], task: Task, path: str) -> None:
         )
 
 
-def reward_functions(recipe: Recipe, task: Task, stops: Collection[int]) -> list[TaskReward | RecordReward]:
+def reward_functions(recipe: Recipe, task: Task, stops: Collection[int]) -> list[RecordReward]:
     """The rewards of a recipe in the order of their weights, each with a name of its own in the logs.
 
     Args:
@@ -101,10 +101,10 @@ def reward_functions(recipe: Recipe, task: Task, stops: Collection[int]) -> list
     Raises:
         DQOError: A reward that cannot be loaded.
     """
-    functions: list[TaskReward | RecordReward] = []
+    functions: list[RecordReward] = []
     for entry in read_entries(recipe.rewards):
         if entry.reward == QUALITY:
-            function: TaskReward | RecordReward = TaskReward(task, stops)
+            function: RecordReward = TaskReward(task, stops)
         else:
             reward = load_reward(entry)
             function = RecordReward(reward, stops, reward.__name__)

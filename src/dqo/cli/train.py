@@ -36,7 +36,7 @@ from dqo.integrations.trl.run_log import RunLog
 from dqo.integrations.trl.signals import SaveOnSignal
 from dqo.models import load_policy
 from dqo.records import Prompt
-from dqo.rewards.task_reward import encode_record
+from dqo.rewards.record_reward import encode_record
 from dqo.tasks import Task, option_flags
 
 if TYPE_CHECKING:

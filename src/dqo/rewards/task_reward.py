@@ -1,27 +1,27 @@
 """The quality of a task as a reward function in TRL's convention."""
 
-import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from dqo.records import Prompt
-from dqo.rewards.completion import completion_text
+from dqo.rewards.checked import CheckedReward
+from dqo.rewards.record_reward import RecordReward, decode_record
 
 
 class HasQuality(Protocol):
     """What is asked of a task here; see `dqo.tasks.Task`."""
+
+    name: str
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Quality of each response, None where it cannot be scored."""
         ...
 
 
-class TaskReward:
+class TaskReward(RecordReward):
     """`task.quality` for `reward_funcs`, under the name "quality".
 
-    The dataset needs a column `record`, the prompt as one JSON string (see `encode_record`): a column of strings has
-    the same Arrow schema whatever lies in `meta`.
+    The dataset needs a column `record`, see `encode_record`.
 
     Args:
         task: The task that scores.
@@ -29,95 +29,22 @@ class TaskReward:
     """
 
     def __init__(self, task: HasQuality, eos_token_ids: Collection[int]):
-        self.__name__ = "quality"
-        self.task = task
-        self.eos_token_ids = frozenset(eos_token_ids)
-
-    def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        completion_ids: Sequence[Sequence[int]],
-        record: Sequence[str],
-        **columns: Any,
-    ) -> list[float | None]:
-        """Quality of N completions.
-
-        Args:
-            prompts: As TRL passes them; `record` is used instead.
-            completions: Strings, or lists of chat messages.
-            completion_ids: Token ids of each completion, the end-of-sequence id included where it was sampled.
-            record: The column of encoded prompts.
-            **columns: Whatever else TRL passes.
-
-        Returns:
-            N numbers in [0, 1], None where a completion cannot be scored.
-        """
-        texts, ended = texts_and_ends(completions, completion_ids, self.eos_token_ids, columns)
-        values = self.task.quality([decode_record(row) for row in record], texts, ended)
-        log_counts(self.task, self.__name__, columns)
-        return values
+        super().__init__(CheckedReward(task_quality(task)), eos_token_ids, "quality")
+        self.counting = task
 
 
-def texts_and_ends(
-    completions: Sequence[Any],
-    completion_ids: Sequence[Sequence[int]],
-    eos_token_ids: Collection[int],
-    columns: Mapping[str, Any],
-) -> tuple[list[str], list[bool]]:
-    """Text of each completion and whether it ended by itself; the shares cut off and empty go to the host's log.
+def task_quality(task: HasQuality) -> Callable[..., list[float | None]]:
+    """`task.quality` as a function of `completions`, `record` and `ended`, named as the task.
 
     Args:
-        completions: Strings, or lists of chat messages.
-        completion_ids: Token ids of each completion.
-        eos_token_ids: Ids that end one.
-        columns: What TRL passes; its `log_metric` is used where it is there.
+        task: The task that scores.
 
     Returns:
-        N texts, and N times whether the last token is one of the ids.
+        A reward function in TRL's convention.
     """
-    texts = [completion_text(completion) for completion in completions]
-    ended = [bool(len(ids)) and int(ids[-1]) in eos_token_ids for ids in completion_ids]
-    if texts and (log := columns.get("log_metric")):
-        log("responses/truncated", 1 - sum(ended) / len(texts))
-        log("responses/empty", sum(not text.strip() for text in texts) / len(texts))
-    return texts, ended
 
+    def quality(completions: list[str], record: list[str], ended: list[bool], **_: Any) -> list[float | None]:
+        return task.quality([decode_record(row) for row in record], completions, ended)
 
-def log_counts(source: Any, name: str, columns: Mapping[str, Any]) -> None:
-    """What a reward has counted so far (answers too long to compare, conversations shortened), to the host's log.
-
-    Args:
-        source: Perhaps with a method `counts` that returns name -> number.
-        name: Of the reward; "rewards/<name>/" stands before each number's name.
-        columns: What TRL passes; its `log_metric` is used where it is there.
-    """
-    log, counts = columns.get("log_metric"), getattr(source, "counts", None)
-    if log and counts:
-        for what, value in counts().items():
-            log(f"rewards/{name}/{what}", float(value))
-
-
-def encode_record(prompt: Prompt) -> str:
-    """A prompt as the JSON string that goes into the column `record`.
-
-    Args:
-        prompt: The prompt.
-
-    Returns:
-        One line of JSON.
-    """
-    return json.dumps(asdict(prompt), ensure_ascii=False)
-
-
-def decode_record(record: str) -> Prompt:
-    """The prompt written by `encode_record`.
-
-    Args:
-        record: One line of JSON.
-
-    Returns:
-        The prompt.
-    """
-    return Prompt(**json.loads(record))
+    quality.__name__ = task.name
+    return quality
