@@ -10,9 +10,9 @@ import pytest
 
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EndpointError
-from dqo.evaluation.endpoint import Endpoint
 from dqo.evaluation.judge import Judge
 from dqo.evaluation.sample import sample_from
+from dqo.evaluation.served_model import ServedModel
 from dqo.records import Prompt
 from dqo.rewards.judge import JudgeReward
 
@@ -91,7 +91,7 @@ def embedder(url):
 
 
 def sampling(url):
-    source = Endpoint("m", url, seed=3, max_new_tokens=8, temperature=1.0, timeout=TIMEOUT, retries=1)
+    source = ServedModel("m", url, seed=3, max_new_tokens=8, temperature=1.0, timeout=TIMEOUT, retries=1)
     return lambda: [group.responses for group in sample_from(source, PROMPTS, 2)]
 
 

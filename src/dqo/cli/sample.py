@@ -93,10 +93,10 @@ class Sampler:
     def _loader(self) -> "Callable[[float], Source]":
         args, common = self.args, {"seed": self.args.seed, "max_new_tokens": self.length}
         if args.endpoint:
-            from dqo.evaluation.endpoint import Endpoint
+            from dqo.evaluation.served_model import ServedModel
 
             concurrency = args.batch_size
-            return lambda t: Endpoint(
+            return lambda t: ServedModel(
                 args.model, args.endpoint, temperature=t, concurrency=concurrency, timeout=args.timeout, **common
             )
         if args.backend == "vllm":

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from dqo.errors import EndpointError
-from dqo.evaluation.endpoint import Endpoint
 from dqo.evaluation.sample import Request
+from dqo.evaluation.served_model import ServedModel
 
 _SAME = """Two responses to the same request follow. Would a reader who has seen the first gain nothing new from the \
 second, because both say the same? Answer with one word, "same" or "different".
@@ -43,7 +43,7 @@ class Judge:
     Args:
         model: Name under which the server offers the judge.
         url: Base of the API, such as http://localhost:8001/v1.
-        **settings: `concurrency`, `timeout` and `retries`, as `Endpoint` takes them.
+        **settings: `concurrency`, `timeout` and `retries`, as `ServedModel` takes them.
 
     Raises:
         EndpointError: A server that does not answer or does not offer the model.
@@ -51,7 +51,7 @@ class Judge:
 
     def __init__(self, model: str, url: str, **settings: Any):
         self.name = f"judge:{model}"
-        self._endpoint = Endpoint(model, url, seed=0, max_new_tokens=16, temperature=_NEARLY_GREEDY, **settings)
+        self._endpoint = ServedModel(model, url, seed=0, max_new_tokens=16, temperature=_NEARLY_GREEDY, **settings)
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether the second text of each pair says the same as the first.

@@ -77,7 +77,7 @@ def sample_from(
     """Draw n responses a prompt from a source.
 
     Args:
-        source: A `LocalModel`, `VllmEngine` or `Endpoint`.
+        source: A `LocalModel`, `VllmEngine` or `ServedModel`.
         prompts: What to ask, ids unique.
         n: Responses a prompt.
         out: Folder for groups.jsonl and sampling.json; an unfinished run of the same settings in it is continued.

@@ -15,7 +15,7 @@ KEY = "OPENAI_API_KEY"
 _NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
-class Endpoint:
+class ServedModel:
     """Draws by chat completions, one request a response, many at a time.
 
     The prompt is sent as a user message with top_p 1; a vLLM server is also told top-k -1, min-p 0 and repetition

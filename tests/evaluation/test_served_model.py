@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dqo.errors import DataError, EndpointError
-from dqo.evaluation.endpoint import Endpoint
 from dqo.evaluation.judge import Judge, SameByJudge
 from dqo.evaluation.meaning import meaning_classes
 from dqo.evaluation.sample import sample_from
+from dqo.evaluation.served_model import ServedModel
 from dqo.records import Prompt, read_groups
 
 PROMPTS = [Prompt("one", "a cat?", [], {}), Prompt("two", "a dog?", "ref", {"x": 1}), Prompt("three", "why", [], {})]
@@ -73,7 +73,7 @@ def server():
 
 
 def draw(server, out=None, prompts=PROMPTS, n=4, **changes):
-    return sample_from(Endpoint("tiny", server.url, **(SETTINGS | changes)), prompts, n, out=out)
+    return sample_from(ServedModel("tiny", server.url, **(SETTINGS | changes)), prompts, n, out=out)
 
 
 def test_responses_seeds_and_settings(server, tmp_path):
@@ -179,22 +179,22 @@ def test_a_silent_server_is_given_up(server):
 )
 def test_a_bad_or_dead_url_is_one_sentence(url, message):
     with pytest.raises(EndpointError, match=message) as caught:
-        Endpoint("tiny", url, **SETTINGS, retries=0)
+        ServedModel("tiny", url, **SETTINGS, retries=0)
     assert "pass" not in str(caught.value).replace("password", "")
 
 
 def test_another_model_name_and_bad_numbers_are_refused(server):
     with pytest.raises(EndpointError, match=r"expected it to serve 'huge', but it offers tiny; give --model one"):
-        Endpoint("huge", server.url, **SETTINGS)
+        ServedModel("huge", server.url, **SETTINGS)
     with pytest.raises(DataError, match="`temperature` must be a finite number above 0"):
-        Endpoint("tiny", server.url, **(SETTINGS | {"temperature": 0.0}))
+        ServedModel("tiny", server.url, **(SETTINGS | {"temperature": 0.0}))
 
 
 def test_an_answer_that_is_no_completion_is_one_sentence(server):
     Handler.reply, honest = lambda self, status, document: honest(self, status, ["surprise"]), Handler.reply
     try:
         with pytest.raises(EndpointError, match="expected it to speak the OpenAI protocol, got"):
-            Endpoint("tiny", server.url, **SETTINGS)
+            ServedModel("tiny", server.url, **SETTINGS)
     finally:
         Handler.reply = honest
 
