@@ -4,7 +4,7 @@ All three answer `now` before a batch, learn from it in `observe`, and give and 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from dqo.core.alpha_control import AlphaControl, floor_error, ramped_floor
@@ -33,6 +33,56 @@ class AlphaSource(Protocol):
     def load(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         ...
+
+
+class StepwiseAlpha:
+    """One alpha and one observation an optimizer step, however many batches of responses are sampled for it.
+
+    Controllers count in steps. Each further batch of a step takes back what the batches before it taught and teaches
+    their mean in its place.
+
+    Args:
+        source: what it stands in for.
+    """
+
+    def __init__(self, source: AlphaSource) -> None:
+        self.source = source
+        self._step: int | None = None
+
+    def _begin(self, step: int, total_steps: int) -> None:
+        if step != self._step:
+            self._step, self._alpha = step, self.source.now(step, total_steps)
+            self._before, self._seen = self.source.state(), []
+
+    def now(self, step: int, total_steps: int) -> float:
+        """The same for all batches of a step."""
+        self._begin(step, total_steps)
+        return self._alpha
+
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
+        """Learn the means over the step's batches so far; a NaN has no part in them."""
+        self._begin(step, total_steps)
+        self._seen.append((quality, vendi))
+        self.source.load(self._before)
+        self.source.observe(*map(_mean, zip(*self._seen, strict=True)), step, total_steps)
+
+    def logs(self) -> dict[str, float]:
+        """Those of the source."""
+        return self.source.logs()
+
+    def state(self) -> dict[str, Any]:
+        """That of the source."""
+        return self.source.state()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken, which is the end of a step."""
+        self.source.load(state)
+        self._step = None
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = [value for value in values if math.isfinite(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 class ScheduledAlpha:

@@ -68,11 +68,14 @@ def resolve_policy(name: str) -> str:
 
 
 def best_device() -> "torch.device":
-    """Where a model that only judges should run: the accelerator of this process where there is one, else the CPU."""
+    """Where a model should run: the accelerator of this process where there is one with float64, else the CPU.
+
+    Sampling and the mathematics of the credit are done in float64, which Apple's GPU (mps) does not have.
+    """
     import torch
 
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return found or torch.device("cpu")
+    return torch.device("cpu") if found is None or found.type == "mps" else found
 
 
 def native_bf16(*, cpu: bool = False) -> bool:
@@ -89,7 +92,7 @@ def native_bf16(*, cpu: bool = False) -> bool:
     """
     import torch
 
-    if torch.accelerator.is_available() and not cpu:
+    if not cpu and best_device().type != "cpu":
         return True
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

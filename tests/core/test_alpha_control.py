@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dqo.alpha import FlooredAlpha, ScheduledAlpha, TargetedAlpha
+from dqo.alpha import FlooredAlpha, ScheduledAlpha, StepwiseAlpha, TargetedAlpha
 from dqo.core.alpha_control import AlphaBounds, AlphaControl, floor_error, ramped_floor
 from dqo.core.alpha_schedule import AlphaSchedule
 from dqo.errors import DQOError
@@ -41,6 +41,22 @@ def drive(policy, control, steps, floor=FLOOR):
         control.observe(policy.step(control.alpha) - floor)
         history.append((policy.quality, control.alpha))
     return history
+
+
+def test_batches_of_one_step_teach_their_mean_once():
+    once, often = (StepwiseAlpha(FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR)) for _ in range(2))
+    for step, qualities in enumerate([(0.9, 0.5, 1.0), (0.7, 0.9, math.nan), (0.2, 0.3, 0.4)]):
+        held = often.now(step, 10)
+        for quality in qualities:
+            assert often.now(step, 10) == held
+            often.observe(quality, 2.0, step, 10)
+        known = [quality for quality in qualities if quality == quality]
+        assert once.now(step, 10) == held
+        once.observe(sum(known) / len(known), 2.0, step, 10)
+        assert often.logs() == pytest.approx(once.logs())
+    resumed = StepwiseAlpha(FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR))
+    resumed.load(json.loads(json.dumps(often.state())))
+    assert resumed.now(3, 10) == often.now(3, 10) == pytest.approx(once.now(3, 10))
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])

@@ -8,7 +8,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from dqo import DQOPPOConfig, DQOPPOTrainer
-from dqo.errors import ModelError, RecipeError
+from dqo.errors import ModelError, RecipeError, TrainingError
 from dqo.integrations.trl.critic import Critic
 from dqo.integrations.trl.hidden_tap import HiddenTap, backbone_of
 
@@ -281,6 +281,22 @@ def test_tap_hears_only_while_listening(tiny_policy):
     assert tap._caught == []
 
 
+@pytest.mark.parametrize("critic", CRITICS)
+def test_a_gradient_of_the_critic_that_is_no_number_reaches_no_weight(critic, tiny_policy, tiny_tokenizer, tmp_path):
+    settings = {"critic": critic, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+    trainer, grads = make(tiny_policy, tiny_tokenizer, tmp_path, **settings), []
+
+    def spoil_the_second(grad):
+        grads.append(grad)
+        return grad * float("nan") if len(grads) == 2 else grad
+
+    trainer.critic.head.bias.register_hook(spoil_the_second)
+    with pytest.raises(TrainingError, match=r"gradient of the critic, got a norm of nan; .*checkpoint-1, the last"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
+    assert all(weight.isfinite().all() for weight in trainer.critic.parameters())
+
+
 def test_groups_of_two_are_allowed_and_meaningless_settings_refused(tmp_path, monkeypatch):
     DQOPPOConfig(str(tmp_path), **(COMMON | {"num_generations": 2}))
     refused = {
@@ -292,6 +308,8 @@ def test_groups_of_two_are_allowed_and_meaningless_settings_refused(tmp_path, mo
         "kl_in='reward' needs `beta` above 0": {"kl_in": "reward"},
         "PPO needs multi_objective_aggregation": {"multi_objective_aggregation": "normalize_then_sum", "alpha": 0.0},
         "replace the advantages of a group, got them with PPO": {"skip_tied_groups": True},
+        "go by the sign of a response's one advantage": {"off_policy_mask_threshold": 0.5},
+        "loss_type='vespo' go by the sign": {"loss_type": "vespo"},
         "no loss scaling, got fp16=True": {"fp16": True, "bf16": None},
     }
     for message, settings in refused.items():

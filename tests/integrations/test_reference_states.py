@@ -106,7 +106,12 @@ def test_only_the_answer_s_tokens_count(tiny_tokenizer):
 
 
 def test_it_is_refused_where_there_is_no_reference(tmp_path):
-    with pytest.raises(DQOError, match="only with `beta` above 0, got 0; set beta, or use encoder='policy'"):
-        DQOConfig(str(tmp_path), **COMMON | {"beta": 0.0})
+    for settings, told in (
+        ({"beta": 0.0}, "only with `beta` above 0, got 0; set beta, or use encoder='policy'"),
+        ({"mask_truncated_completions": True}, "the tokens of every response, got mask_truncated_completions=True"),
+        ({"sync_ref_model": True}, "a judge that stays the same, got sync_ref_model=True"),
+    ):
+        with pytest.raises(DQOError, match=told):
+            DQOConfig(str(tmp_path), **COMMON | settings)
     with pytest.raises(EncoderError, match="reads a forward that only training does"):
         load_embedder("reference")

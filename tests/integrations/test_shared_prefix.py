@@ -12,7 +12,6 @@ from transformers import (
     JambaConfig,
     LlamaConfig,
     MistralConfig,
-    MixtralConfig,
     Qwen2Config,
     Qwen3MoeConfig,
 )
@@ -187,6 +186,24 @@ def test_gradient_checkpointing_packs(reentrant):
     assert carries_cache_gradients(model.eval())
 
 
+def test_weights_flattened_by_the_first_fsdp_are_packed(tmp_path):
+    import torch.distributed as dist
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = policy(LlamaConfig(**SMALL))
+    with torch.no_grad():
+        expected = shared_prefix_logps(model, *BATCHES["early ends"], C, layout="unshared")[0]
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        sharded = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
+        assert not carries_cache_gradients(sharded)
+        with torch.no_grad():
+            found = shared_prefix_logps(sharded, *BATCHES["early ends"], C)[0]
+    finally:
+        dist.destroy_process_group()
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_reference_without_entropy():
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL)).eval()
     add_fused_lm_head(model)
@@ -211,12 +228,11 @@ LONG = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "short_factor
     [
         (MistralConfig(**SMALL, sliding_window=4), r"reaches back 4 tokens only \(sliding_window\)"),
         (Qwen2Config(**SMALL, use_sliding_window=True, sliding_window=4, max_window_layers=1), "sliding_attention"),
-        (MixtralConfig(**SMALL, num_local_experts=2, router_aux_loss_coef=0.01), "load-balancing loss over experts"),
         (jamba(), "recurrent layers would carry state"),
         (LlamaConfig(**SMALL, rope_parameters=DYNAMIC), r"depend on the length of the row \(rope_type dynamic\)"),
         (LlamaConfig(**SMALL, rope_parameters=LONG), r"depend on the length of the row \(rope_type longrope\)"),
     ],
-    ids=["window", "some windows", "experts", "hybrid", "dynamic", "longrope"],
+    ids=["window", "some windows", "hybrid", "dynamic", "longrope"],
 )
 def test_unsupported_models_say_why(config, reason):
     model = policy(config)

@@ -2,15 +2,16 @@
 
 import copy
 import json
+import math
 from dataclasses import fields
 
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
-from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
+from dqo import DQOConfig, DQOPPOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
 from dqo.generation.shared import Sampling, reads_columns
@@ -238,6 +239,25 @@ def test_effective_alpha_passes_over_rows_that_nothing_scored():
     assert effective_alpha(0.5, rewards, "group") == pytest.approx(by_group, rel=1e-3)
 
 
+def test_effective_alpha_of_normalised_advantages_leaves_out_what_parts_the_groups():
+    rewards = torch.tensor([[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]])  # centred -1, 0, 1 twice: variance 4/5
+    assert effective_alpha(0.5, rewards, "centred") == pytest.approx(0.5 / 0.8**0.5, rel=1e-3)
+
+
+def test_a_unit_of_credit_buys_the_effective_alpha_of_rloo(tiny_policy, tiny_tokenizer, tmp_path):
+    def by_prompt(prompts, **kwargs):  # groups far apart, and nothing but the credit within them
+        return [float(len(prompt)) for prompt in prompts]
+
+    settings = {"reward": by_prompt, "normalize_advantages": True, "alpha": 0.3}
+    trainer = make(DQORLOOTrainer, DQORLOOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings)
+    trainer.train()
+    (line,) = [line for line in trainer.state.log_history if "loss" in line]
+    credit = trainer.table[:, 1].view(2, 4) / 0.3
+    centred = (credit - credit.mean(1, keepdim=True)).flatten()
+    bought = (trainer.batch["advantages"] @ centred / (centred @ centred)).item()
+    assert line["alpha_effective"] == pytest.approx(bought, rel=1e-2)
+
+
 @pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS, ids=["grpo", "rloo"])
 def test_evaluation_with_default_settings(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path):
     trainer = make(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path)
@@ -295,6 +315,66 @@ def test_two_generations_are_refused_before_anything_is_loaded(tmp_path):
 def test_normalize_then_sum_is_refused(tmp_path):
     with pytest.raises(DQOError, match="sum_then_normalize"):
         DQOConfig(str(tmp_path), **COMMON, multi_objective_aggregation="normalize_then_sum")
+
+
+def test_a_clip_of_the_sum_is_refused_and_without_credit_allowed(tmp_path):
+    with pytest.raises(DQOError, match=r"clips the task reward and the credit in one sum, got \(0, 1\)"):
+        DQORLOOConfig(str(tmp_path), **COMMON, reward_clip_range=(0, 1))
+    DQORLOOConfig(str(tmp_path), **COMMON, reward_clip_range=(0, 1), alpha=0.0)
+
+
+@pytest.mark.parametrize("settings", [{"skip_tied_groups": True}, {"diversity": "pass_at_k", "pass_k": 2,
+                                                                    "quality_threshold": 0.5}])  # fmt: skip
+def test_advantages_that_hold_the_kl_are_not_replaced(tmp_path, settings):
+    DQORLOOConfig(str(tmp_path), **COMMON | settings)
+    with pytest.raises(DQOError, match=r"sets the advantages, in which RLOO keeps its KL .* got beta=0\.1"):
+        DQORLOOConfig(str(tmp_path), **COMMON | settings | {"beta": 0.1})
+
+
+def test_a_device_without_float64_is_not_trained_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("mps"))
+    config = DQOConfig(str(tmp_path), **COMMON | {"use_cpu": False, "bf16": None})
+    assert config.use_cpu
+    assert "training on the processor, because mps has no float64" in capsys.readouterr().err
+
+
+def test_the_policy_s_own_start_may_be_the_encoder(tiny_policy_folder, tiny_tokenizer, tmp_path):
+    loaded = AutoModelForCausalLM.from_pretrained(tiny_policy_folder, dtype=torch.float32)
+    texts = ["the dog runs", "a cat"]
+    expected = load_embedder(f"policy:{tiny_policy_folder}")(texts)
+    for policy in (loaded, str(tiny_policy_folder)):
+        trainer = make(DQOTrainer, DQOConfig, policy, tiny_tokenizer, tmp_path, encoder="policy")
+        torch.testing.assert_close(trainer._embed(texts), expected, atol=1e-6, rtol=0)
+
+
+def test_a_loss_over_experts_leaves_prompts_unshared(tiny_tokenizer, tmp_path):
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None,
+            "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "vocab_size": len(tiny_tokenizer)}  # fmt: skip
+    for own, asked, shares in ((0.0, 0.01, False), (0.01, 0.0, True)):
+        policy = MixtralForCausalLM(MixtralConfig(**size, router_aux_loss_coef=own))
+        trainer = make(DQOTrainer, DQOConfig, policy, tiny_tokenizer, tmp_path, router_aux_loss_coef=asked)
+        assert trainer.shares_prefix is shares
+        trainer.train()
+
+
+@pytest.mark.parametrize(("accumulated", "passes"), [(4, 4), (4, 1), (2, 1)])
+def test_auto_alpha_moves_once_a_step_whatever_it_is_sampled_in(
+    accumulated, passes, tiny_policy, tiny_tokenizer, tmp_path
+):
+    def all_right(completions, **kwargs):
+        return [1.0] * len(completions)
+
+    trainer = make(
+        DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=all_right, alpha="auto",
+        quality_floor=0.5, quality_floor_ramp=0.0, alpha_start=0.1, max_steps=3, steps_per_generation=passes,
+        gradient_accumulation_steps=accumulated, per_device_train_batch_size=4,
+    )  # fmt: skip
+    trainer.train()
+    alphas = [line["alpha"] for line in trainer.state.log_history if "loss" in line]
+    # error .5, rate .5: memory grows by .25 a step, the proportional term is held at 1
+    assert alphas == pytest.approx([0.1, 0.1 * math.exp(1.25), 0.1 * math.exp(1.5)])
 
 
 def test_a_second_diversity_column_is_refused(tiny_policy, tiny_tokenizer, tmp_path):
@@ -413,6 +493,7 @@ def test_a_reward_model_may_bring_its_tokenizer(tiny_policy, tiny_policy_folder,
     [
         (GRPOConfig, share_of_short_words, {}, r"this trainer needs a DQOConfig, got GRPOConfig; pass args=DQOConfig"),
         (DQORLOOConfig, share_of_short_words, {}, r"this trainer needs a DQOConfig, got DQORLOOConfig"),
+        (DQOPPOConfig, share_of_short_words, {}, r"this trainer needs a DQOConfig, got DQOPPOConfig"),
         (DQOConfig, (share_of_short_words,), {}, r"takes a function, a reward model or its name, .* got \(<function"),
         (DQOConfig, [share_of_short_words, 3], {}, r"or a list of them, got 3; correct that entry"),
         (DQOConfig, [share_of_short_words] * 2, {"reward_weights": [1.0]}, r"for each of 2 rewards, got 1\.$"),

@@ -55,7 +55,10 @@ class AlphaArguments:
     alpha_min: float = field(default=0.01, metadata={"help": "alpha='auto': smallest alpha, above 0."})
     alpha_max: float = field(default=10.0, metadata={"help": "alpha='auto': largest alpha."})
     alpha_rate: float = field(
-        default=0.5, metadata={"help": "alpha='auto': e-folds of alpha a step for one unit of error."}
+        default=0.5,
+        metadata={
+            "help": "alpha='auto': e-folds of alpha a step, or a rollout of several steps, for one unit of error."
+        },
     )
 
     def alpha_source(self) -> AlphaSource:

@@ -1,5 +1,6 @@
 """Settings of the trainers: TRL's own, plus what diversity means. One flat dataclass each, as TRL's users expect."""
 
+import sys
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -9,7 +10,7 @@ from trl import GRPOConfig, RLOOConfig
 from dqo.core import REWARD_SCALES
 from dqo.errors import DQOError
 from dqo.integrations.trl.alpha_config import AlphaArguments
-from dqo.models import native_bf16
+from dqo.models import best_device, native_bf16
 from dqo.signals import SIGNALS
 from dqo.spec import DiversitySpec
 
@@ -102,11 +103,8 @@ class DiversityArguments(AlphaArguments):
         """Refuse, before anything is loaded, what would train on something else than was asked for."""
         self.alpha_source()
         self._check_range_of_alpha()
-        if self.encoder == "reference" and not self.beta:
-            raise DQOError(
-                "encoder='reference' reads the forward of the reference policy, which there is only with `beta` above "
-                "0, got 0; set beta, or use encoder='policy'."
-            )
+        if self.encoder == "reference":
+            self._check_reference_forward()
         spec = self.diversity_spec()
         replace(spec, alpha=self.largest_alpha)  # what alpha may become must be allowed too
         shapes_reward = self.largest_alpha > 0 and spec.signal.place in ("credit", "discount")
@@ -120,6 +118,11 @@ class DiversityArguments(AlphaArguments):
                 "DQO needs multi_objective_aggregation='sum_then_normalize', got 'normalize_then_sum', which blows the "
                 "credit up to unit variance in every group so that alpha loses its meaning; remove the setting."
             )
+        if shapes_reward and getattr(self, "reward_clip_range", None) is not None:
+            raise DQOError(
+                f"`reward_clip_range` clips the task reward and the credit in one sum, got {self.reward_clip_range!r}, "
+                "so that responses at its end would earn no credit; remove it, and clip within the reward function."
+            )
         if (self.diversity == "partition") != (self.same_threshold is not None or self.same_answer is not None) or (
             self.same_threshold is not None and self.same_answer is not None
         ):
@@ -132,6 +135,20 @@ class DiversityArguments(AlphaArguments):
                 f"`pass_k` must be at most num_generations={self.num_generations}, got {spec.pass_k}; lower it or "
                 "sample more responses a prompt."
             )
+
+    def _check_reference_forward(self) -> None:
+        """What encoder='reference' reads must be there, whole, and the same from the first step to the last."""
+        for wrong, need in (
+            (not self.beta, "a reference policy, which there is only with `beta` above 0, got 0; set beta"),
+            (
+                self.mask_truncated_completions,
+                "the tokens of every response, got mask_truncated_completions=True, which hides those cut off from "
+                "the reference; remove the setting",
+            ),
+            (self.sync_ref_model, "a judge that stays the same, got sync_ref_model=True; remove the setting"),
+        ):
+            if wrong:
+                raise DQOError(f"encoder='reference' needs {need}, or use encoder='policy'.")
 
     def _check_range_of_alpha(self) -> None:
         """A controller must have something to move, and may not move it where the signal means nothing."""
@@ -147,12 +164,16 @@ class DiversityArguments(AlphaArguments):
             )
 
     def _choose_precision(self) -> None:
-        """Mixed precision where it is faster.
+        """Mixed precision where it is faster, and the processor where there is no accelerator that will do.
 
         TRL turns bf16 on everywhere, and transformers then refuses a machine without accelerator unless `use_cpu` says
         that this is meant.
         """
-        self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if not self.use_cpu and best_device().type == "cpu":
+            self.use_cpu = True
+            if torch.accelerator.is_available():
+                found = torch.accelerator.current_accelerator()
+                print(f"dqo: training on the processor, because {found} has no float64", file=sys.stderr)
         if self.bf16 is None and not self.fp16:
             self.bf16 = native_bf16(cpu=self.use_cpu)
 
@@ -239,9 +260,10 @@ class DQORLOOConfig(DiversityArguments, RLOOConfig):
                 "diversity='entropy_correct' weighs each token by its probability under the policy that sampled it, "
                 "which RLOO does not keep; use algorithm grpo or diversity='entropy'."
             )
-        if self.diversity == "pass_at_k" and (self.beta or self.normalize_advantages):
+        if (self.diversity == "pass_at_k" or self.skip_tied_groups) and (self.beta or self.normalize_advantages):
+            setter = "`skip_tied_groups`" if self.skip_tied_groups else "diversity='pass_at_k'"
             raise DQOError(
-                "diversity='pass_at_k' sets the advantages, in which RLOO keeps its KL and normalisation, got "
-                f"beta={self.beta!r} and normalize_advantages={self.normalize_advantages!r}; set beta=0 and leave the "
-                "other off, or use grpo."
+                f"{setter} sets the advantages, in which RLOO keeps its KL and normalisation, got beta={self.beta!r} "
+                f"and normalize_advantages={self.normalize_advantages!r}; set beta=0 and leave the other off, or use "
+                "grpo."
             )

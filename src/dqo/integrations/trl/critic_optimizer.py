@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
-from dqo.errors import ModelError
+from dqo.errors import ModelError, TrainingError
 from dqo.hub import first_words
+from dqo.integrations.trl.faults import way_back
 
 FOLDER = "critic"  # in a checkpoint, apart from the policy's files, which loaders of the policy look for at its top
 
@@ -24,13 +25,14 @@ class CriticOptimizer:
 
     Args:
         critic: on its device.
-        args: the host's settings; read are adam_beta1, adam_beta2, adam_epsilon, max_grad_norm and
+        args: the host's settings; read are adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, output_dir and
             critic_learning_rate.
     """
 
     def __init__(self, critic: nn.Module, args: Any) -> None:
         self.critic = critic
         self.learning_rate, self.max_norm = args.critic_learning_rate, args.max_grad_norm
+        self.folder = args.output_dir
         betas = (args.adam_beta1, args.adam_beta2)
         self.adam = torch.optim.AdamW(
             critic.parameters(), lr=args.critic_learning_rate, betas=betas, eps=args.adam_epsilon, weight_decay=0.0
@@ -47,6 +49,9 @@ class CriticOptimizer:
 
         Returns:
             Norm of the gradient before clipping.
+
+        Raises:
+            TrainingError: NaN or infinity in the gradient; no weight has changed then.
         """
         for weight in self.critic.parameters():
             if weight.grad is None:
@@ -56,6 +61,11 @@ class CriticOptimizer:
                 weight.grad /= _processes()
         limit = self.max_norm if self.max_norm and self.max_norm > 0 else float("inf")
         norm = nn.utils.clip_grad_norm_(self.critic.parameters(), limit)  # ()
+        if not norm.isfinite():
+            raise TrainingError(
+                f"expected a finite gradient of the critic, got a norm of {norm.item()}; no weight has changed yet, so "
+                f"lower critic_learning_rate or set bf16=false, and {way_back(self.folder)}."
+            )
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate * schedule
         self.adam.step()

@@ -69,7 +69,8 @@ def effective_alpha(
     Args:
         alpha: weight of diversity.
         combined: (P, G) rewards that are optimised.
-        scaling: "none", "batch" or "group".
+        scaling: "none", "batch" (std of the rewards of the batch), "group", or "centred" (std of the batch after each
+            group's mean is taken off, as RLOO normalises its advantages, up to their KL part).
         std_floor: least std that is divided by.
         decoupled: whether the credit is left out of the scaling.
 
@@ -78,6 +79,8 @@ def effective_alpha(
     """
     if scaling == "none" or decoupled:
         return alpha
+    if scaling == "centred":
+        combined = combined - combined.nanmean(1, keepdim=True)  # (P, G)
     rows = combined if scaling == "group" else combined.reshape(1, -1)  # (P, G) or (1, N)
     spread = scored_std(rows[(~rows.isnan()).sum(dim=1) > 1], 1)  # (groups with two scored rows, 1)
     return (alpha / (spread.clamp_min(std_floor) + EPSILON)).nanmean().item()

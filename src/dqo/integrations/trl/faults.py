@@ -45,7 +45,7 @@ def check_loss(loss: Tensor, step: int, model: nn.Module, batch: Mapping[str, An
         reason = "weights and batch are finite, so the forward pass went out of range"
     raise TrainingError(
         f"step {step + 1}: expected a finite loss, got {float(loss)}; {reason}; lower trainer.learning_rate, set "
-        f"trainer.bf16=false or trainer.max_grad_norm, and {_way_back(folder)}."
+        f"trainer.bf16=false or trainer.max_grad_norm, and {way_back(folder)}."
     )
 
 
@@ -67,7 +67,7 @@ class StopOnNaN(TrainerCallback):
         raise TrainingError(
             f"step {state.global_step + 1}: expected finite gradients, got NaN or infinity in {_not_finite(grads)}; no "
             "weight has changed yet, so lower trainer.learning_rate or set trainer.bf16=false, and "
-            f"{_way_back(args.output_dir)}."
+            f"{way_back(args.output_dir)}."
         )
 
     def on_log(
@@ -78,7 +78,7 @@ class StopOnNaN(TrainerCallback):
         if norm is not None and not math.isfinite(norm) and not args.fp16:
             raise TrainingError(
                 f"step {state.global_step}: expected a finite gradient, got a norm of {norm}; the weights of this step "
-                f"are lost, so lower trainer.learning_rate or set trainer.bf16=false, and {_way_back(args.output_dir)}."
+                f"are lost, so lower trainer.learning_rate or set trainer.bf16=false, and {way_back(args.output_dir)}."
             )
 
 
@@ -105,7 +105,15 @@ def failed_batch_kept(folder: Path, step: int, process: int) -> Iterator[None]:
         raise RewardError(f"{str(error).removesuffix('.')}; what it was called with is in {path}.") from error
 
 
-def _way_back(folder: str) -> str:
+def way_back(folder: str) -> str:
+    """How a run that stopped goes on, for the end of a diagnosis.
+
+    Args:
+        folder: Where checkpoints are.
+
+    Returns:
+        Half a sentence.
+    """
     newest = newest_whole(folder, read=False).newest
     if newest is None:
         return "start anew, for there is no checkpoint yet"

@@ -111,6 +111,11 @@ class DQOPPOConfig(DQOConfig):
                 "PPO needs multi_objective_aggregation='sum_then_normalize', got 'normalize_then_sum', whose rewards "
                 "without scale have no value to learn; remove the setting."
             )
+        if self.off_policy_mask_threshold is not None or self.loss_type == "vespo":
+            raise RecipeError(
+                "`off_policy_mask_threshold` and loss_type='vespo' go by the sign of a response's one advantage, got "
+                "one of them with PPO, whose advantages differ by token; remove it or use algorithm grpo."
+            )
         if self.diversity == "pass_at_k" or self.skip_tied_groups:
             raise RecipeError(
                 "diversity='pass_at_k' and `skip_tied_groups` replace the advantages of a group, got them with PPO, "

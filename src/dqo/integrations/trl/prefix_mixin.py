@@ -16,6 +16,7 @@ from dqo.integrations.trl.shared_prefix import shared_prefix_logps
 from dqo.integrations.trl.whole_groups import regroup
 
 logger = get_logger(__name__)
+_LOSS_OVER_EXPERTS = "its load-balancing loss over experts counts every token, the repeated prompt included."
 
 
 class SharedPrefixMixin:
@@ -27,7 +28,7 @@ class SharedPrefixMixin:
         super().__init__(model, reward_funcs, args, **kwargs)
         self.shares_prefix = args.shared_prefix
         if args.shared_prefix:
-            reason = supports_shared_prefix(self.model)
+            reason = _LOSS_OVER_EXPERTS if self.aux_loss_enabled else supports_shared_prefix(self.model)
             self.shares_prefix = reason is None
             if reason is not None:
                 logger.warning("dqo: every response is computed with its own copy of the prompt, because %s", reason)

@@ -36,8 +36,6 @@ def _why_config(model: nn.Module) -> str | None:
             f"the attention backend {config._attn_implementation!r} takes no custom mask; "
             "load the model with attn_implementation='sdpa'."
         )
-    if getattr(config, "router_aux_loss_coef", 0) and hasattr(config, "output_router_logits"):
-        return "its load-balancing loss over experts counts every token, the repeated prompt included."
     adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and adapter.is_prompt_learning:
         return f"the {adapter.peft_type.value} adapter puts tokens of its own before the prompt."

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import DynamicCache
 
 from dqo.generation.cache import cache_keyword
@@ -105,6 +106,8 @@ def carries_cache_gradients(model: nn.Module) -> bool:
     Not under active gradient checkpointing, where transformers drops caches, nor with weights sharded by FSDP or
     ZeRO-3, whose gather hooks watch module outputs only.
     """
+    if any(isinstance(module, FullyShardedDataParallel) for module in model.modules()):
+        return False  # its first version leaves plain parameters behind
     if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         return False
     return all(type(weight) is nn.Parameter and not hasattr(weight, "ds_id") for weight in model.parameters())

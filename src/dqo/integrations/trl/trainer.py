@@ -20,6 +20,7 @@ from accelerate.utils import gather
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
+from dqo.alpha import StepwiseAlpha
 from dqo.core import blocks
 from dqo.detectors import DriftOfRun
 from dqo.diversity import GroupCredit, shape_reward
@@ -71,11 +72,15 @@ class DQOMixin:
         answer_span: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(args, self._config_class):  # the host's own would fail after the policy is loaded
+        wrong = not isinstance(args, self._config_class)  # the host's own would fail after the policy is loaded
+        if wrong or args.centres_groups != self._config_class.centres_groups:  # PPO's settings are a kind of GRPO's
             wanted = self._config_class.__name__
             raise RecipeError(f"this trainer needs a {wanted}, got {type(args).__name__}; pass args={wanted}(...).")
+        if args.encoder == "policy":  # of the run's own starting point, frozen
+            args = copy.copy(args)
+            args.encoder = f"policy:{model if isinstance(model, str) else model.config._name_or_path}"
         self.spec = args.diversity_spec()  # its alpha is that of the newest batch
-        self._alpha, self._drift = args.alpha_source(), DriftOfRun()
+        self._alpha, self._drift = StepwiseAlpha(args.alpha_source()), DriftOfRun()
         self._clock = StepClock()
         self._answer_span = answer_span or (lambda text: text)
         funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
@@ -172,7 +177,7 @@ class DQOMixin:
         return self.num_generations if self.model.training else self.num_generations_eval
 
     def _log_diversity(self, task: Tensor, combined: Tensor, group: GroupCredit) -> None:
-        scaling = getattr(self, "scale_rewards", "batch" if getattr(self, "normalize_advantages", False) else "none")
+        scaling = getattr(self, "scale_rewards", "centred" if getattr(self, "normalize_advantages", False) else "none")
         guards = {name: getattr(self.args, name, 0) for name in ("std_floor", "decouple_credit")}
         buys = effective_alpha(
             self.spec.alpha, combined, scaling, guards["std_floor"], decoupled=bool(guards["decouple_credit"])
