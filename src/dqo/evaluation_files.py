@@ -11,6 +11,8 @@ from dqo.errors import DataError
 from dqo.json_files import is_number, parse_object, read_text
 from dqo.run_format import check_format
 
+# What stands under `scoring` where rewards came with the responses and nothing says what gave them.
+UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
 # Differences in any of these would be read as differences between the models.
 MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "scoring", "pass_threshold")
 
@@ -97,12 +99,53 @@ def disagree(fact: str, documents: Sequence[Mapping[str, Any]]) -> bool:
         documents: What their metrics.json hold.
 
     Returns:
-        True where two differ. One without `scoring` has no quality to compare, or is older than that entry, and agrees
-        with any.
+        True where two differ. One without `scoring` has no quality to compare, or a task and is older than that entry,
+        and agrees with any; without a task its quality is of unknown origin and agrees with no other.
     """
-    values = [document.get(fact) for document in documents]
+    values = [_scoring(document) if fact == "scoring" else document.get(fact) for document in documents]
     told = [value for value in values if value is not None or fact != "scoring"]
     return any(value != told[0] for value in told)
+
+
+def unknown_scoring(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A caution about evaluations that agree in not knowing what their quality is.
+
+    Args:
+        documents: Name of each evaluation -> what its metrics.json holds.
+
+    Returns:
+        One sentence, or none where at most one evaluation has rewards of unknown origin.
+    """
+    names = [name for name, document in documents.items() if _scoring(document) == UNKNOWN_SCORING]
+    if len(names) < 2:
+        return []
+    return [
+        f"The rewards of {', '.join(names)} came with the responses, and nothing says what gave them: compare quality "
+        "only if it was the same, or score all of them anew with --task or --reward."
+    ]
+
+
+def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What to record under `scoring` for rewards that came with the responses.
+
+    The task goes in there: an entry `task` of its own would say that the diversity is that of its answer spans.
+
+    Args:
+        document: What the metrics.json beside those responses holds; empty where there is none.
+
+    Returns:
+        What gave the rewards: `scoring` of that evaluation with its task, or `UNKNOWN_SCORING`.
+    """
+    task = {} if document.get("task") is None else {"task": document["task"]}
+    return (document.get("scoring") or {}) | task or UNKNOWN_SCORING
+
+
+def _scoring(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What gave the quality; None where there is none, or where the task says it and only its options are untold."""
+    told = document.get("scoring")
+    if told or document.get("task") or document["metrics"].get("quality") is None:
+        return told
+    return UNKNOWN_SCORING
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

@@ -90,6 +90,55 @@ def test_flags_that_cannot_be_run_are_one_sentence(prompts, tmp_path, capsys, ar
     assert message in capsys.readouterr().err
 
 
+def test_a_protocol_looks_at_how_responses_were_sampled(tmp_path, capsys):
+    row = {"id": "a", "prompt": "p", "responses": ["the cat", "dogs"] * 5, "finish": ["eos"] * 10}
+    (tmp_path / "groups.jsonl").write_text(json.dumps(row) + "\n")
+    flags = ["--responses", tmp_path / "groups.jsonl", "--encoder", "hashed", "--protocol", "paper"]
+    assert run("eval", *flags, "--out", tmp_path / "out") == 0
+    assert "note: protocol 'paper' demands temperature = 1.0, and nothing says" in capsys.readouterr().out
+    (tmp_path / "sampling.json").write_text(json.dumps({"temperature": 0.5, "max_new_tokens": 8}))
+    assert run("eval", *flags, "--out", tmp_path / "refused") == 2
+    assert "expected responses sampled with temperature = 1.0, got 0.5; sample them anew" in capsys.readouterr().err
+    assert not (tmp_path / "refused").exists()
+    (tmp_path / "sampling.json").write_text(json.dumps({"temperature": 1.0, "max_new_tokens": 8}))
+    assert run("eval", *flags, "--out", tmp_path / "out") == 0
+    assert "demands" not in capsys.readouterr().out
+
+
+def test_rewards_that_come_with_responses_keep_their_origin(tmp_path, capsys):
+    row = {"id": "a", "prompt": "p", "reference": "the cat sat on", "responses": ["the cat", "dogs"],
+           "finish": ["eos", "eos"]}  # fmt: skip
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "groups.jsonl").write_text(json.dumps(row) + "\n")
+
+    def evaluated(source, out, *flags):
+        given = ["--responses", tmp_path / source / "groups.jsonl", "--encoder", "hashed", "--out", tmp_path / out]
+        assert run("eval", *given, *flags) == 0
+        return json.loads((tmp_path / out / "metrics.json").read_text())
+
+    assert evaluated("mine", "rouge", "--reward", "rouge")["scoring"] == {"reward": "rouge"}
+    path = tmp_path / "rouge" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"pass_threshold": 0.9}))
+    again = evaluated("rouge", "again")
+    assert (again["scoring"], again["pass_threshold"]) == ({"reward": "rouge"}, 0.9)
+    assert (again["metrics"]["quality"]["mean"], again["metrics"]["pass@1"]["mean"]) == (pytest.approx(1 / 3), 0.0)
+    assert evaluated("again", "third")["scoring"] == {"reward": "rouge"}
+    assert evaluated("rouge", "chrf", "--reward", "chrf")["scoring"] == {"reward": "chrf"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"task": "echo", "scoring": {"task_options": {"x": 1}}}))
+    of_a_task = evaluated("rouge", "task")
+    assert (of_a_task["task"], of_a_task["scoring"]) == (None, {"task": "echo", "task_options": {"x": 1}})
+    path.unlink()
+    assert evaluated("rouge", "unknown")["scoring"] == {"rewards": "carried, origin unknown"}
+    assert evaluated("mine", "nothing")["scoring"] is None
+    assert run("compare", tmp_path / "again", tmp_path / "unknown", "--out", tmp_path / "compare") == 2
+    assert "Runs must agree on scoring to be compared" in capsys.readouterr().err
+    evaluated("rouge", "unknown-too")
+    assert run("compare", tmp_path / "unknown", tmp_path / "unknown-too", "--out", tmp_path / "compare") == 0
+    told = capsys.readouterr().out
+    assert "note: The rewards of unknown, unknown-too came with the responses" in told
+    assert "note: 1 shared prompt; below 20 the intervals are too narrow" in told
+
+
 @pytest.mark.parametrize("text", ["warm", "1,1", "1,", ""])
 def test_bad_temperatures_are_refused(prompts, tmp_path, capsys, text):
     with pytest.raises(SystemExit):

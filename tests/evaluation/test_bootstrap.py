@@ -1,4 +1,6 @@
-"""Bootstrap over prompts: right coverage, right width, paired where the prompts are shared."""
+"""Bootstrap over prompts: right coverage, right width, paired; sign flips: right p for few prompts and for many."""
+
+from itertools import product
 
 import numpy as np
 import pytest
@@ -103,7 +105,46 @@ def test_p_values_are_uniform_where_nothing_differs_and_small_where_something_do
     for level in (0.05, 0.2, 0.5):
         # draws are shared between the columns, but the columns are independent; 4 sigma, and the known shortfall
         assert (ps < level).mean() == pytest.approx(level, abs=4 * (level * (1 - level) / 400) ** 0.5 + 0.01)
-    assert bootstrap_differences([(columns[0] + 2.0).tolist()])[0].p == pytest.approx(2 / 5001)
+    assert bootstrap_differences([(columns[0] + 2.0).tolist()])[0].p == pytest.approx(1 / 5001)
+
+
+def test_p_values_of_few_prompts_count_every_sign_vector():
+    rng = np.random.default_rng(9)
+    for P in range(1, 9):
+        columns = [
+            rng.normal(0.5, 1.0, P).tolist(),
+            rng.integers(-2, 3, P).astype(float).tolist(),
+            [0.1] * P,
+            [0.0] * P,
+        ]
+        for column, found in zip(columns, bootstrap_differences(columns), strict=True):
+            totals = [
+                abs(sum(s * d for s, d in zip(signs, column, strict=True))) for signs in product((1, -1), repeat=P)
+            ]
+            assert found.p == sum(total >= totals[0] - 1e-9 for total in totals) / 2**P
+        assert bootstrap_differences(columns)[2].p == 2 / 2**P, (
+            "all alike and none 0: only all or none flipped is as far"
+        )
+
+
+def test_drawn_signs_agree_with_all_of_them():
+    rng = np.random.default_rng(10)
+    columns = rng.normal(0.2, 1.0, size=(12, 12))
+    exact = [found.p for found in bootstrap_differences(columns.tolist())]  # 4,096 sign vectors
+    drawn = [found.p for found in bootstrap_differences(columns.tolist(), resamples=4000)]
+    assert drawn == pytest.approx(exact, abs=4 * 0.5 / 4000**0.5)
+    assert drawn != exact
+
+
+@pytest.mark.parametrize("P", [2, 4, 8, 16])
+def test_few_prompts_raise_no_more_alarms_than_holm_promises(P):
+    rng = np.random.default_rng(11)
+    families = 60
+    alarms = 0
+    for _ in range(families):
+        found = bootstrap_differences(rng.normal(size=(20, P)).tolist(), resamples=2000)
+        alarms += min(holm([difference.p for difference in found])) < 0.05
+    assert alarms <= 9  # 3 expected at most; more than 9 of 60 has a chance of 1 in 1000
 
 
 def test_holm_by_hand():

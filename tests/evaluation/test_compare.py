@@ -7,11 +7,11 @@ import pytest
 
 from dqo.errors import DataError
 from dqo.evaluation.compare import compare, comparison_table
-from dqo.evaluation.differences import difference_table
+from dqo.evaluation.differences import difference_table, on_common_prompts
 from dqo.evaluation.run import evaluate
-from dqo.records import Group
+from dqo.records import Group, read_groups
 
-NOTHING = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0, "prompts": 12}
+NOTHING = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0, "prompts": 24}
 COLOURS = ["red", "green", "blue", "cyan"]
 
 
@@ -19,7 +19,7 @@ def lengthy(completions, **columns):
     return [min(1.0, len(text) / 10) for text in completions]
 
 
-def answer(folder, words, choose, *, n=4, ids=range(12), reward=lengthy, prompt="prompt {}"):
+def answer(folder, words, choose, *, n=4, ids=range(24), reward=lengthy, prompt="prompt {}"):
     """An evaluated run in which response j to prompt i is choose(i, j)."""
     groups = [
         Group(f"q{i}", prompt.format(i), [], [choose(i, j) for j in range(n)], ["eos"] * n, None, {}) for i in ids
@@ -50,15 +50,19 @@ def test_comparison_of_two_runs(varied, collapsed, tmp_path):
     comparison = compare([varied, collapsed.parent], tmp_path / "out")
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == comparison
     assert (comparison["baseline"], list(comparison["runs"]), comparison["n_shared"]) == (
-        "varied", ["varied", "collapsed"], 12,
+        "varied", ["varied", "collapsed"], 24,
     )  # fmt: skip
     vendi = comparison["differences"]["collapsed"]["vendi_1"]
-    assert vendi["mean"] == pytest.approx(-3 * 9 / 12)
+    assert vendi["mean"] == pytest.approx(-3 * 18 / 24)
     assert vendi["high"] < 0
     assert vendi["p"] < 0.001
     assert vendi["p"] < vendi["p_holm"] < 0.05
     assert comparison["differences"]["collapsed"]["empty"] == NOTHING
     assert comparison["front"] == ["varied", "collapsed"]
+    assert comparison["cautions"] == []
+    for name, run in comparison["runs"].items():
+        told = {metric: value and value | {"prompts": 24} for metric, value in run["metrics"].items()}
+        assert comparison["shared"][name] == told, "of the same prompts, what metrics.json says"
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "comparison.json", "comparison.png", "samples.md",
@@ -76,10 +80,74 @@ def test_the_table_marks_what_differs(varied, collapsed, tmp_path):
 
 
 def test_differences_are_paired_by_id_over_the_shared_prompts(words, varied, tmp_path):
-    other = answer(tmp_path / "other", words, lambda i, j: COLOURS[j], ids=range(20, 4, -1))
+    other = answer(tmp_path / "other", words, lambda i, j: COLOURS[j], ids=range(40, 16, -1))
     comparison = compare([varied, other], tmp_path / "out")
     assert comparison["n_shared"] == 7
     assert comparison["differences"]["other"]["quality"] == NOTHING | {"prompts": 7}
+
+
+def test_a_run_asked_easier_prompts_too_is_not_ahead_for_that(words, tmp_path):
+    """The first is worse on each of 20 shared prompts and better on 20 that only it was asked."""
+    half = lambda folder, good, ids: answer(  # noqa: E731
+        tmp_path / folder, words, lambda i, j: COLOURS[j], ids=ids,
+        reward=lambda completions, meta, prompts, **_: [good(int(p.split()[1])) for p in prompts],
+    )  # fmt: skip
+    half("wide", lambda i: 0.4 if i < 20 else 1.0, range(40))
+    half("narrow", lambda i: 0.5, range(20))
+    comparison = compare([tmp_path / "wide", tmp_path / "narrow"], tmp_path / "out")
+    assert comparison["differences"]["narrow"]["quality"]["mean"] == pytest.approx(0.1)
+    assert comparison["front"] == ["narrow"]
+    assert comparison["runs"]["wide"]["metrics"]["quality"]["mean"] == pytest.approx(0.7)
+    assert comparison["shared"]["wide"]["quality"] == pytest.approx(
+        {"mean": 0.4, "low": 0.4, "high": 0.4, "prompts": 20}
+    )
+    assert comparison["shared"]["narrow"]["quality"]["mean"] == pytest.approx(0.5)
+    assert "0.400 [0.400, 0.400]" in printed(comparison_table(comparison))
+    assert comparison["cautions"] == [
+        "The runs did not answer the same prompts (wide: 40, narrow: 20): all that is compared is over the 20 that all "
+        "of them answered."
+    ]
+
+
+def test_means_are_over_the_prompts_that_have_a_value_in_all_runs():
+    runs = [
+        {"a": {"q": 1.0, "v": 1.0}, "b": {"q": 3.0, "v": 3.0}, "c": {"q": None, "v": 5.0}},
+        {"b": {"q": 7.0, "v": 7.0}, "a": {"q": None, "v": 9.0}, "d": {"q": 9.0, "v": 9.0}},
+        {"b": {"v": 2.0}, "a": {"v": 4.0}, "c": {"v": 4.0}},
+    ]
+    whole = {"mean": 0.0, "low": 0.0, "high": 0.0}  # stands where no prompt is left out
+    found = on_common_prompts(runs, [{"q": whole, "v": whole, "none": None}, {"q": whole, "v": whole}, {"v": whole}])
+    assert [point and (point["mean"], point["prompts"]) for point in found["q"]] == [(3.0, 1), (7.0, 1), None]
+    assert [(point["mean"], point["prompts"]) for point in found["v"]] == [(2.0, 2), (8.0, 2), (3.0, 2)]
+    assert (found["v"][1]["low"], found["v"][1]["high"]) == (7.0, 9.0)
+    assert found.keys() == {"q", "v"}
+    assert on_common_prompts(runs[:1], [{"q": whole}])["q"] == [whole | {"prompts": 2}]
+    assert on_common_prompts([{"a": {"q": 1.0}}, {"b": {"q": 1.0}}], [{"q": whole}] * 2) == {}
+
+
+def test_few_prompts_and_unscored_ones_are_cautioned(words, tmp_path):
+    picky = lambda completions, prompts, **_: [None if p == "prompt 3" else 1.0 for p in prompts]  # noqa: E731
+    runs = [answer(tmp_path / name, words, lambda i, j: COLOURS[j], ids=range(4), reward=picky) for name in "ab"]
+    assert compare(runs, tmp_path / "out")["cautions"] == [
+        "Quality is over the 3 of 4 shared prompts that are scored in all runs.",
+        "4 shared prompts; below 20 the intervals are too narrow, and below 6 no p-value can reach 0.05.",
+    ]
+
+
+def test_rewards_of_unknown_origin_are_compared_with_their_like_only_and_not_in_silence(words, varied, tmp_path):
+    scored = read_groups(varied / "groups.jsonl")
+    carried = [tmp_path / name for name in ("first", "second")]
+    for folder in carried:
+        assert evaluate(scored, encoder=words, out=folder)["scoring"] == {"rewards": "carried, origin unknown"}
+    (caution,) = compare(carried, tmp_path / "out")["cautions"]
+    assert caution.startswith("The rewards of first, second came with the responses, and nothing says what gave them")
+    with pytest.raises(DataError, match=r"agree on scoring to be compared, got \{'reward': 'lengthy'\} in varied and"):
+        compare([varied, carried[0]], tmp_path / "out")
+    path = carried[0] / "metrics.json"  # as written before `scoring` told the origin
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"scoring": None}))
+    assert compare(carried, tmp_path / "out")["cautions"] == [caution]
+    with pytest.raises(DataError, match=r"agree on scoring to be compared"):
+        compare([varied, carried[0]], tmp_path / "out")
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(words, tmp_path):

@@ -108,7 +108,18 @@ def test_diversity_is_that_of_the_answer_span(words):
     values = prompt_values([padded], words, answer_span=lambda text: text.split("answer: ")[1])
     assert values["vendi_1"] == [pytest.approx(1.0)]
     assert values["distinct_1"] == [0.25]
-    assert values["words"] == [1.0]
+    assert values["words"] == [3.0], "of the whole response"
+
+
+def test_length_and_emptiness_are_of_whole_responses_and_the_corpus_of_spans(words):
+    """Two of the three answers are empty, none of the responses is."""
+    spoken = group("p", ["I think: red", "so: ", "well then: "])
+    span = lambda text: text.split(": ")[1]  # noqa: E731
+    values = prompt_values([spoken], words, answer_span=span)
+    assert (values["words"], values["empty"]) == ([(3 + 1 + 2) / 3], [0.0])
+    twice = metrics_document([spoken, spoken], values, seed=0, answer_span=span)
+    assert twice["corpus"] == {"distinct_1": 0.5, "distinct_2": 0.0, "distinct_3": 0.0, "distinct_4": 0.0}
+    assert metrics_document([spoken], values, seed=0)["corpus"]["distinct_1"] == 1.0
 
 
 def test_the_pass_threshold_is_inclusive(words):

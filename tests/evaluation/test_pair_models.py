@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dqo.errors import EncoderError, RecipeError
+from dqo.evaluation import pair_models
 from dqo.evaluation.equivalence import load_equivalence
 from dqo.evaluation.pair_models import Entailment, NoveltyBenchClassifier, alike_by_words
 
@@ -91,6 +92,21 @@ def test_the_benchmarks_classifier_sees_128_tokens_of_each_and_its_threshold(tmp
     assert judge(pairs) == [p > judge._threshold for p in similar]
     assert sum(judge(pairs)) == 6, "both answers occur"
     assert NoveltyBenchClassifier(model, tokenizer=model, device="cpu")._threshold == 0.102
+
+
+def test_a_local_copy_of_the_benchmarks_classifier_needs_no_hub(tmp_path, monkeypatch):
+    """With its tokenizer in the folder nothing else is loaded; without, the tokenizer of the hub."""
+    model = folder(tmp_path / "whole", ["different", "similar"], seed=3)
+    loaded = load_equivalence(f"noveltybench:{model}")
+    assert loaded._tokenizer.convert_tokens_to_ids("w7") == 4 + 7
+    assert len(loaded([("w1 w2 w3 w4 w5 w6", "w1"), ("w1", "w1")])) == 2
+    asked = []
+    monkeypatch.setattr(pair_models, "_load", lambda model, tokenizer, device: asked.append(tokenizer) or (None, None))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "whole" / name).unlink()
+    load_equivalence(f"noveltybench:{model}")
+    load_equivalence("noveltybench")
+    assert asked == ["microsoft/deberta-v3-large"] * 2
 
 
 def test_names_of_judges(nli):

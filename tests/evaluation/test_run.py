@@ -46,7 +46,8 @@ def test_a_task_gives_quality_and_span(words, first_letters, tmp_path):
     document = evaluate(GROUPS, encoder=words, heldout_encoder=first_letters, task=ColourTask(), seed=1, out=tmp_path)
     assert [group.rewards for group in read_groups(tmp_path / "groups.jsonl")] == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     assert document["metrics"]["quality"]["mean"] == pytest.approx(1 / 3)
-    assert document["metrics"]["words"]["mean"] == 1.0, "the span, without `say:`"
+    assert document["metrics"]["words"]["mean"] == 2.0, "whole responses, with `say:`"
+    assert document["corpus"]["distinct_1"] == 5 / 6, "spans: red green red blue pink cyan"
     assert (document["task"], document["encoder"], document["heldout_encoder"]) == ("colours", "words", "coarse")
     assert (document["pass_threshold"], document["notes"]) == (0.5, [])
     assert json.loads((tmp_path / "metrics.json").read_text()) == document
@@ -78,6 +79,8 @@ def test_rewards_in_the_file_are_used_when_nothing_else_scores(words, tmp_path):
     evaluate(GROUPS, encoder=words, reward=has_red, out=tmp_path / "scored")
     again = evaluate(read_groups(tmp_path / "scored" / "groups.jsonl"), encoder=words, out=tmp_path / "again")
     assert again["metrics"]["quality"]["mean"] == pytest.approx(1 / 3)
+    assert again["scoring"] == {"rewards": "carried, origin unknown"}
+    assert evaluate(GROUPS, encoder=words, out=tmp_path / "none")["scoring"] is None, "no rewards, no origin"
 
 
 def test_without_quality_it_is_null_and_said_so(words, tmp_path):

@@ -1,4 +1,4 @@
-"""What the page computes: paired bootstrap with Holm, the front, curves, the plane of the maps, definitions."""
+"""What the page computes: bootstrap, sign flips and Holm, curves, the plane of the maps, definitions."""
 
 import math
 from itertools import product
@@ -26,14 +26,21 @@ def compared(first, other, metrics):
     return all_differences([first, other], metrics)[0][1]
 
 
-def test_three_prompts_agree_with_all_27_resamples():
+def test_three_prompts_agree_with_all_27_resamples_and_all_8_flips():
     d = [0.0, 3.0, 6.0]
     means = [sum(draw) / 3 for draw in product(d, repeat=3)]
     found = compared(rows(q=[1.0, 1.0, 1.0]), rows(q=[1.0, 4.0, 7.0]), ["q"])["q"]
     assert found.mean == pytest.approx(3.0)
     assert (found.low, found.high) == pytest.approx(tuple(np.quantile(means, [0.025, 0.975], method="inverted_cdf")))
-    at_most_zero = sum(mean <= 0 for mean in means) / 27
-    assert found.p == pytest.approx(2 * at_most_zero, abs=0.02)
+    flipped = [abs(sum(s * x for s, x in zip(signs, d, strict=True))) for signs in product((1, -1), repeat=3)]
+    assert found.p == sum(total >= 9 for total in flipped) / 8 == 0.5
+
+
+def test_two_prompts_show_no_difference_though_their_interval_excludes_0():
+    found = compared(rows(q=[0.0] * 2), rows(q=[1.0] * 2), ["q"])["q"]
+    assert (found.low, found.high, found.p, found.verdict) == (1.0, 1.0, 0.5, "same")
+    several = compared(rows(q=[0.0] * 6), rows(q=[1.0] * 6), ["q"])["q"]
+    assert (several.p, several.verdict, several.mirrored().verdict) == (2 / 64, "up", "down")
 
 
 def test_interval_is_that_of_the_evaluation():
@@ -100,6 +107,16 @@ def test_of_many_runs_only_the_first_is_the_base():
     assert bases(found) == {0: list(range(1, 9))}
     assert found[1][2] == {}
     assert found[4][0]["q"].mean == pytest.approx(-2.0)
+
+
+def test_of_many_runs_a_pair_that_is_asked_for_is_compared_too():
+    runs = [rows(q=[1.0 + i, 2.0 + i]) for i in range(10)]
+    found = all_differences(runs, ["q"], also=[(9, 8), (0, 3)])
+    assert found[8][9] == compared(runs[8], runs[9], ["q"])
+    assert (found[8][9]["q"].mean, found[9][8]["q"].mean) == (1.0, -1.0)
+    assert found[7][9] == {}
+    assert bases(found) == {0: list(range(1, 10))}, "the table stays that of the first"
+    assert bases(all_differences([{}, *runs], ["q"], also=[(9, 8)])) == {}
 
 
 def test_metrics_are_sorted_by_what_they_are_about():

@@ -14,7 +14,9 @@ import pytest
 
 import dqo.report
 import dqo.report.samples
-from dqo.errors import DataError, EncoderError
+from dqo.embedders import HashedEmbedder
+from dqo.errors import DataError, DQOError, EncoderError, ModelError
+from dqo.evaluation.run import evaluate
 from dqo.records import Group, write_groups
 from dqo.report import write_report
 
@@ -84,6 +86,20 @@ def test_a_megabyte_is_cut_and_the_cut_is_told(page):
     assert "1 response is cut after 20,000 characters" in page
 
 
+def test_a_prompt_and_a_reference_that_are_cut_are_told_too(tmp_path):
+    groups = [
+        Group("a", "A" * 30_000, "R" * 25_000, ["x"], ["eos"], None, {}),
+        Group("b", "B" * 30_000, ["r"], ["y" * 20_001, "z"], ["eos"] * 2, None, {}),
+        Group("c", "C" * 20_000, "r", ["x"], ["eos"], None, {}),
+    ]
+    write_groups(tmp_path / "long" / "groups.jsonl", groups)
+    (note,) = write_report([tmp_path / "long"], tmp_path / "r.html", maps=0)["notes"]
+    assert note.startswith("1 response, 2 prompts, 1 reference are cut after 20,000 characters; the reader names")
+    prompts = data_of((tmp_path / "r.html").read_text())["samples"]["prompts"]
+    assert [whole for *_, whole in prompts] == [{"1": 30_000, "2": 25_000}, {"1": 30_000}, {}]
+    assert [len(prompt) for _, prompt, *_ in prompts] == [20_000] * 3
+
+
 def test_names_and_settings_are_escaped(tmp_path):
     folder = tmp_path / "<b>run"
     folder.mkdir()
@@ -122,6 +138,74 @@ def test_evaluations_that_differ_are_shown_with_a_caution(tmp_path, samples):
     assert "differ in n_samples (a: 10, b: 5)" in (tmp_path / "r.html").read_text()
 
 
+def colours(folder, good, ids, prompt="Name colour {}"):
+    """An evaluation in which every response to prompt i has reward good(i)."""
+    texts = ["red", "green", "blue", "pink"]
+    groups = [Group(f"p{i}", prompt.format(i), [], texts, ["eos"] * 4, [good(i)] * 4, {}) for i in ids]
+    evaluate(groups, encoder=HashedEmbedder(64), out=folder, scoring={"reward": "good"})
+    return folder
+
+
+def written(folders, tmp_path):
+    """The page, its data, its text by the labels of its parts, and its cautions."""
+    write_report(folders, tmp_path / "r.html", maps=0)
+    page = (tmp_path / "r.html").read_text()
+    parts = re.findall(r'<(article|ul)[^>]* aria-label="([^"]+)">(.*?)</\1>', page, flags=re.S)
+    text = {label: " ".join(re.sub(r"<[^>]+>", " ", part).split()) for _, label, part in parts}
+    return page, data_of(page), text
+
+
+def test_runs_are_ordered_on_the_prompts_that_all_answered(tmp_path):
+    """The first is worse on each of 20 shared prompts and better on 20 that only it was asked."""
+    wide = colours(tmp_path / "wide", lambda i: 0.4 if i < 20 else 1.0, range(40))
+    narrow = colours(tmp_path / "narrow", lambda i: 0.5 + i % 2 / 100, range(20))
+    page, data, text = written([wide, narrow], tmp_path)
+    assert [point[0] for point in data["evaluation"]["quality"]] == [0.4, 0.505]
+    assert data["axes"]["fronts"]["vendi_1|quality"] == [1]
+    assert re.search(r"Quality ↑ narrow 0\.505 ahead of wide by 0\.105", text["Best of each"])
+    assert "Quality ↑ 0.400" in text["wide"]
+    assert "Quality ↑ 0.505 +0.105" in text["narrow"]
+    assert "The runs did not answer the same prompts (wide: 40, narrow: 20): points, curves" in text["Cautions"]
+    assert 'data-x="over 20 shared prompts"' in page
+    whole = colours(tmp_path / "whole", lambda i: 0.5, range(40))
+    _, data, text = written([wide, whole], tmp_path)
+    assert data["evaluation"]["quality"][0][0] == 0.7
+    assert "Cautions" not in text
+
+
+def test_before_and_after_are_of_the_prompts_that_both_answered(tmp_path):
+    """Good answers: some to each of the 30 prompts of both and none to the other 30, which only the first was asked."""
+    first = colours(tmp_path / "first", lambda i: float(i < 30), range(60))
+    second = colours(tmp_path / "second", lambda i: float(i % 2), range(30))
+    _, _, text = written([first, second], tmp_path)
+    assert "below the baseline , 50 % of it" in text["second"].replace("baseline,", "baseline ,")
+
+
+def test_without_common_prompts_no_run_is_ahead(tmp_path):
+    first = colours(tmp_path / "first", lambda i: 0.2, range(20))
+    other = colours(tmp_path / "other", lambda i: 0.9, range(20, 40))
+    _, data, text = written([first, other], tmp_path)
+    assert [point[0] for point in data["evaluation"]["quality"]] == [0.2, 0.9]
+    assert data["axes"]["fronts"]["vendi_1|quality"] == []
+    assert "Best of each" not in text
+    assert "No prompt was answered by all runs (first: 20, other: 20)" in text["Cautions"]
+    (other / "prompt_metrics.jsonl").unlink()
+    _, _, text = written([first, other], tmp_path)
+    assert "other: no prompt_metrics.jsonl, so that no run is said to be ahead" in text["Cautions"]
+
+
+def test_of_nine_runs_the_best_is_compared_with_the_second_best(tmp_path):
+    folders = [colours(tmp_path / f"run{k}", lambda i, k=k: k / 10, range(20)) for k in range(9)]
+    _, _, text = written(folders, tmp_path)
+    assert re.search(r"Quality ↑ run8 0\.800 ahead of run7 by 0\.100", text["Best of each"])
+
+
+def test_quality_of_unknown_origin_is_cautioned_where_it_is_compared(tmp_path, samples):
+    runs = [samples.evaluated(tmp_path / name, diversity=1, skill=0.5) for name in "ab"]
+    assert "The rewards of a, b came with the responses" in written(runs, tmp_path)[2]["Cautions"]
+    assert "Cautions" not in written(runs[:1], tmp_path)[2]
+
+
 def test_what_one_folder_does_not_say_is_no_difference(tmp_path, samples):
     base = samples.evaluated(tmp_path / "base", diversity=1, skill=0.5, prompts=3)
     shape = {"steps": 3, "diversity": 0.5, "skill": 0.7, "prompts": 3}
@@ -141,6 +225,12 @@ def test_an_encoder_that_is_not_there_is_said_and_one_that_was_asked_for_is_an_e
     assert "hashed words, which know no meaning: hashed:none" in data_of((tmp_path / "r.html").read_text())["mapNote"]
     with pytest.raises(EncoderError, match="hashed:nothing"):
         write_report([folder], tmp_path / "r.html", encoder="hashed:nothing")
+    for name, error in (("policy:nowhere/run", ModelError), ("endpoint:http://127.0.0.1:9/v1", DQOError)):
+        (folder / "metrics.json").write_text(json.dumps(document | {"encoder": name}))
+        write_report([folder], tmp_path / "r.html")
+        assert f"know no meaning: {name} cannot" in data_of((tmp_path / "r.html").read_text())["mapNote"]
+        with pytest.raises(error):
+            write_report([folder], tmp_path / "r.html", encoder=name)
 
 
 def test_the_old_page_stays_when_the_new_one_fails(tmp_path):

@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> None:
     from dqo.evaluation.score import check_scoring
     from dqo.rewards.task_reward import task_quality
 
-    protocol = _protocol(args)
+    sampled = read_settings(Path(args.responses).parent) if args.responses else None
+    protocol = _protocol(args, sampled)
     check_heldout(args.heldout_encoder, args.encoder)
     task = _task(args)
     prompts = [] if args.responses else _prompts(args, task, protocol)
@@ -50,9 +51,10 @@ def run(args: argparse.Namespace) -> None:
     sampler = None if args.responses else Sampler(args, length)
     for temperature, folder in folders(args):
         groups = sampler.sample(prompts, temperature, folder) if sampler else _responses(args)
-        source = Path(args.responses).parent if args.responses else folder
+        sampling = read_settings(folder) if sampler else sampled
+        carried = {} if reward is not None else _carried(args, groups)
         document = evaluate(
-            groups, task=task, protocol=protocol, out=folder, seed=args.seed, sampling=read_settings(source), **given
+            groups, task=task, protocol=protocol, out=folder, seed=args.seed, sampling=sampling, **given | carried
         )
         print(summary(document, protocol.headline if protocol else ()))
         print(f"written: {folder / 'metrics.json'}")
@@ -80,8 +82,8 @@ def _line(name: str, value: dict[str, float] | None) -> str:
     return f"  {name:24}{numbers}"
 
 
-def _protocol(args: argparse.Namespace) -> "Protocol | None":
-    """The protocol, whose settings fill the flags that were not given; a flag that contradicts it is refused."""
+def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> "Protocol | None":
+    """The protocol, whose settings fill the flags that were not given; what contradicts it is refused."""
     from dqo.evaluation.protocols import protocol_of
 
     if args.protocol is None:
@@ -97,7 +99,9 @@ def _protocol(args: argparse.Namespace) -> "Protocol | None":
     if protocol.max_new_tokens is not None and args.max_new_tokens not in (None, protocol.max_new_tokens):
         raise RecipeError(f"protocol {protocol.name!r} samples up to {protocol.max_new_tokens} tokens, got "
                           f"--max-new-tokens {args.max_new_tokens}; leave it out.")  # fmt: skip
-    if not args.responses:
+    if args.responses:
+        protocol.check_sampling(sampled)
+    else:
         args.n = args.n or protocol.n
         args.max_new_tokens = args.max_new_tokens or protocol.max_new_tokens
     args.equivalence = args.equivalence or protocol.equivalence
@@ -144,6 +148,17 @@ def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.task:
         return {"task_options": {name: value for name, value in _task_options(args).items() if name != "path"}}
     return {"judge": args.judge} if args.judge else None
+
+
+def _carried(args: argparse.Namespace, groups: list[Group]) -> dict[str, Any]:
+    """What gave the rewards that the responses came with, and from which on one passes, by the metrics.json there."""
+    from dqo.evaluation_files import carried_scoring, read_metrics
+
+    if all(group.rewards is None for group in groups):
+        return {}
+    path = Path(args.responses).parent / "metrics.json"
+    origin = read_metrics(path) if path.exists() else {}
+    return {"scoring": carried_scoring(origin), "pass_threshold": origin.get("pass_threshold", 0.5)}
 
 
 def _reward(text: str) -> Any:

@@ -1,10 +1,11 @@
-"""Uncertainty of a mean over prompts, by resampling prompts.
+"""Uncertainty of a mean over prompts: intervals by resampling prompts, p-values by flipping signs.
 
 Prompts are the unit: the samples of one prompt are not independent of each other, so an interval over all rows would
-be too narrow. What the interval does not hold is the spread over training seeds.
+be too narrow. What the numbers do not hold is the spread over training seeds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -66,14 +67,17 @@ def bootstrap_differences(
 ) -> list[Shift]:
     """Mean differences of two runs over the prompts they share, with intervals and p-values, for many metrics.
 
-    Narrower than two intervals side by side. All columns see the same draws, as above. The p-value is twice the share
-    of resampled means on the far side of 0, not below 2/(resamples + 1).
+    The intervals are the bootstrap's, narrower than two side by side. The p-value is that of sign flips: were the runs
+    alike, each difference could as well be its negative, so it is the share of sign vectors whose total is as far from
+    0 as the one seen. Unlike one read off the bootstrap it holds for few prompts too: of P it is 2/2^P at least. All
+    columns see the same draws and signs.
 
     Args:
         columns: For each metric one finite difference a prompt, all of one length P.
         level: Coverage aimed at.
-        resamples: How many times the prompts are drawn with replacement.
-        seed: Seed of a generator of its own.
+        resamples: How many times the prompts are drawn with replacement, and how many sign vectors are drawn; where
+            there are no more than that, each is taken once, otherwise the one seen counts as one more.
+        seed: Seed of generators of its own.
 
     Returns:
         One entry a column.
@@ -87,9 +91,7 @@ def bootstrap_differences(
     table = _table(columns)  # (P, M)
     means = _means(table, resamples, seed)  # (R, M)
     lows, highs = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)  # (M,) each
-    noise = 1e-12 * np.abs(table).max(axis=0, initial=0.0)  # (M,) a sum of equal terms is not exactly 0
-    far = np.minimum((means <= noise).sum(axis=0), (means >= -noise).sum(axis=0))  # (M,)
-    ps = np.minimum(1.0, 2 * (far + 1) / (resamples + 1))  # (M,)
+    ps = _sign_flips(table, resamples, seed)  # (M,)
     return [Shift(*map(float, row)) for row in zip(table.mean(axis=0), lows, highs, ps, strict=True)]
 
 
@@ -124,6 +126,27 @@ def _means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
         often = np.bincount(drawn.ravel(), minlength=size * P).reshape(size, P)  # (R', P)
         means.append(often.astype(np.float64) @ table / P)
     return np.concatenate(means)
+
+
+def _sign_flips(table: np.ndarray, flips: int, seed: int) -> np.ndarray:
+    """Two-sided p-values of every column of (P, M), the same signs for all of them: (M,)."""
+    noise = 1e-12 * np.abs(table).sum(axis=0)  # (M,) equal totals may differ in their last digits
+    seen = np.abs(table.sum(axis=0)) - noise  # (M,)
+    as_far = sum((np.abs(signs @ table) >= seen).sum(axis=0) for signs in _signs(len(table), flips, seed))  # (M,)
+    every = 2 ** len(table)
+    return as_far / every if every <= flips else (as_far + 1) / (flips + 1)
+
+
+def _signs(P: int, flips: int, seed: int) -> Iterator[np.ndarray]:
+    """Sign vectors as rows (R', P): each of the 2^P once where they are no more than `flips`, else so many drawn."""
+    every = 2**P
+    if every <= flips:
+        yield np.array(list(product((-1.0, 1.0), repeat=P)))
+        return
+    rng = np.random.default_rng([seed, 1])  # other draws than those of the prompts
+    at_once = max(1, _DRAWS_AT_ONCE // P)
+    for first in range(0, flips, at_once):
+        yield rng.choice([-1.0, 1.0], size=(min(at_once, flips - first), P))
 
 
 def _table(columns: Sequence[Sequence[float]]) -> np.ndarray:

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
-from dqo.evaluation.differences import NOTE, pairwise
+from dqo.evaluation.differences import FEW, FEW_PROMPTS, NOTE, on_common_prompts, pairwise
 from dqo.evaluation.frontier import pareto_front
-from dqo.evaluation_files import MUST_AGREE, disagree, read_metrics, read_prompt_metrics, short_names
+from dqo.evaluation_files import (
+    MUST_AGREE,
+    disagree,
+    read_metrics,
+    read_prompt_metrics,
+    short_names,
+    unknown_scoring,
+)
 from dqo.records import Group, read_groups, write_json, write_text
 
 if TYPE_CHECKING:
@@ -32,7 +39,8 @@ class Run:
 def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | None = None) -> dict[str, Any]:
     """Write comparison.json, comparison.png and samples.md for runs that `evaluate` has measured.
 
-    Differences are taken prompt by prompt between any two runs, over the prompts that all of them answered.
+    All that is compared is compared on the prompts that all of them answered: differences, prompt by prompt between any
+    two runs, as well as the table, the picture and the front.
 
     Args:
         runs: Two or more folders, each an evaluation's or one that holds it as `eval/`.
@@ -40,10 +48,12 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
         prompt_id: Prompt whose first three responses of each run go into samples.md; by default the first shared one.
 
     Returns:
-        The content of comparison.json: {"baseline", "n_shared", "figure", "runs": {run: {"metrics", ...}},
-        "differences": {run: {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}, to the first run,
-        "pairs": the same for any two runs as `pairwise` returns it, "front": the runs no other beats in quality and
-        diversity, "note"}. "figure" and "front" are None, and no picture is written, where a run has no quality.
+        The content of comparison.json: {"baseline", "n_shared", "figure", "runs": {run: metrics.json as it is},
+        "shared": {run: {metric: {"mean", "low", "high", "prompts"} or None}}, over the prompts that all runs have a
+        value for, "differences": {run: {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}, to the
+        first run, "pairs": the same for any two runs as `pairwise` returns it, "front": the runs no other beats in
+        quality and diversity on the shared prompts, "cautions": sentences, "note"}. "figure" and "front" are None, and
+        no picture is written, where a run has no quality.
 
     Raises:
         DataError: If a folder is not a complete evaluation, or the runs cannot be compared: different sample counts,
@@ -54,18 +64,21 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
     shown = prompt_id if prompt_id is not None else shared[0]
     if shown not in shared:
         raise DataError(f"Expected a prompt that all runs answered for samples.md, got id {prompt_id!r}.")
-    axes = _axes(loaded)
     metrics = [name for name in loaded[0].document["metrics"] if not name.endswith("@k")]  # repeat the largest k
     pairs = pairwise({run.name: {key: run.values[key] for key in shared} for run in loaded}, metrics)
-    points = {run.name: tuple(run.document["metrics"][axis] for axis in axes) for run in loaded} if axes else {}
+    means = on_common_prompts([run.values for run in loaded], [run.document["metrics"] for run in loaded])
+    axes = _axes(means)
+    points = {run.name: tuple(means[axis][i] for axis in axes) for i, run in enumerate(loaded)} if axes else {}
     comparison = {
         "baseline": loaded[0].name,
         "n_shared": len(shared),
         "figure": axes and "comparison.png",
         "runs": {run.name: run.document for run in loaded},
+        "shared": {run.name: {name: column[i] for name, column in means.items()} for i, run in enumerate(loaded)},
         "differences": {pair["b"]: pair["metrics"] for pair in pairs if pair["a"] == loaded[0].name},
         "pairs": pairs,
         "front": axes and [loaded[place].name for place in pareto_front(_means(points))],
+        "cautions": _cautions(loaded, shared, means),
         "note": NOTE,
     }
     out = Path(out)
@@ -79,7 +92,7 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
 
 
 def comparison_table(comparison: dict[str, Any]) -> "Table":
-    """A table for the terminal: metrics down, runs across, each mean with its interval.
+    """A table for the terminal: metrics down, runs across, each mean over the shared prompts with its interval.
 
     Args:
         comparison: As `compare` returns it.
@@ -90,18 +103,18 @@ def comparison_table(comparison: dict[str, Any]) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    runs, differences = comparison["runs"], comparison["differences"]
-    caption = f"95 % intervals over prompts; * differs from {escape(comparison['baseline'])} on the shared prompts"
+    runs, differences = comparison["shared"], comparison["differences"]
+    caption = f"95 % intervals over the shared prompts; * differs from {escape(comparison['baseline'])}"
     table = Table("metric", caption=caption)
     for name in runs:
         table.add_column(escape(name), justify="right")
-    metrics = next(iter(runs.values()))["metrics"]
+    metrics = comparison["runs"][comparison["baseline"]]["metrics"]
     for metric in (metric for metric in metrics if not metric.endswith("@k")):  # pass@k repeats pass@<n_samples>
         cells = []
-        for name, document in runs.items():
+        for name, values in runs.items():
             difference = differences.get(name, {}).get(metric)
             star = "*" if difference and difference["p_holm"] < 0.05 else " "
-            value = document["metrics"].get(metric)
+            value = values.get(metric)
             cells.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]{star}" if value else "–")
         table.add_row(metric, *map(escape, cells))
     return table
@@ -146,16 +159,35 @@ def _read(folder: Path, name: str) -> Run:
             "into that folder first."
         )
     document, values = read_metrics(folder / _FILES[0]), read_prompt_metrics(folder / _FILES[1])
-    return Run(name, document, {group.id: group for group in read_groups(folder / "groups.jsonl")}, values)
+    groups = {group.id: group for group in read_groups(folder / "groups.jsonl")}
+    return Run(name, document, groups, {key: row for key, row in values.items() if key in groups})
 
 
 def _means(points: dict[str, tuple[dict[str, float], ...]]) -> list[list[float]]:
     return [[axis["mean"] for axis in point] for point in points.values()]
 
 
-def _axes(runs: list[Run]) -> tuple[str, str] | None:
+def _cautions(runs: list[Run], shared: list[str], means: dict[str, list[dict[str, float] | None]]) -> list[str]:
+    """What to know before a difference is read as one of models."""
+    found = []
+    if any(len(run.values) > len(shared) for run in runs):
+        told = ", ".join(f"{run.name}: {len(run.values)}" for run in runs)
+        found.append(
+            f"The runs did not answer the same prompts ({told}): all that is compared is over the {len(shared)} that "
+            "all of them answered."
+        )
+    if all(run.document["metrics"].get("quality") for run in runs):
+        scored = means["quality"][0]["prompts"] if "quality" in means else 0
+        if scored < len(shared):
+            found.append(f"Quality is over the {scored} of {len(shared)} shared prompts that are scored in all runs.")
+    if len(shared) < FEW_PROMPTS:
+        found.append(f"{len(shared)} shared prompt{'s' * (len(shared) > 1)}; {FEW}.")
+    return found + unknown_scoring({run.name: run.document for run in runs})
+
+
+def _axes(means: dict[str, list[dict[str, float] | None]]) -> tuple[str, str] | None:
     """Diversity and quality metric of the picture; the held-out judge where every run has one."""
-    common = [name for name in runs[0].document["metrics"] if all(run.document["metrics"].get(name) for run in runs)]
+    common = [name for name, column in means.items() if all(column)]
     diversity = next((name for name in ("heldout/vendi_1", "vendi_1") if name in common), None)
     return (diversity, "quality") if diversity and "quality" in common else None
 

@@ -8,21 +8,24 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dqo.evaluation.bootstrap import bootstrap_differences, holm
+from dqo.evaluation.metrics import summarize
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Values = Mapping[str, Mapping[str, float | None]]  # prompt id -> metric -> value
 NOTE = (
-    "Intervals and p-values are a paired bootstrap over the prompts both answered; p is Holm's over all metrics of a "
-    "pair of runs. Choose the metric and the pair that decide before looking. The spread between training seeds is in "
-    "none of these numbers."
+    "Over the prompts both answered: intervals by a paired bootstrap, p-values by flipping the signs of the prompts' "
+    "differences; p is Holm's over all metrics of a pair of runs. Choose the metric and the pair that decide before "
+    "looking. The spread between training seeds is in none of these numbers."
 )
+FEW_PROMPTS = 20
+FEW = f"below {FEW_PROMPTS} the intervals are too narrow, and below 6 no p-value can reach 0.05"
 _PAIRS_SHOWN = 3
 
 
 class Difference(NamedTuple):
-    """Mean difference over shared prompts, its 95 % interval, the two-sided bootstrap p, raw and by Holm."""
+    """Mean difference over shared prompts, its 95 % bootstrap interval, the two-sided sign-flip p, raw and by Holm."""
 
     mean: float
     low: float
@@ -33,8 +36,11 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Is "up" or "down" where the interval excludes 0, otherwise "same", which is "no difference shown"."""
-        return "same" if self.low <= 0 <= self.high else "up" if self.mean > 0 else "down"
+        """Is "up" or "down" where the interval excludes 0 and p is below 0.05, otherwise "same": no difference shown.
+
+        The interval alone would exclude 0 in every second pair of equal runs on two prompts.
+        """
+        return "same" if self.low <= 0 <= self.high or self.p >= 0.05 else "up" if self.mean > 0 else "down"
 
     def mirrored(self) -> "Difference":
         """The same seen from the other run."""
@@ -44,7 +50,7 @@ class Difference(NamedTuple):
 def paired_differences(
     runs: Sequence[Values], pairs: Sequence[tuple[int, int]], metrics: Sequence[str]
 ) -> dict[tuple[int, int], dict[str, Difference]]:
-    """Compare runs prompt by prompt; all pairs and metrics see the same draws of prompts.
+    """Compare runs prompt by prompt; all pairs and metrics see the same draws of prompts and signs.
 
     Args:
         runs: For each run, prompt id -> metric -> value; None where a prompt has none.
@@ -74,6 +80,41 @@ def paired_differences(
             metric: Difference(*row, p_holm, prompts)
             for (metric, (*row, prompts)), p_holm in zip(kept.items(), corrected, strict=True)
         }
+    return found
+
+
+def on_common_prompts(
+    runs: Sequence[Values], summaries: Sequence[Mapping[str, dict[str, float] | None]]
+) -> dict[str, list[dict[str, float] | None]]:
+    """Means of runs over the prompts that all of them have a value for, metric by metric.
+
+    Whichever run is ahead in these is not ahead for having been asked easier prompts.
+
+    Args:
+        runs: For each run, prompt id -> metric -> value; None where a prompt has none.
+        summaries: For each run, metric -> mean and interval over all of its prompts, or None; kept as they are where
+            those prompts are the common ones.
+
+    Returns:
+        Metric -> for each run {"mean", "low", "high", "prompts"}, None for a run without the metric. Left out are
+        metrics that no run has, and those of several runs without a common prompt.
+    """
+    found: dict[str, list[dict[str, float] | None]] = {}
+    again: list[dict[str, list[float | None]]] = [{} for _ in runs]
+    for metric in dict.fromkeys(name for summary in summaries for name in summary):
+        having = [place for place, summary in enumerate(summaries) if summary.get(metric)]
+        known = {place: {key for key, row in runs[place].items() if row.get(metric) is not None} for place in having}
+        common = set.intersection(*known.values()) if known else set()
+        if not common and len(having) != 1:
+            continue
+        found[metric] = [None] * len(runs)
+        for place in having:
+            found[metric][place] = {**summaries[place][metric], "prompts": len(common)}
+            if known[place] != common:
+                again[place][metric] = [row.get(metric) if key in common else None for key, row in runs[place].items()]
+    for place, columns in enumerate(again):
+        for metric, interval in summarize(columns, seed=0).items():
+            found[metric][place] |= interval
     return found
 
 

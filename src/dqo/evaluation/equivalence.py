@@ -23,7 +23,8 @@ def load_equivalence(name: str) -> Equivalence | None:
 
     Args:
         name: `embedding` (the cosine of the encoder against a threshold), `noveltybench` (that benchmark's
-            classifier), or `nli:MODEL` (entailment in both directions by that model).
+            classifier), `noveltybench:FOLDER` (a local copy of it, with its tokenizer where the folder holds one), or
+            `nli:MODEL` (entailment in both directions by that model).
 
     Returns:
         The judge, or None for `embedding`, which needs no texts.

@@ -2,7 +2,8 @@
 
 `definitions` says what each metric is. `max@1`, `max@2`, ... and `pass@1`, ... run over 1, 2, 5, 10, 20, ... up to
 `n_samples`, and `n_samples` itself; `max@k` and `pass@k` repeat the last one under a name that does not change with n.
-Diversity is that of the answer span. What needs rewards is None for a prompt that is not fully scored.
+Diversity is that of the answer spans; length, truncation and emptiness are of whole responses. What needs rewards is
+None for a prompt that is not fully scored.
 """
 
 import math
@@ -77,7 +78,8 @@ def prompt_values(
     draws = draw_counts(n_samples(groups))
     rows = [
         _quality(group.rewards, draws, pass_threshold)
-        | _surface(texts, group.finish)
+        | _surface(texts)
+        | _whole(group)
         | {name: float(measure(texts)) for name, measure in (measures or {}).items()}
         for group, texts in tqdm(list(zip(groups, spans, strict=True)), desc="n-grams", unit="prompt")
     ]
@@ -116,13 +118,16 @@ def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] 
     return found
 
 
-def metrics_document(groups: Sequence[Group], values: PromptValues, *, seed: int, **facts: Any) -> dict[str, Any]:
+def metrics_document(
+    groups: Sequence[Group], values: PromptValues, *, seed: int, answer_span: Callable[[str], str] = str, **facts: Any
+) -> dict[str, Any]:
     """The content of metrics.json.
 
     Args:
         groups: The measured groups.
         values: Their metrics.
         seed: Of the bootstrap.
+        answer_span: As for `prompt_values`, of what is pooled.
         **facts: More entries for the head: encoder names, pass threshold, notes.
 
     Returns:
@@ -130,6 +135,7 @@ def metrics_document(groups: Sequence[Group], values: PromptValues, *, seed: int
         "high"} or None}, "corpus": {name: number}}; `n_samples` is the responses a prompt, the fewest where groups
         differ. What is pooled over all prompts has no interval: prompts drawn twice would lower it.
     """
+    spans = [[answer_span(response) for response in group.responses] for group in groups]
     return {
         "version": __version__,
         "n_prompts": len(groups),
@@ -139,7 +145,7 @@ def metrics_document(groups: Sequence[Group], values: PromptValues, *, seed: int
         "seed": seed,
         **facts,
         "metrics": summarize(values, seed=seed),
-        "corpus": {f"distinct_{n}": corpus_distinct_n([group.responses for group in groups], n) for n in (1, 2, 3, 4)},
+        "corpus": {f"distinct_{n}": corpus_distinct_n(spans, n) for n in (1, 2, 3, 4)},
     }
 
 
@@ -166,14 +172,21 @@ def _quality(rewards: list[float] | None, draws: list[int], threshold: float) ->
     )
 
 
-def _surface(texts: list[str], finish: list[str]) -> dict[str, float]:
+def _surface(texts: list[str]) -> dict[str, float]:
     return {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 3, 4)} | {
         "ead": expectation_adjusted_distinct(texts, VOCABULARY),
         "self_bleu": self_bleu(texts),
         "compression_ratio": compression_ratio(texts),
-        "words": sum(len(text.split()) for text in texts) / len(texts),
-        "truncated": finish.count("length") / len(finish),
-        "empty": sum(not text.strip() for text in texts) / len(texts),
+    }
+
+
+def _whole(group: Group) -> dict[str, float]:
+    """What is said of responses as they are: what stands beside an answer costs tokens too."""
+    n = len(group.responses)
+    return {
+        "words": sum(len(response.split()) for response in group.responses) / n,
+        "truncated": group.finish.count("length") / n,
+        "empty": sum(not response.strip() for response in group.responses) / n,
     }
 
 

@@ -1,6 +1,7 @@
 """Do two texts mean the same: entailment in both directions, or NoveltyBench's classifier, from Hugging Face models."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from dqo.models import best_device
 
 NOVELTYBENCH_CLASSIFIER = "yimingzhang/deberta-v3-large-generation-similarity"
 NOVELTYBENCH_TOKENIZER = "microsoft/deberta-v3-large"
+_TOKENIZER_FILES = ("tokenizer.json", "spm.model", "tokenizer_config.json")
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -72,7 +74,8 @@ class NoveltyBenchClassifier:
 
     Args:
         model: Folder or hub name of the classifier; label 1 is "similar".
-        tokenizer: Folder or hub name of its tokenizer, which the classifier's own repository lacks.
+        tokenizer: Folder or hub name of its tokenizer; by default the model's folder where it holds one, else that of
+            the hub, because the classifier's own repository has none.
         device: Where it runs; the accelerator where there is one.
         threshold: Probability above which two responses are alike.
 
@@ -86,12 +89,13 @@ class NoveltyBenchClassifier:
         self,
         model: str = NOVELTYBENCH_CLASSIFIER,
         *,
-        tokenizer: str = NOVELTYBENCH_TOKENIZER,
+        tokenizer: str | None = None,
         device: Any = None,
         threshold: float = 0.102,
     ):
         self.name, self._threshold = f"noveltybench:{model}", threshold
-        self._tokenizer, self._model = _load(model, tokenizer, device)
+        own = any((Path(model) / name).is_file() for name in _TOKENIZER_FILES)
+        self._tokenizer, self._model = _load(model, tokenizer or (model if own else NOVELTYBENCH_TOKENIZER), device)
 
     def __call__(self, pairs: Pairs) -> list[bool]:
         """Whether the two responses of each pair mean the same."""

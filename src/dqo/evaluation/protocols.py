@@ -9,9 +9,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dqo.errors import RecipeError
 from dqo.evaluation.ngrams import self_rouge
+from dqo.evaluation.verbalized import length_of_call
 from dqo.records import Group
 
 Measures = Mapping[str, Callable[[list[str]], float]]
@@ -62,6 +64,34 @@ class Protocol:
                 )
         if self.needs_quality and all(group.rewards is None for group in groups):
             raise RecipeError(f"protocol {self.name!r}: expected rewards, got none; give --task or --reward.")
+
+    def check_sampling(self, sampling: Mapping[str, Any] | None) -> str | None:
+        """Refuse responses that were drawn in another way.
+
+        Args:
+            sampling: What sampling.json holds; None where it is not known.
+
+        Returns:
+            A note where it is not known how they were drawn, though it matters; otherwise None.
+
+        Raises:
+            RecipeError: Another temperature, or another length of a response.
+        """
+        known = sampling or {}
+        length = self.max_new_tokens and length_of_call(known.get("form"), self.max_new_tokens)
+        demanded = {"temperature": self.temperature, "max_new_tokens": length}
+        untold = []
+        for name, value in demanded.items():
+            if value is not None and name not in known:
+                untold.append(f"{name} = {value}")
+            elif value is not None and known[name] != value:
+                raise RecipeError(
+                    f"protocol {self.name!r}: expected responses sampled with {name} = {value}, got {known[name]!r}; "
+                    "sample them anew, or leave --protocol out."
+                )
+        if not untold:
+            return None
+        return f"protocol {self.name!r} demands {', '.join(untold)}, and nothing says that the responses were drawn so."
 
 
 PROTOCOLS = {

@@ -12,6 +12,7 @@ from dqo.evaluation.meaning import SAME_MEANING
 from dqo.evaluation.metrics import PromptValues, metrics_document, prompt_values
 from dqo.evaluation.protocols import Protocol
 from dqo.evaluation.score import Reward, score_with_reward, score_with_task
+from dqo.evaluation_files import UNKNOWN_SCORING
 from dqo.records import Group, write_groups, write_json, write_text
 from dqo.run_format import FORMAT
 
@@ -48,7 +49,8 @@ def evaluate(
         pass_threshold: Least reward that passes.
         sampling: The settings the groups were drawn with, recorded as they are; None where they are not known.
         scoring: What the quality depends on beside the task's name, recorded as it is, so that evaluations by another
-            reward or other options of a task are not compared; by default the name of `reward`, where there is one.
+            reward or other options of a task are not compared; by default the name of `reward`, where there is one, and
+            that nothing is known where the groups carry rewards and neither task nor reward is given.
         seed: Of the bootstrap.
 
     Returns:
@@ -56,21 +58,23 @@ def evaluate(
         carry none, quality, max@k, pass@k and what needs them are None and an entry of "notes" says so.
 
     Raises:
-        RecipeError: If both a task and a reward are given, or the groups do not fit the protocol.
+        RecipeError: If both a task and a reward are given, or the groups or their sampling do not fit the protocol.
         RewardError: If the task or reward fails.
         EncoderError: If an encoder fails.
         DataError: If there is no group.
     """
+    unchecked = protocol and protocol.check_sampling(sampling)
     groups = _scored(groups, task, reward)
-    if reward is not None and scoring is None:
-        scoring = {"reward": getattr(reward, "__name__", type(reward).__name__)}
+    if scoring is None:
+        scoring = _scoring(groups, task, reward)
     if protocol is not None:
         protocol.check(groups)
+    answer_span = str if task is None else task.answer_span
     values = prompt_values(
         groups,
         encoder,
         heldout_encoder,
-        answer_span=str if task is None else task.answer_span,
+        answer_span=answer_span,
         pass_threshold=pass_threshold,
         equivalence=equivalence,
         measures=None if protocol is None else protocol.measures,
@@ -78,6 +82,7 @@ def evaluate(
     document = metrics_document(
         groups,
         values,
+        answer_span=answer_span,
         seed=seed,
         format=FORMAT,
         encoder=encoder.name,
@@ -88,7 +93,7 @@ def evaluate(
         pass_threshold=pass_threshold,
         sampling=sampling,
         scoring=scoring,
-        notes=_notes(groups, scorer_given=task is not None or reward is not None),
+        notes=_notes(groups, scorer_given=task is not None or reward is not None) + ([unchecked] if unchecked else []),
     )
     _write(Path(out), groups, values, document)
     return document
@@ -100,6 +105,13 @@ def _scored(groups: Sequence[Group], task: "Task | None", reward: Reward | None)
     if task is not None:
         return score_with_task(groups, task)
     return groups if reward is None else score_with_reward(groups, reward)
+
+
+def _scoring(groups: Sequence[Group], task: "Task | None", reward: Reward | None) -> dict[str, Any] | None:
+    """What is known of where the rewards come from when nobody said it."""
+    if reward is not None:
+        return {"reward": getattr(reward, "__name__", type(reward).__name__)}
+    return UNKNOWN_SCORING if task is None and any(group.rewards is not None for group in groups) else None
 
 
 def _write(out: Path, groups: Sequence[Group], values: PromptValues, document: dict[str, Any]) -> None:

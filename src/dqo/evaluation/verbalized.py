@@ -5,6 +5,7 @@ beat it, in quality too.
 """
 
 import re
+from typing import Any
 
 from dqo.evaluation.sample import Answer
 
@@ -52,3 +53,18 @@ class Verbalized:
     def call_length(self, max_new_tokens: int) -> int:
         """Tokens of a call whose responses may have `max_new_tokens` each, tags and probabilities included."""
         return self.per_call * (max_new_tokens + 32)
+
+
+def length_of_call(form: Any, max_new_tokens: int) -> int:
+    """Tokens of a call, by the name of the form that sampling.json has, for responses of `max_new_tokens` each.
+
+    Args:
+        form: Such as "verbalized:5"; any other calls once a response.
+        max_new_tokens: Longest response.
+
+    Returns:
+        What sampling.json has under `max_new_tokens`.
+    """
+    kind, _, per_call = str(form).partition(":")
+    verbalized = kind == "verbalized" and per_call.isdecimal()
+    return Verbalized(int(per_call)).call_length(max_new_tokens) if verbalized else max_new_tokens

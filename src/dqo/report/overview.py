@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dqo.evaluation.differences import Difference
-from dqo.evaluation_files import MUST_AGREE, disagree
+from dqo.evaluation.differences import FEW, FEW_PROMPTS, Difference, on_common_prompts
+from dqo.evaluation_files import MUST_AGREE, disagree, unknown_scoring
 from dqo.report.sources import RunFiles
 
+Shared = Mapping[str, Sequence[dict[str, float] | None]]  # metric -> each run's mean over the prompts of all
 # The judge of diversity, best first: one the policy was not trained against, if any.
 DIVERSITY = ("heldout/vendi_1", "vendi_1", "heldout/cosine_distance", "cosine_distance", "distinct_2")
 _DECIDE = (("quality",), DIVERSITY, ("heldout/good/vendi_1", "good/vendi_1"))
@@ -29,7 +30,7 @@ class Fact(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """The run that is best in a metric, the next best, and how far apart they are on the prompts both answered."""
+    """The run that is best in a metric on the prompts of all, the next best, and how far apart these two are."""
 
     metric: str
     place: int
@@ -52,27 +53,58 @@ def headline(runs: Sequence[RunFiles]) -> list[str]:
     return [name for name in found if name]
 
 
-def leaders(runs: Sequence[RunFiles], differences: Sequence[Sequence[Mapping[str, Difference]]]) -> list[Leader]:
+def shared_means(runs: Sequence[RunFiles]) -> Shared:
+    """Every metric of every run over the prompts that all runs with the metric have a value for.
+
+    Args:
+        runs: All runs.
+
+    Returns:
+        As `on_common_prompts` does; a metric without such prompts is not in it, and no order of the runs is told there.
+    """
+    return on_common_prompts([run.values for run in runs], [run.document.get("metrics", {}) for run in runs])
+
+
+def first_two(runs: Sequence[RunFiles], shared: Shared) -> dict[str, tuple[int, int]]:
+    """Places of the best and the next best run in each of the metrics that decide.
+
+    Args:
+        runs: All runs.
+        shared: As `shared_means` returns it.
+
+    Returns:
+        Metric -> (best, second); without metrics that fewer than two runs have.
+    """
+    found = {}
+    for metric in headline(runs):
+        means = {place: value["mean"] for place, value in enumerate(shared.get(metric, ())) if value}
+        if len(means) > 1:
+            best, second = sorted(means, key=means.__getitem__, reverse=True)[:2]
+            found[metric] = (best, second)
+    return found
+
+
+def leaders(
+    runs: Sequence[RunFiles], shared: Shared, differences: Sequence[Sequence[Mapping[str, Difference]]]
+) -> list[Leader]:
     """Which run is best in each of the metrics that decide.
 
     Args:
         runs: All runs.
-        differences: As `all_differences` returns them.
+        shared: As `shared_means` returns it.
+        differences: As `all_differences` returns them, with the pairs of `first_two` among them.
 
     Returns:
-        One entry a metric; none where fewer than two runs were evaluated.
+        One entry a metric; none where fewer than two runs were evaluated, or none of their prompts are the same.
     """
-    found = []
-    for metric in headline(runs):
-        values = {i: run.document["metrics"][metric]["mean"] for i, run in enumerate(runs) if run.document}
-        if len(values) > 1:
-            best, second = sorted(values, key=values.__getitem__, reverse=True)[:2]
-            found.append(Leader(metric, best, values[best], second, differences[second][best].get(metric)))
-    return found
+    return [
+        Leader(metric, best, shared[metric][best]["mean"], second, differences[second][best].get(metric))
+        for metric, (best, second) in first_two(runs, shared).items()
+    ]
 
 
 def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[str, Difference]) -> list[Fact]:
-    """The metrics that decide of an evaluated run beside the baseline's, on the prompts both answered.
+    """The metrics that decide of an evaluated run beside the baseline's, all on the prompts both have a value for.
 
     Args:
         runs: All runs, the baseline first.
@@ -85,7 +117,10 @@ def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[
     facts = []
     for metric in headline(runs):
         if metric in differences:
-            before, after = (run.document["metrics"][metric]["mean"] for run in (runs[0], runs[index]))
+            first, other = runs[0].values, runs[index].values
+            rows = [(row.get(metric), other.get(key, {}).get(metric)) for key, row in first.items()]
+            both = [pair for pair in rows if None not in pair]
+            before, after = (sum(column) / len(both) for column in zip(*both, strict=True))
             facts.append(Fact("e", metric, before, after, differences[metric]))
     return facts
 
@@ -127,13 +162,33 @@ def cautions(runs: Sequence[RunFiles]) -> list[str]:
             found.append(
                 f"The evaluations differ in {fact} ({told}): read no difference between them as one of models."
             )
+    found += unknown_scoring({run.name: run.document for run in evaluated}) + _unlike_prompts(evaluated)
     found += [f"{run.name}: {note}" for run in evaluated for note in run.document.get("notes", [])]
     for run in evaluated:
-        if run.document.get("n_prompts", 0) < 20:
-            count = run.document.get("n_prompts")
-            found.append(f"{run.name}: {count} prompts; below 20 the intervals are too narrow.")
+        if run.document["n_prompts"] < FEW_PROMPTS:
+            found.append(f"{run.name}: {run.document['n_prompts']} prompts; {FEW}.")
     found += [f"{run.name} is still training: {len(run.steps)} steps logged." for run in runs if not run.finished]
     return found
+
+
+def _unlike_prompts(runs: Sequence[RunFiles]) -> list[str]:
+    """What the numbers of evaluated runs stand on where they have not answered the same prompts."""
+    untold = [run.name for run in runs if not run.values]
+    if len(runs) > 1 and untold:
+        return [f"{', '.join(untold)}: no prompt_metrics.jsonl, so that no run is said to be ahead of the others."]
+    asked = [run.values.keys() for run in runs]
+    if all(keys == asked[0] for keys in asked):
+        return []
+    told = ", ".join(f"{run.name}: {len(run.values)}" for run in runs)
+    common = len(set.intersection(*map(set, asked)))
+    if not common:
+        return [f"No prompt was answered by all runs ({told}): the points are over each run's own, and none is ahead."]
+    few = f"; {FEW}" if common < FEW_PROMPTS else ""
+    return [
+        f"The runs did not answer the same prompts ({told}): points, curves over draws and the best of each are over "
+        f"the {common} that all of them answered, differences over those that both answered, the table of all metrics "
+        f"over each run's own{few}."
+    ]
 
 
 def settings(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, list[Any]]], list[tuple[str, list[Any]]]]:

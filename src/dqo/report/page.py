@@ -17,12 +17,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dqo._version import __version__
 from dqo.embedders import load_embedder
-from dqo.errors import EncoderError
+from dqo.errors import DQOError
 from dqo.evaluation.frontier import pareto_front
 from dqo.records import write_text
 from dqo.report.curves import columns, significant
 from dqo.report.definitions import define
-from dqo.report.overview import against_baseline, cautions, headline, leaders, over_training, settings
+from dqo.report.overview import (
+    Shared,
+    against_baseline,
+    cautions,
+    first_two,
+    headline,
+    leaders,
+    over_training,
+    settings,
+    shared_means,
+)
 from dqo.report.samples import packed
 from dqo.report.semantic_map import Encoder, default_cache, semantic_maps
 from dqo.report.significance import all_differences, bases, by_kind
@@ -57,27 +67,29 @@ def write_report(
 
     Raises:
         DataError: A folder that holds nothing to report, or a broken file.
-        EncoderError: If the encoder that was asked for cannot be loaded.
+        DQOError: If the encoder that was asked for cannot be loaded.
     """
     runs = read_runs(folders)
-    document = _document(runs) | _maps(runs, encoder, maps) | {"refresh": refresh}
-    page, notes = _render(runs, document, now or datetime.now().astimezone())
+    shared = shared_means(runs)
+    document = _document(runs, shared) | _maps(runs, encoder, maps) | {"refresh": refresh}
+    page, notes = _render(runs, document, shared, now or datetime.now().astimezone())
     write_text(out, page)
     prompts = len({key for run in runs for key in run.groups})
     return {"runs": len(runs), "prompts": prompts, "bytes": len(page.encode()), "notes": notes}
 
 
-def _document(runs: list[RunFiles]) -> dict[str, Any]:
+def _document(runs: list[RunFiles], shared: Shared) -> dict[str, Any]:
     """Everything the charts draw, as JSON values."""
     metrics = list(dict.fromkeys(name for run in runs for name in run.document.get("metrics", {})))
     training = [columns(run.steps) if run.steps else None for run in runs]
-    intervals = {name: [_interval(run.document.get("metrics", {}).get(name)) for run in runs] for name in metrics}
+    own = {name: [run.document.get("metrics", {}).get(name) for run in runs] for name in metrics}
+    intervals = {name: [_interval(value) for value in shared.get(name, column)] for name, column in own.items()}
     pooled = {f"corpus/{name}" for run in runs for name in run.document.get("corpus", {})}
     logged = dict.fromkeys(name for table in training if table for name in table)
     return {
         "runs": [{"name": run.name, "files": {part: str(path) for part, path in run.files.items()}} for run in runs],
         "evaluation": intervals,
-        "axes": _axes(intervals),
+        "axes": _axes(intervals, shared),
         "training": training,
         "definitions": {f"e:{name}": define(name)._asdict() for name in [*metrics, *pooled]}
         | {f"t:{name}": define(name, training=True)._asdict() for name in logged},
@@ -85,8 +97,8 @@ def _document(runs: list[RunFiles]) -> dict[str, Any]:
     }
 
 
-def _axes(intervals: dict[str, list[list[float] | None]]) -> dict[str, Any]:
-    """Metrics for the two axes of the trade-off and the front of each pair."""
+def _axes(intervals: dict[str, list[list[float] | None]], shared: Shared) -> dict[str, Any]:
+    """Metrics for the two axes of the trade-off and the front of each pair; none where the prompts are not the same."""
     known = [name for name, column in intervals.items() if any(column)]
     y = [n for n in known if n == "quality" or (n.startswith(("max@", "pass@")) and n[-1] != "k" and n[-2:] != "@1")]
     skip = ("words", "truncated", "empty", "quality", "compression_ratio")
@@ -97,7 +109,8 @@ def _axes(intervals: dict[str, list[list[float] | None]]) -> dict[str, Any]:
         sign = -1.0 if define(across).better == "lower" else 1.0
         for up in y:
             pairs = zip(intervals[across], intervals[up], strict=True)
-            known = {i: (sign * a[0], b[0]) for i, (a, b) in enumerate(pairs) if a and b}
+            comparable = across in shared and up in shared
+            known = {i: (sign * a[0], b[0]) for i, (a, b) in enumerate(pairs) if a and b and comparable}
             front = [list(known)[place] for place in pareto_front(list(known.values()))]
             fronts[f"{across}|{up}"] = sorted(front, key=known.__getitem__)
     return {"x": x, "y": y, "fronts": fronts}
@@ -115,7 +128,7 @@ def _maps(runs: list[RunFiles], encoder: str | None, maps: int) -> dict[str, Any
     cache = None if Path(name).is_dir() else default_cache()  # a folder's weights may change under its name
     try:
         found = semantic_maps(runs, lambda: _embedder(name), name, cache, maps)
-    except (EncoderError, ModuleNotFoundError) as error:
+    except (DQOError, ModuleNotFoundError) as error:
         if encoder:
             raise
         note = f"Drawn with hashed words, which know no meaning: {name} cannot be loaded here ({error})."
@@ -129,10 +142,11 @@ def _embedder(name: str) -> Encoder:
     return lambda texts: embed(texts).numpy()
 
 
-def _render(runs: list[RunFiles], document: dict[str, Any], now: datetime) -> tuple[str, list[str]]:
+def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now: datetime) -> tuple[str, list[str]]:
     # pass@k and max@k are left out because they repeat the largest k
     metrics = [name for name in document["evaluation"] if not name.endswith("@k")]
-    differences = all_differences([run.values if run.document else {} for run in runs], metrics)
+    values = [run.values if run.document else {} for run in runs]
+    differences = all_differences(values, metrics, also=first_two(runs, shared).values())
     data, notes = packed(document, runs)
     assets = files("dqo.report") / "assets"
     vendor = [(assets / "vendor" / name).read_text(encoding="utf-8") for name in _VENDOR]
@@ -156,7 +170,8 @@ def _render(runs: list[RunFiles], document: dict[str, Any], now: datetime) -> tu
         cautions=[*cautions(runs), *notes],
         kinds=by_kind(metrics),
         headline=headline(runs),
-        leaders=leaders(runs, differences),
+        shared=shared,
+        leaders=leaders(runs, shared, differences),
         differences=differences,
         compared=bases(differences),
         facts=[against_baseline(runs, i, differences[0][i]) if i else [] for i in range(len(runs))],

@@ -1,7 +1,7 @@
 """Prompts and responses as the page carries them, within a size that a phone can open.
 
-A response is a model's output: it may be a megabyte long. Each is cut after a number of characters that is lowered
-until the whole page fits; the reader states the cut, and file and line where the rest is.
+A response is a model's output: it may be a megabyte long. Each, and each prompt and reference, is cut after a number of
+characters that is lowered until the whole page fits; the reader states the cut, and file and line where the rest is.
 """
 
 import gzip
@@ -48,11 +48,12 @@ def _sizes(prompts: int) -> Iterator[tuple[int, int]]:
         yield _CAPS[-1], prompts
 
 
-def _notes(cut: int, cap: int, kept: int, prompts: int) -> list[str]:
+def _notes(cut: dict[str, int], cap: int, kept: int, prompts: int) -> list[str]:
     notes = []
-    if cut:
-        which = "1 response is" if cut == 1 else f"{cut:,} responses are"
-        notes.append(f"{which} cut after {cap:,} characters; the reader names the file that has the rest.")
+    which = ", ".join(f"{n:,} {kind}" + "s" * (n > 1) for kind, n in cut.items() if n)
+    if which:
+        verb = "is" if sum(cut.values()) == 1 else "are"
+        notes.append(f"{which} {verb} cut after {cap:,} characters; the reader names the file that has the rest.")
     if kept < prompts:
         notes.append(
             f"The reader holds the first {kept:,} of {prompts:,} prompts; every other section counts all of them."
@@ -60,15 +61,21 @@ def _notes(cut: int, cap: int, kept: int, prompts: int) -> list[str]:
     return notes
 
 
-def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[str, Any], int]:
-    """{"prompts": [[id, prompt, reference]], "metrics": names, "runs": [[group or null]]}, and how many were cut."""
+def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """{"prompts": [[id, prompt, reference, whole lengths]], "metrics": names, "runs": [[group or null]]}; what is cut.
+
+    The lengths are those of a prompt, "1", or a reference, "2", that is cut.
+    """
     metrics = [name for name in READER_METRICS if any(name in run.document.get("metrics", {}) for run in runs)]
     lines = [{key: line for line, key in enumerate(run.groups, start=1)} for run in runs]
-    prompts, cut = [], 0
+    prompts, cut = [], {"response": 0, "prompt": 0, "reference": 0}
     for key in keys:
         group = next(run.groups[key] for run in runs if key in run.groups)
         reference = group.reference if isinstance(group.reference, str) else ", ".join(group.reference)
-        prompts.append([key, group.prompt[:cap], reference[:cap]])
+        whole = {place: len(text) for place, text in ((1, group.prompt), (2, reference)) if len(text) > cap}
+        cut["prompt"] += 1 in whole
+        cut["reference"] += 2 in whole
+        prompts.append([key, group.prompt[:cap], reference[:cap], whole])
     table = []
     for run, places in zip(runs, lines, strict=True):
         rows = []
@@ -77,7 +84,7 @@ def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[
             if group is None:
                 rows.append(None)
                 continue
-            cut += sum(len(text) > cap for text in group.responses)
+            cut["response"] += sum(len(text) > cap for text in group.responses)
             values = run.values.get(key, {})
             rows.append(_group(group, cap, places[key]) | {"m": [_short(values.get(name)) for name in metrics]})
         table.append(rows)

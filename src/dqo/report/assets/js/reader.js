@@ -64,6 +64,11 @@ function reader(data) {
     $("prompt").replaceChildren(...written(prompts[p][1], state.needle));
     const reference = prompts[p][2] ? el("p", { class: "meta" }, "Reference: ", el("bdi", {}, ...written(prompts[p][2]))) : null;
     if (reference) $("prompt").append(reference);
+    const asked = runs.findIndex((rows) => rows[p]); // whose file the prompt and its reference are from
+    for (const [place, what] of [[1, "prompt"], [2, "reference"]]) {
+      const whole = prompts[p][3][place];
+      if (whole) $("prompt").append(el("p", { class: "meta" }, `The page holds ${prompts[p][place].length.toLocaleString("en")} of ${whole.toLocaleString("en")} characters of the ${what}; all of them are in ${data.runs[asked].files.groups}, line ${runs[asked][p].l}.`));
+    }
     drawMap(data, p, lit);
     $("columns").replaceChildren(...answered.map((i) => column(i, runs[i][p])));
   }
