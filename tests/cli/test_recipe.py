@@ -92,7 +92,11 @@ def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("heldout_encoder=all-MiniLM-L6-v2", "expected another encoder than `encoder`"),
+        ("heldout_encoder=all-MiniLM-L6-v2", "expected another encoder than `encoder`, .* 'all-MiniLM-L6-v2' for both"),
+        (
+            "heldout_encoder=sentence-transformers/all-MiniLM-L6-v2",
+            "got 'sentence-transformers/all-MiniLM-L6-v2', another name of 'all-MiniLM-L6-v2'; choose another",
+        ),
         ("trainer.loss_type=drgrpo", "`loss_type` must be one of grpo, dr_grpo, .*, got 'drgrpo'"),
         ("rewards=[{reward: quality, wieght: 2}]", "expected nothing beside `reward` and `weight`, got wieght"),
     ],
@@ -101,6 +105,13 @@ def test_what_only_the_host_s_settings_show_is_refused_too(recipe_file, override
     recipe = load_recipe(recipe_file(BASE), [override])
     with pytest.raises(DQOError, match=message):
         _ = recipe.config
+
+
+@pytest.mark.parametrize("encoder", ["policy", "reference"])
+def test_the_run_s_own_start_is_no_second_judge_of_itself(recipe_file, encoder):
+    overrides = ["model=some/model", f"encoder={encoder}", "heldout_encoder=policy:some/model", "trainer.beta=0.1"]
+    with pytest.raises(RecipeError, match="heldout_encoder: expected another encoder"):
+        _ = load_recipe(recipe_file(BASE), overrides).config
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import yaml
 
 from dqo.cli import sweep as sweep_command
 from dqo.cli.main import main
+from dqo.cli.sweep_file import read_sweep
+from dqo.errors import RecipeError
 
 # Stands for `python -m dqo` where the test is about the sweep: quality and Vendi follow from arm and alpha.
 STAND_IN = """
@@ -182,12 +184,28 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
         ({"evaluation": {"n": 3}}, "expected either `split` (dev to choose by, test to report) or `data`"),
         ({"evaluation": {"split": "train", "n": 3}}, "prompts that no run is trained on, but 4 are"),
         ({"evaluation": {"split": "dev", "heldout_encoder": "hashed"}}, "encoder that no arm is trained against"),
+        (
+            {"arms": {"dqo": {"encoder": "multilingual"}},
+             "evaluation": {"split": "dev", "heldout_encoder": "paraphrase-multilingual-MiniLM-L12-v2"}},
+            "'paraphrase-multilingual-MiniLM-L12-v2', which dqo-alpha0.5-seed0 trains with as 'multilingual'",
+        ),
         ({"keep": "some"}, "`keep` must be one of all, final, none"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence_before_anything_runs(sweep_file, refused, tmp_path, changes, sentence):
     assert sentence in refused(sweep_file(**changes))
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize("encoder", ["policy", "reference"])
+def test_the_run_s_own_start_as_encoder_is_named_for_the_evaluation(sweep_file, tiny_policy_folder, encoder):
+    recipe = {"encoder": encoder, "trainer": {"beta": 0.1}}
+    start = f"policy:{tiny_policy_folder}"
+    sweep, _ = read_sweep(sweep_file(recipe=recipe))
+    assert sweep.evaluation.encoder == start
+    given = {"split": "train", "encoder": "hashed", "heldout_encoder": start}
+    with pytest.raises(RecipeError, match=f"held-out encoder .* got '{start}', which reward-only-alpha0-seed0 trains"):
+        read_sweep(sweep_file(recipe=recipe, evaluation=given))
 
 
 def test_unknown_arm_on_the_command_line(sweep_file, refused):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dqo.embedders import OnnxEmbedder, load_embedder
+from dqo.embedders.loading import canonical
 from dqo.embedders.onnx import packaged_paraphrase
 from dqo.embedders.sentence import packaged_minilm
 from dqo.errors import EncoderError
@@ -114,6 +115,19 @@ class TestTheirFiles:
             OnnxEmbedder(tmp_path / "broken.onnx", tokenizer, name="x")
         with pytest.raises(EncoderError, match=r"needs the tokenizer at '.*none.json'"):
             OnnxEmbedder(packaged_paraphrase(), tmp_path / "none.json", name="x")
+
+
+def test_all_names_of_an_encoder_have_one_canonical_form(tmp_path, monkeypatch):
+    multilingual = "paraphrase-multilingual-MiniLM-L12-v2"
+    assert {canonical(name) for name in ("multilingual", multilingual, f"sentence-transformers/{multilingual}")} == {
+        multilingual
+    }
+    assert canonical("long") == canonical("Alibaba-NLP/gte-modernbert-base") != canonical("multilingual-long")
+    assert [canonical(name) for name in ("", "hashed:64", "policy:a/b")] == ["", "hashed:64", "policy:a/b"]
+    (tmp_path / "sentence-transformers" / "own").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    place = str(tmp_path / "sentence-transformers" / "own")
+    assert canonical("sentence-transformers/own") == canonical(place) == place, "a folder wins, by whichever path"
 
 
 @pytest.mark.parametrize("name", ["", "/no/such/folder", "a/b/c"])

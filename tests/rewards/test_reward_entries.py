@@ -1,6 +1,8 @@
 """The rewards of a recipe: which there are, what they return, and what is refused."""
 
+import copy
 import json
+import time
 
 import pytest
 import torch
@@ -37,6 +39,8 @@ def test_math_answers():
         score("\\boxed{2xy}", "2"),
     ] == [0.0] * 4
     assert score("#### 72km") == 1.0
+    assert [score(a) for a in ("#### 72 apples/day", "##### 72", "The answer is 6*12 = 72.")] == [1.0] * 3
+    assert [score(a) for a in ("#### 72 apples/73 pears", "The answer is 6 = 72.", "#### 71\n#### 72")] == [0.0] * 3
     assert reward.counts() == {"timeouts": 0}
     assert score("\\boxed{9^{9^{9^{9}}}}") == 0.0
     assert reward.counts() == {"timeouts": 1}
@@ -49,6 +53,8 @@ def test_numbers_and_final_answers():
     assert as_number("1,000.50") == as_number("$1000.5 dollars") == 1000.5
     assert as_number("3/4") is None
     assert as_number("72 m") == as_number("72%") == 72
+    assert as_number("60 km/h") == as_number("60 dollars / hour") == 60
+    assert [as_number(text) for text in ("2 m/n", "2 xy/3", "5 dollars/hundred")] == [None] * 3
     assert [as_number(text) for text in ("2x", "2xy", "3i", "1,2", "12,00", "1,000,00")] == [None] * 6
     assert final_answer("x #### 5\nmore").tail == "more"
     assert final_answer("\\boxed{\\frac{1}{2}}.").text == "\\frac{1}{2}"
@@ -70,12 +76,41 @@ def test_numbers_and_final_answers():
         ("so \\boxed{40}\n#### 72", "72"),
         ("#### 40 #### 72 and \\boxed{72}", "40"),
         ("#### Monday", "Monday"),
+        ("#### Step 1: Find the cost\n3*24 = 72\n\n#### 72", "72"),
+        ("#### Solution\nShe has 72.\n\n#### $72", "$72"),
+        ("#### Total #### 72", "72"),
+        ("#### Step 1\n#### 71\n#### 72", "71"),
+        ("#### 71\n#### Correction\n#### 72", "71"),
+        ("#### $\\frac{1}{2}$\n#### 72", "$\\frac{1}{2}$"),
+        ("#### Step 1\n#### Step 2", "Step 1"),
+        ("##### 72", "72"),
+        ("The answer is 5*12 = 60.", "60"),
+        ("Answer: $(5 + 7) \\times 5 = 60$", "60"),
+        ("The answer is 5*12 = 5*10 + 10 = 60", "60"),
+        ("The answer is 5 = 60", "5"),
+        ("The answer is 5*12 = 60 = 61", "60"),
+        ("The answer is -5 = 60", "-5"),
         ("They answer 20 questions.", None),
     ],
 )
 def test_prose_and_headings_state_no_answer(text, answer):
     found = final_answer(text)
     assert (found and found.text) == answer
+
+
+def test_a_statement_behind_a_heading_keeps_the_whole_solution():
+    text = "#### Step 1: Find the cost\n3*24 = 72\n\n#### 72"
+    found = final_answer(text)
+    assert (found.end, found.tail) == (len(text), "")
+    assert final_answer("The answer is 6*12 = 72. Or 73?").tail == "Or 73?"
+    assert final_answer("the answer is 5 = 60").tail == "= 60"
+
+
+def test_a_run_of_blanks_takes_no_time():
+    start = time.process_time()
+    for text in ("answer is" + " " * 3000 + "z", "answer is " + "1 + " * 3000, "answer: " + "$" * 3000, "#" * 3000):
+        assert final_answer(text) is None or "+" in text
+    assert time.process_time() - start < 5, "the cube of 3000 blanks would take minutes"
 
 
 def test_factors_and_variables_are_no_units():
@@ -192,13 +227,13 @@ def test_a_record_feeds_the_reward_its_columns():
     assert logged == {"rewards/mine/odd": 2.0, "responses/truncated": 0.5, "responses/empty": 0.0}
 
 
-def classifier(folder, tokenizer, labels, template=True):
+def classifier(folder, tokenizer, labels, template=True, pad=0):
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=0, eos_token_id=1, num_labels=labels,
+        num_key_value_heads=2, max_position_embeddings=32, pad_token_id=pad, eos_token_id=1, num_labels=labels,
     )  # fmt: skip
     LlamaForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -240,6 +275,37 @@ def test_the_reward_model_reads_the_conversation_as_its_template_writes_it(tiny_
     assert call("reward_model", [reply], prompts=[chat], options={"model": folder}) == pytest.approx(
         [expected], abs=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_tokenizer", "at_once"),
+    [(None, None, 1), (None, "<eos>", 1), (None, "<pad>", 3), (0, None, 3), (1, "<eos>", 3), (1, "<pad>", 3),
+     (-1, None, 1)],
+)  # fmt: skip
+def test_a_batch_scores_the_token_that_the_model_itself_scores(
+    tiny_tokenizer, tmp_path, of_model, of_tokenizer, at_once
+):
+    """Of a conversation that ends in eos, whatever model (0 <pad>, 1 <eos>) and tokenizer pad with."""
+    from transformers import LlamaForSequenceClassification
+
+    from dqo.rewards.reward_model import RewardModel
+
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} <eos> {% endfor %}"
+    tokenizer.pad_token = of_tokenizer
+    folder = classifier(tmp_path / "rm", tokenizer, 1, pad=of_model)
+    texts = ["the dog runs", "a cat", "the old house near the river"]
+    model = LlamaForSequenceClassification.from_pretrained(folder).eval()
+    rows = [tiny_tokenizer(f"user the bird <eos> assistant {text} <eos>", return_tensors="pt") for text in texts]
+    with torch.no_grad():
+        alone = [model(row.input_ids).logits.item() for row in rows]
+        places = [model.score(model.model(row.input_ids).last_hidden_state)[0, :, 0].tolist() for row in rows]
+    last = -2 if of_model == 1 else -1
+    assert alone == pytest.approx([place[last] for place in places], abs=1e-5), "what this test takes for granted"
+    assert min(abs(place[-1] - place[-2]) for place in places) > 1e-3
+    reward = RewardModel(folder, device="cpu", batch_size=3)
+    assert reward(prompts=["the bird"] * 3, completions=texts) == pytest.approx(alone, abs=1e-5)
+    assert (reward._batch_size, reward.counts()) == (at_once, {"shortened": 0})
 
 
 def test_a_long_conversation_keeps_its_end_and_is_counted(tiny_tokenizer, tmp_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from dqo.errors import DataError, RecipeError, RewardError
+from dqo.records import Group, read_groups, write_groups
 from dqo.tasks import load_task
 
 REWARDS = Path(__file__).parents[1] / "rewards" / "score_functions.py"
@@ -69,14 +70,50 @@ def test_bad_rewards(write):
         task.quality(task.prompts("train") * 2, ["x", "y"], [True, True])
 
 
-def test_data_sets_of_the_hub(monkeypatch, tmp_path):
+@pytest.fixture
+def hub_folder(monkeypatch, tmp_path):
     """`load_dataset` also reads folders; a working directory with owner/name in it stands in for the hub."""
     folder = tmp_path / "owner" / "name"
     folder.mkdir(parents=True)
-    (folder / "train.jsonl").write_text('{"prompt": "a", "gold": 3}\n{"prompt": "b", "gold": 4}\n')
-    (folder / "validation.jsonl").write_text('{"prompt": "c", "gold": 5}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("column", "reference"),
+    [("42", "42"), ("0", "0"), ("1.5", "1.5"), ("[1, 2]", ["1", "2"]), ('["a", "b"]', ["a", "b"]), ('"a"', "a"),
+     ("null", []), ('""', [])],
+)  # fmt: skip
+def test_references_of_the_hub_can_be_written_and_read_again(hub_folder, tmp_path, column, reference):
+    (hub_folder / "train.jsonl").write_text(f'{{"prompt": "What is 6*7?", "reference": {column}, "level": 3}}\n')
+    (prompt,) = task_of(train="owner/name").prompts("train")
+    assert (prompt.reference, prompt.meta) == (reference, {"level": 3, "id": "owner/name-train-0"})
+    group = Group(prompt.id, prompt.prompt, prompt.reference, ["42"], ["eos"], None, prompt.meta)
+    write_groups(tmp_path / "groups.jsonl", [group])
+    assert read_groups(tmp_path / "groups.jsonl") == [group]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ('{"prompt": "a", "reference": true}', r"row 0, column 'reference': expected a text, .* got 'True'"),
+        ('{"prompt": "a", "reference": {"x": 1}}', r"row 0, column 'reference': expected a text, a number or a list"),
+        ('{"prompt": "a", "when": null}\n{"prompt": "b", "when": "2023-04-01 10:00:00"}',
+         r"row 1, column 'when': expected a value that JSON has, got '2023-04-01 10:00:00'"),
+        ('{"prompt": "a"}\n{"prompt": " "}', r"row 1, column 'prompt': expected text, got ' '"),
+    ],
+)  # fmt: skip
+def test_a_row_of_the_hub_that_could_not_be_written_or_read_is_refused_when_it_is_loaded(hub_folder, rows, said):
+    (hub_folder / "train.jsonl").write_text(rows + "\n")
+    with pytest.raises(DataError, match=rf"data set 'owner/name' \(split 'train'\), {said}"):
+        task_of(train="owner/name").prompts("train")
+
+
+def test_data_sets_of_the_hub(hub_folder):
+    folder = hub_folder
+    (folder / "train.jsonl").write_text('{"prompt": "a", "gold": 3}\n{"prompt": "b", "gold": 4}\n')
+    (folder / "validation.jsonl").write_text('{"prompt": "c", "gold": 5}\n')
     task = task_of(train="owner/name", dev="owner/name", test="owner/name:test")
     with pytest.raises(DataError, match=r"test: expected the file or data set 'owner/name' \(split 'test'\)"):
         task.prompts("train")

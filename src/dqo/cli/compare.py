@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> None:
     console = Console(width=None if sys.stdout.isatty() else _LOG_COLUMNS)
     console.print(comparison_table(comparison))
     console.print(difference_table(comparison))
+    for caution in comparison["cautions"]:
+        print(f"note: {caution}")
     if comparison["front"]:
         print(f"no other run beats in both quality and diversity: {', '.join(comparison['front'])}")
     print(f"written: {Path(args.out) / 'comparison.json'}")

@@ -104,7 +104,8 @@ class Recipe:
         diversity = dict(self.diversity)
         if diversity.get("encoder") == "policy":  # of the run's own starting point, frozen
             diversity["encoder"] = f"policy:{self.model}"
-        check_heldout(self.heldout_encoder, diversity.get("encoder", defaults["encoder"]))
+        encoder = diversity.get("encoder", defaults["encoder"])
+        check_heldout(self.heldout_encoder, f"policy:{self.model}" if encoder == "reference" else encoder)
         weights = [entry.weight for entry in read_entries(self.rewards)]
         try:
             return config_class(

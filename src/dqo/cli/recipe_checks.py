@@ -66,10 +66,13 @@ def check_heldout(heldout: str | None, encoder: str) -> None:
         encoder: Name of the one that measures diversity in training.
 
     Raises:
-        RecipeError: They are one.
+        RecipeError: They are one, be it by two names.
     """
-    if heldout == encoder:
+    from dqo.embedders.loading import canonical
+
+    if heldout is not None and canonical(heldout) == canonical(encoder):
+        names = f"{heldout!r} for both" if heldout == encoder else f"{heldout!r}, another name of {encoder!r}"
         raise RecipeError(
-            f"heldout_encoder: expected another encoder than `encoder`, which it checks, got {heldout!r} for both; "
-            "choose another, or remove it."
+            f"heldout_encoder: expected another encoder than `encoder`, which it checks, got {names}; choose another, "
+            "or remove it."
         )

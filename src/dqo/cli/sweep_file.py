@@ -154,7 +154,7 @@ def _evaluation(
     _check_keys(given, hints, origin)
     length = base.get("trainer.max_completion_length") or task.max_completion_length
     defaults = _DEFAULTS | {
-        "encoder": base.get("encoder", "all-MiniLM-L6-v2"),
+        "encoder": _outside_training(base.get("encoder", "all-MiniLM-L6-v2"), base.get("model", Recipe.model)),
         "heldout_encoder": base.get("heldout_encoder"),
         "max_new_tokens": length,
     }
@@ -175,12 +175,20 @@ def _evaluation(
     return Evaluation(task=task.name, task_options=options, **settings)
 
 
+def _outside_training(encoder: str, model: str) -> str:
+    """`policy` and `reference` are a run's own start, which has to be named outside of it; other names stay."""
+    return f"policy:{model}" if encoder in ("policy", "reference") else encoder
+
+
 def _check_judge(recipes: list[Recipe], evaluation: Evaluation, path: str) -> None:
-    for recipe in recipes:
-        if evaluation.heldout_encoder is not None and recipe.config.encoder == evaluation.heldout_encoder:
+    from dqo.embedders.loading import canonical
+
+    heldout = evaluation.heldout_encoder
+    for recipe in recipes if heldout is not None else ():
+        if canonical(_outside_training(recipe.config.encoder, recipe.model)) == canonical(heldout):
             raise RecipeError(
-                f"{path}: expected a held-out encoder that no arm is trained against, got "
-                f"{evaluation.heldout_encoder!r}, which {Path(recipe.output_dir).name} trains with; choose another."
+                f"{path}: expected a held-out encoder that no arm is trained against, got {heldout!r}, which "
+                f"{Path(recipe.output_dir).name} trains with as {recipe.config.encoder!r}; choose another."
             )
 
 

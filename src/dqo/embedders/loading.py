@@ -21,6 +21,20 @@ ALIASES = {
 }
 
 
+def canonical(name: str) -> str:
+    """The one name of an encoder that has several, so that two names can be compared.
+
+    Args:
+        name: As `load_embedder` takes it.
+
+    Returns:
+        What an alias stands for, without the owner `sentence-transformers/`; of a folder its whole path.
+    """
+    name = ALIASES.get(name, name)
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name and folder.is_dir() else name.removeprefix(_OWNER)
+
+
 def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batch_size: int = 64) -> Embedder:
     """The encoder of a name, behind a cache of the 16,384 texts used last.
 
@@ -63,7 +77,7 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
         return CachedEmbedder(_hidden_states(name, width, device=device, dtype=dtype, batch_size=batch_size))
     if kind == "endpoint":
         return CachedEmbedder(_served(name, width, batch_size))
-    short = name.removeprefix(_OWNER)
+    short = canonical(name)
     minilm, paraphrase = packaged_minilm(), packaged_paraphrase()
     if (short == PARAPHRASE and paraphrase and minilm) or kind == "hashed":
         if dtype != "float32":

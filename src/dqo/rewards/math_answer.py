@@ -16,9 +16,10 @@ _MAX_DIGITS = 1000  # Python refuses to read integers of more than 4300
 
 _LATEX_MARKS = re.compile(r"\\(?:[,;! ]|\$|%|text\{[^{}]*\}|mathrm\{[^{}]*\})|\$")
 # A unit stands apart: the xy of 2xy and the i of 3i belong to the answer, as the comma of 1,2 does (72km is left to
-# math-verify). So do single letters that are no usual unit, and words that multiply.
+# math-verify). So do single letters that are no usual unit, and words that multiply. One may be per another, "km/h".
 _FACTOR = r"(?:pi|hundred|thousand|million|billion|trillion|dozen)s?\b"
-_UNIT = rf"(?:\s*%|\s+(?!{_FACTOR})(?:[A-Za-z]{{2}}|[ghlLms]\b)[A-Za-z .]*)"
+_WORDS = rf"(?!{_FACTOR})(?:[A-Za-z]{{2}}|[ghlLms]\b)[A-Za-z .]*"
+_UNIT = rf"(?:\s*%|\s+{_WORDS}(?:/\s*{_WORDS})?)"
 _NUMBER = re.compile(rf"([-+]?(?:(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?|\.\d+)){_UNIT}?\.?")
 
 

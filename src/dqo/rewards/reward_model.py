@@ -31,7 +31,7 @@ class RewardModel:
         model: Folder or hub name; safetensors only, no code of the model's own is run.
         device: Device of torch; None takes the accelerator where there is one.
         dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on an accelerator and float32 on a CPU.
-        batch_size: Responses scored at once.
+        batch_size: Responses scored at once; one by one where neither model nor tokenizer has a token to pad with.
         max_length: Most tokens of a conversation; None for what the model reads.
         center: Score worth 0 (1/2 with sigmoid).
         scale: Width in score units, above 0.
@@ -66,7 +66,8 @@ class RewardModel:
         self._model, self._tokenizer = _load(model, self._device, getattr(torch, dtype))
         reads = min(self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", _LONGEST))
         self._max_length = max_length or int(reads if reads < 10**6 else _LONGEST)
-        self._batch_size, self._center, self._scale, self._sigmoid = batch_size, center, scale, sigmoid
+        self._center, self._scale, self._sigmoid = center, scale, sigmoid
+        self._batch_size = batch_size if self._has_padding() else 1
         self._shortened = 0
 
     def counts(self) -> dict[str, int]:
@@ -95,29 +96,44 @@ class RewardModel:
         return (scores.sigmoid() if self._sigmoid else scores).tolist()
 
     def _encode(self, prompt: Any, completion: Any) -> dict[str, list[int]]:
+        row = self._whole(prompt, completion)
+        longer = len(row["input_ids"]) > self._max_length
+        self._shortened += longer
+        if longer and self._tokenizer.chat_template:
+            return {"input_ids": row["input_ids"][-self._max_length :]}
+        return self._whole(prompt, completion, truncation=True, max_length=self._max_length) if longer else row
+
+    def _whole(self, prompt: Any, completion: Any, **limit: Any) -> dict[str, list[int]]:
         response = completion_text(completion)
         if not self._tokenizer.chat_template:
-            pair = (completion_text(prompt), response)
-            row = self._tokenizer(*pair, verbose=False)
-            if self._counted(len(row["input_ids"])):
-                row = self._tokenizer(*pair, truncation=True, max_length=self._max_length)
-            return dict(row)
+            return dict(self._tokenizer(completion_text(prompt), response, verbose=False, **limit))
         asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         talk = [*asked, {"role": "assistant", "content": response}]
         text = chat_text(self._tokenizer, talk, answer_next=False)
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template wrote them
-        self._counted(len(ids))
-        return {"input_ids": ids[-self._max_length :]}
+        return {"input_ids": ids}
 
-    def _counted(self, tokens: int) -> bool:
-        longer = tokens > self._max_length
-        self._shortened += longer
-        return longer
+    def _has_padding(self) -> bool:
+        """Whether rows can be padded without moving the token whose score counts.
+
+        That is the last one which is not `config.pad_token_id`, so the model's own setting stays as it was trained, be
+        it eos. A model without one scores the very last token, and takes the tokenizer's only where no row ends in it:
+        many templates close with eos, which many tokenizers pad with.
+        """
+        config, tokenizer = self._model.config.get_text_config(), self._tokenizer
+        if config.pad_token_id is None and tokenizer.pad_token_id not in self._whole("a", "b")["input_ids"]:
+            config.pad_token_id = tokenizer.pad_token_id  # which may be None too
+        pad = config.pad_token_id
+        if pad is None or not 0 <= pad < len(tokenizer):  # some configs say -1 for none
+            return False
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+        return tokenizer.pad_token is not None
 
     def _score(self, rows: list[dict[str, list[int]]]) -> Tensor:
         """(B,) scores in float64 on the CPU."""
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        padded = self._tokenizer.pad(columns, return_tensors="pt").to(self._device)  # (B, T) each
+        pads = len(rows) > 1  # a tokenizer without a token for it refuses even where nothing is to be filled
+        padded = self._tokenizer.pad(columns, padding=pads, return_tensors="pt").to(self._device)  # (B, T) each
         return self._model(**padded).logits[:, 0].double().cpu()
 
 
@@ -128,7 +144,6 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> "tuple[PreTrai
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer.truncation_side = "left"
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
         model, info = AutoModelForSequenceClassification.from_pretrained(
             source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
@@ -143,7 +158,6 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> "tuple[PreTrai
             f"reward model {name!r}: expected every weight, but {len(missing)} are missing, {min(missing)!r} among "
             "them, and would be drawn at random; use a model that was trained as a reward model."
         )
-    model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
 

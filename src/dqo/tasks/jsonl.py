@@ -1,11 +1,13 @@
 """A user's own prompts and reward function as a task."""
 
 import inspect
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError, RecipeError
+from dqo.json_files import is_number
 from dqo.records import Prompt, read_prompts
 from dqo.rewards import CheckedReward
 from dqo.rewards.imported import import_reward
@@ -18,7 +20,8 @@ class JsonlTask:
     """Prompts from JSON-lines files or data sets of the hub, scored by a function of the user.
 
     A split is a file `{"prompt", "reference", "meta"}` a line, or the hub name of a data set with a text column
-    `prompt` ("owner/name", or "owner/name:split"; otherwise the hub split train, validation or test is read).
+    `prompt` ("owner/name", or "owner/name:split"; otherwise the hub split train, validation or test is read). There a
+    number in the column `reference` is taken as text; other columns, which become `meta`, must be JSON.
 
     The reward function is called as
 
@@ -131,14 +134,38 @@ def _from_hub(name: str, hub_split: str, split: str) -> list[Prompt]:
             f"{split}: expected a column 'prompt' in the data set {name!r}, got {', '.join(rows.column_names)}; "
             "write a JSON-lines file with the column renamed."
         )
-    return [_hub_prompt(row, f"{name}-{hub_split}-{index}") for index, row in enumerate(rows)]
+    return [_hub_prompt(row, name, hub_split, index) for index, row in enumerate(rows)]
 
 
-def _hub_prompt(row: dict[str, Any], prompt_id: str) -> Prompt:
-    prompt = row.pop("prompt")
+def _hub_prompt(row: dict[str, Any], name: str, hub_split: str, index: int) -> Prompt:
+    """One row, every column such that the responses to it can be written and read again."""
+    place = f"data set {name!r} (split {hub_split!r}), row {index}, column"
+    prompt, reference, prompt_id = row.pop("prompt"), row.pop("reference", None), f"{name}-{hub_split}-{index}"
     if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{prompt_id}: expected text in the column 'prompt', got {prompt!r}; use a column of strings.")
-    return Prompt(prompt_id, prompt, row.pop("reference", None) or [], {**row, "id": prompt_id})
+        raise DataError(f"{place} 'prompt': expected text, got {prompt!r}; use a column of strings.")
+    meta = {**row, "id": prompt_id}
+    for column, value in meta.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(
+                f"{place} {column!r}: expected a value that JSON has, got {str(value)[:80]!r} ({error}); write a "
+                "JSON-lines file without the column, or with text in it."
+            ) from error
+    return Prompt(prompt_id, prompt, _hub_reference(reference, f"{place} 'reference'"), meta)
+
+
+def _hub_reference(value: Any, place: str) -> str | list[str]:
+    """Text or texts as a file has them; a number is an answer written without quotes."""
+    if value is None or value == "":
+        return []
+    texts = [str(one) if is_number(one) else one for one in (value if isinstance(value, list) else [value])]
+    if not all(isinstance(one, str) for one in texts):
+        raise DataError(
+            f"{place}: expected a text, a number or a list of them, got {str(value)[:80]!r}; write a JSON-lines file "
+            "with the column as text."
+        )
+    return texts if isinstance(value, list) else texts[0]
 
 
 def _refuse_overlap(read: dict[str, list[Prompt]]) -> None:
