@@ -390,6 +390,40 @@ def test_no_task_reward_is_refused(tiny_policy, tiny_tokenizer, tmp_path):
         make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=None)
 
 
+CALLS = (  # a template that says all of a conversation with tools, which the host asks for
+    "{% for m in messages %}{{ m['role'] }} {% for c in m.get('tool_calls') or [] %}{{ c['function']['name'] }} "
+    "{{ c['function']['arguments'] }} {% endfor %}{{ m['content'] or '' }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant {% endif %}"
+)
+
+
+class Silent:
+    def reset(self, **row):
+        """Starts a conversation about a row."""
+
+
+class Judging(Silent):
+    def get_reward(self):
+        return 0.5
+
+
+def test_an_environment_may_own_the_reward(tiny_policy, tiny_tokenizer, tmp_path):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = CALLS
+    dataset = Dataset.from_dict({"prompt": [[{"role": "user", "content": prompt}] for prompt in PROMPTS]})
+    settings = {
+        "args": DQOConfig(str(tmp_path), max_steps=1, **COMMON),
+        "train_dataset": dataset, "processing_class": tokenizer,
+    }  # fmt: skip
+    trainer = DQOTrainer(tiny_policy, environment_factory=Judging, **settings)
+    trainer.train()
+    (line,) = [line for line in trainer.state.log_history if "loss" in line]
+    assert line["quality"] == 0.5
+    assert line["reward"] == pytest.approx(0.5 + line["diversity/credit"])
+    with pytest.raises(RecipeError, match="at least one task reward, got none"):
+        DQOTrainer(tiny_policy, environment_factory=Silent, **settings)
+
+
 def test_a_reward_that_raises_or_is_not_a_number_stops_with_its_name(tiny_policy, tiny_tokenizer, tmp_path):
     def broken(completions, **kwargs):
         return [float("nan")] * len(completions)

@@ -23,12 +23,16 @@ def checked(func: Any) -> Any:
     return func if isinstance(func, (str, torch.nn.Module)) else CheckedReward(func)
 
 
-def check_rewards(funcs: list, weights: list[float] | None) -> None:
-    """A run needs task rewards that can be called, none of the column's name, and a weight for each."""
-    if not funcs:
+def check_any(count: int) -> None:
+    """A run needs task rewards; those that environments bring count too."""
+    if count < 1:
         raise RecipeError(
             "DQO needs at least one task reward, got none; pass `reward_funcs`, diversity alone has no goal."
         )
+
+
+def check_rewards(funcs: list, weights: list[float] | None) -> None:
+    """Task rewards must be callable, none of the column's name, and each needs a weight."""
     if weights is not None and len(weights) != len(funcs):
         raise RecipeError(f"`reward_weights` needs one number for each of {len(funcs)} rewards, got {len(weights)}.")
     for func in funcs:
