@@ -67,6 +67,22 @@ def resolve_policy(name: str) -> str:
     return str(_converted(Path(package.origin).with_name(_GGUF)))
 
 
+def check_whole(name: str) -> None:
+    """Refuse to train from an adapter, which new additions would replace and a run without them leave as it is.
+
+    Args:
+        name: As for `resolve_policy`; of a name of the hub only its loading tells.
+
+    Raises:
+        ModelError: A folder that holds an adapter.
+    """
+    if (Path(name).expanduser() / "adapter_config.json").is_file():
+        raise ModelError(
+            f"expected a whole model to train, but {name!r} holds an adapter, which can only be evaluated; merge it "
+            "into its base (merge_and_unload of peft), save that with its tokenizer, and give that folder."
+        )
+
+
 def best_device() -> "torch.device":
     """Where a model should run: the accelerator of this process where there is one with float64, else the CPU.
 

@@ -1,6 +1,7 @@
 """`dqo train --dry-run` on every recipe that is shipped, and what it says about what it cannot have."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import yaml
 
 from dqo.cli.main import main
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
+from dqo.errors import ModelError
 from dqo.models import load_policy
 
 ROOT = Path(__file__).parents[2]
@@ -109,11 +111,57 @@ def test_batch_arithmetic_by_hand(own_recipe, capsys):
     assert "6 optimizer steps of 4 prompts: 24 prompts, 6.00 passes over the data" in said
 
 
+@pytest.mark.parametrize(
+    ("available", "passes", "steps", "left_out"),
+    [(12, 2, 9, 0), (13, 2, 9, 1), (15, 2, 9, 3), (7, 2, 3, 3), (13, 4, 6, 1)],
+)
+def test_epochs_are_counted_as_the_host_samples_them(own_recipe, tmp_path, available, passes, steps, left_out, capsys):
+    from dqo.cli.recipe import load_recipe
+    from dqo.cli.run_inputs import recipe_task, training_prompts
+    from dqo.cli.train import build_trainer
+
+    (tmp_path / "own.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"the dog {i}"}) + "\n" for i in range(available))
+    )
+    trainer = {
+        "max_completion_length": 6, "max_steps": -1, "num_train_epochs": 3, "steps_per_generation": 2,
+        "gradient_accumulation_steps": passes, "num_generations": 4,
+    }  # fmt: skip
+    path = own_recipe(trainer=trainer)
+    options = f"task_options.train={tmp_path / 'own.jsonl'}"
+    assert main(["train", "--dry-run", str(path), options]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"steps {steps} optimizer steps of" in said
+    assert (f"each leaves out {left_out} prompts" in said) == bool(left_out)
+    recipe = load_recipe(path, [options])
+    task = recipe_task(recipe)
+    folder = SimpleNamespace(metrics=tmp_path / "metrics.jsonl", path=tmp_path)
+    host = build_trainer(recipe, task, training_prompts(recipe, task), folder)
+    assert host.set_initial_training_values(host.args, host.get_train_dataloader())[-1] == steps
+
+
 def test_a_prompt_that_does_not_fit_is_found(own_recipe, capsys):
     assert main(["train", "--dry-run", str(own_recipe()), "trainer.max_completion_length=300"]) == 1
     assert "expected at most 256 tokens with the response, the context of the model, got 4 and up to 300" in (
         capsys.readouterr().out
     )
+
+
+def test_a_policy_that_sees_images_is_measured_by_the_part_that_writes():
+    from transformers import Gemma3Config
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 64, "max_position_embeddings": 128}  # fmt: skip
+    eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape = policy_shape(Gemma3Config(text_config=small, vision_config=eyes), None, "all-linear")
+    assert (shape.layers, shape.width, shape.kv_width, shape.positions) == (2, 32, 16, 128)
+
+
+def test_another_kind_of_model_is_told():
+    from transformers import T5Config
+
+    with pytest.raises(ModelError, match="expected a causal language model, but got a t5"):
+        policy_shape(T5Config(), None, "all-linear")
 
 
 def test_memory_by_hand(tiny_policy):
@@ -133,6 +181,9 @@ def test_memory_by_hand(tiny_policy):
     assert parts["Adam's moments"] == 64
     assert parts["logits"] == 2  # 2 × 4 rows × 512 tokens × 2¹⁷ words × 4 bytes
     assert parts["activations"] == pytest.approx(4 * 1024 * 4096 * 2 * (32 + 17) / 2**30)
+    tuned = replace(big, trained=2**27)  # additions, their gradients and moments in float32 whatever the weights are in
+    parts_of_lora = memory_parts(tuned, config, "bfloat16", 512)
+    assert (parts_of_lora["weights"], parts_of_lora["gradients"], parts_of_lora["Adam's moments"]) == (16, 0.5, 1)
     config.critic = "separate"  # weights, gradients and two moments in float32 for as many weights again
     assert memory_parts(big, config, "bfloat16", 512)["critic"] == 128
     assert "critic" not in parts
@@ -184,6 +235,17 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
 def test_what_a_run_would_find_out_late_is_not_resolved(own_recipe, capsys, overrides, told):
     assert main(["train", "--dry-run", str(own_recipe()), *overrides]) == 1
     assert f"NOT RESOLVED  {told}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], []])
+def test_an_adapter_is_no_start_of_a_training(own_recipe, tiny_policy_folder, tmp_path, capsys, flags):
+    from peft import LoraConfig, get_peft_model
+
+    policy = load_policy(str(tiny_policy_folder))[0]
+    get_peft_model(policy, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    assert main(["train", *flags, str(own_recipe(lora={"r": 2})), f"model={tmp_path / 'adapter'}"]) != 0
+    said = capsys.readouterr()
+    assert "holds an adapter, which can only be evaluated; merge it into its base" in said.out + said.err
 
 
 def test_a_dry_run_says_that_the_folder_is_taken(own_recipe, tmp_path, capsys):

@@ -74,6 +74,11 @@ def test_killed_run_resumes_and_logs_each_step_once(own_recipe, tmp_path, dqo_pr
     assert "add --resume" in capsys.readouterr().err
     assert main(["train", str(recipe), "alpha=2", "--resume"]) == 2
     assert "'alpha' was 1.0 and is now 2; set it back" in capsys.readouterr().err
+    other = tmp_path / "other.jsonl"
+    for section, was in (("lora={r: 2}", "'lora' was {}"), (f"data.path={other}", "'data' was {}")):
+        other.write_text('{"prompt": "the dog"}\n' * 9)
+        assert main(["train", str(recipe), section, "--resume"]) == 2
+        assert was in capsys.readouterr().err
     assert main(["train", str(recipe), "--resume"]) == 0
     said = capsys.readouterr()
     assert f"dqo: continuing from {run / 'checkpoints' / 'checkpoint-2'}" in said.err

@@ -377,6 +377,24 @@ def test_auto_alpha_moves_once_a_step_whatever_it_is_sampled_in(
     assert alphas == pytest.approx([0.1, 0.1 * math.exp(1.25), 0.1 * math.exp(1.5)])
 
 
+def test_adapters_that_would_be_dropped_and_frozen_policies_are_refused(
+    tiny_policy_folder, tiny_policy, tiny_tokenizer, tmp_path
+):
+    from peft import LoraConfig, get_peft_model
+
+    dataset = Dataset.from_dict({"prompt": PROMPTS})
+    given = {"args": DQOConfig(str(tmp_path), **COMMON), "train_dataset": dataset, "processing_class": tiny_tokenizer}
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_policy_folder), lora)
+    tuned.save_pretrained(tmp_path / "adapter")
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    with pytest.raises(RecipeError, match="without an adapter beside `peft_config`"):
+        DQOTrainer(loaded, share_of_short_words, peft_config=lora, **given)
+    for policy in (loaded, tiny_policy.requires_grad_(False)):
+        with pytest.raises(RecipeError, match="one whose weights are all frozen; pass `peft_config`"):
+            DQOTrainer(policy, share_of_short_words, **given)
+
+
 def test_a_second_diversity_column_is_refused(tiny_policy, tiny_tokenizer, tmp_path):
     def diversity(completions, **kwargs):
         return [0.0] * len(completions)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from dqo.chat import rendered
@@ -121,8 +120,9 @@ class DryRun:
         return prompts
 
     def _policy(self) -> tuple[Any, PolicyShape]:
-        from dqo.models import load_outline
+        from dqo.models import check_whole, load_outline
 
+        check_whole(self.recipe.model)
         model_config, tokenizer = load_outline(self.recipe.model)
         peft_config(self.recipe.lora)
         lora = LoraSettings(**self.recipe.lora)
@@ -153,7 +153,7 @@ class DryRun:
         name = self.config.encoder
         if name == "reference" or name.startswith("policy:"):  # the weights themselves may be large
             source = self.recipe.model if name == "reference" else name.removeprefix("policy:")
-            width = load_outline(source)[0].hidden_size
+            width = load_outline(source)[0].get_text_config().hidden_size
         else:
             chosen = {"device": self.config.encoder_device, "batch_size": self.config.encoder_batch_size}
             width = load_embedder(name, dtype=self.config.encoder_dtype, **chosen)(["a word"]).shape[1]
@@ -174,18 +174,21 @@ class DryRun:
             f"{processes} process(es) × {config.per_device_train_batch_size} rows × {config.steps_per_generation} "
             f"passes = {total} responses = {total // group} prompts × {group} responses, sampled at a time",
         )
-        iterations = getattr(config, "num_iterations", 1)
-        prompts_a_step = total / group * config.gradient_accumulation_steps / (config.steps_per_generation * iterations)
+        at_a_time = total // group
+        passes_a_rollout = config.steps_per_generation * getattr(config, "num_iterations", 1)
+        prompts_a_step = at_a_time * config.gradient_accumulation_steps / passes_a_rollout
         steps = config.max_steps
-        if steps <= 0:
-            steps = math.ceil(config.num_train_epochs * available / prompts_a_step)
+        if steps <= 0:  # the host leaves out what fills no rollout at the end of an epoch
+            an_epoch = math.ceil(available // at_a_time * passes_a_rollout / config.gradient_accumulation_steps)
+            steps = math.ceil(config.num_train_epochs * an_epoch)
         seen = steps * prompts_a_step
         passes = f", {seen / available:.2f} passes over the data" if available else ""
+        if available % at_a_time and seen >= available - available % at_a_time:
+            passes += f", of which each leaves out {available % at_a_time} prompts that fill no rollout"
         _show("steps", f"{steps:,} optimizer steps of {prompts_a_step:g} prompts: {seen:,.0f} prompts{passes}")
 
     def _lengths(self, prompts: list[Prompt], tokenizer: Any, shape: PolicyShape) -> None:
-        room = SimpleNamespace(max_position_embeddings=shape.positions)
-        lengths = check_lengths(prompts, tokenizer, room, self.config)
+        lengths = check_lengths(prompts, tokenizer, shape.positions, self.config)
         longest = max(lengths)
         _show(
             "tokens",

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dqo.errors import ModelError
+from dqo.hub import first_words
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -49,12 +52,19 @@ def policy_shape(config: "PretrainedConfig", lora_rank: int | None, targets: Seq
 
     Returns:
         The shapes.
+
+    Raises:
+        ModelError: The config of another kind of model.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise ModelError(f"expected a causal language model, but got a {config.model_type} ({first_words(error)}); "
+                         "choose another.") from error  # fmt: skip
     parameters = sum(weight.numel() for weight in model.parameters())
     trained = parameters
     if lora_rank is not None:
@@ -64,6 +74,7 @@ def policy_shape(config: "PretrainedConfig", lora_rank: int | None, targets: Seq
             wanted = layer is not head if targets == "all-linear" else name.split(".")[-1] in targets
             if isinstance(layer, torch.nn.Linear) and wanted:
                 trained += lora_rank * (layer.in_features + layer.out_features)
+    config = config.get_text_config()  # of a model that takes images too the part that writes
     heads = config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return PolicyShape(
@@ -92,14 +103,15 @@ def memory_parts(shape: PolicyShape, config: Any, dtype: str, longest_prompt: in
     """
     size = _BYTES[dtype]
     working = 2 if config.bf16 or config.fp16 else size  # bytes of a number in the forward pass
+    tuned = size if shape.trained == shape.parameters else 4  # peft keeps additions in float32
     rows, tokens = config.per_device_train_batch_size, longest_prompt + config.max_completion_length
     layer = rows * tokens * shape.width * working * _KEPT
     checkpointed = rows * tokens * shape.width * working * shape.layers + layer
     generated = min(rows * (config.steps_per_generation or 1), config.generation_batch_size)
     parts = {
         "weights": shape.parameters * size,
-        "gradients": shape.trained * size,
-        "Adam's moments": 2 * shape.trained * size,
+        "gradients": shape.trained * tuned,
+        "Adam's moments": 2 * shape.trained * tuned,
         "critic": 4 * 4 * shape.parameters if getattr(config, "critic", None) == "separate" else 0,
         "reference": shape.parameters * size if config.beta and shape.trained == shape.parameters else 0,
         "activations": checkpointed if config.gradient_checkpointing else layer * shape.layers,

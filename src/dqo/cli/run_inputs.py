@@ -13,7 +13,7 @@ from dqo.rewards.record_reward import RecordReward
 from dqo.tasks import Task, load_task, takes_path
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 
 def task_options(recipe: Recipe) -> dict[str, Any]:
@@ -131,14 +131,14 @@ def prompt_lengths(prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBas
 
 
 def check_lengths(
-    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", model_config: "PretrainedConfig", config: Any
+    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", room: int | None, config: Any
 ) -> list[int]:
     """Refuse a prompt that leaves no room for a response in the model's context.
 
     Args:
         prompts: What to train on.
         tokenizer: The policy's.
-        model_config: The policy's, which says how many positions it has.
+        room: Positions that the policy has; None where it does not say.
         config: The host's settings, which say how long a response may be.
 
     Returns:
@@ -148,7 +148,6 @@ def check_lengths(
         DataError: Naming the longest prompt.
     """
     lengths = prompt_lengths(prompts, tokenizer)
-    room = getattr(model_config, "max_position_embeddings", None)
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     if room and lengths[longest] + config.max_completion_length > room:
         raise DataError(

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from dqo.checkpoints import newest_whole
 from dqo.cli.dry_run import DryRun
-from dqo.cli.flat_settings import nested_settings, read_settings
+from dqo.cli.flat_settings import SECTIONS, nested_settings, read_settings
 from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import peft_config
 from dqo.cli.out_of_memory import memory_explained
@@ -34,7 +34,7 @@ from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.progress import compact_progress
 from dqo.integrations.trl.run_log import RunLog
 from dqo.integrations.trl.signals import SaveOnSignal
-from dqo.models import load_policy
+from dqo.models import check_whole, load_policy
 from dqo.records import Prompt
 from dqo.rewards.record_reward import encode_record
 from dqo.tasks import Task, option_flags
@@ -116,8 +116,10 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
     Raises:
         DQOError: A model or encoder that cannot be loaded.
     """
+    check_whole(recipe.model)
     model, tokenizer = load_policy(recipe.model, dtype=recipe.dtype)
-    check_lengths(prompts, tokenizer, model.config, recipe.config)
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    check_lengths(prompts, tokenizer, room, recipe.config)
     own = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     trainer = TRAINERS[recipe.algorithm](
@@ -171,6 +173,7 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
         {name: value for name, value in document.items() if name != "trainer"} | document.get("trainer", {})
         for document in (nested_settings(read_settings(folder.config)), settings)
     )
+    before = {section: {} for section in SECTIONS} | before  # one that is empty is not in the file
     for name, value in now.items():
         if name != "output_dir" and not name.startswith(_MAY_CHANGE) and before.get(name, value) != value:
             raise RecipeError(

@@ -41,8 +41,9 @@ class HiddenStateEmbedder:
         self.batch_size = check_batch_size(batch_size)
         whole, self._tokenizer = load_policy(model, device=device or best_device(), dtype=dtype)
         self._model = whole.base_model.requires_grad_(False)  # without the head, whose logits nobody reads
-        self.dimension: int = whole.config.hidden_size
-        self._limit = token_limit(getattr(whole.config, "max_position_embeddings", None), 0)
+        config = whole.config.get_text_config()
+        self.dimension: int = config.hidden_size
+        self._limit = token_limit(getattr(config, "max_position_embeddings", None), 0)
 
     def __call__(self, texts: list[str]) -> Tensor:
         """(N, D) float32 rows of norm 1 on the CPU; a zero row for a text of no tokens."""

@@ -40,6 +40,7 @@ from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
 from dqo.integrations.trl.reward_column import COLUMN, check_any, check_rewards, checked, reserved_column
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import RolloutAlpha, RunMemory
+from dqo.integrations.trl.trainable import check_trainable
 from dqo.rewards import completion_text, prompt_key
 
 
@@ -76,6 +77,7 @@ class DQOMixin:
         if wrong or args.centres_groups != self._config_class.centres_groups:  # PPO's settings are a kind of GRPO's
             wanted = self._config_class.__name__
             raise RecipeError(f"this trainer needs a {wanted}, got {type(args).__name__}; pass args={wanted}(...).")
+        check_trainable(model, kwargs.get("peft_config"))
         if args.encoder == "policy":  # of the run's own starting point, frozen
             args = copy.copy(args)
             args.encoder = f"policy:{model if isinstance(model, str) else model.config._name_or_path}"
