@@ -44,5 +44,26 @@ def test_everyday_english_is_not_taken_for_another_language():
         "I want to die of laughter, she also told me on a hot day.",
         "A man made no sense, so I came to an old bar at noon.",
         "We war against the sin of a son in his den.",
+        "A farmer in a hat stacks the hay.",
+        "They come home and pour tea near the van, plus milk.",
+        "She met him at the pros and cons, or con, of Los Angeles and Las Vegas.",
+        "Solve x + y for the Mit and IM channels of example.com on an OS from 40 CE, op-ed en route.",
+        "Ed von Hill had a dal, the sous chef an aux cable, and the ER om: lo and behold, two dos.",
     ]
-    assert sum(language_mixing(text, ASK) for text in texts) <= 1 / 3, "'den' is the one word that is German too"
+    assert [language_mixing(text, ASK) for text in texts] == [0.0] * len(texts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Los niños puede que jueguen en el parque por la tarde.",
+        "Les enfants jouent dans le jardin avec une balle.",
+        "Die Kinder spielen nicht mit einem Ball, sie sind müde.",
+        "I bambini giocano nella piazza e il cane è molto stanco.",
+        "Os meninos não brincam com uma bola, mas ela também está feliz.",
+        "De kinderen spelen niet met een bal, maar zij hebben het veel.",
+    ],
+)
+def test_whole_sentences_of_the_other_languages_are_told(text):
+    assert language_mixing(text, ASK) == 1.0
+    assert language_mixing(text, text) == 0.0

@@ -11,22 +11,23 @@ from functools import lru_cache
 
 _WORD = re.compile(r"[^\W\d_]+")
 _TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "IDEOGRAPHIC": "CJK"}
-# Frequent words that say little else; those that are words of English too ("die", "also", "me") are left out.
+# Frequent words that say little else. Those that English texts hold too are left out, be it as words ("die", "come",
+# "hat"), in abbreviations (".com", "MIT") or in names ("van", "los"): each would count plain English as mixed.
 _SMALL_WORDS = {
     "English": "the of and to in is was it for with as on that this are be at by from his her they you not have has he "
     "she we or an its which their there were been will would can all one two what when who how about your after near",
-    "Spanish": "el los las una unos que y en por para con su sus está están como más pero muy hay cuando donde porque "
-    "también ella ellos nosotros desde hasta sobre entre este esta ese esa hacia mientras",
-    "French": "le les une et est dans pour qui sur avec pas ce cette ces il elle nous vous ils sont être aux du au "
-    "mais où très leur leurs sous chez était avoir fait comme plus",
-    "German": "der das und ist ein eine einen einem einer nicht mit auf für dem den sich auch von zu im es wie aber "
-    "oder wenn wird sind haben ich wir sie nach bei über durch noch nur hat",
-    "Italian": "il lo gli della dello delle dei degli che è sono nel nella con anche più questo questa come perché "
-    "sua suo loro alla dal dalla una molto essere hanno ed",
-    "Portuguese": "os uma dos das não com são ao pela pelo você mais mas muito ele ela eles isso isto também quando "
-    "onde já até seu sua foi está",
-    "Dutch": "het een van en ik je dat niet op te voor zijn met aan er maar om ook naar bij uit wordt deze heeft wat "
-    "nog hij zij wij",
+    "Spanish": "el una unos que por para su sus está están como más pero muy cuando donde porque también ellos "
+    "nosotros desde hasta sobre entre este esta ese esa hacia mientras fue tiene puede pueden siempre",
+    "French": "le les une est dans qui sur avec pas cette ces il elle nous vous ils sont être du mais où très leur "
+    "leurs chez était avoir fait comme alors aussi donc toujours quand depuis même",
+    "German": "der das und ist ein eine einen einem einer nicht auf für dem sich auch zu es wie aber oder wenn wird "
+    "sind haben ich wir sie nach bei über durch noch nur werden wurde kann diese dieser zwischen immer sehr",
+    "Italian": "il gli della dello delle dei degli che è sono nel nella anche più questo questa perché sua suo loro "
+    "alla dalla una molto essere hanno però così quindi sempre",
+    "Portuguese": "uma das não são ao pela pelo você mais mas muito ele ela eles isso isto também quando onde já até "
+    "seu sua foi está às quem nós então depois",
+    "Dutch": "het een ik je niet te voor zijn aan maar ook naar bij uit wordt deze heeft hij zij wij geen veel hebben "
+    "worden werd kunnen omdat",
 }
 _LANGUAGES = {name: frozenset(words.split()) for name, words in _SMALL_WORDS.items()}
 

@@ -53,6 +53,18 @@ def test_sections_land_in_their_places(recipe_file):
     assert recipe.config.output_dir.endswith("checkpoints")
 
 
+@pytest.mark.parametrize("empty", ["{}", "null", ""])
+def test_an_empty_section_takes_back_what_the_file_has(recipe_file, empty):
+    path = recipe_file(BASE + "lora: {r: 4}\ntask_options: {seed: 3}\ndata: {path: own.jsonl}\nalpha: 0.5\n")
+    overrides = [f"{section}={empty}" for section in ("lora", "task_options", "data")]
+    recipe = load_recipe(path, overrides)
+    assert (recipe.lora, recipe.task_options, recipe.data) == ({}, {}, {})
+    assert recipe.config.alpha == 0.5, "other settings stay"
+    assert load_recipe(path, ["lora={r: 8}"]).lora == {"r": 8}
+    assert load_recipe(path, ["lora.alpha=8"]).lora == {"r": 4, "alpha": 8}
+    assert load_recipe(path, [f"lora={empty}", "lora.alpha=8"]).lora == {"alpha": 8}, "the order counts"
+
+
 def test_names_in_overrides_stay_text(recipe_file):
     recipe = load_recipe(recipe_file(BASE), ["output_dir=2026", "model=123"])
     assert (recipe.output_dir, recipe.model) == ("2026", "123")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -206,6 +207,21 @@ def test_the_run_s_own_start_as_encoder_is_named_for_the_evaluation(sweep_file, 
     given = {"split": "train", "encoder": "hashed", "heldout_encoder": start}
     with pytest.raises(RecipeError, match=f"held-out encoder .* got '{start}', which reward-only-alpha0-seed0 trains"):
         read_sweep(sweep_file(recipe=recipe, evaluation=given))
+
+
+def test_an_empty_section_of_an_arm_takes_back_the_base_s(sweep_file):
+    arms = {"lora": {}, "full": {"lora": {}}, "null": {"lora": None}, "other": {"lora": {}, "lora.r": 8}}
+    sweep, _ = read_sweep(sweep_file({"lora": {"r": 2, "alpha": 4}}, arms=arms, alphas=None, seeds=[0]))
+    found = {run.arm: {k: v for k, v in run.settings.items() if k.startswith("lora.")} for run in sweep.runs}
+    assert found == {"base": {}, "lora": {"lora.r": 2, "lora.alpha": 4}, "full": {}, "null": {}, "other": {"lora.r": 8}}
+
+
+def test_the_evaluation_can_do_without_the_base_s_heldout_encoder(sweep_file):
+    base = {"heldout_encoder": "hashed:32"}
+    given = yaml.safe_load(Path(sweep_file()).read_text())["evaluation"]
+    judges = [read_sweep(sweep_file(base, evaluation=given | more))[0].evaluation.heldout_encoder
+              for more in ({}, {"heldout_encoder": None}, {"heldout_encoder": "hashed:16"})]  # fmt: skip
+    assert judges == ["hashed:32", None, "hashed:16"]
 
 
 def test_unknown_arm_on_the_command_line(sweep_file, refused):

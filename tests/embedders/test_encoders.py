@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dqo.embedders import OnnxEmbedder, load_embedder
+from dqo.embedders import OnnxEmbedder, load_embedder, onnx
 from dqo.embedders.loading import canonical
 from dqo.embedders.onnx import packaged_paraphrase
 from dqo.embedders.sentence import packaged_minilm
@@ -115,6 +115,26 @@ class TestTheirFiles:
             OnnxEmbedder(tmp_path / "broken.onnx", tokenizer, name="x")
         with pytest.raises(EncoderError, match=r"needs the tokenizer at '.*none.json'"):
             OnnxEmbedder(packaged_paraphrase(), tmp_path / "none.json", name="x")
+
+
+@pytest.mark.parametrize(
+    ("device", "provider"),
+    [
+        ("cuda:3", ("CUDAExecutionProvider", {"device_id": "3"})),
+        ("cuda", ("CUDAExecutionProvider", {})),
+        ("cpu", ("CPUExecutionProvider", {})),
+        (None, ("CPUExecutionProvider", {})),
+    ],
+)
+def test_the_onnx_file_opens_on_the_gpu_that_is_named(monkeypatch, device, provider):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    )
+    opened = []
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda file, options, providers: opened.append(providers))
+    onnx._open("x.onnx", "x", device)
+    assert opened == [[provider]]
 
 
 def test_all_names_of_an_encoder_have_one_canonical_form(tmp_path, monkeypatch):

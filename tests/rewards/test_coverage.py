@@ -65,6 +65,47 @@ def test_text_about_the_words_is_worth_nothing(text):
     assert coverage(text, CONCEPTS) == 0.0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A dog runs after a toy, e.g. a red ball.",
+        "Dogs run after toys, i.e. balls.",
+        "Dogs run after balls, sticks, etc. in the park.",
+        "The dog runs vs. Rex for the ball.",
+        "Dogs run with a ball under the U.S. flag.",
+        "Bob Jr. runs to the ball with a dog of Bob Sr. at noon.",
+        "Dog No. 5 runs to the ball.",
+        "On Mt. Fuji a dog runs to a ball.",
+        "J. R. Hill runs with George W. Bell, a dog and a ball.",
+        "At 5 p.m. Ann runs with a dog and a ball.",
+    ],
+)
+def test_the_dot_of_an_abbreviation_ends_no_sentence(text):
+    assert coverage(text, CONCEPTS) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The dog runs with plan B. He likes the ball.",
+        "The dog runs with plan B. Bob likes the ball.",
+        "Dog A. Ball B. Run.",
+        "He likes Plan B. Dogs run after the ball.",
+        "The dog runs at 5 p.m. Bob has the ball.",
+        "The dog runs in the U.S. Bob has the ball.",
+        "Dogs run after sticks, etc. Balls roll.",
+        "The dog runs to Bob Jr. The ball rolls.",
+        "The dog runs to the Dr. The ball rolls.",
+        "Dogs run vs. The ball rolls.",
+        "The dog says No. The ball may run.",
+        "The dog runs to Mr. Hill. He has the ball.",
+        "The dog runs. the ball rolls.",
+    ],
+)
+def test_two_sentences_are_two_whatever_stands_before_the_dot(text):
+    assert coverage(text, CONCEPTS) == 0.0
+
+
 def test_a_word_in_quotes_or_emphasis_is_mentioned_not_used():
     assert coverage('The "dog" may *run* to the ball.', CONCEPTS) == pytest.approx(1 / 3)
 

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,22 @@ def test_a_module_that_fails_to_import(tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(RecipeError, match="failed with ZeroDivisionError \\(division by zero\\)"):
         import_reward(f"{tmp_path}/broken.py:fn")
+
+
+def test_a_module_of_the_current_folder_is_found_by_the_installed_script_too(tmp_path, monkeypatch):
+    (tmp_path / "own_scores").mkdir()
+    (tmp_path / "own_scores" / "length.py").write_text("def fn():\n    from own_helper import ONE\n    return ONE\n")
+    (tmp_path / "own_helper.py").write_text("ONE = 1\n")
+    (tmp_path / "json.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place])  # the script `dqo` has no "" there
+    for name in ("own_scores", "own_scores.length", "own_helper"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    function = import_reward("own_scores.length.fn")
+    assert function() == 1, "what it imports when called is found as well"
+    assert sys.path[-1] == str(tmp_path), "last, so that json.py there hides nothing"
+    import_reward("own_scores.length.fn")
+    assert sys.path.count(str(tmp_path)) == 1
 
 
 def test_a_file_with_dataclasses(tmp_path):

@@ -158,6 +158,12 @@ def test_rouge_by_hand():
         call("rouge", ["a", "b"], reference=["a", []])
 
 
+def test_rouge_refuses_references_in_a_script_it_does_not_read():
+    assert call("rouge", ["GPT 4", "Müller"], reference=[["Кошка", "модель GPT 4"], "Müller"]) == [1.0, 1.0]
+    with pytest.raises(RewardError, match=r"`reference` of row 1, .* got 'Кошка сидит'; use `chrf` or `similarity`"):
+        call("rouge", ["Кошка", "Кошка сидит"], reference=["a cat", ["Кошка сидит", "猫坐"]])
+
+
 def test_shape():
     words = ["w " * n for n in (0, 2, 4, 8, 12, 16, 20)]
     expected = [0, 0.5, 1, 1, 0.5, 0, 0]

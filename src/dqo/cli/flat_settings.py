@@ -54,6 +54,20 @@ def flat_settings(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return flat
 
 
+def not_cleared(settings: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """What stays of earlier settings under a document that changes some: one with `lora: {}` means no LoRA at all.
+
+    Args:
+        settings: Dotted name -> value, the earlier ones.
+        document: What is laid over them, as `flat_settings` takes it.
+
+    Returns:
+        The settings without those of a section that the document names and leaves empty or null.
+    """
+    cleared = [key for key in SECTIONS if key in document and not document[key]]
+    return {key: value for key, value in settings.items() if key.partition(".")[0] not in cleared}
+
+
 def nested_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by dotted name as a recipe nests them; the reverse of `flat_settings`.
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
-from dqo.cli.flat_settings import SECTIONS, flat_settings, read_settings
+from dqo.cli.flat_settings import SECTIONS, flat_settings, not_cleared, read_settings
 from dqo.cli.lora import LoraSettings
 from dqo.cli.recipe_checks import check_heldout, check_numbers, check_whole_groups
 from dqo.cli.yaml_reader import parse_yaml
@@ -151,7 +151,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: YAML file.
-        overrides: "key=value" each, such as "alpha=0.5" or "trainer.max_steps=100"; the last of a key wins.
+        overrides: "key=value" each, such as "alpha=0.5" or "trainer.max_steps=100"; the last of a key wins, and an
+            empty section, "lora={}" or "lora=null", takes back all of the section.
 
     Returns:
         The recipe, every key known and every value of the right type.
@@ -166,8 +167,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"override {override!r}: expected key=value, such as alpha=0.5; add the missing part.")
-        changed = flat_settings({key: _override_value(key, text)}, f"override {override!r}")
-        settings |= changed
+        document = {key: _override_value(key, text)}
+        changed = flat_settings(document, f"override {override!r}")
+        settings = not_cleared(settings, document) | changed
         origin |= dict.fromkeys(changed, f"override {override!r}")
     return build_recipe(settings, origin, str(path))
 

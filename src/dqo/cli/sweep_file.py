@@ -17,7 +17,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from dqo.cli.flat_settings import flat_settings, read_settings
+from dqo.cli.flat_settings import flat_settings, not_cleared, read_settings
 from dqo.cli.lora import peft_config
 from dqo.cli.recipe import Recipe, build_recipe
 from dqo.cli.run_inputs import task_options
@@ -105,7 +105,7 @@ def _runs(document: Mapping[str, Any], base: dict[str, Any], output_dir: Path, p
                 folders[name.lower()] = name
                 folder = output_dir / "runs" / name
                 own = {"alpha": alpha, "seed": seed, "output_dir": str(folder)}
-                settings = base | changes | own
+                settings = not_cleared(base, overrides or {}) | changes | own
                 came_from = dict.fromkeys(base, str(document["base"])) | dict.fromkeys([*changes, *own], origin)
                 recipe = build_recipe(settings, came_from, str(document["base"]))
                 try:
@@ -158,7 +158,10 @@ def _evaluation(
         "heldout_encoder": base.get("heldout_encoder"),
         "max_new_tokens": length,
     }
-    settings = defaults | {name: value for name, value in given.items() if value is not None}
+    # null stands for the default, but a held-out encoder that the base has can be had without
+    settings = defaults | {
+        name: value for name, value in given.items() if value is not None or name == "heldout_encoder"
+    }
     if (settings["split"] is None) == (settings["data"] is None):
         raise RecipeError(f"{origin}: expected either `split` (dev to choose by, test to report) or `data`, a file of "
                           f"prompts, got {'both' if settings['split'] else 'neither'}; give one.")  # fmt: skip

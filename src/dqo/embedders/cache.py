@@ -15,8 +15,6 @@ class CachedEmbedder:
     Attributes:
         name: That of the wrapped embedder.
         dimension: D of the wrapped embedder.
-        hits: Texts answered without embedding, repeats inside one call among them.
-        misses: Texts embedded.
     """
 
     def __init__(self, embedder: Embedder, capacity: int = 16_384) -> None:

@@ -34,7 +34,7 @@ class OnnxEmbedder:
             file: Takes `input_ids` and `attention_mask`, (B, T) int64, and returns (B, T, D) float among its outputs.
             tokenizer_file: A `tokenizer.json`.
             name: Name to go by.
-            device: None and "cpu" run on the CPU, "cuda" on the GPU.
+            device: None and "cpu" run on the CPU, "cuda" on the first GPU, "cuda:1" on the second.
             batch_size: Most texts encoded at once.
 
         Raises:
@@ -102,18 +102,20 @@ def _open(file: str | Path, name: str, device: Any) -> Any:
             f"encoder {name!r} needs onnxruntime, which failed to import ({first_words(error)}); "
             "`pip install -e '.[embed]'`."
         ) from error
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(str(device or "cpu").split(":")[0])
+    kind, _, index = str(device or "cpu").partition(":")
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind)
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise EncoderError(
             f"encoder {name!r} cannot run on device {device!r}: this onnxruntime offers {', '.join(available)}; "
             "use device='cpu', or install onnxruntime-gpu for 'cuda'."
         )
+    place = {"device_id": index} if index and kind == "cuda" else {}
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=[provider])
+        return onnxruntime.InferenceSession(str(file), options, providers=[(provider, place)])
     except Exception as error:
         raise EncoderError(
             f"expected an ONNX file at {str(file)!r}, but opening it failed ({first_words(error)}); "

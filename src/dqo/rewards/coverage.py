@@ -15,7 +15,16 @@ from collections.abc import Sequence
 import simplemma
 
 _META = re.compile(r"(?i)\b(words?|sentences?|phrases?|paragraphs?|concepts?|prompts?|nouns?|verbs?|vocabulary)\b")
-_ABBREVIATION = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof|[ap]\.m)\.")
+# What stands before a name or an example, so that the next word may have a capital: Mr. Hill, Mt. Fuji, e.g. Rex.
+_LEADING = re.compile(r"Mrs?|Ms|Dr|Prof|St|Mt|Ft|Capt|Sgt|Lt|Gen|Gov|Rev|vs|e\.g|i\.e|cf|approx")
+# What a sentence may end with as well; it goes on only in lower case. So does one after U.S., D.C. and the like.
+_TRAILING = re.compile(r"[ap]\.m|etc|Jr|Sr|Inc|Co|Ltd|Ph\.D|[A-Z](?:\.[A-Z])+")
+_INITIALS = re.compile(r"[A-Z](?:\.[A-Z])*")
+_FRONTED = re.compile(r"(?:At|Around|About|By|Before|After|Until|From|Since)\b.*[ap]\.m")  # no verb in it: no sentence
+_STARTER = re.compile(
+    "An?|The|This|That|These|Those|There|Here|He|She|It|They|We|I|You|His|Her|Its|Our|Their|My|Your|Then|When|While|"
+    "After|Before|As|In|On|At|With|And|But|So|If|One|Two|Three|Some|Many|Every|Each|All|Both|Another|Now|Later"
+)
 # A mark inside closing quotes ends the sentence only if it does not go on in lower case ("Stop!" he called).
 _SENTENCE_END = re.compile(r"[.!?…]+(?:(?=\s+\S)|[\"'”’)]+(?=\s+[^a-z\s]))")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
@@ -40,8 +49,8 @@ def coverage(text: str, concepts: Sequence[str]) -> float:
     Returns:
         A number in [0, 1]; 0 for more than one sentence, talk about the task, or a bare list.
     """
-    text = _ABBREVIATION.sub(r"\1", text.strip())
-    if "\n" in text or _SENTENCE_END.search(text):
+    text = text.strip()
+    if "\n" in text or any(not _abbreviates(text, mark, concepts) for mark in _SENTENCE_END.finditer(text)):
         return 0.0
     if any(not _uses(found.group(), concepts) for found in _META.finditer(text)):
         return 0.0
@@ -89,6 +98,27 @@ def _inflections(concept: str) -> set[str]:
     if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", concept):  # run, chop: one short vowel doubles the consonant
         doubled = stem = concept + last
     return plural | {stem + "ed", doubled + "ing"}
+
+
+def _abbreviates(text: str, mark: re.Match[str], concepts: Sequence[str]) -> bool:
+    """Whether a mark that looks like the end of a sentence is the dot of an abbreviation; in doubt it is not."""
+    words = text[: mark.start()].split()
+    following = re.match(r"[\W_]*(\w+\.?|)", text[mark.end() :])
+    assert following is not None, "it matches anything"
+    last, after = words[-1].lstrip("([\"“'‘") if words else "", following.group(1)
+    if mark.group() != "." or not last or not after:
+        return False
+    if last == "No":
+        return after[0].isdigit()
+    if _STARTER.fullmatch(after):  # "plan B. He"
+        return False
+    if _LEADING.fullmatch(last):
+        return True
+    if _TRAILING.fullmatch(last) and (after[0].islower() or (len(words) <= 4 and _FRONTED.fullmatch(" ".join(words)))):
+        return True
+    # an initial of a name: the word before is none or has a capital too, unlike "plan B.", and no concept follows
+    named = after[0].isupper() and (len(words) == 1 or words[-2][0].isupper()) and not _uses(after, concepts)
+    return named and bool(_INITIALS.fullmatch(last))
 
 
 def _uses(word: str, concepts: Sequence[str]) -> bool:

@@ -20,7 +20,7 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
     """Import a function by name; the module's own code runs, so name only files you trust.
 
     Args:
-        path: "pkg.module.function", or "path/to/file.py:function".
+        path: "pkg.module.function", of an installed module or one in the current folder, or "path/to/file.py:function".
         setting: what named it, told in errors.
         arguments: what it is called with, told in errors.
 
@@ -38,7 +38,7 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
             f"{setting} {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function'; name the function so."
         )
     try:
-        module = _module_of_file(Path(module_name)) if is_file else importlib.import_module(module_name)
+        module = _module_of_file(Path(module_name)) if is_file else _module_of_name(module_name)
     except Exception as error:
         raise RecipeError(
             f"{setting} {path!r}: importing {module_name!r} failed with {type(error).__name__} ({error}); check the "
@@ -52,6 +52,15 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
             f"`def {function_name}({arguments})` there."
         )
     return function
+
+
+def _module_of_name(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        # `python -m dqo` has the current folder there, the script `dqo` has not. It stays, for what the module imports
+        # only when called, and comes last, so that a file of the user's hides no library.
+        sys.path.append(here)
+    return importlib.import_module(name)
 
 
 def _module_of_file(file: Path) -> ModuleType:

@@ -4,13 +4,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from dqo.errors import RecipeError
+from dqo.errors import RecipeError, RewardError
 from dqo.registry import choices
 from dqo.rewards.completion import completion_text
 from dqo.rewards.references import references_of
 
 MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
+_LETTER = re.compile("[A-Za-z0-9]")  # all that rouge-score keeps of a text
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“‘(]?[A-Z0-9])")
 
 
@@ -18,14 +19,15 @@ class RougeReward:
     """F1 of one ROUGE measure, the best over the references of a row; a reward in TRL's convention.
 
     Words are stemmed (Porter) as published scores are. rougeLsum compares sentence by sentence: references are read as
-    one sentence a line, responses are cut at sentence ends.
+    one sentence a line, responses are cut at sentence ends. Only letters a to z and digits count, as in rouge-score:
+    text in another script has no words, so references in one are refused.
 
     Args:
         measure: "rouge1", "rouge2", "rougeL" or "rougeLsum".
 
     Raises:
         RecipeError: Another measure.
-        RewardError: When called: a row without a reference.
+        RewardError: When called: a row without a reference, or none of whose references has a letter a to z or digit.
     """
 
     def __init__(self, measure: str = "rougeL"):
@@ -55,9 +57,16 @@ class RougeReward:
         Returns:
             The F1 of each response; 0 for an empty one.
         """
+        references = references_of(self.__name__, reference)
+        for row, texts in enumerate(references):
+            if not any(_LETTER.search(text) for text in texts):  # every response would be worth 0
+                raise RewardError(
+                    f"reward {self.__name__!r}: expected a letter a to z or a digit in `reference` of row {row}, the "
+                    f"only ones ROUGE reads, got {texts[0][:40]!r}; use `chrf` or `similarity`."
+                )
         return [
             self._best(completion_text(completion), texts)
-            for completion, texts in zip(completions, references_of(self.__name__, reference), strict=True)
+            for completion, texts in zip(completions, references, strict=True)
         ]
 
     def _best(self, response: str, references: Sequence[str]) -> float:
