@@ -181,6 +181,19 @@ def test_before_and_after_are_of_the_prompts_that_both_answered(tmp_path):
     assert "below the baseline , 50 % of it" in text["second"].replace("baseline,", "baseline ,")
 
 
+def test_the_baseline_is_shown_as_it_was_evaluated_not_as_it_trained(tmp_path, samples):
+    first, second = (
+        samples.trained(tmp_path / name, alpha, end_quality=0.9, end_vendi=3, diversity=0.5, skill=0.8)
+        for name, alpha in (("first", 0.0), ("second", 1.0))
+    )
+    _, data, text = written([first, second], tmp_path)
+    assert f"Quality ↑ {data['evaluation']['quality'][0][0]:.3f} [" in text["first"]
+    assert "of training" not in text["first"]
+    _, _, alone = written([first], tmp_path)
+    assert f"Quality ↑ {data['evaluation']['quality'][0][0]:.3f} [" in alone["first"]
+    assert "first to last tenth of training" in alone["first"]
+
+
 def test_without_common_prompts_no_run_is_ahead(tmp_path):
     first = colours(tmp_path / "first", lambda i: 0.2, range(20))
     other = colours(tmp_path / "other", lambda i: 0.9, range(20, 40))
