@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dqo.cli.lora import LoraSettings
 from dqo.cli.recipe import CONFIGS, Recipe, load_recipe
 from dqo.cli.sweep_file import read_sweep
 from dqo.cli.yaml_reader import parse_yaml
@@ -95,8 +96,11 @@ def test_example_reward_pays_names_only():
 
 @pytest.mark.parametrize("page", ["from_trl.md", "from_verl.md"])
 def test_the_settings_a_how_to_names_are_settings_of_a_recipe(page):
-    known = {spec.name for kind in (Recipe, *CONFIGS.values()) for spec in fields(kind)} | {"trainer", "reward"}
-    known |= {"r", "field", "path", "weight", "grpo", "rloo", "ppo", "dapo", "group", "none", "gate", "jsonl", "all"}
+    known = {spec.name for kind in (Recipe, LoraSettings, *CONFIGS.values()) for spec in fields(kind)} | {
+        "trainer",
+        "reward",
+    }
+    known |= {"field", "path", "weight", "grpo", "rloo", "ppo", "dapo", "group", "none", "gate", "jsonl", "all"}
     rows = re.findall(r"^\| (`.*) \| (.*`.*) \|$", (ROOT / "docs" / page).read_text(), flags=re.M)
     assert len(rows) >= 6
     for _, ours in rows:
