@@ -10,6 +10,8 @@ from dqo.errors import DQOError, RecipeError
 
 OURS = str(Path(dqo.__file__).parent / "cli" / "made_up.py")
 BAD_VALUE = "from transformers import TrainingArguments\nTrainingArguments('out', save_strategy='sometimes')"
+NOT_OFFERED = "from transformers import TrainingArguments\nTrainingArguments('out', accelerator_config=dict)"
+NO_PACKAGE = "from transformers.utils import requires_backends\nrequires_backends(int, ['detectron2'])"
 NO_LOGGER = "from transformers.integrations.integration_utils import WandbCallback\nWandbCallback()"
 
 
@@ -21,12 +23,17 @@ def run(code, **settings):
 
 @pytest.mark.parametrize(
     ("code", "told"),
-    [(BAD_VALUE, "ValueError: sometimes is not a valid"), (NO_LOGGER, "RuntimeError: WandbCallback requires wandb")],
+    [
+        (BAD_VALUE, "ValueError: sometimes is not a valid"),
+        (NO_LOGGER, "RuntimeError: WandbCallback requires wandb"),
+        (NOT_OFFERED, "NotImplementedError: Tried passing in a callable"),
+        (NO_PACKAGE, "ImportError: int requires the detectron2"),
+    ],
 )
 def test_what_the_host_raises_about_settings_is_told_until_a_step_is_done(code, told):
     with pytest.raises(RecipeError, match=rf"^trainer: the host refuses these settings: {told}.*; change them\.$"):
         run(code)
-    with pytest.raises((ValueError, RuntimeError), match=told.split(": ")[1]) as caught:
+    with pytest.raises((ValueError, RuntimeError, ImportError), match=told.split(": ")[1]) as caught:
         run(code, started=lambda: True)
     assert not isinstance(caught.value, DQOError)
 

@@ -18,6 +18,7 @@ from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import LoraSettings, peft_config
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
 from dqo.cli.recipe import Recipe
+from dqo.cli.recipe_checks import outside_training
 from dqo.cli.run_folder import RunFolder
 from dqo.cli.run_inputs import check_lengths, recipe_task, training_prompts
 from dqo.cli.run_notes import run_notes
@@ -150,14 +151,16 @@ class DryRun:
         from dqo.embedders import load_embedder
         from dqo.models import load_outline
 
-        name = self.config.encoder
-        if name == "reference" or name.startswith("policy:"):  # the weights themselves may be large
-            source = self.recipe.model if name == "reference" else name.removeprefix("policy:")
+        name = outside_training(self.config.encoder, self.recipe.model)
+        if name.startswith("policy:"):  # the weights themselves may be large
+            source = name.removeprefix("policy:")
             width = load_outline(source)[0].get_text_config().hidden_size
         else:
             chosen = {"device": self.config.encoder_device, "batch_size": self.config.encoder_batch_size}
             width = load_embedder(name, dtype=self.config.encoder_dtype, **chosen)(["a word"]).shape[1]
-        _show("encoder", f"{name}: {width} wide; kernel {self.config.kernel}, ridge {self.config.ridge:g}")
+        _show(
+            "encoder", f"{self.config.encoder}: {width} wide; kernel {self.config.kernel}, ridge {self.config.ridge:g}"
+        )
 
     def _heldout(self) -> None:
         name = self.recipe.heldout_encoder

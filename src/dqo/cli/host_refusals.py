@@ -30,12 +30,18 @@ def refusals_told(started: Callable[[], bool] = lambda: False) -> Iterator[None]
         yield
     except (DQOError, ModuleNotFoundError):
         raise
-    except (ValueError, TypeError, NotImplementedError, ImportError, RuntimeError) as error:
-        # torch raises RuntimeError for whatever goes wrong, transformers for a logger that is not installed
-        unclear = isinstance(error, RuntimeError) and "to be installed" not in str(error)
-        if started() or unclear or not _of_the_host(error):
+    except (ValueError, TypeError, RuntimeError, ImportError) as error:
+        if started() or not _about_settings(error) or not _of_the_host(error):
             raise
         raise RecipeError(f"trainer: the host refuses these settings: {first_words(error)}; change them.") from error
+
+
+def _about_settings(error: Exception) -> bool:
+    """Whether the kind of error says so: torch raises RuntimeError for whatever goes wrong."""
+    if not isinstance(error, RuntimeError):
+        return True
+    # a kind of RuntimeError that the host raises for settings it does not offer, and one for a logger not installed
+    return isinstance(error, NotImplementedError) or "to be installed" in str(error)
 
 
 def _of_the_host(error: Exception) -> bool:

@@ -16,7 +16,7 @@ import yaml
 
 from dqo.cli.flat_settings import SECTIONS, flat_settings, not_cleared, read_settings
 from dqo.cli.lora import LoraSettings
-from dqo.cli.recipe_checks import check_heldout, check_numbers, check_whole_groups
+from dqo.cli.recipe_checks import check_heldout, check_numbers, check_whole_groups, outside_training
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import DQOError, RecipeError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
@@ -105,7 +105,7 @@ class Recipe:
         if diversity.get("encoder") == "policy":  # of the run's own starting point, frozen
             diversity["encoder"] = f"policy:{self.model}"
         encoder = diversity.get("encoder", defaults["encoder"])
-        check_heldout(self.heldout_encoder, f"policy:{self.model}" if encoder == "reference" else encoder)
+        check_heldout(self.heldout_encoder, outside_training(encoder, self.model))
         weights = [entry.weight for entry in read_entries(self.rewards)]
         try:
             return config_class(

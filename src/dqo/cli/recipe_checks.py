@@ -58,6 +58,19 @@ def check_whole_groups(trainer: Mapping[str, Any]) -> None:
         )
 
 
+def outside_training(encoder: str, model: str) -> str:
+    """The encoder by a name that means the same outside of the run: `policy` and `reference` are the run's own start.
+
+    Args:
+        encoder: As a recipe names it.
+        model: The policy that the run starts from.
+
+    Returns:
+        A name that `load_embedder` takes.
+    """
+    return f"policy:{model}" if encoder in ("policy", "reference") else encoder
+
+
 def check_heldout(heldout: str | None, encoder: str) -> None:
     """Refuse a second judge that is the first.
 

@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 from dqo.cli.flat_settings import flat_settings, not_cleared, read_settings
 from dqo.cli.lora import peft_config
 from dqo.cli.recipe import Recipe, build_recipe
+from dqo.cli.recipe_checks import outside_training
 from dqo.cli.run_inputs import task_options
 from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import DQOError, RecipeError
@@ -154,7 +155,7 @@ def _evaluation(
     _check_keys(given, hints, origin)
     length = base.get("trainer.max_completion_length") or task.max_completion_length
     defaults = _DEFAULTS | {
-        "encoder": _outside_training(base.get("encoder", "all-MiniLM-L6-v2"), base.get("model", Recipe.model)),
+        "encoder": outside_training(base.get("encoder", "all-MiniLM-L6-v2"), base.get("model", Recipe.model)),
         "heldout_encoder": base.get("heldout_encoder"),
         "max_new_tokens": length,
     }
@@ -178,17 +179,12 @@ def _evaluation(
     return Evaluation(task=task.name, task_options=options, **settings)
 
 
-def _outside_training(encoder: str, model: str) -> str:
-    """`policy` and `reference` are a run's own start, which has to be named outside of it; other names stay."""
-    return f"policy:{model}" if encoder in ("policy", "reference") else encoder
-
-
 def _check_judge(recipes: list[Recipe], evaluation: Evaluation, path: str) -> None:
     from dqo.embedders.loading import canonical
 
     heldout = evaluation.heldout_encoder
     for recipe in recipes if heldout is not None else ():
-        if canonical(_outside_training(recipe.config.encoder, recipe.model)) == canonical(heldout):
+        if canonical(outside_training(recipe.config.encoder, recipe.model)) == canonical(heldout):
             raise RecipeError(
                 f"{path}: expected a held-out encoder that no arm is trained against, got {heldout!r}, which "
                 f"{Path(recipe.output_dir).name} trains with as {recipe.config.encoder!r}; choose another."

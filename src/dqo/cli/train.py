@@ -20,6 +20,7 @@ from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import peft_config
 from dqo.cli.out_of_memory import memory_explained
 from dqo.cli.recipe import Recipe, load_recipe, save_resolved
+from dqo.cli.recipe_checks import outside_training
 from dqo.cli.run_folder import RunFolder
 from dqo.cli.run_inputs import (
     check_lengths,
@@ -189,8 +190,7 @@ def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds
     command = ["dqo", "eval", "--model", str(folder.path), "--task", recipe.task]
     command += option_flags(task_options(recipe))
     command += [*_unseen_prompts(recipe, task), "--max-new-tokens", str(recipe.config.max_completion_length)]
-    encoder = recipe.config.encoder  # outside of training nothing runs the reference, but its weights are the start's
-    command += ["--encoder", f"policy:{recipe.model}" if encoder == "reference" else encoder]
+    command += ["--encoder", outside_training(recipe.config.encoder, recipe.model)]
     if recipe.heldout_encoder:
         command += ["--heldout-encoder", recipe.heldout_encoder]
     command += ["--out", str(folder.eval)]

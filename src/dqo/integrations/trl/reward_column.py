@@ -23,7 +23,7 @@ def checked(func: Any) -> Any:
     return func if isinstance(func, (str, torch.nn.Module)) else CheckedReward(func)
 
 
-def check_any(count: int) -> None:
+def check_task_rewards(count: int) -> None:
     """A run needs task rewards; those that environments bring count too."""
     if count < 1:
         raise RecipeError(

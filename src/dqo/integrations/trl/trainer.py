@@ -37,7 +37,7 @@ from dqo.integrations.trl.outweighed import OutweighedWarning
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
-from dqo.integrations.trl.reward_column import COLUMN, check_any, check_rewards, checked, reserved_column
+from dqo.integrations.trl.reward_column import COLUMN, check_rewards, check_task_rewards, checked, reserved_column
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import RolloutAlpha, RunMemory
 from dqo.integrations.trl.trainable import check_trainable
@@ -88,7 +88,7 @@ class DQOMixin:
         funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
         check_rewards(funcs, args.reward_weights)
         if kwargs.get("environment_factory") is None:  # before anything is loaded
-            check_any(len(funcs))
+            check_task_rewards(len(funcs))
         if args.reward_weights is not None:
             args = copy.copy(args)  # the caller's settings stay the caller's
             args.reward_weights = [*args.reward_weights, 1.0]
@@ -96,7 +96,7 @@ class DQOMixin:
             tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers]
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
         super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
-        check_any(len(self.reward_funcs) - 1)
+        check_task_rewards(len(self.reward_funcs) - 1)
         device = args.encoder_device or str(self.accelerator.device)
         self._embed = (
             embedder
