@@ -47,17 +47,19 @@ def test_repetition_counts_three_grams_of_one_response():
     assert repetition("two words") == 0.0
 
 
-def test_share_of_credit_below_the_median():
+def test_share_of_credit_of_the_poorer_half():
     reward = torch.tensor([[0.0, 0.1, 0.9, 1.0], [1.0, 1.0, 1.0, 1.0]])
     credit = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.5, 0.5, 0.5, 0.5]])
-    # torch's lower median of the first group is 0.1: only the first response is below
-    assert low_quality_credit(credit[:1], reward[:1]) == pytest.approx(0.3)
-    assert low_quality_credit(credit, reward) == pytest.approx(0.1)
+    assert low_quality_credit(credit[:1], reward[:1]) == pytest.approx(0.6)
+    assert low_quality_credit(credit, reward) == pytest.approx((0.6 + 2 * 0.5) / 3), "of equals a half is the poorer"
+    most_fail = torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    assert low_quality_credit(torch.tensor([[0.2, 0.2, 0.2, 0.0]]), most_fail) == pytest.approx(2 / 3)
+    assert low_quality_credit(torch.tensor([[0.5, 0.5, 0.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0, 1.0]])) == 1.0
     assert math.isnan(low_quality_credit(0 * credit, reward))
     signed = torch.tensor([[-9.0, 0.0, 0.5, 0.5]])
     assert low_quality_credit(signed, reward[:1]) == 0.0
     unscored = torch.tensor([[0.0, math.nan, 0.9, 1.0]])
-    assert low_quality_credit(torch.tensor([[0.5, 9.0, 0.25, 0.25]]), unscored) == pytest.approx(0.5)
+    assert low_quality_credit(torch.tensor([[0.5, 9.0, 0.25, 0.25]]), unscored) == pytest.approx(0.625)
 
 
 def test_disagreement_of_encoders():
@@ -70,6 +72,15 @@ def test_disagreement_of_encoders():
     assert encoder_disagreement(torch.ones(1, 4, 2), E[:1, :4]).isnan().tolist() == [True]
     with pytest.raises(DQOError, match="same responses, got shapes"):
         encoder_disagreement(E, E[:100])
+
+
+def test_blank_responses_make_no_two_encoders_agree():
+    generator = torch.Generator().manual_seed(0)
+    E, other = (torch.randn(300, 10, 8, generator=generator, dtype=torch.float64) for _ in range(2))
+    E[:, 6:], other[:, 6:] = 0.0, 0.0
+    assert encoder_disagreement(E, other).mean() == pytest.approx(0.5, abs=0.03)
+    torch.testing.assert_close(encoder_disagreement(E, other), encoder_disagreement(E[:, :6], other[:, :6]))
+    assert encoder_disagreement(E[:1, 4:8], other[:1, 4:8]).isnan().all(), "two that say something have equal credits"
 
 
 def test_reversed_order_is_full_disagreement():

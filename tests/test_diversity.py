@@ -169,3 +169,39 @@ def test_every_caller_gives_the_same_numbers():
     assert paid == pytest.approx(by_hand, abs=1e-6)
     assert group_log_volume(rows) == pytest.approx(group.log_volume.item(), abs=1e-6)
     assert vendi_score(rows) == pytest.approx(group.vendi.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(("signal", "paid"), [("vendi", "lowest"), ("graph_cut", "of a copy of all")])
+def test_saying_nothing_is_no_better_than_a_copy(signal, paid):
+    rows = torch.stack([torch.stack([E[0], E[0], E[0], E[1], torch.zeros(4, dtype=F64)])])  # (1, 5, 4)
+    reward = torch.ones(1, 5, dtype=F64)
+    shaped, _ = shape_reward(reward, rows, DiversitySpec(alpha=0.5, diversity=signal))
+    assert shaped[0, 4] <= shaped[0, :4].min() + 1e-12, f"expected what is {paid}"
+    padded, _ = shape_reward(
+        torch.cat([reward, torch.full((1, 3), NAN)], 1),
+        torch.cat([rows, 0 * rows[:, :3]], 1),
+        DiversitySpec(alpha=0.5, diversity=signal),
+    )
+    assert_close(padded[:, :5], shaped)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"diversity": "partition", "same_threshold": 80.0}, r"`same_threshold` must lie in \(0, 1\], got 80"),
+        ({"diversity": "partition", "same_threshold": "0.8"}, r"`same_threshold` must be a finite number, got '0.8'"),
+        ({"diversity": "pass_at_k", "pass_k": 2.5, "quality_threshold": 1.0}, r"`pass_k`, a whole number .* got 2.5"),
+        ({"combine": "gate", "quality_threshold": "0.5"}, r"`quality_threshold` must be a finite number, got '0.5'"),
+        (
+            {"combine": "quality_weighted", "quality_center": math.inf, "quality_scale": 1.0},
+            r"`quality_center` must be a finite number, got inf",
+        ),
+        (
+            {"combine": "quality_weighted", "quality_center": 0.0, "quality_scale": math.inf},
+            r"`quality_scale` must be a finite number, got inf",
+        ),
+    ],
+)
+def test_a_setting_that_is_no_number_in_range_is_told_when_it_is_made(settings, message):
+    with pytest.raises(DQOError, match=message):
+        DiversitySpec(**settings)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dqo.core import cosine_kernel, leave_one_out
@@ -136,21 +135,26 @@ def repetition(text: str, n: int = 3) -> float:
 
 
 def low_quality_credit(credit: Tensor, reward: Tensor) -> float:
-    """Share of the positive credit that goes to responses below the median quality of their group.
+    """Share of what diversity pays that goes to the poorer half of each group, equal rewards taking equal parts.
 
-    A fair signal gives them about their number's share, at most a half; well above it, different means bad here.
+    A fair signal gives it a half; well above that, different means bad here. The half and not all below the median:
+    where most of a group fail alike, the median is a failure too and nobody would be below it.
 
     Args:
-        credit: (P, G) what the signal gave.
+        credit: (P, G) what diversity adds to each reward; what it takes away is left out.
         reward: (P, G) task rewards; NaN where unscorable.
 
     Returns:
-        share in [0, 1]; NaN where no credit was given. In a group whose rewards tie nobody is below the median.
+        share in [0, 1], 1/2 where the rewards of every group tie; NaN where nothing was paid.
     """
-    paid = credit.double().clamp_min(0.0).masked_fill(reward.isnan(), 0.0)  # (P, G)
-    below = reward.double() < reward.double().nanmedian(1, keepdim=True).values  # (P, G)
+    scored = ~reward.isnan()  # (P, G)
+    paid = credit.double().masked_fill(~scored, 0.0).clamp_min(0.0)  # (P, G)
+    difference = reward.double().unsqueeze(-1) - reward.double().unsqueeze(-2)  # (P, G, G), NaN compares to nothing
+    below, equal = (difference > 0).sum(-1), (difference == 0).sum(-1)  # (P, G) each
+    half = scored.sum(-1, keepdim=True) / 2  # (P, 1)
+    poor = ((half - below) / equal.clamp_min(1)).clamp(0.0, 1.0)  # (P, G), the part of a response in the poorer half
     total = paid.sum().item()
-    return (paid * below).sum().item() / total if total > 0 else math.nan
+    return (paid * poor).sum().item() / total if total > 0 else math.nan
 
 
 def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> Tensor:
@@ -164,8 +168,8 @@ def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> Tensor:
         E_heldout: (P, G, D') embeddings of another one, of the same responses.
 
     Returns:
-        (P,) (1 - Spearman correlation of the leave-one-out credits) / 2; NaN for a group in which an encoder sees no
-        difference at all.
+        (P,) (1 - Spearman correlation of the leave-one-out credits) / 2 over the responses that neither encoder finds
+        empty (both would rank those last and so agree); NaN for a group in which an encoder sees no difference at all.
 
     Raises:
         DQOError: the two hold different numbers of groups or responses.
@@ -175,14 +179,17 @@ def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> Tensor:
             f"Expected two encoders' embeddings of the same responses, got shapes {tuple(E.shape)} and "
             f"{tuple(E_heldout.shape)}; embed the same groups with both."
         )
-    ranks = [_ranks(leave_one_out(cosine_kernel(rows))) for rows in (E, E_heldout)]
-    a, b = (rank - rank.mean(-1, keepdim=True) for rank in ranks)  # (P, G)
+    filled = (E != 0).any(-1) & (E_heldout != 0).any(-1)  # (P, G)
+    ranks = [_ranks(leave_one_out(cosine_kernel(rows)), filled) for rows in (E, E_heldout)]
+    n = filled.sum(-1, keepdim=True)  # (P, 1)
+    a, b = ((rank - rank.sum(-1, keepdim=True) / n).masked_fill(~filled, 0.0) for rank in ranks)  # (P, G)
     scale = (a.square().sum(-1) * b.square().sum(-1)).sqrt()  # (P,) 0 where all ranks of one are equal, and 0/0 is NaN
     return (1.0 - (a * b).sum(-1) / scale) / 2.0
 
 
-def _ranks(values: Tensor) -> Tensor:
-    """Mean ranks along the last dimension, credits closer than 1e-9 sharing theirs."""
+def _ranks(values: Tensor, filled: Tensor) -> Tensor:
+    """Mean ranks among the filled along the last dimension, credits closer than 1e-9 sharing theirs; 0 for the rest."""
     difference = values.unsqueeze(-1) - values.unsqueeze(-2)  # (..., G, G)
-    below, equal = difference > 1e-9, difference.abs() <= 1e-9
-    return below.double().sum(-1) + torch.where(equal, 0.5, 0.0).sum(-1)  # (..., G)
+    rank = (difference > 1e-9).double() + (difference.abs() <= 1e-9).double() / 2  # (..., G, G)
+    both = filled.unsqueeze(-1) & filled.unsqueeze(-2)  # (..., G, G)
+    return rank.masked_fill(~both, 0.0).sum(-1)  # (..., G)

@@ -59,8 +59,9 @@ class GroupCredit:
     """What the signal gave each response, and the diversity of each group.
 
     Attributes:
-        credit: (P, G) credit in the spec's unit, 0 for empty and left-out responses; for a discount the share of the
-            reward that is kept; 0 for signals that act on advantages or in the loss.
+        credit: (P, G) credit in the spec's unit, 0 for empty and left-out responses (of "vendi" the lowest of the
+            group where that is below 0); for a discount the share of the reward that is kept; 0 for signals that act
+            on advantages or in the loss.
         spans: (P, G) bool, True where the response is not empty and takes part in the kernel that earned the credit.
         log_volume: (P,) nats, of the kernel that earned the credit (weighted by quality where the rule says so).
         quality_volume: (P,) nats, what log_volume would be if all responses of the group were alike: the part that
@@ -172,8 +173,16 @@ def _partition(L: Tensor, spans: Tensor, spec: DiversitySpec, evidence: Evidence
 
 
 def _graph_cut(L: Tensor, spans: Tensor, *_: object) -> Tensor:
-    # An empty response overlaps with nothing; it keeps the least instead of everything.
-    return torch.where(spans, graph_cut_share(L), 1.0 / L.shape[-1])  # (P, G)
+    # An empty response overlaps with nothing; it keeps what a copy of all others would instead of everything.
+    least = 1.0 / (1.0 + spans.sum(-1, keepdim=True))  # (P, 1)
+    return torch.where(spans, graph_cut_share(L), least)  # (P, G)
+
+
+def _vendi(L: Tensor, spans: Tensor, *_: object) -> Tensor:
+    # A copy costs the group some evenness and an empty response none: that must not make it the better choice.
+    gain = vendi_gain(L)  # (P, G)
+    lowest = gain.amin(-1, keepdim=True).clamp_max(0.0)  # (P, 1)
+    return torch.where(spans, gain, lowest)  # (P, G)
 
 
 def _unlikeliness(L: Tensor, spans: Tensor, spec: DiversitySpec, evidence: Evidence) -> Tensor:
@@ -193,7 +202,7 @@ _SIGNAL: dict[str, Callable[[Tensor, Tensor, DiversitySpec, Evidence], Tensor]] 
     "none": _elsewhere,
     "dqo": _volume,
     "pairwise": lambda L, *_: pairwise_distance(L),
-    "vendi": lambda L, *_: vendi_gain(L),
+    "vendi": _vendi,
     "elliptical": lambda L, spans, spec, _: elliptical_bonus(L, spec.ridge),
     "partition": _partition,
     "graph_cut": _graph_cut,

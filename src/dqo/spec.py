@@ -1,6 +1,7 @@
 """What diversity means in a run and how it joins the task reward: the settings that the mathematics sees, checked."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dqo.core import COMBINE_RULES, CREDIT_SCALES
@@ -8,6 +9,7 @@ from dqo.core.kernels import check_kernel
 from dqo.core.logdet import check_ridge
 from dqo.errors import DQOError
 from dqo.signals import SIGNALS, Signal
+from dqo.signals.partition import check_same_threshold
 
 # Rules and signals that need to know from which task reward on a response is good.
 GATES = ("gate", "spread")
@@ -95,8 +97,14 @@ class DiversitySpec:
                     f"`{setting}` belongs to diversity={owner!r}, got {setting}={getattr(self, setting)!r} with "
                     f"diversity={name!r}; remove it."
                 )
-        if name == "pass_at_k" and (self.pass_k is None or self.pass_k < 1):
-            raise DQOError(f"diversity='pass_at_k' needs `pass_k` of at least 1, got {self.pass_k!r}; 4 is a start.")
+        whole = isinstance(self.pass_k, int) and not isinstance(self.pass_k, bool)
+        if name == "pass_at_k" and not (whole and self.pass_k >= 1):
+            raise DQOError(
+                f"diversity='pass_at_k' needs `pass_k`, a whole number from 1 on, got {self.pass_k!r}; 4 is a start."
+            )
+        _check_numbers(self, ("same_threshold",))
+        if self.same_threshold is not None:
+            check_same_threshold(self.same_threshold)
 
     def _check_scale(self) -> None:
         """Which kernels and units go together."""
@@ -126,8 +134,7 @@ class DiversitySpec:
                 f"'entropy_correct', got quality_threshold={self.quality_threshold!r} with combine={self.combine!r} "
                 f"and diversity={self.diversity!r}; give both or neither (null in a recipe is neither)."
             )
-        if self.quality_threshold is not None and not math.isfinite(self.quality_threshold):
-            raise DQOError(f"`quality_threshold` must be a finite number, got {self.quality_threshold!r}.")
+        _check_numbers(self, ("quality_threshold", "quality_center", "quality_scale"))
         sigmoid = (self.quality_center, self.quality_scale)
         if (None in sigmoid) and sigmoid != (None, None):
             raise DQOError(
@@ -141,3 +148,13 @@ class DiversitySpec:
             )
         if self.quality_scale is not None and not self.quality_scale > 0:
             raise DQOError(f"`quality_scale` must be above 0, got {self.quality_scale!r}; it is the sigmoid's width.")
+
+
+def _check_numbers(spec: DiversitySpec, names: Sequence[str]) -> None:
+    """Settings that are given are finite numbers: an infinite center, say, would switch diversity off in silence."""
+    for name in names:
+        value = getattr(spec, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise DQOError(f"`{name}` must be a finite number, got {value!r}; write a number such as 0.8.")

@@ -219,3 +219,13 @@ def test_refusals(build, told):
     with pytest.raises(DQOError) as caught:
         build()
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize("high", [0.05, 0.1, 0.5, 10.0])
+def test_the_bounds_are_kept_to_the_last_bit(high):
+    control = AlphaControl(AlphaBounds(start=high, low=high / 10, high=high))
+    control.observe(5.0)
+    assert high * 0.999 < control.alpha <= high
+    for _ in range(100):
+        control.observe(-5.0)
+    assert high / 10 <= control.alpha < high / 9.99

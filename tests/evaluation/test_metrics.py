@@ -127,6 +127,19 @@ def test_the_pass_threshold_is_inclusive(words):
     assert prompt_values([FOUR], words, pass_threshold=0.76)["pass@1"] == [0.25]
 
 
+def test_a_reward_of_the_threshold_passes_though_it_was_float32(words):
+    single = torch.tensor(0.7, dtype=torch.float32).item()
+    values = prompt_values([group("single", ["red", "green"], [single, 0.0])], words, pass_threshold=0.7)
+    assert (values["pass@1"], values["good/classes"], values["good/vendi_1"]) == ([0.5], [1.0], [pytest.approx(1.0)])
+
+
+def test_silence_is_not_the_most_diverse_text(words):
+    values = prompt_values([group("silent", ["red", "", " "]), group("copies", ["red green"] * 3)], words)
+    assert values["self_bleu"] == [None, pytest.approx(100.0)]
+    assert values["compression_ratio"][0] is None
+    assert summarize(values, seed=0)["self_bleu"]["mean"] == pytest.approx(100.0)
+
+
 def test_unscored_groups_are_left_out_of_quality_alone(words):
     unscored = group("unscored", ["red", "green", "blue", "cyan"])
     values = prompt_values([FOUR, unscored, TWINS], words)

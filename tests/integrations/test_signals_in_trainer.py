@@ -321,7 +321,7 @@ def test_signs_of_tricks_are_in_every_line(make):
         ({"diversity": "vendi", "credit_scale": "unit"}, "share of the volume credit's range"),
         ({"diversity": "partition"}, "needs one of `same_threshold` and `same_answer`"),
         ({"same_threshold": 0.5}, "`same_threshold` belongs to diversity='partition'"),
-        ({"diversity": "pass_at_k", "quality_threshold": 0.5}, "needs `pass_k` of at least 1, got None"),
+        ({"diversity": "pass_at_k", "quality_threshold": 0.5}, "needs `pass_k`, a whole number from 1 on, got None"),
         ({"diversity": "pass_at_k", "quality_threshold": 0.5, "pass_k": 9}, "at most num_generations=4, got 9"),
         ({"diversity": "pass_at_k", "pass_k": 2}, "`quality_threshold` belongs to"),
         ({"combine": "spread"}, "`quality_threshold` belongs to"),

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Mixt
 from trl import GRPOConfig, GRPOTrainer
 
 from dqo import DQOConfig, DQOPPOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
+from dqo.core import effective_alpha
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
 from dqo.generation.shared import Sampling, reads_columns
 from dqo.integrations.trl import prefix_mixin
-from dqo.integrations.trl.diversity_log import effective_alpha
 from dqo.integrations.trl.shared_prefix import shared_prefix_logps
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]

@@ -5,8 +5,12 @@ import pytest
 pytest.importorskip("verl", reason="verl lives in an environment of its own: make test-verl")
 
 import numpy as np
+from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from dqo.errors import EncoderError, RewardError
+from dqo.errors import DQOError, EncoderError, RewardError
+from dqo.integrations.verl import scoring
+from dqo.integrations.verl.scoring import ActorScorer
+from dqo.integrations.verl.settings import DQOSettings
 
 from . import batches
 from .batches import ALPHA, ENCODER, Row, mixed_batch, put, read
@@ -82,16 +86,52 @@ def test_alpha_0_is_verl_alone(make_trainer, transfer_queue, tiny_tokenizer):
         np.testing.assert_allclose(got, want, atol=1e-5)
 
 
-def test_groups_divided_among_actors_give_the_same_numbers(make_trainer, transfer_queue, tiny_tokenizer):
+def test_groups_divided_among_actors_give_the_same_numbers(make_trainer, transfer_queue, tiny_tokenizer, monkeypatch):
     trainer = make_trainer("grpo", "dqo.encoder_actors=2")
+    had_actors = []
+    monkeypatch.setattr(PPOTrainerSync, "init", lambda self: had_actors.append(isinstance(self._score, ActorScorer)))
+    trainer.init()
+    assert had_actors == [False], "verl takes its resources first: it waits for them without end"
     assert len(trainer._score._actors) == 2
     check(trainer, transfer_queue, tiny_tokenizer, "grpo", mixed_batch())
 
 
-def test_a_mistake_found_in_an_actor_is_told_in_one_sentence(make_trainer):
-    with pytest.raises(EncoderError, match=r"whole number after 'hashed:', got 'hashed:wide'") as caught:
+def test_an_encoder_that_does_not_exist_is_told_before_verl_loads_anything(make_trainer):
+    with pytest.raises(EncoderError, match=r"whole number after 'hashed:', got 'hashed:wide'"):
         make_trainer("grpo", "dqo.encoder_actors=1", "dqo.encoder=hashed:wide")
+
+
+def test_a_mistake_found_in_an_actor_is_told_in_one_sentence(transfer_queue):
+    with pytest.raises(EncoderError, match=r"whole number after 'hashed:', got 'hashed:wide'") as caught:
+        ActorScorer(DQOSettings(encoder="hashed:wide"))
     assert "\n" not in str(caught.value)
+
+
+def test_actors_for_which_there_is_no_room_are_told_in_one_sentence(transfer_queue, monkeypatch):
+    monkeypatch.setattr(scoring, "_START_SECONDS", 1)
+    with pytest.raises(EncoderError, match=r"1 encoder actors with 64 CPUs .* 1 did not .*lower dqo.encoder_actors"):
+        ActorScorer(DQOSettings(encoder=ENCODER, encoder_cpus=64))
+
+
+def test_a_reward_out_of_range_is_told_by_its_response(make_trainer, transfer_queue, tiny_tokenizer):
+    rows = mixed_batch()
+    rows[3].score = 1.5
+    batch = put(transfer_queue, tiny_tokenizer, rows)
+    with pytest.raises(
+        DQOError, match=r"of the responses a_2_0, a_0_0, .*: combine='quality_weighted' .* row 1 has 1.5"
+    ):
+        make_trainer("grpo", "+dqo.combine=quality_weighted")._compute_advantage(batch, {})
+
+
+def test_effective_alpha_leaves_out_groups_that_nothing_sets_apart(make_trainer, transfer_queue, tiny_tokenizer):
+    def buys(*more):
+        batch, metrics = put(transfer_queue, tiny_tokenizer, [*mixed_batch(), *more]), {}
+        make_trainer("grpo", "+dqo.combine=gate", "+dqo.quality_threshold=2")._compute_advantage(batch, metrics)
+        return metrics["alpha_effective"]
+
+    tied = [Row("t", session, "happy bird", 0.0) for session in range(3)]
+    assert buys() < 10 * ALPHA
+    assert buys(*tied) == pytest.approx(buys())
 
 
 def test_the_asynchronous_trainer_does_the_same(make_trainer, transfer_queue, tiny_tokenizer):

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("verl", reason="verl lives in an environment of its own: make test-verl")
 
 from dqo.diversity import DiversitySpec
-from dqo.errors import DQOError, RecipeError
+from dqo.errors import DQOError, RecipeError, RewardError
 from dqo.integrations.verl.settings import base_mode, read_settings
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "verl").glob("*.sh"))
@@ -34,6 +34,10 @@ def test_settings_are_a_diversity_spec_with_the_same_defaults(verl_config):
         ("+dqo.alpha=-1", r"`alpha` must be a finite number >= 0, got -1"),
         ("+dqo.kernel=rbf", r"kernel"),
         ("+dqo=1", r"dqo: expected settings such as \+dqo.alpha=0.5, got 1"),
+        (
+            "+dqo.encoder_actors=0 +dqo.encoder_cpus=4",
+            r"dqo.encoder_cpus: expected 1 where .*actors=0, got 4, which noth",
+        ),
         ("+dqo.encoder_actors=-1", r"dqo.encoder_actors: expected at least 0, got -1"),
         ("actor_rollout_ref.rollout.n=2", r"rollout.n: DQO needs at least 3 responses .*=grpo, got 2"),
         (
@@ -49,6 +53,11 @@ def test_a_mistake_is_one_sentence(verl_config, override, message):
     with pytest.raises(DQOError, match=message) as caught:
         read_settings(verl_config(*GRPO, *override.split()))
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_group_mean_two_responses_suffice(verl_config):
+    two = ("actor_rollout_ref.rollout.n=2", "trainer.v1.trainer_mode=dqo_sync")
+    assert read_settings(verl_config(*two, "algorithm.adv_estimator=reinforce_plus_plus")).alpha == 1.0
 
 
 def test_a_critic_needs_two_responses_and_not_three(verl_config):
@@ -80,10 +89,60 @@ def test_the_answer_span_is_what_is_embedded(tmp_path):
 
     (tmp_path / "spans.py").write_text("def last_word(response):\n    return response.split()[-1]\n")
     scorer = GroupScorer(DQOSettings(encoder="hashed:64", answer_span=f"{tmp_path}/spans.py:last_word"))
-    same, other = scorer([Group(["a dog", "the old dog"], [0, 0]), Group(["a dog", "a cat"], [0, 0])])
+    two, keys = [0.0, 0.0], ["a_0_0", "a_1_0"]
+    same, other = scorer([Group(["a dog", "the old dog"], two, keys), Group(["a dog", "a cat"], two, keys)])
     assert same.cosine_distance == pytest.approx(0, abs=1e-6)
     assert same.credit == pytest.approx([0.405465, 0.405465], abs=1e-5)  # log(3/2): two copies at ridge 1
     assert other.cosine_distance > 0.3
+
+
+def test_an_answer_span_that_finds_nothing_is_told(tmp_path):
+    from dqo.integrations.verl.scoring import Group, GroupScorer
+    from dqo.integrations.verl.settings import DQOSettings
+
+    (tmp_path / "spans.py").write_text("import re\ndef gold(response):\n    return re.search('####', response)\n")
+    scorer = GroupScorer(DQOSettings(encoder="hashed:64", answer_span=f"{tmp_path}/spans.py:gold"))
+    with pytest.raises(RewardError, match=r"to return text, got None for the response 'a dog'; return ''"):
+        scorer([Group(["a dog"], [0.0], ["a_0_0"])])
+
+
+def test_files_are_meant_from_where_the_command_was_given(tmp_path, monkeypatch):
+    from dqo.integrations.verl.settings import DQOSettings, with_whole_paths
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "encoder").mkdir()
+    settings = with_whole_paths(DQOSettings(answer_span="spans.py:gold", encoder="encoder"))
+    assert (settings.answer_span, settings.encoder) == (f"{tmp_path}/spans.py:gold", f"{tmp_path}/encoder")
+    named = DQOSettings(answer_span="my.module.gold")
+    assert with_whole_paths(named) == named, "names of the hub and of modules stay"
+
+
+@pytest.mark.parametrize("signal", ["dqo", "pairwise", "vendi", "elliptical", "partition", "graph_cut"])
+def test_a_group_is_scored_alike_whatever_it_is_scored_beside(signal):
+    from dqo.integrations.verl.scoring import Group, GroupScorer
+    from dqo.integrations.verl.settings import DQOSettings
+
+    same = 0.9 if signal == "partition" else None
+    scorer = GroupScorer(DQOSettings(alpha=0.5, diversity=signal, encoder="hashed:64", same_threshold=same))
+    group = Group(["the dog runs", "", "the dog runs"], [1.0, 0.2, 0.0], ["a", "b", "c"])
+    beside = Group(["a cat", "green tree", "big house", "red car", "old man"], [0.5] * 5, list("defgh"))
+    (alone,), (first, _) = scorer([group]), scorer([group, beside])
+    assert first.shaped == pytest.approx(alone.shaped, abs=1e-9)
+
+
+def test_estimators_that_divide_by_the_group_s_std(verl_config, caplog):
+    from dqo.integrations.verl.settings import warn_of_group_std
+
+    def said(*overrides):
+        caplog.clear()
+        warn_of_group_std(verl_config(*overrides))
+        return caplog.text
+
+    off = "algorithm.norm_adv_by_std_in_grpo=false"
+    assert "adv_estimator=grpo divides" in said("algorithm.adv_estimator=grpo")
+    assert "adv_estimator=grpo with" in said("algorithm.adv_estimator=grpo_vectorized", off)
+    assert not said("algorithm.adv_estimator=grpo", off) + said("algorithm.adv_estimator=grpo_passk", off)
+    assert not said("algorithm.adv_estimator=rloo")
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

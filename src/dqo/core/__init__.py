@@ -3,7 +3,7 @@
 Torch only; tensors in, tensors out; no configuration, no files, no host. Symbols and proofs: docs/math.md.
 """
 
-from dqo.core.advantage import REWARD_SCALES, scaled_advantage, scored_std, tied_groups
+from dqo.core.advantage import REWARD_SCALES, effective_alpha, scaled_advantage, scored_std, tied_groups
 from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, reaches, weight_kernel
 from dqo.core.credit import CREDIT_SCALES, credit_range, scale_credit
 from dqo.core.gae import clipped_value_error, explained_variance, gae
@@ -34,6 +34,7 @@ __all__ = [
     "cosine_distance",
     "cosine_kernel",
     "credit_range",
+    "effective_alpha",
     "enumerate_groups",
     "exact_objective",
     "explained_variance",

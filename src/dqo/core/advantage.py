@@ -74,6 +74,31 @@ def tied_groups(task: Tensor) -> Tensor:
     return high - low <= _TIE
 
 
+def effective_alpha(
+    alpha: float, combined: Tensor, scaling: str, *, std_floor: float = 0.0, decoupled: bool = False
+) -> float:
+    """Advantage that one unit of credit buys: alpha over the std that the credit is divided by.
+
+    Args:
+        alpha: weight of diversity.
+        combined: (P, G) rewards that are optimised; NaN where unscorable or not there.
+        scaling: "none", "batch" (std of the rewards of the batch), "group", or "centred" (std of the batch after each
+            group's mean is taken off, as RLOO normalises its advantages, up to their KL part).
+        std_floor: least std that is divided by.
+        decoupled: whether the credit is left out of the scaling.
+
+    Returns:
+        mean over groups, or rows of rewards, in which anything varies; NaN where none does: nothing is bought there.
+    """
+    if scaling == "none" or decoupled:
+        return alpha
+    if scaling == "centred":
+        combined = combined - combined.nanmean(1, keepdim=True)  # (P, G)
+    rows = combined if scaling == "group" else combined.reshape(1, -1)  # (P, G) or (1, N)
+    spread = scored_std(rows, 1)  # (P, 1) or (1, 1)
+    return (alpha / (spread[spread > _TIE].clamp_min(std_floor) + EPSILON)).mean().item()
+
+
 def _centred(values: Tensor) -> Tensor:
     return values - values.nanmean(1, keepdim=True)  # (P, G)
 

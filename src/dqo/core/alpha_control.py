@@ -49,8 +49,8 @@ class AlphaBounds:
 class AlphaControl:
     """Proportional-integral control of log alpha by the sign and size of an error.
 
-    No wind-up: the memory is log alpha itself and is held inside the bounds, so after any time at a bound the first
-    error of the other sign moves alpha away from it.
+    No wind-up: the memory is log alpha itself and is held inside the bounds, so after any time at a bound alpha leaves
+    it as soon as the smoothed error changes its sign, a few steps after the errors do.
 
     Args:
         bounds: start, limits and rate.
@@ -68,7 +68,8 @@ class AlphaControl:
         if self._seen == 0:
             return self.bounds.start
         proportional = _clip(self.bounds.rate * _DAMPING * self._error, 2.0 * _LARGEST_STEP)
-        return math.exp(self._inside(self._memory + proportional))
+        alpha = math.exp(self._inside(self._memory + proportional))
+        return min(max(alpha, self.bounds.low), self.bounds.high)  # the logarithm and back can be a last bit outside
 
     @property
     def error(self) -> float:

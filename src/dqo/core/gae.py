@@ -89,7 +89,8 @@ def clipped_value_error(
     error = (values - returns).square()  # (N, T)
     if clip is None:
         return error / 2, torch.zeros_like(error, dtype=torch.bool)
-    near = old_values + (values - old_values).clamp(-clip, clip)  # (N, T)
+    far = (values - old_values).abs() > clip  # (N, T); within, rounding alone could make one error the larger
+    near = torch.where(far, old_values + (values - old_values).clamp(-clip, clip), values)  # (N, T)
     clipped = (near - returns).square()  # (N, T)
     return torch.maximum(error, clipped) / 2, clipped > error
 

@@ -28,6 +28,8 @@ def vendi(L: Tensor, q: float = 1.0) -> Tensor:
     if not q >= 0:
         raise DQOError(f"The order `q` of a Vendi score must be >= 0, got {q!r}; 1 is the usual one.")
     L = L.to(torch.float64)  # (..., G, G)
+    if not L.shape[-1]:
+        return L.new_zeros(L.shape[:-2])  # (...,)
     trace = L.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)  # (..., 1)
     empty = trace.squeeze(-1) <= 0  # (...,)
     lam = torch.linalg.eigvalsh(L).clamp_min(0.0) / trace.masked_fill(trace <= 0, 1.0)  # (..., G)

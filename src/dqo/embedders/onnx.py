@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks, token_limit
+from dqo.embedders.unreadable import UnreadableText
 from dqo.errors import EncoderError
 from dqo.hub import first_words
 
@@ -54,6 +55,7 @@ class OnnxEmbedder:
         self._output: str = outputs[0].name
         self.dimension: int = outputs[0].shape[2]
         self._tokenizer = _open_tokenizer(tokenizer_file, name)
+        self._unreadable = UnreadableText(name, self._tokenizer.token_to_id("[UNK]"))
         self._limit = token_limit(_READS, self._tokenizer.num_special_tokens_to_add(False))
 
     def __call__(self, texts: list[str]) -> Tensor:
@@ -69,7 +71,10 @@ class OnnxEmbedder:
         )
 
     def _count(self, texts: list[str]) -> list[int]:
-        return [sum(e.attention_mask) for e in self._tokenizer.encode_batch(texts, add_special_tokens=False)]
+        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        counts = [sum(e.attention_mask) for e in encoded]
+        self._unreadable.watch(texts, [e.ids[:count] for e, count in zip(encoded, counts, strict=True)])
+        return counts
 
     def _encode(self, texts: list[str]) -> Tensor:
         encoded = self._tokenizer.encode_batch(texts)

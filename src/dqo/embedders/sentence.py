@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks, token_limit
+from dqo.embedders.unreadable import UnreadableText
 from dqo.errors import EncoderError
 from dqo.hub import first_words, is_hub_name, why_unavailable
 from dqo.models import DTYPES
@@ -44,6 +45,7 @@ class SentenceEmbedder:
         self._model = _load(source, device, dtype)
         self.dimension: int = self._model.get_embedding_dimension()
         self._tokenizer = self._model.tokenizer if hasattr(self._model.tokenizer, "num_special_tokens_to_add") else None
+        self._unreadable = UnreadableText(self.name, getattr(self._tokenizer, "unk_token_id", None))
         prompt = self._model.prompts.get(self._model.default_prompt_name, "")
         # A prompt that the model puts before every text takes its share of what the encoder reads.
         special = self._tokenizer.num_special_tokens_to_add() + sum(self._count([prompt])) if self._tokenizer else 0
@@ -67,6 +69,7 @@ class SentenceEmbedder:
         if self._tokenizer is None:  # averages of word vectors read a text of any length
             return [len(text.split()) for text in texts]
         rows = self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        self._unreadable.watch(texts, rows)
         return [len(row) for row in rows]
 
 

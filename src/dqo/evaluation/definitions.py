@@ -93,7 +93,7 @@ DEFINITIONS: dict[str, Definition] = {
     ),
     "good/vendi_1": Definition(
         "Vendi score of good answers", "Vendi score of the responses whose reward reaches the pass threshold; 0 where "
-        "there is none.",
+        "there is none. As even as those are: it can rise when one of several good copies fails.",
         MEANING, "higher", 0, "n", "responses", "effective semantic diversity, Shypula et al. 2025",
     ),
     "good/classes": Definition(

@@ -3,6 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
+
+from dqo.core import reaches
 from dqo.errors import DQOError
 
 Item = TypeVar("Item")
@@ -31,5 +34,18 @@ def among_good(
     """
     if len(items) != len(rewards):
         raise DQOError(f"`rewards` must be one number an item, got {len(rewards)} for {len(items)} items.")
-    good = [item for item, reward in zip(items, rewards, strict=True) if reward >= threshold]
+    good = [item for item, passed in zip(items, passes(rewards, threshold), strict=True) if passed]
     return float(measure(good)) if good else 0.0
+
+
+def passes(rewards: Sequence[float], threshold: float) -> list[bool]:
+    """Which rewards reach the pass threshold, by the rule that the gate of training has: rounding fails nobody.
+
+    Args:
+        rewards: One a response.
+        threshold: Least reward of a good response.
+
+    Returns:
+        One a response.
+    """
+    return reaches(torch.tensor(rewards, dtype=torch.float64), threshold).tolist()

@@ -3,7 +3,8 @@
 `definitions` says what each metric is. `max@1`, `max@2`, ... and `pass@1`, ... run over 1, 2, 5, 10, 20, ... up to
 `n_samples`, and `n_samples` itself; `max@k` and `pass@k` repeat the last one under a name that does not change with n.
 Diversity is that of the answer spans; length, truncation and emptiness are of whole responses. What needs rewards is
-None for a prompt that is not fully scored.
+None for a prompt that is not fully scored; so are self-BLEU and the compression ratio of fewer than two responses with
+text.
 """
 
 import math
@@ -22,7 +23,7 @@ from dqo.evaluation.bootstrap import bootstrap_intervals
 from dqo.evaluation.embeddings import Encoder, embed_groups
 from dqo.evaluation.equivalence import Equivalence
 from dqo.evaluation.geometry import geometry
-from dqo.evaluation.good import among_good
+from dqo.evaluation.good import among_good, passes
 from dqo.evaluation.meaning import distinct_k, embedding_classes, meaning_classes, semantic_entropy, utility_k
 from dqo.evaluation.ngrams import (
     compression_ratio,
@@ -66,7 +67,7 @@ def prompt_values(
         measures: More metrics by name, each of the answer spans of one prompt.
 
     Returns:
-        Metric name -> P values in the order of the groups; what needs rewards is None for an unscored group.
+        Metric name -> P values in the order of the groups; None where a metric says nothing (see the module).
 
     Raises:
         DataError: If there is no group.
@@ -163,7 +164,7 @@ def _quality(rewards: list[float] | None, draws: list[int], threshold: float) ->
     labels = [*map(str, draws), "k"]
     if rewards is None:
         return dict.fromkeys(["quality", *(f"max@{k}" for k in labels), *(f"pass@{k}" for k in labels)])
-    passed = sum(reward >= threshold for reward in rewards)
+    passed = sum(passes(rewards, threshold))
     counts = list(zip(labels, [*draws, draws[-1]], strict=True))
     return (
         {"quality": sum(rewards) / len(rewards)}
@@ -172,11 +173,13 @@ def _quality(rewards: list[float] | None, draws: list[int], threshold: float) ->
     )
 
 
-def _surface(texts: list[str]) -> dict[str, float]:
+def _surface(texts: list[str]) -> dict[str, float | None]:
+    # Lower is more diverse here, and 0 of a policy that says nothing would be best of all.
+    comparable = sum(bool(text.strip()) for text in texts) > 1
     return {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 3, 4)} | {
         "ead": expectation_adjusted_distinct(texts, VOCABULARY),
-        "self_bleu": self_bleu(texts),
-        "compression_ratio": compression_ratio(texts),
+        "self_bleu": self_bleu(texts) if comparable else None,
+        "compression_ratio": compression_ratio(texts) if comparable else None,
     }
 
 
@@ -201,7 +204,7 @@ def _meanings(E: list[Tensor], groups: Sequence[Group], threshold: float) -> lis
             some = places[start : start + _GROUPS_MEASURED]
             rows = torch.stack([E[p].to(torch.float64) for p in some])  # (P', G, D)
             # A zero row adds nothing to a Vendi score: what does not pass becomes one.
-            passed = [[reward >= threshold for reward in groups[p].rewards or [0.0] * len(E[p])] for p in some]
+            passed = [passes(groups[p].rewards or [0.0] * len(E[p]), threshold) for p in some]
             good = vendi(cosine_kernel(rows * torch.tensor(passed)[..., None]))  # (P',)
             columns = geometry(rows) | {"good/vendi_1": good}
             table = zip(*(column.tolist() for column in columns.values()), strict=True)

@@ -77,6 +77,6 @@ def _check_k(k: int, n: int) -> int:
 
 
 def _count(name: str, value: Any) -> int:
-    if int(value) != value:
+    if not math.isfinite(value) or int(value) != value:
         raise DQOError(f"`{name}` must be a whole number, got {value}.")
     return int(value)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dqo.errors import RecipeError
+from dqo.errors import RecipeError, RewardError
 
 
 def import_reward(path: str) -> Callable[..., Any]:
@@ -52,6 +52,30 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
             f"`def {function_name}({arguments})` there."
         )
     return function
+
+
+def checked_span(span: Callable[[str], str] | None) -> Callable[[str], str]:
+    """A user's answer span that must return text: a pattern that finds nothing easily returns None.
+
+    Args:
+        span: response -> the text that is embedded; None is the whole response.
+
+    Returns:
+        The same function; it raises a RewardError that shows the response where the user's returns no text.
+    """
+    if span is None:
+        return lambda text: text
+
+    def checked(text: str) -> str:
+        answer = span(text)
+        if not isinstance(answer, str):
+            raise RewardError(
+                f"Expected the answer span to return text, got {answer!r} for the response {text[:80]!r}; return '' "
+                "for a response without an answer."
+            )
+        return answer
+
+    return checked
 
 
 def _module_of_name(name: str) -> ModuleType:

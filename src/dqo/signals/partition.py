@@ -21,12 +21,17 @@ def clusters_by_threshold(L: Tensor, threshold: float) -> Tensor:
     Raises:
         DQOError: threshold outside (0, 1].
     """
+    check_same_threshold(threshold)
+    # Copies come out of a matrix product a few last bits below 1.
+    return clusters_by_pairs(threshold - 1e-9 <= L)
+
+
+def check_same_threshold(threshold: float) -> None:
+    """DQOError unless the similarity lies in (0, 1]."""
     if not 0.0 < threshold <= 1.0:
         raise DQOError(
             f"`same_threshold` must lie in (0, 1], got {threshold!r}; 0.8 is a start for cosines of all-MiniLM-L6-v2."
         )
-    # Copies come out of a matrix product a few last bits below 1.
-    return clusters_by_pairs(threshold - 1e-9 <= L)
 
 
 def clusters_by_pairs(same: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ class DiversityArguments(AlphaArguments):
         spec = self.diversity_spec()
         replace(spec, alpha=self.largest_alpha)  # what alpha may become must be allowed too
         shapes_reward = self.largest_alpha > 0 and spec.signal.place in ("credit", "discount")
-        if shapes_reward and self.centres_groups and self.num_generations == 2:
+        if shapes_reward and spec.signal.place == "credit" and self.centres_groups and self.num_generations == 2:
             raise DQOError(
                 "DQO needs num_generations of at least 3, got 2: the two credits of a group of two are equal and "
                 "cancel in the group mean; sample more responses a prompt, or set alpha=0."

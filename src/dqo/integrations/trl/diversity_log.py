@@ -6,18 +6,18 @@ import torch
 from accelerate.utils import gather
 from torch import Tensor
 
-from dqo.core import scored_std, tied_groups
-from dqo.core.advantage import EPSILON
+from dqo.core import tied_groups
 from dqo.detectors import low_quality_credit, text_signs
 from dqo.diversity import GroupCredit
 from dqo.language import language_mixing
 
 
-def batch_metrics(task: Tensor, group: GroupCredit) -> dict[str, float]:
+def batch_metrics(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[str, float]:
     """Means over the whole batch, under the names that metrics.jsonl promises.
 
     Args:
         task: (P, G) task rewards; NaN where unscorable.
+        combined: (P, G) rewards that are optimised.
         group: what the signal gave.
 
     Returns:
@@ -32,7 +32,7 @@ def batch_metrics(task: Tensor, group: GroupCredit) -> dict[str, float]:
         "diversity/quality_volume": group.quality_volume.mean(),
         "diversity/vendi": group.vendi.mean(),
         "diversity/cosine_distance": group.cosine_distance.mean(),
-        "hack/low_quality_credit": low_quality_credit(group.credit, task),
+        "hack/low_quality_credit": low_quality_credit(combined - task, task),
     }
     return {name: float(value) for name, value in values.items()}
 
@@ -59,28 +59,3 @@ def text_metrics(
     table = gather(torch.tensor(rows, dtype=torch.float32, device=device))  # (N, 4)
     names = ("hack/post_answer", "hack/repetition", "hack/language_mixing")
     return dict(zip(names, table[:, :3].nanmean(dim=0).tolist(), strict=True)), table[:, 3]
-
-
-def effective_alpha(
-    alpha: float, combined: Tensor, scaling: str, std_floor: float = 0.0, decoupled: bool = False
-) -> float:
-    """Advantage that one unit of credit buys: alpha over the std that the credit is divided by.
-
-    Args:
-        alpha: weight of diversity.
-        combined: (P, G) rewards that are optimised.
-        scaling: "none", "batch" (std of the rewards of the batch), "group", or "centred" (std of the batch after each
-            group's mean is taken off, as RLOO normalises its advantages, up to their KL part).
-        std_floor: least std that is divided by.
-        decoupled: whether the credit is left out of the scaling.
-
-    Returns:
-        mean over groups; NaN where no std is defined.
-    """
-    if scaling == "none" or decoupled:
-        return alpha
-    if scaling == "centred":
-        combined = combined - combined.nanmean(1, keepdim=True)  # (P, G)
-    rows = combined if scaling == "group" else combined.reshape(1, -1)  # (P, G) or (1, N)
-    spread = scored_std(rows[(~rows.isnan()).sum(dim=1) > 1], 1)  # (groups with two scored rows, 1)
-    return (alpha / (spread.clamp_min(std_floor) + EPSILON)).nanmean().item()

@@ -21,7 +21,7 @@ from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from dqo.alpha import StepwiseAlpha
-from dqo.core import blocks
+from dqo.core import blocks, effective_alpha
 from dqo.detectors import DriftOfRun
 from dqo.diversity import GroupCredit, shape_reward
 from dqo.embedders import Embedder, load_embedder
@@ -29,7 +29,7 @@ from dqo.errors import EncoderError, RecipeError, RewardError
 from dqo.integrations.trl.advantage_mixin import AdvantageMixin
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
-from dqo.integrations.trl.diversity_log import batch_metrics, effective_alpha, text_metrics
+from dqo.integrations.trl.diversity_log import batch_metrics, text_metrics
 from dqo.integrations.trl.entropy_mixin import EntropyMixin
 from dqo.integrations.trl.evidence_mixin import EvidenceMixin
 from dqo.integrations.trl.faults import StopOnNaN, check_loss, failed_batch_kept
@@ -42,6 +42,7 @@ from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import RolloutAlpha, RunMemory
 from dqo.integrations.trl.trainable import check_trainable
 from dqo.rewards import completion_text, prompt_key
+from dqo.rewards.imported import checked_span
 
 
 class DQOMixin:
@@ -84,7 +85,7 @@ class DQOMixin:
         self.spec = args.diversity_spec()  # its alpha is that of the newest batch
         self._alpha, self._drift = StepwiseAlpha(args.alpha_source()), DriftOfRun()
         self._clock = StepClock()
-        self._answer_span = answer_span or (lambda text: text)
+        self._answer_span = checked_span(answer_span)
         funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
         check_rewards(funcs, args.reward_weights)
         if kwargs.get("environment_factory") is None:  # before anything is loaded
@@ -183,11 +184,17 @@ class DQOMixin:
 
     def _log_diversity(self, task: Tensor, combined: Tensor, group: GroupCredit) -> None:
         scaling = getattr(self, "scale_rewards", "centred" if getattr(self, "normalize_advantages", False) else "none")
+        if self.spec.signal.place not in ("credit", "discount"):
+            scaling = "none"  # what acts on advantages or in the loss is divided by nothing
         guards = {name: getattr(self.args, name, 0) for name in ("std_floor", "decouple_credit")}
         buys = effective_alpha(
-            self.spec.alpha, combined, scaling, guards["std_floor"], decoupled=bool(guards["decouple_credit"])
+            self.spec.alpha,
+            combined,
+            scaling,
+            std_floor=guards["std_floor"],
+            decoupled=bool(guards["decouple_credit"]),
         )
-        self._log(batch_metrics(task, group) | {"alpha": self.spec.alpha, "alpha_effective": buys})
+        self._log(batch_metrics(task, combined, group) | {"alpha": self.spec.alpha, "alpha_effective": buys})
 
     def _log(self, values: dict[str, float]) -> None:
         mode = "train" if self.model.training else "eval"

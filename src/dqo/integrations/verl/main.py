@@ -1,10 +1,11 @@
 """`python -m dqo.integrations.verl.main`: verl's `main_ppo` with DQO, same configuration, same overrides."""
 
 import sys
+from dataclasses import asdict
 
 try:
     import hydra
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, open_dict
     from verl.trainer.main_ppo import run_ppo
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
@@ -18,7 +19,8 @@ except ModuleNotFoundError as error:
 from dqo.errors import DQOError
 from dqo.integrations.verl.remote_errors import own_errors
 from dqo.integrations.verl.runner import DQOTaskRunner
-from dqo.integrations.verl.settings import base_mode, read_settings
+from dqo.integrations.verl.settings import base_mode, read_settings, with_whole_paths
+from dqo.rewards.imported import import_function
 
 
 @hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
@@ -29,7 +31,11 @@ def main(config: DictConfig) -> None:
         config: verl's `ppo_trainer` with overrides and the section `dqo`.
     """
     try:
-        read_settings(config)
+        settings = with_whole_paths(read_settings(config))
+        if settings.answer_span:
+            import_function(settings.answer_span, "dqo.answer_span", "response")
+        with open_dict(config):
+            config.dqo = asdict(settings)
         base_mode(config)
         auto_set_device(config)
         validate_config(

@@ -1,20 +1,21 @@
 """Embedding and credit of whole groups, in the trainer's process or divided among Ray actors."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
 import torch
+from torch import Tensor
 
 from dqo.core.groups import pad_groups
 from dqo.diversity import shape_reward
 from dqo.embedders import load_embedder
-from dqo.errors import EncoderError
+from dqo.errors import DQOError, EncoderError
 from dqo.integrations.verl.remote_errors import own_errors
 from dqo.integrations.verl.settings import DQOSettings
-from dqo.rewards.imported import import_function
+from dqo.rewards.imported import checked_span, import_function
 
-_START_SECONDS = 300  # to place an actor and load an encoder, from a network disk at worst
+_START_SECONDS = 300  # to place an actor and start Python, from a network disk at worst
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class Group:
     Attributes:
         texts: G responses, as text.
         rewards: G task rewards.
+        keys: G names of the responses, for messages.
     """
 
     texts: list[str]
     rewards: list[float]
+    keys: list[str]
 
 
 @dataclass(frozen=True)
@@ -56,21 +59,20 @@ class GroupScorer:
 
     Args:
         settings: the run's settings.
+        device: of the encoder; None takes the GPU where there is one.
 
     Raises:
         EncoderError: no such encoder.
         RecipeError: no such `answer_span`.
     """
 
-    def __init__(self, settings: DQOSettings) -> None:
+    def __init__(self, settings: DQOSettings, device: str | None = "cpu") -> None:
         self._settings = settings
-        self._span = (
-            import_function(settings.answer_span, "dqo.answer_span", "response") if settings.answer_span else None
-        )
+        span = import_function(settings.answer_span, "dqo.answer_span", "response") if settings.answer_span else None
+        self._span = checked_span(span)
         self._embed = load_embedder(
             settings.encoder,
-            # Without a GPU of its own the encoder must not take memory on one that belongs to verl.
-            device=settings.encoder_device or (None if settings.encoder_gpus else "cpu"),
+            device=device,
             dtype=settings.encoder_dtype,
             batch_size=settings.encoder_batch_size,
         )
@@ -89,14 +91,17 @@ class GroupScorer:
         """
         if not groups:
             return []
-        texts = [text if self._span is None else self._span(text) for group in groups for text in group.texts]
+        texts = [self._span(text) for group in groups for text in group.texts]
         E = self._embed(texts)  # (N, D)
         rewards = torch.tensor([r for group in groups for r in group.rewards], dtype=torch.float64)  # (N,)
         ends = torch.tensor([len(group.texts) for group in groups]).cumsum(0).tolist()
         rows = [range(end - len(group.texts), end) for group, end in zip(groups, ends, strict=True)]
         padded_E, present = pad_groups(E, rows)  # (P, G, D), (P, G)
         padded_rewards = pad_groups(rewards, rows)[0].masked_fill(~present, torch.nan)  # (P, G), NaN: takes no part
-        shaped, credit = shape_reward(padded_rewards, padded_E, self._settings)  # (P, G)
+        try:
+            shaped, credit = shape_reward(padded_rewards, padded_E, self._settings)  # (P, G)
+        except DQOError as error:
+            raise self._named(error, groups, E.split([len(group.texts) for group in groups])) from error
         return [
             ScoredGroup(
                 shaped=shaped[p, : len(group.texts)].tolist(),
@@ -108,6 +113,15 @@ class GroupScorer:
             )
             for p, group in enumerate(groups)
         ]
+
+    def _named(self, error: DQOError, groups: list[Group], E: Sequence[Tensor]) -> DQOError:
+        """The error by the prompt it is about: a row of the padded batch means nothing to its reader."""
+        for group, rows in zip(groups, E, strict=True):
+            try:
+                shape_reward(torch.tensor([group.rewards], dtype=torch.float64), rows[None], self._settings)
+            except DQOError as found:
+                return type(found)(f"of the responses {', '.join(group.keys)}, counted from 0: {found}")
+        return error
 
 
 class ActorScorer:
@@ -128,16 +142,16 @@ class ActorScorer:
             num_cpus=settings.encoder_cpus, num_gpus=settings.encoder_gpus, scheduling_strategy="SPREAD"
         )
         self._actors = [actor.remote(settings) for _ in range(settings.encoder_actors)]
-        started = [actor.load.remote() for actor in self._actors]
-        done, waiting = ray.wait(started, num_returns=len(started), timeout=_START_SECONDS)
-        with own_errors():
-            ray.get(done)
+        started = [actor.started.remote() for actor in self._actors]
+        _, waiting = ray.wait(started, num_returns=len(started), timeout=_START_SECONDS)
         if waiting:
             raise EncoderError(
                 f"Expected {len(started)} encoder actors with {settings.encoder_cpus} CPUs and "
                 f"{settings.encoder_gpus:g} GPUs each to start in {_START_SECONDS} s, {len(waiting)} did not with "
                 f"{ray.available_resources()} free; lower dqo.encoder_actors, dqo.encoder_cpus or dqo.encoder_gpus."
             )
+        with own_errors():
+            ray.get([actor.load.remote() for actor in self._actors])
 
     def __call__(self, groups: list[Group]) -> list[ScoredGroup]:
         """Score groups of any sizes; order, arguments and errors are those of GroupScorer."""
@@ -161,19 +175,19 @@ class _ScorerActor:
     def __init__(self, settings: DQOSettings) -> None:
         self._settings = settings
 
+    def started(self) -> None:
+        """Nothing: that it returns says that a node had what the actor reserves."""
+
     def load(self) -> None:
         """Load the encoder: here and not in __init__, whose errors Ray tells as the death of an actor."""
         torch.set_num_threads(self._settings.encoder_cpus)
-        self._scorer = GroupScorer(self._settings)
+        # Without a GPU of its own the encoder must not take memory on one that belongs to verl.
+        device = self._settings.encoder_device or (None if self._settings.encoder_gpus else "cpu")
+        self._scorer = GroupScorer(self._settings, device)
 
     def score(self, groups: list[Group]) -> list[ScoredGroup]:
         """See GroupScorer."""
         return self._scorer(groups)
-
-
-def make_scorer(settings: DQOSettings) -> Callable[[list[Group]], list[ScoredGroup]]:
-    """The scorer that the settings ask for, with its encoder loaded."""
-    return ActorScorer(settings) if settings.encoder_actors else GroupScorer(settings)
 
 
 def _shares(sizes: list[int], n: int) -> list[list[int]]:

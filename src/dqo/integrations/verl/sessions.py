@@ -58,7 +58,8 @@ def read_group(sessions: list[list[int]], keys: Sequence[str], texts: dict[int, 
                 f"Expected a finite task reward for every response, row {keys[session[-1]]} has {reward}, which would "
                 "spoil the advantages of its whole group; mend the reward function."
             )
-    return Group([texts[session[-1]] for session in sessions], rewards)
+    finals = [session[-1] for session in sessions]
+    return Group([texts[row] for row in finals], rewards, [keys[row] for row in finals])
 
 
 def add_credit(

@@ -1,7 +1,9 @@
 """Settings of DQO in a verl run: the section `dqo` at the root of verl's configuration, written `+dqo.alpha=0.5`."""
 
 import difflib
-from dataclasses import dataclass, fields
+import logging
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -16,7 +18,10 @@ _REACHABLE = [
     for name, signal in SIGNALS.items()
     if signal.place in ("none", "credit", "discount") and name != "unlikeliness"
 ]
+_NO_GROUP_MEAN = ("gae", "reinforce_plus_plus", "opo")  # the last weighs its mean by length
 BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,11 @@ class DQOSettings(DiversitySpec):
             raise RecipeError(
                 f"dqo.encoder_gpus: expected 0 where dqo.encoder_actors=0, got {self.encoder_gpus:g}, which no process "
                 "would use; set dqo.encoder_actors=1."
+            )
+        if self.encoder_cpus > 1 and self.encoder_actors == 0:
+            raise RecipeError(
+                f"dqo.encoder_cpus: expected 1 where dqo.encoder_actors=0, got {self.encoder_cpus}, which nothing "
+                "would reserve; set dqo.encoder_actors=1."
             )
 
 
@@ -131,10 +141,62 @@ def base_mode(config: DictConfig) -> str:
 def _check_group_size(settings: DQOSettings, config: DictConfig) -> None:
     """Two responses have equal credits, which a group mean cancels; one response has nobody to differ from."""
     n, estimator = config.actor_rollout_ref.rollout.n, config.algorithm.adv_estimator
-    least = 2 if estimator == "gae" else 3
+    least = 2 if estimator in _NO_GROUP_MEAN else 3
     if settings.diversity != "none" and settings.alpha > 0 and n < least:
         raise RecipeError(
             f"actor_rollout_ref.rollout.n: DQO needs at least {least} responses a prompt with "
             f"algorithm.adv_estimator={estimator}, got {n}, with which the credit cancels; raise it, or "
             "set dqo.alpha=0."
         )
+
+
+def divides_by_group_std(config: DictConfig) -> bool:
+    """Whether the run's estimator divides the advantages of a group by the group's own std.
+
+    Args:
+        config: verl's whole configuration.
+
+    Returns:
+        what `algorithm.norm_adv_by_std_in_grpo` says, for the estimators that verl gives it to.
+    """
+    estimator = config.algorithm.adv_estimator
+    if estimator == "grpo_vectorized":  # verl 0.9 does not pass the setting on to it
+        return True
+    return estimator in ("grpo", "grpo_passk") and config.algorithm.get("norm_adv_by_std_in_grpo", True)
+
+
+def warn_of_group_std(config: DictConfig) -> None:
+    """Say before training that alpha will mean something else in every group.
+
+    Args:
+        config: verl's whole configuration.
+    """
+    if not divides_by_group_std(config):
+        return
+    estimator = config.algorithm.adv_estimator
+    away = "algorithm.adv_estimator=grpo with " if estimator == "grpo_vectorized" else ""
+    logger.warning(
+        "algorithm.adv_estimator=%s divides each group by its own std: where task rewards tie, alpha loses its "
+        "meaning; %salgorithm.norm_adv_by_std_in_grpo=false keeps it.",
+        estimator,
+        away,
+    )
+
+
+def with_whole_paths(settings: DQOSettings) -> DQOSettings:
+    """Files and folders named from where the command was given: a Ray process runs in a folder of its own.
+
+    Args:
+        settings: as they were written.
+
+    Returns:
+        the same with `answer_span="file.py:function"` and an encoder that is a folder here by their whole paths, which
+        must exist on every node.
+    """
+    span, encoder = settings.answer_span, settings.encoder
+    if span and ".py:" in span:
+        file, _, function = span.rpartition(":")
+        span = f"{Path(file).expanduser().resolve()}:{function}"
+    if encoder and Path(encoder).expanduser().is_dir():
+        encoder = str(Path(encoder).expanduser().resolve())
+    return replace(settings, answer_span=span, encoder=encoder)

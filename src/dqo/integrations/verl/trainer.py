@@ -7,7 +7,7 @@ rewards back, so that `critic/score/*` stays the task and `critic/rewards/*` is 
 The contract that this rests on is pinned by tests/verl/test_contract.py.
 """
 
-import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -16,15 +16,15 @@ import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
 from verl.utils.debug import marked_timer
 
-from dqo.integrations.verl.scoring import Group, ScoredGroup, make_scorer
+from dqo.core import effective_alpha
+from dqo.integrations.verl.scoring import ActorScorer, Group, GroupScorer, ScoredGroup
 from dqo.integrations.verl.sessions import add_credit, group_rows, read_group
-from dqo.integrations.verl.settings import base_mode, read_settings
-
-logger = logging.getLogger(__name__)
+from dqo.integrations.verl.settings import base_mode, divides_by_group_std, read_settings, warn_of_group_std
 
 
 class DQOMixin:
@@ -43,13 +43,17 @@ class DQOMixin:
         with open_dict(config):
             config.trainer.v1.trainer_mode = base_mode(config)
             config.dqo = asdict(self.dqo)  # with defaults, for the logs
-        if config.algorithm.adv_estimator == "grpo" and config.algorithm.get("norm_adv_by_std_in_grpo", True):
-            logger.warning(
-                "algorithm.norm_adv_by_std_in_grpo=true divides each group by its own std: where task rewards tie, "
-                "alpha loses its meaning; false keeps it."
-            )
-        self._score = make_scorer(self.dqo)
+        warn_of_group_std(config)
+        # In this process at once, so that a mistake is told before minutes of loading policies.
+        here = "cpu" if self.dqo.encoder_actors else self.dqo.encoder_device or "cpu"
+        self._score: Callable[[list[Group]], list[ScoredGroup]] = GroupScorer(self.dqo, here)
         super().__init__(config=config)
+
+    def init(self) -> None:
+        """The workers of verl, then the encoder's actors in what these leave: verl would wait for it without end."""
+        super().init()
+        if self.dqo.encoder_actors:
+            self._score = ActorScorer(self.dqo)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         """Advantages by verl, of shaped rewards."""
@@ -93,7 +97,7 @@ class DQOMixin:
         """Means over the batch, under the names that DQO has in every host."""
         metrics = {
             "quality": _mean([reward for group in read for reward in group.rewards]),
-            "alpha": self.dqo.alpha,
+            "alpha": 0.0 if self.dqo.diversity == "none" else self.dqo.alpha,
             "diversity/rows": sum(len(group.texts) for group in read),
             "diversity/groups": len(read),
             "diversity/lone_rows": sum(len(group.texts) == 1 for group in read),
@@ -105,15 +109,12 @@ class DQOMixin:
             }
             for name in ("log_volume", "quality_volume", "vendi", "cosine_distance"):
                 metrics[f"diversity/{name}"] = _mean([getattr(group, name) for group in found])
-            if self.config.algorithm.adv_estimator == "grpo":
-                metrics["alpha_effective"] = self._effective_alpha(found)
+            if self.config.algorithm.adv_estimator in ("grpo", "grpo_vectorized"):
+                shaped = [torch.tensor(group.shaped, dtype=torch.float64) for group in found]
+                rows = pad_sequence(shaped, batch_first=True, padding_value=torch.nan)  # (P, G)
+                scaling = "group" if divides_by_group_std(self.config) else "none"
+                metrics["alpha_effective"] = effective_alpha(metrics["alpha"], rows, scaling)
         return metrics
-
-    def _effective_alpha(self, found: list[ScoredGroup]) -> float:
-        """Advantage that one unit of credit buys: alpha over the std that GRPO divides a group by, if it does."""
-        if not self.config.algorithm.get("norm_adv_by_std_in_grpo", True):
-            return self.dqo.alpha
-        return _mean([self.dqo.alpha / (torch.tensor(group.shaped).std().item() + 1e-6) for group in found])
 
 
 @register_trainer("dqo_sync")
