@@ -112,12 +112,13 @@ class Endpoint:
         if status in (401, 403):
             advice = f"set the environment variable {self.api_key_env} to a key that it accepts"
         elif status in (400, 404, 422):
-            advice = "check base_url, the name of the model and what the server supports"
+            advice = "check the URL, the name of the model and what the server supports"
         else:
-            advice = "start the server or check base_url, then continue the run with --resume"
+            advice = "start the server or check the URL, then continue the run with --resume"
+        tries = f" after {self.retries} retries" if is_retried(error) else ""
         return EndpointError(
-            f"endpoint {self.base_url}: expected an answer, but after {self.retries} retries of {self.timeout:g} s it "
-            f"failed with {without_key(first_words(error), self.api_key_env)}; {advice}."
+            f"endpoint {self.base_url}: expected an answer, got {without_key(first_words(error), self.api_key_env)}"
+            f"{tries}; {advice}."
         )
 
 
@@ -153,6 +154,22 @@ def checked_url(url: str, key_env: str) -> str:
             )
         print(f"dqo: warning: prompts and responses travel readable to {url}; use https", file=sys.stderr)
     return url.rstrip("/")
+
+
+def is_retried(error: BaseException) -> bool:
+    """Whether the client sends a request again that failed so: lost connections, time-outs, 408, 409, 429 and 5xx.
+
+    Args:
+        error: Of the package openai, or another.
+
+    Returns:
+        True for those.
+    """
+    from openai import APIConnectionError, APIStatusError
+
+    if isinstance(error, APIStatusError):
+        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    return isinstance(error, APIConnectionError)
 
 
 def without_key(text: str, key_env: str) -> str:

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from dqo.errors import RecipeError
+
 
 def cache_folder() -> Path:
     """`$DQO_CACHE`, or `~/.cache/dqo`: converted models and data sets read from the hub."""
@@ -37,6 +39,23 @@ def why_unavailable(name: str) -> str | None:
     except Exception as error:  # the hub's, its client's or the socket's: all of them mean the same to the user
         return first_words(error)
     return None
+
+
+def check_login() -> None:
+    """Ask the hub who is logged in, before a run that is to end there starts.
+
+    Raises:
+        RecipeError: Nobody, or the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().whoami()
+    except Exception as error:  # the hub's, its client's or the socket's: all of them mean the same to the user
+        raise RecipeError(
+            f"trainer.push_to_hub: expected a hub that can be reached and a login there, got {first_words(error)}; log "
+            "in with `hf auth login`, or remove the setting."
+        ) from error
 
 
 def first_words(error: Exception, limit: int = 240) -> str:

@@ -50,8 +50,9 @@ def from_utf8(path: str | Path, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        remedy = "unpack the file first" if content[:2] == b"\x1f\x8b" else "save the file as UTF-8"
         raise DataError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at offset {error.start}; "
-                        "save the file as UTF-8.") from error  # fmt: skip
+                        f"{remedy}.") from error  # fmt: skip
 
 
 def parse_object(text: str, place: str, what: str = "JSON object") -> dict[str, Any]:

@@ -132,7 +132,12 @@ class DiversitySpec:
             raise DQOError(
                 "`quality_threshold` belongs to combine='gate' and 'spread' and to diversity='pass_at_k' and "
                 f"'entropy_correct', got quality_threshold={self.quality_threshold!r} with combine={self.combine!r} "
-                f"and diversity={self.diversity!r}; give both or neither (null in a recipe is neither)."
+                f"and diversity={self.diversity!r}; "
+                + (
+                    "set it to the lowest reward that counts as good."
+                    if self.quality_threshold is None
+                    else "remove it (null in a recipe), or set one of these."
+                )
             )
         _check_numbers(self, ("quality_threshold", "quality_center", "quality_scale"))
         sigmoid = (self.quality_center, self.quality_scale)

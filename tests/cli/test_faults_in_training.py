@@ -36,8 +36,8 @@ def test_a_judge_that_dies_stops_the_run_and_leaves_its_checkpoint_to_go_on_from
     judge.down = saved.is_dir
     assert main(command) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(f"dqo: error: endpoint {judge.url}: expected an answer, but after 0 retries of 5 s")
-    assert "start the server or check base_url, then continue the run with --resume" in said
+    assert said.startswith(f"dqo: error: endpoint {judge.url}: expected an answer, got ")
+    assert "after 0 retries; start the server or check the URL, then continue the run with --resume" in said
     AutoModelForCausalLM.from_pretrained(saved)
     judge.down = lambda: False
     assert main([*command, "--resume"]) == 0

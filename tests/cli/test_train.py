@@ -98,6 +98,28 @@ def test_resume_without_a_checkpoint_starts_from_scratch_and_says_so(own_recipe,
     assert rows[0]["kl"] is not None, "RLOO has a reference policy by default"
 
 
+def test_a_start_that_was_refused_does_not_take_the_folder(own_recipe, tmp_path, capsys):
+    recipe = str(own_recipe(trainer={"max_steps": 1}))
+    assert main(["train", recipe, "encoder=hashd"]) == 2
+    assert main(["train", recipe]) == 0
+    assert main(["train", recipe]) == 2, "now it holds a run"
+    assert "add --resume to continue that run" in capsys.readouterr().err
+
+
+def test_a_resume_with_other_data_or_fewer_steps_is_refused(own_recipe, prompt_file, tmp_path, capsys):
+    recipe = str(own_recipe())
+    assert main(["train", recipe]) == 0
+    assert main(["train", recipe, "--resume", "trainer.max_steps=2"]) == 2
+    assert "`trainer.max_steps` must be at least 3, the step that" in capsys.readouterr().err
+    lines = prompt_file.read_text().splitlines()
+    prompt_file.write_text("\n".join([*lines[1:], lines[0]]) + "\n")
+    assert main(["train", recipe, "--resume", "trainer.max_steps=5", "trainer.run_name=longer"]) == 2
+    assert "data: expected the prompts, references and meta that the run was trained on" in capsys.readouterr().err
+    prompt_file.write_text("\n".join(lines) + "\n")
+    assert main(["train", recipe, "--resume", "trainer.max_steps=5"]) == 0
+    assert [row["step"] for row in logged(tmp_path / "run")] == [1, 2, 3, 4, 5]
+
+
 def test_ppo_from_a_recipe_keeps_its_critic_out_of_the_policy(own_recipe, tmp_path, capsys):
     recipe = own_recipe(algorithm="ppo", trainer={"max_steps": 2, "num_iterations": 2, "save_steps": 2})
     assert main(["train", str(recipe), "trainer.critic=shared"]) == 0

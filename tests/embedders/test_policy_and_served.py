@@ -82,5 +82,7 @@ def test_a_long_text_is_sent_in_pieces(server):
 def test_a_dead_server_stops_the_run_at_its_start(monkeypatch):
     from dqo.embedders.served import ServedEmbedder
 
-    with pytest.raises(EndpointError, match=r"endpoint http://127.0.0.1:9/v1: expected an answer, but after 0 retries"):
+    with pytest.raises(
+        EndpointError, match=r"endpoint http://127.0.0.1:9/v1: expected an answer, got .* after 0 retries"
+    ):
         ServedEmbedder("http://127.0.0.1:9/v1", "m", retries=0, timeout=2)

@@ -69,10 +69,21 @@ def test_three_lines_on_plain_strings():
     assert result["quality"] is None
     scored = measure({"a": ["x", "y"]}, {"a": [1, 0]}, encoder="hashed")
     assert scored["pass@1"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert measure({"a": ["x", "y"]}, {"a": [1, None]}, encoder="hashed")["quality"] is None
+    own = measure({"a": ["x", "y"]}, encoder=lambda texts: [[1.0, 0.0], [0.0, 1.0]][: len(texts)])
+    assert own["vendi_1"]["mean"] == pytest.approx(2.0)
     for wrong, rewards, message in (
         ({"a": "text"}, None, "a list of one response or more to prompt 'a', got 'text'"),
         ({"a": []}, None, "a list of one response or more to prompt 'a'"),
-        ({"a": ["x", "y"]}, {"b": [1, 0]}, "Expected 2 rewards for prompt 'a', one a response, got 0"),
+        (
+            {"a": ["x", "y"]},
+            {"b": [1, 0]},
+            r"Expected 2 rewards for prompt 'a', one number or None a response, got \[\]",
+        ),
+        ({"a": ["x", "y"]}, {"a": [1, "0"]}, r"one number or None a response, got \[1, '0'\]"),
+        ({"a": ["x", None]}, None, r"a list of one response or more to prompt 'a', got \['x', None\]"),
+        (["x"], None, "`responses` must be a dict from each prompt to a list, got a list"),
+        ({"a": ["x"]}, [1], "`rewards` must be a dict from each prompt to a list, got a list"),
     ):
         with pytest.raises(DQOError, match=message):
             measure(wrong, rewards, encoder="hashed")

@@ -103,6 +103,12 @@ def test_a_prompt_with_an_unscorable_response_is_left_out_and_counted(words, tmp
     assert nothing["notes"] == ["quality, max@k, pass@k and what needs them are null: no response could be scored."]
 
 
+def test_groups_of_different_sizes_are_said(words, tmp_path):
+    groups = [Group(name, name, [], ["red"] * n, ["eos"] * n, None, {}) for name, n in (("a", 3), ("b", 1))]
+    notes = evaluate(groups, encoder=words, out=tmp_path)["notes"]
+    assert notes[0].startswith("prompts have 1 to 3 responses: pass@k and max@k go up to 1")
+
+
 def test_a_failing_reward_leaves_no_files(words, tmp_path):
     for wrong in (lambda completions, **_: [1.0], lambda **_: 1 / 0, lambda completions, **_: ["x"] * 6):
         with pytest.raises(RewardError, match=r"reward function '<lambda>'"):

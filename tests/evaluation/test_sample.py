@@ -147,8 +147,14 @@ def test_finished_groups_are_not_sampled_again(tiny_policy, tiny_tokenizer, tmp_
         ({"seed": 6}, r"sampling\.json: expected seed = 6 to resume sampling, got 5; choose another folder"),
         ({"n": 4}, r"expected n = 4 to resume sampling, got 3"),
         ({"temperature": 0.7}, r"expected temperature = 0\.7 to resume sampling, got 1\.0"),
-        ({"prompts": PROMPTS[:2]}, r"groups\.jsonl: expected groups of the prompts given, .* with id 'three'"),
-        ({"prompts": [Prompt("one", "cat", [], {}), *PROMPTS[1:]]}, r"got another prompt with id 'one'"),
+        (
+            {"prompts": PROMPTS[:2]},
+            r"groups\.jsonl: expected groups of the 2 prompts asked for, but one is of 'three', none",
+        ),
+        (
+            {"prompts": [Prompt("one", "cat", [], {}), *PROMPTS[1:]]},
+            r"but one is of 'one', with another text; ask for the same",
+        ),
     ],
 )
 def test_a_folder_of_another_run_is_refused(tiny_policy, tiny_tokenizer, tmp_path, changes, message):

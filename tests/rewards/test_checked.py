@@ -64,6 +64,9 @@ def test_name_and_pickle():
         ([[1.0], 2.0], r"for row 0, got \[1.0\]"),
         (None, r"expected a list of 2 numbers, got NoneType; return one number"),
         (0.7, r"expected a list of 2 numbers, got float"),
+        ({0: 0.5, 1: 0.5}, r"expected a list of 2 numbers, got dict"),
+        ({0.1, 0.2}, r"expected a list of 2 numbers, got set"),
+        ("ab", r"expected a list of 2 numbers, got str"),
         (torch.tensor([1.0, float("nan")]), r"for row 1, got nan"),
         (
             KeyError("gold"),
@@ -130,5 +133,18 @@ def test_a_signature_that_cannot_be_called_is_refused_before_the_first_call(fn):
 
 def test_columns_that_a_function_does_not_take_are_named():
     CheckedReward(needs_more)
-    with pytest.raises(RewardError, match=r"unexpected keyword argument 'record'.*; give it an argument \*\*columns"):
+    with pytest.raises(
+        RewardError, match=r"unexpected keyword argument 'record'.*; end its arguments with \*\*columns"
+    ):
         CheckedReward(bare)(prompts=["p"], completions=["c"], record=["r"])
+
+
+def test_what_a_recipe_hands_over_is_compared_with_the_signature_before_a_rollout():
+    columns = ("reference", "meta", "ended")
+    CheckedReward(lengths).check_columns(columns)
+    with pytest.raises(
+        RewardError, match=r"with prompts, completions, reference, .* \(missing .*'gold'\); end its arg"
+    ):
+        CheckedReward(needs_more).check_columns((*columns, "gold")[:3])
+    with pytest.raises(RewardError, match=r"unexpected keyword argument 'reference'"):
+        CheckedReward(bare).check_columns(columns)

@@ -24,9 +24,12 @@ from dqo.cli.run_inputs import check_lengths, recipe_task, training_prompts
 from dqo.cli.run_notes import run_notes
 from dqo.errors import DQOError, RecipeError
 from dqo.evaluation.score import check_scoring
+from dqo.hub import check_login
 from dqo.records import Prompt
 from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries
+from dqo.rewards.task_reward import task_quality
 from dqo.tasks import Task
+from dqo.tasks.jsonl import JsonlTask
 
 _LATE_PACKAGES = {"use_vllm": "vllm", "use_liger_kernel": "liger_kernel"}
 SHOWN_PROMPTS, SHOWN_CHARACTERS = 3, 400
@@ -74,7 +77,9 @@ class DryRun:
             print(f"\n--- prompt {number}, {prompt.id}\n{shown}")
         for problem in self.unresolved:
             print(f"\nNOT RESOLVED  {problem}")
-        print(f"\n{len(self.unresolved)} things could not be resolved." if self.unresolved else "\nThis run can start.")
+        count = len(self.unresolved)
+        found = f"{count} thing{'s' * (count > 1)} could not be resolved." if count else "This run can start."
+        print(f"\n{found}")
         return 1 if self.unresolved else 0
 
     def _try(self, what: str, find: Callable[[], Found]) -> Found | None:
@@ -106,6 +111,8 @@ class DryRun:
                 raise RecipeError(
                     f"trainer.{setting} needs the package {package!r}; install it, or remove the setting."
                 )
+        if self.config.push_to_hub:
+            check_login()
 
     def _data(self) -> list[Prompt]:
         prompts = training_prompts(self.recipe, self.task)
@@ -142,10 +149,28 @@ class DryRun:
         for entry in read_entries(self.recipe.rewards):
             options = ", ".join(f"{name}={value!r}" for name, value in entry.options.items())
             label = f"{entry.weight:g} × {entry.reward}" + (f" ({options})" if options else "")
-            if entry.reward == QUALITY or self._try(
-                f"reward {entry.reward}", lambda entry=entry: _check(entry, prompts[:1])
-            ):
+            if self._try(f"reward {entry.reward}", lambda entry=entry: self._check(entry, prompts[:1])):
                 _show("reward", label)
+
+    def _check(self, entry: Entry, prompts: list[Prompt]) -> bool:
+        """What no model is needed for scores one response: a dead judge, a missing column or a bug shows here."""
+        if entry.reward == QUALITY:
+            if isinstance(self.task, JsonlTask):
+                for prompt in prompts:
+                    check_scoring(prompt, task_quality(self.task))
+        elif entry.reward == "reward_model":
+            from dqo.rewards.reward_model import check_outline
+
+            check_outline(str(entry.options.get("model")))
+        elif entry.reward in ("fluency", "likelihood"):
+            from dqo.models import DEFAULT_POLICY, load_outline
+
+            load_outline(entry.options.get("model", DEFAULT_POLICY))
+        else:
+            reward = load_reward(entry)
+            for prompt in prompts:
+                check_scoring(prompt, reward)
+        return True
 
     def _encoder(self) -> None:
         from dqo.embedders import load_embedder
@@ -204,23 +229,6 @@ class DryRun:
             f"about {sum(parts.values()):.1f} GiB a process, not sharded and without encoder and reward models: "
             + ", ".join(f"{name} {value:.1f}" for name, value in parts.items()),
         )
-
-
-def _check(entry: Entry, prompts: list[Prompt]) -> bool:
-    """A reward without the weights of its model; others score one response, so that a dead judge or a column shows."""
-    if entry.reward == "reward_model":
-        from dqo.rewards.reward_model import check_outline
-
-        check_outline(str(entry.options.get("model")))
-    elif entry.reward in ("fluency", "likelihood"):
-        from dqo.models import DEFAULT_POLICY, load_outline
-
-        load_outline(entry.options.get("model", DEFAULT_POLICY))
-    else:
-        reward = load_reward(entry)
-        for prompt in prompts:
-            check_scoring(prompt, reward)
-    return True
 
 
 def _show(what: str, text: str) -> None:

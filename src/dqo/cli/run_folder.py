@@ -62,7 +62,7 @@ class RunFolder:
         Raises:
             RecipeError: It holds something although `resume` is off, or something else than a run.
         """
-        if not resume and any(self.path.iterdir()):
+        if not resume and not self._only_begun():
             raise RecipeError(
                 f"output_dir {str(self.path)!r}: expected an empty or new folder, but it holds files; add --resume to "
                 "continue that run, or set output_dir to another folder."
@@ -75,6 +75,12 @@ class RunFolder:
                     f"output_dir {str(self.path)!r}: expected a run to continue, or an empty folder, but it has no "
                     f"config.yaml and holds {foreign[0]!r}; correct output_dir."
                 )
+
+    def _only_begun(self) -> bool:
+        """Whether the folder is empty, or holds what a start leaves that was refused before the first step."""
+        if any(entry.name not in ("config.yaml", "checkpoints") for entry in self.path.iterdir()):
+            return False
+        return not self.checkpoints.is_dir() or not any(self.checkpoints.iterdir())
 
     def newest_checkpoint(self) -> Path | None:
         """The whole checkpoint of the most steps, judged by the sizes of its files; None where there is none."""

@@ -1,5 +1,6 @@
 """What a run is fed: its task, prompts and rewards, made of a recipe and checked before the policy is trained."""
 
+import hashlib
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from dqo.errors import DataError
 from dqo.records import Prompt, read_prompts
 from dqo.rewards import TaskReward
 from dqo.rewards.loading import QUALITY, load_reward, read_entries
-from dqo.rewards.record_reward import RecordReward
+from dqo.rewards.record_reward import RecordReward, encode_record
 from dqo.tasks import Task, load_task, takes_path
 
 if TYPE_CHECKING:
@@ -113,6 +114,39 @@ def reward_functions(recipe: Recipe, task: Task, stops: Collection[int]) -> list
             function.__name__ += f"_#{same + 1}"
         functions.append(function)
     return functions
+
+
+class PromptsDigest:
+    """What a run is trained on, by which a resume notices that the data are no longer those of its checkpoint.
+
+    Args:
+        prompts: In the order of the data.
+    """
+
+    def __init__(self, prompts: Sequence[Prompt]) -> None:
+        digest = hashlib.sha256()
+        for prompt in prompts:
+            digest.update(encode_record(prompt).encode("utf-8", "surrogatepass") + b"\n")
+        self._digest = digest.hexdigest()
+
+    def state(self) -> str:
+        """The digest."""
+        return self._digest
+
+    def load(self, state: str) -> None:
+        """Compare with the digest in a checkpoint.
+
+        Args:
+            state: What `state()` returned.
+
+        Raises:
+            DataError: They differ.
+        """
+        if state != self._digest:
+            raise DataError(
+                "data: expected the prompts, references and meta that the run was trained on so far, got others; put "
+                "the old data back, or start anew in another output_dir."
+            )
 
 
 def prompt_lengths(prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase") -> list[int]:

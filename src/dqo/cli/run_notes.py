@@ -1,7 +1,9 @@
 """What a user should know before a run: what was left out of the data, and settings that do not do as they say."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from dqo.cli.flat_settings import read_settings
 from dqo.cli.recipe import Recipe
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig
 from dqo.rewards.loading import QUALITY, Entry, read_entries
@@ -25,6 +27,7 @@ def run_notes(recipe: Recipe, task: Task) -> list[str]:
     warnings = (
         outcome_warning(task, read_entries(recipe.rewards), config.largest_alpha, config.combine),
         _scaling_warning(config),
+        _baseline_warning(recipe),
     )
     return [*notes, *(f"warning: {warning}" for warning in warnings if warning)]
 
@@ -60,6 +63,27 @@ def outcome_warning(task: Task, entries: Sequence[Entry], alpha: float, combine:
         f"the reward tells right from wrong and nothing else, so with alpha={alpha:g} and combine={combine!r} a policy "
         f"can learn {' and '.join(faults)}; {' and '.join(remedies)}."
     )
+
+
+def _baseline_warning(recipe: Recipe) -> str | None:
+    """A floor that is another task's, or that of a run which gave up quality for diversity itself."""
+    if recipe.config.quality_floor_of is None:
+        return None
+    place = Path(recipe.config.quality_floor_of)
+    settings = (place if place.is_dir() else place.parent) / "config.yaml"
+    if not settings.is_file():
+        return None
+    baseline = read_settings(settings)
+    if baseline.get("task", recipe.task) != recipe.task:
+        return (
+            f"quality_floor_of={str(place)!r} is a run of task {baseline['task']!r}, and this one of {recipe.task!r}."
+        )
+    if baseline.get("alpha") and baseline.get("diversity") != "none":
+        return (
+            f"quality_floor_of={str(place)!r} is a run with alpha={baseline['alpha']}, so that the floor is not the "
+            "quality of the task's reward alone; train the baseline with alpha=0."
+        )
+    return None
 
 
 def _scaling_warning(config: DiversityArguments) -> str | None:

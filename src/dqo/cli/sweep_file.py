@@ -95,6 +95,11 @@ def _runs(document: Mapping[str, Any], base: dict[str, Any], output_dir: Path, p
             alphas, grid_used = document.get("alphas"), True
         if alphas is not None:
             _check_grid(alphas, "alphas", origin)
+            if changes.get("diversity", base.get("diversity")) == "none" and len(alphas) > 1:
+                raise RecipeError(
+                    f"{origin}: diversity: none has no weight, so the runs at alphas {alphas} would be one and the "
+                    "same; give the arm `alpha: 0`."
+                )
         for alpha in alphas if alphas is not None else [changes.get("alpha", base.get("alpha", 1.0))]:
             for seed in seeds:
                 name = run_name(arm, alpha, seed)

@@ -23,6 +23,7 @@ from dqo.cli.recipe import Recipe, load_recipe, save_resolved
 from dqo.cli.recipe_checks import outside_training
 from dqo.cli.run_folder import RunFolder
 from dqo.cli.run_inputs import (
+    PromptsDigest,
     check_lengths,
     recipe_task,
     reward_functions,
@@ -31,6 +32,7 @@ from dqo.cli.run_inputs import (
 )
 from dqo.cli.run_notes import run_notes
 from dqo.errors import DataError, RecipeError
+from dqo.hub import check_login
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.progress import compact_progress
 from dqo.integrations.trl.run_log import RunLog
@@ -47,7 +49,7 @@ TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer, "ppo": DQOPPOTrainer}
 # What may change between a run and its continuation: how long it goes on, and what it costs to watch and keep.
 _MAY_CHANGE = (
     "max_steps", "num_train_epochs", "save_", "logging_", "log_", "disable_tqdm", "report_to", "dataloader_",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "run_name",
 )  # fmt: skip
 
 
@@ -118,6 +120,8 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
         DQOError: A model or encoder that cannot be loaded.
     """
     check_whole(recipe.model)
+    if recipe.config.push_to_hub:
+        check_login()
     model, tokenizer = load_policy(recipe.model, dtype=recipe.dtype)
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     check_lengths(prompts, tokenizer, room, recipe.config)
@@ -134,6 +138,7 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
         callbacks=[RunLog(folder.metrics)],
     )
     trainer.fault_folder = folder.path
+    trainer.remember("prompts", PromptsDigest(prompts))
     return trainer
 
 
@@ -181,6 +186,12 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
                 f"{folder.config}: expected the recipe of the run that --resume continues, but {name!r} was "
                 f"{before.get(name)!r} and is now {value!r}; set it back, or start anew in another output_dir."
             )
+    step, until = int(search.newest.name.rpartition("-")[2]), settings["trainer"].get("max_steps", -1)
+    if 0 < until < step:
+        raise RecipeError(
+            f"`trainer.max_steps` must be at least {step}, the step that {search.newest} goes on from, got {until}; "
+            "raise it."
+        )
     _say(f"continuing from {search.newest}")
     return search.newest
 

@@ -5,6 +5,7 @@ from dqo.embedders.hashed import HashedEmbedder
 from dqo.embedders.hidden_states import HiddenStateEmbedder
 from dqo.embedders.loading import load_embedder
 from dqo.embedders.onnx import OnnxEmbedder
+from dqo.embedders.own import OwnEmbedder, chosen_embedder
 from dqo.embedders.protocol import Embedder
 from dqo.embedders.sentence import SentenceEmbedder
 from dqo.embedders.served import ServedEmbedder
@@ -15,7 +16,9 @@ __all__ = [
     "HashedEmbedder",
     "HiddenStateEmbedder",
     "OnnxEmbedder",
+    "OwnEmbedder",
     "SentenceEmbedder",
     "ServedEmbedder",
+    "chosen_embedder",
     "load_embedder",
 ]

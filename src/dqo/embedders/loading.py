@@ -62,6 +62,8 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     Raises:
         EncoderError: No such encoder, or a setting it cannot take.
     """
+    if not isinstance(name, str):
+        raise EncoderError(f"Expected the name or folder of an encoder, got a {type(name).__name__}; write its name.")
     name = ALIASES.get(name, name)
     folder = Path(name).expanduser()
     if name and folder.is_dir():

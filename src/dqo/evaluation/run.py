@@ -123,6 +123,18 @@ def _write(out: Path, groups: Sequence[Group], values: PromptValues, document: d
 
 
 def _notes(groups: Sequence[Group], scorer_given: bool) -> list[str]:
+    return [*_uneven(groups), *_unscored(groups, scorer_given)]
+
+
+def _uneven(groups: Sequence[Group]) -> list[str]:
+    sizes = {len(group.responses) for group in groups}
+    if len(sizes) == 1:
+        return []
+    return [f"prompts have {min(sizes)} to {max(sizes)} responses: pass@k and max@k go up to {min(sizes)}, and what "
+            "grows with the number of responses is no longer comparable between prompts."]  # fmt: skip
+
+
+def _unscored(groups: Sequence[Group], scorer_given: bool) -> list[str]:
     unscored = sum(group.rewards is None for group in groups)
     if not unscored:
         return []

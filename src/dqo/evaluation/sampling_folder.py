@@ -90,6 +90,9 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
     asked = {prompt.id: prompt.prompt for prompt in prompts}
     for group in done.values():
         if asked.get(group.id) != group.prompt:
-            raise DataError(f"{path}: expected groups of the prompts given, got another prompt with id {group.id!r}; "
-                            "choose another folder.")  # fmt: skip
+            why = "with another text" if group.id in asked else "none of them"
+            raise DataError(
+                f"{path}: expected groups of the {len(asked)} prompts asked for, but one is of {group.id!r}, {why}; "
+                "ask for the same prompts or more, or choose another folder."
+            )
     return done

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
-from dqo.endpoint import checked_url, without_key
+from dqo.endpoint import checked_url, is_retried, without_key
 from dqo.errors import EndpointError
 from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.hub import first_words
@@ -142,13 +142,16 @@ class ServedModel:
 
     def _error(self, expected: str, error: Exception) -> EndpointError:
         advice = "start the server or check the URL, then run the same command again: finished prompts are kept"
-        if getattr(error, "status_code", None) in (401, 403):
+        status = getattr(error, "status_code", None)
+        if status in (401, 403):
             advice = f"set the environment variable {KEY}"
-        elif 400 <= (getattr(error, "status_code", None) or 0) < 500:
+        elif status == 404:
+            advice = "check the URL, which mostly ends in /v1, and the name of the model"
+        elif not is_retried(error):
             advice = "shorten the prompt, lower --max-new-tokens, or check what the server takes"
+        tries = f" after {self.retries} retries" if is_retried(error) else ""
         return EndpointError(
-            f"endpoint {self.url}: expected it {expected}, got {without_key(first_words(error), KEY)} after "
-            f"{self.retries} retries; {advice}."
+            f"endpoint {self.url}: expected it {expected}, got {without_key(first_words(error), KEY)}{tries}; {advice}."
         )
 
 

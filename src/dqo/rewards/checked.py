@@ -2,7 +2,7 @@
 
 import inspect
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from numbers import Real
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from dqo.errors import DQOError, RewardError
 from dqo.rewards.completion import completion_text
 
+_ARGUMENTS = "end its arguments with **columns, and give one that is not always there a default"
 _SHOWN = 80  # characters of a completion in a message
 _OVERFLOWS = 1e308  # a double ends a little above
 
@@ -52,6 +53,26 @@ class CheckedReward:
                 raise self._raised(error, completions) from error
             return self._checked(rewards, completions)
 
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Refuse a function that asks for a column which there is not, or takes fewer than there are, before a rollout.
+
+        Args:
+            columns: Names of what it is called with beside `prompts` and `completions`.
+
+        Raises:
+            RewardError: Names what there is.
+        """
+        try:
+            signature = inspect.signature(self.fn)
+            signature.bind(prompts=[], completions=[], **{column: [] for column in columns})
+        except TypeError as error:
+            raise RewardError(
+                f"reward function {self.__name__!r}: expected one that can be called with prompts, completions, "
+                f"{', '.join(columns)}, got {signature} ({error}); {_ARGUMENTS}, or read it from the columns there are."
+            ) from None
+        except ValueError:  # of a builtin
+            return
+
     def _check_signature(self) -> None:
         """Refuse what could never be called, at once and not after the first rollout."""
         try:
@@ -73,7 +94,7 @@ class CheckedReward:
         told = f"reward function {self.__name__!r} raised {type(error).__name__} ({error})"
         frames = traceback.extract_tb(error.__traceback__)[1:]  # without the call here
         if not frames and isinstance(error, TypeError):  # it was not entered
-            return RewardError(f"{told}; give it an argument **columns for what is handed over beside the completions.")
+            return RewardError(f"{told}; {_ARGUMENTS}.")
         place = f" in {frames[-1].filename}, line {frames[-1].lineno}," if frames else ""
         return RewardError(
             f"{told}{place} on a batch of {len(completions)}{first}; mend it, or return None for what it cannot score."
@@ -81,6 +102,8 @@ class CheckedReward:
 
     def _checked(self, rewards: Any, completions: Sequence[Any]) -> list[float | None]:
         try:
+            if isinstance(rewards, (Mapping, Set, str)):  # their keys, or letters, are no rewards
+                raise TypeError
             rewards = list(rewards)
         except TypeError:
             raise RewardError(

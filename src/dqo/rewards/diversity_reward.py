@@ -10,10 +10,11 @@ import torch.distributed as dist
 
 from dqo.core import blocks
 from dqo.diversity import DiversitySpec, group_credit
-from dqo.embedders import Embedder, load_embedder
+from dqo.embedders import Embedder, chosen_embedder
 from dqo.errors import GroupError
 from dqo.rewards.checked import CheckedReward
 from dqo.rewards.completion import completion_text
+from dqo.rewards.imported import checked_span
 
 Quality = Callable[..., Sequence[float | None]]
 
@@ -35,7 +36,7 @@ class DiversityReward:
             group of two. At least 3, because at 2 both credits are equal and cancel in the group mean.
         num_generations_eval: the trainer's, where it differs. A batch whose prompts fit both sizes is read as groups
             of the larger.
-        encoder: name or folder of an encoder (see load_embedder), or a callable list[str] -> (N, D) unit rows.
+        encoder: name or folder of an encoder (see load_embedder), or a callable list[str] -> (N, D).
         kernel: "cosine", "gaussian" or "linear".
         sigma: bandwidth of the Gaussian kernel.
         ridge: regularisation strength > 0.
@@ -77,9 +78,9 @@ class DiversityReward:
             credit_scale=credit_scale,
             combine="add" if quality is None else "quality_weighted",
         )
-        self.embed = load_embedder(encoder) if isinstance(encoder, str) else encoder
+        self.embed = chosen_embedder(encoder)
         self.quality = None if quality is None else CheckedReward(quality)
-        self.text = text or (lambda completion: completion)
+        self.text = checked_span(text)
 
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         """Credit of this process's rows, in the spec's unit; None where quality is None."""

@@ -33,6 +33,8 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
     """
     is_file = ".py:" in path
     module_name, _, function_name = path.rpartition(":" if is_file else ".")
+    if path.endswith(".py"):
+        raise RecipeError(f"{setting} {path!r}: expected a function of that file, got the file; write {path}:function.")
     if not module_name or not function_name.isidentifier():
         raise RecipeError(
             f"{setting} {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function'; name the function so."

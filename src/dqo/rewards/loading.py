@@ -116,4 +116,6 @@ def load_reward(entry: Entry) -> CheckedReward:
         raise RecipeError(
             f"reward {entry.reward!r}: expected a plain function, got an asynchronous one; define it with def."
         )
-    return CheckedReward(function)
+    checked = CheckedReward(function)
+    checked.check_columns(("reference", "meta", "record", "ended"))
+    return checked

@@ -61,6 +61,7 @@ class JsonlTask:
             raise RecipeError(
                 f"reward {reward!r}: expected a plain function, got an asynchronous one; define it with def."
             )
+        self._reward.check_columns(("reference", "meta", "ended"))
         self._sources = {"train": train, "dev": dev, "test": test}
         self._read: dict[str, list[Prompt]] = {}
 

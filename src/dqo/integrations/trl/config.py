@@ -8,7 +8,7 @@ import torch
 from trl import GRPOConfig, RLOOConfig
 
 from dqo.core import REWARD_SCALES
-from dqo.errors import DQOError
+from dqo.errors import DQOError, RecipeError
 from dqo.integrations.trl.alpha_config import AlphaArguments
 from dqo.models import best_device, native_bf16
 from dqo.signals import SIGNALS
@@ -101,6 +101,11 @@ class DiversityArguments(AlphaArguments):
 
     def _check_diversity(self) -> None:
         """Refuse, before anything is loaded, what would train on something else than was asked for."""
+        if not isinstance(self.encoder, str):
+            raise RecipeError(
+                f"`encoder` must be a name or folder, got a {type(self.encoder).__name__}; give a function to the "
+                "trainer, as embedder=."
+            )
         self.alpha_source()
         self._check_range_of_alpha()
         if self.encoder == "reference":

@@ -24,8 +24,8 @@ from dqo.alpha import StepwiseAlpha
 from dqo.core import blocks, effective_alpha
 from dqo.detectors import DriftOfRun
 from dqo.diversity import GroupCredit, shape_reward
-from dqo.embedders import Embedder, load_embedder
-from dqo.errors import EncoderError, RecipeError, RewardError
+from dqo.embedders import Embedder, OwnEmbedder, load_embedder
+from dqo.errors import RecipeError, RewardError
 from dqo.integrations.trl.advantage_mixin import AdvantageMixin
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
@@ -39,7 +39,7 @@ from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
 from dqo.integrations.trl.reward_column import COLUMN, check_rewards, check_task_rewards, checked, reserved_column
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
-from dqo.integrations.trl.run_memory import RolloutAlpha, RunMemory
+from dqo.integrations.trl.run_memory import Remembers, RolloutAlpha, RunMemory
 from dqo.integrations.trl.trainable import check_trainable
 from dqo.rewards import completion_text, prompt_key
 from dqo.rewards.imported import checked_span
@@ -53,7 +53,7 @@ class DQOMixin:
         reward_funcs: task rewards, as the host takes them. A completion that none of them can score (all None) is
             left out of its group's kernel.
         args: DQOConfig or DQORLOOConfig.
-        embedder: callable list[str] -> (N, D) unit rows; built from args.encoder where not given.
+        embedder: callable list[str] -> (N, D); built from args.encoder where not given.
         answer_span: completion text -> the text that is embedded; the whole text where not given.
         **kwargs: anything else the host takes.
 
@@ -99,8 +99,9 @@ class DQOMixin:
         super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
         check_task_rewards(len(self.reward_funcs) - 1)
         device = args.encoder_device or str(self.accelerator.device)
+        own = None if embedder is None else OwnEmbedder(embedder)
         self._embed = (
-            embedder
+            own
             or self._reference
             or load_embedder(args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size)
         )
@@ -117,6 +118,15 @@ class DQOMixin:
             }
         )
         self.add_callback(self._memory)
+
+    def remember(self, name: str, part: Remembers) -> None:
+        """Keep the memory of one more part of the run in its checkpoints, and give it back on a resume.
+
+        Args:
+            name: Of the part.
+            part: Its `state` is plain data; its `load` may refuse what does not fit.
+        """
+        self._memory.parts[name] = part
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
         """Task rewards of all processes with our column filled in: (N, F)."""
@@ -172,11 +182,6 @@ class DQOMixin:
         """Embeddings of every process's answers in the host's row order: (N, D)."""
         with self._clock.measure("time/embed"):
             E = self._embed(texts)  # (N_local, D)
-        if E.dim() != 2 or len(E) != len(texts):
-            raise EncoderError(
-                f"Expected the encoder to return one vector a text, got shape {tuple(E.shape)} for {len(texts)} texts; "
-                "return a (N, D) tensor."
-            )
         return gather(E.to(self.accelerator.device))
 
     def _group_size(self) -> int:
