@@ -177,7 +177,7 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
         ({"arms": {"dqo": {}, "DQO": {}}}, "a folder of its own for every run, but 'DQO-alpha0.5-seed0'"),
         ({"arms": {"a/b": {}}}, "the name of an arm is part of a folder's"),
         ({"alphas": [1, 1.0]}, "`alphas` has 1.0 twice"),
-        ({"arms": {"plain": {"diversity": "none"}}, "alphas": [0.5, 1]}, "diversity: none has no weight, so the runs at"),
+        ({"arms": {"plain": {"diversity": "none"}}, "alphas": [0.5, 1]}, "diversity: none has no weight, so the runs"),
         ({"alphas": [-1]}, "alpha"),
         ({"seeds": "0, 1"}, "`seeds` must be a list, each entry a whole number, got '0, 1'"),
         ({"base": "nowhere.yaml"}, "nowhere.yaml: expected a readable recipe, got No such file"),
