@@ -208,6 +208,20 @@ def test_entries_and_their_options():
         load_reward(Entry("judge", 1.0, {"base_url": "http://x/v1"}))
 
 
+def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(
+        "def long(prompts, completions, least, **columns):\n    return [len(c) >= least for c in completions]\n"
+    )
+    (entry,) = read_entries([{"reward": f"{file}:long", "least": 3}])
+    reward = load_reward(entry)
+    assert (reward.__name__, reward(prompts=["p"] * 2, completions=["ab", "abc"])) == ("long", [0.0, 1.0])
+    with pytest.raises(RecipeError, match=r"arguments that the function names \(least\), got 'lest'; correct"):
+        load_reward(Entry(f"{file}:long", 1.0, {"lest": 3}))
+    with pytest.raises(RewardError, match=r"missing a required argument: 'least'"):
+        load_reward(Entry(f"{file}:long", 1.0, {}))
+
+
 def test_a_record_feeds_the_reward_its_columns():
     prompt = Prompt("p-1", "Q", ["gold"], {"id": "p-1", "level": 3})
     seen, logged = {}, {}

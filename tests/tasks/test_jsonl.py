@@ -31,6 +31,7 @@ def test_splits_and_scores(write):
     assert [p.prompt for p in task.prompts("test")] == ["c"]
     assert task.quality(train, ["A", "A"], [True, True]) == [1.0, 0.0]
     assert task.answer_span(" A \n") == "A"
+    assert not task.cuts_span
 
 
 def test_unscorable_and_length(write):
@@ -55,6 +56,17 @@ def test_a_path_that_is_not_there(source):
         DataError, match=f"train: expected an existing JSON-lines file or the hub name .* got '{source}'"
     ):
         task_of(train=source).prompts("train")
+
+
+def test_the_answer_span_is_a_function_of_the_user(write, tmp_path):
+    (tmp_path / "spans.py").write_text(
+        "def behind(text):\n    return text.split('####')[1] if '####' in text else None\n"
+    )
+    task = task_of(train=write("train.jsonl", "a"), answer_span=f"{tmp_path}/spans.py:behind")
+    assert task.cuts_span
+    assert task.answer_span("because #### 72 ") == "72"
+    with pytest.raises(RewardError, match="answer span to return text, got None for the response 'no idea'"):
+        task.answer_span("no idea")
 
 
 def test_bad_rewards(write):

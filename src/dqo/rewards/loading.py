@@ -3,7 +3,7 @@
     rewards:
       - {reward: reward_model, model: owner/name, sigmoid: true}
       - {reward: length, max_words: 120, weight: 0.1}
-      - {reward: my_rewards.py:politeness, weight: 0.5}
+      - {reward: my_rewards.py:politeness, weight: 0.5, language: en}
 
 | name | reward | range |
 |---|---|---|
@@ -17,13 +17,14 @@
 | `length`, `format`, `ended` | shape of the response | [0, 1] |
 | `reward_model` | score of a sequence classifier | any, (0, 1) with sigmoid |
 | `judge` | score of a model behind a server | [0, 1] |
-| `pkg.module.function`, `file.py:function` | your own | any |
+| `pkg.module.function`, `file.py:function` | your own; options are arguments that it names | any |
 """
 
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import RecipeError
@@ -49,6 +50,7 @@ REWARDS = {
     "judge": "dqo.rewards.judge:JudgeReward",
 }
 QUALITY = "quality"
+COLUMNS = ("reference", "meta", "record", "ended")  # what a reward is called with beside prompts and completions
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
             raise RecipeError(f"rewards, entry {number}: `reward` must be {choices(str(name), valid)}, got {name!r}.")
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
             raise RecipeError(f"rewards, entry {number} ({name}): `weight` must be a finite number, got {weight!r}.")
-        if options and name not in REWARDS:
+        if options and name == QUALITY:
             raise RecipeError(
                 f"rewards, entry {number} ({name}): expected nothing beside `reward` and `weight`, got "
                 f"{', '.join(map(str, options))}; correct or remove it."
@@ -103,7 +105,7 @@ def load_reward(entry: Entry) -> CheckedReward:
         entry: Of `read_entries`.
 
     Returns:
-        A reward in TRL's convention, called with the columns `reference`, `meta` and `ended`.
+        A reward in TRL's convention, called with `prompts`, `completions` and COLUMNS.
 
     Raises:
         DQOError: An option, model, package or function that does not do.
@@ -111,11 +113,43 @@ def load_reward(entry: Entry) -> CheckedReward:
     if entry.reward in REWARDS:
         extra = "endpoint" if entry.reward == "judge" else "data"
         return CheckedReward(build("reward", REWARDS, entry.reward, entry.options, extra))
-    function: Callable[..., Any] = import_reward(entry.reward)
+    function = own_reward(entry)
     if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
         raise RecipeError(
             f"reward {entry.reward!r}: expected a plain function, got an asynchronous one; define it with def."
         )
     checked = CheckedReward(function)
-    checked.check_columns(("reference", "meta", "record", "ended"))
+    checked.check_columns(COLUMNS)
     return checked
+
+
+def own_reward(entry: Entry) -> Callable[..., Any]:
+    """The user's function of an entry with its options: only those that it names, or a typo would be a column to it.
+
+    Args:
+        entry: Of `read_entries`, with a function's name.
+
+    Returns:
+        The function, plain or asynchronous.
+
+    Raises:
+        RecipeError: A function that cannot be imported, or an option that it does not name.
+    """
+    function: Callable[..., Any] = import_reward(entry.reward)
+    if not entry.options:
+        return function
+    named = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and name not in ("prompts", "completions", *COLUMNS)
+    ]
+    for option in entry.options:
+        if option not in named:
+            raise RecipeError(
+                f"reward {entry.reward!r}: expected `reward`, `weight` and arguments that the function names "
+                f"({', '.join(named) or 'it names none'}), got {option!r}; correct or remove it."
+            )
+    bound = partial(function, **entry.options)
+    bound.__name__ = getattr(function, "__name__", type(function).__name__)
+    return bound

@@ -10,7 +10,7 @@ from dqo.errors import DataError, RecipeError
 from dqo.json_files import is_number
 from dqo.records import Prompt, read_prompts
 from dqo.rewards import CheckedReward
-from dqo.rewards.imported import import_reward
+from dqo.rewards.imported import checked_span, import_function, import_reward
 from dqo.tasks.splits import SPLITS
 
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
@@ -35,9 +35,11 @@ class JsonlTask:
         dev: Where those to choose settings on are; none if not given.
         test: Where those to report on are; none if not given.
         max_completion_length: Tokens a response may have.
+        answer_span: Function response -> the part whose diversity counts, such as what follows "####", named like the
+            reward; the whole response if not given.
 
     Raises:
-        RecipeError: A reward that cannot be imported or is asynchronous, or a length below 1.
+        RecipeError: A function that cannot be imported or is asynchronous, or a length below 1.
         DataError: When prompts are read: an unreadable or missing split, or a prompt that two splits share.
     """
 
@@ -50,6 +52,7 @@ class JsonlTask:
         dev: str | None = None,
         test: str | None = None,
         max_completion_length: int = 256,
+        answer_span: str | None = None,
     ):
         if not isinstance(max_completion_length, int) or max_completion_length < 1:
             raise RecipeError(
@@ -62,6 +65,8 @@ class JsonlTask:
                 f"reward {reward!r}: expected a plain function, got an asynchronous one; define it with def."
             )
         self._reward.check_columns(("reference", "meta", "ended"))
+        span = None if answer_span is None else import_function(answer_span, "answer_span", "response")
+        self.cuts_span, self._span = span is not None, checked_span(span)
         self._sources = {"train": train, "dev": dev, "test": test}
         self._read: dict[str, list[Prompt]] = {}
 
@@ -81,8 +86,8 @@ class JsonlTask:
         return list(self._read[split])
 
     def answer_span(self, response: str) -> str:
-        """The whole response."""
-        return response.strip()
+        """The part whose diversity counts: the user's function of the response, or all of it."""
+        return self._span(response).strip()
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """What the reward function returns, checked; RewardError names the function and row of a bad value."""
