@@ -39,16 +39,49 @@ def chat_text(
         ) from error
 
 
-def rendered(prompt: str, tokenizer: "PreTrainedTokenizerBase") -> str:
+def conversation(prompt: str, system: str | None = None) -> list[dict[str, str]]:
+    """A prompt as messages.
+
+    Args:
+        prompt: The user's words.
+        system: What stands before them; None leaves it to the template, which may have something of its own.
+
+    Returns:
+        {"role", "content"} each.
+    """
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": prompt}]
+
+
+def rendered(prompt: str, tokenizer: "PreTrainedTokenizerBase", system: str | None = None) -> str:
     """A prompt as the policy reads it.
 
     Args:
         prompt: The user's words.
         tokenizer: The policy's; without a chat template the words stay as they are.
+        system: As for `conversation`.
 
     Returns:
         The text that is tokenized.
     """
     if not tokenizer.chat_template:
         return prompt
-    return chat_text(tokenizer, [{"role": "user", "content": prompt}])
+    return chat_text(tokenizer, conversation(prompt, system))
+
+
+def check_system(system: str | None, template: str | None, model: str) -> None:
+    """Refuse a system prompt for a model that would not see it.
+
+    Args:
+        system: The system prompt, if any.
+        template: The chat template, if any.
+        model: Name of the model.
+
+    Raises:
+        ModelError: There is a system prompt and no template.
+    """
+    if system is not None and not template:
+        raise ModelError(
+            f"system_prompt: expected a model with a chat template, got {model!r}, which reads plain text; remove "
+            "it, or write it into the prompts."
+        )

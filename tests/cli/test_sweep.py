@@ -91,6 +91,15 @@ def refused(capsys):
     return run
 
 
+def test_every_policy_is_asked_with_the_base_s_system_prompt(sweep_file, refused):
+    sweep, _ = read_sweep(sweep_file({"system_prompt": "Be brief."}))
+    flags = sweep.evaluation.flags()
+    assert flags[flags.index("--system-prompt") + 1] == "Be brief."
+    assert "--system-prompt" not in read_sweep(sweep_file())[0].evaluation.flags()
+    said = refused(sweep_file(arms={"dqo": {"system_prompt": "x"}}), "--dry-run")
+    assert "`system_prompt` cannot differ between arms; every policy is asked alike" in said
+
+
 def test_the_whole_of_it(sweep_file, stand_in, tmp_path, capsys):
     file, out = sweep_file(), tmp_path / "sweep"
     assert main(["sweep", file, "--dry-run"]) == 0

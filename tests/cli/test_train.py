@@ -98,6 +98,19 @@ def test_resume_without_a_checkpoint_starts_from_scratch_and_says_so(own_recipe,
     assert rows[0]["kl"] is not None, "RLOO has a reference policy by default"
 
 
+def test_a_run_is_trained_and_evaluated_with_its_system_prompt(own_recipe, prompt_file, tmp_path, capsys):
+    recipe = own_recipe(system_prompt="a sad cat", trainer={"max_steps": 1, "log_completions": True})
+    assert main(["train", "--dry-run", str(recipe)]) == 0
+    assert "a sad cat" in capsys.readouterr().out.split("--- prompt 1")[1]
+    assert main(["train", str(recipe)]) == 0
+    assert "a sad cat" in capsys.readouterr().out, "the host prints what was asked"
+    command = ["sample", "--model", str(tmp_path / "run"), "--data", str(prompt_file), "--n", "1"]
+    for flags, asked in (([], "a sad cat"), (["--system-prompt", "old dog"], "old dog")):
+        out = tmp_path / asked
+        assert main([*command, *flags, "--limit", "1", "--max-new-tokens", "4", "--out", str(out)]) == 0
+        assert json.loads((out / "sampling.json").read_text())["system_prompt"] == asked
+
+
 def test_a_start_that_was_refused_does_not_take_the_folder(own_recipe, tmp_path, capsys):
     recipe = str(own_recipe(trainer={"max_steps": 1}))
     assert main(["train", recipe, "encoder=hashd"]) == 2

@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from dqo.errors import DataError
-from dqo.evaluation.local_model import SeededChoice
-from dqo.evaluation.sample import sample_groups
+from dqo.errors import DataError, ModelError
+from dqo.evaluation.local_model import LocalModel, SeededChoice
+from dqo.evaluation.sample import sample_from, sample_groups
 from dqo.records import Prompt, read_groups
 
 PROMPTS = [
@@ -95,6 +95,17 @@ def test_without_chat_template_the_prompt_is_plain(tiny_policy, tiny_tokenizer, 
     monkeypatch.setattr(tiny_tokenizer, "chat_template", None)
     assert [g.responses for g in draw(tiny_policy, tiny_tokenizer, as_text)] == [g.responses for g in with_template]
     assert [g.responses for g in draw(tiny_policy, tiny_tokenizer)] != [g.responses for g in with_template]
+
+
+def test_a_system_prompt_stands_before_the_prompt_and_is_recorded(tiny_policy, tiny_tokenizer, monkeypatch):
+    source = LocalModel(tiny_policy, tiny_tokenizer, 5, 8, 1.0, 4, "a sad cat")
+    asked = sample_from(source, PROMPTS, 3)
+    assert source.settings()["system_prompt"] == "a sad cat"
+    as_text = [Prompt(p.id, f"system a sad cat user {p.prompt} assistant", p.reference, p.meta) for p in PROMPTS]
+    monkeypatch.setattr(tiny_tokenizer, "chat_template", None)
+    assert [g.responses for g in draw(tiny_policy, tiny_tokenizer, as_text)] == [g.responses for g in asked]
+    with pytest.raises(ModelError, match="system_prompt: expected a model with a chat template, got"):
+        LocalModel(tiny_policy, tiny_tokenizer, 5, 8, 1.0, 4, "a sad cat")
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])

@@ -151,6 +151,13 @@ def test_groups_are_in_the_prompts_order_though_answers_are_not(server, tmp_path
     assert read_groups(tmp_path / "groups.jsonl") == groups
 
 
+def test_a_system_prompt_is_the_first_message(server):
+    sample_from(ServedModel("tiny", server.url, **SETTINGS, system_prompt="Be brief."), PROMPTS[:1], 1)
+    first, second = server.asked[-1]["messages"]
+    assert first == {"role": "system", "content": "Be brief."}
+    assert second["role"] == "user"
+
+
 def test_an_answer_without_text_is_an_empty_response(server):
     server.misbehave = lambda body, number: {"content": None, "reasoning_content": "hm"}
     assert {text for group in draw(server) for text in group.responses} == {""}

@@ -73,6 +73,14 @@ def test_answers_come_back_in_order_with_their_finish(vllm):
     assert {(s.temperature, s.top_p, s.max_tokens) for s in settings} == {(0.7, 1.0, 8)}
 
 
+def test_a_system_prompt_is_the_first_message(vllm):
+    engine = VllmEngine("owner/model", seed=3, max_new_tokens=8, temperature=1.0, system_prompt="Be brief.")
+    sample_from(engine, PROMPTS[:1], 1)
+    [(messages, _)] = engine._engine.calls
+    assert [message["role"] for message in messages[0]] == ["system", "user"]
+    assert engine.settings()["system_prompt"] == "Be brief."
+
+
 def test_what_vllm_cannot_load_is_one_sentence(vllm):
     with pytest.raises(ModelError, match=r"expected vLLM to load 'owner/broken', but it failed .*no such model"):
         VllmEngine("owner/broken", seed=0, max_new_tokens=8, temperature=1.0)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dqo.chat import rendered
+from dqo.chat import check_system, rendered
 from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import LoraSettings, peft_config
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
@@ -72,7 +72,8 @@ class DryRun:
         if prompts and tokenizer is not None and shape is not None:
             self._try("lengths", lambda: self._lengths(prompts, tokenizer, shape))
         for number, prompt in enumerate(prompts[:SHOWN_PROMPTS], start=1):
-            text = rendered(prompt.prompt, tokenizer) if tokenizer is not None else prompt.prompt
+            system = self.recipe.system_prompt
+            text = rendered(prompt.prompt, tokenizer, system) if tokenizer is not None else prompt.prompt
             shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … ({len(text):,} characters)"
             print(f"\n--- prompt {number}, {prompt.id}\n{shown}")
         for problem in self.unresolved:
@@ -132,6 +133,7 @@ class DryRun:
 
         check_whole(self.recipe.model)
         model_config, tokenizer = load_outline(self.recipe.model)
+        check_system(self.recipe.system_prompt, tokenizer.chat_template, self.recipe.model)
         peft_config(self.recipe.lora)
         lora = LoraSettings(**self.recipe.lora)
         shape = policy_shape(model_config, lora.r if self.recipe.lora else None, lora.target_modules)
@@ -216,7 +218,7 @@ class DryRun:
         _show("steps", f"{steps:,} optimizer steps of {prompts_a_step:g} prompts: {seen:,.0f} prompts{passes}")
 
     def _lengths(self, prompts: list[Prompt], tokenizer: Any, shape: PolicyShape) -> None:
-        lengths = check_lengths(prompts, tokenizer, shape.positions, self.config)
+        lengths = check_lengths(prompts, tokenizer, shape.positions, self.recipe)
         longest = max(lengths)
         _show(
             "tokens",

@@ -178,7 +178,7 @@ def _reward(text: str) -> Any:
 def _responses(args: argparse.Namespace) -> list[Group]:
     if args.data or args.split:
         raise RecipeError("--responses holds its own prompts, got --data or --split too; leave one out.")
-    for name in ("n", "temperature", "max_new_tokens", "verbalized", "backend", "endpoint"):
+    for name in ("n", "temperature", "max_new_tokens", "system_prompt", "verbalized", "backend", "endpoint"):
         if getattr(args, name) is not None:
             raise RecipeError(f"--responses are sampled already, got --{name.replace('_', '-')}; leave it out.")
     groups = read_groups(args.responses)

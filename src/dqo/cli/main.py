@@ -148,6 +148,10 @@ def _add_sampling(parser: argparse.ArgumentParser, max_new_tokens: str, n: str) 
         "--temperature", type=_temperatures, help="or several, 0.7,1.0,1.3, each into a folder of its own (default: 1)"
     )
     parser.add_argument(
+        "--system-prompt", metavar="TEXT",
+        help="message before every prompt (default: that of the run, if --model is one, else the model's own)",
+    )  # fmt: skip
+    parser.add_argument(
         "--verbalized", type=_positive, nargs="?", const=5, metavar="K",
         help="Verbalized Sampling, a baseline: ask for K responses in one call (default K: 5)",
     )  # fmt: skip

@@ -54,6 +54,7 @@ class Recipe:
         task: Name of a task.
         output_dir: The run folder.
         model: Name of the policy.
+        system_prompt: System message before every prompt; None leaves it to the model's chat template.
         task_options: Arguments of the task.
         data: {"path": place} reads a local copy of the task's data set (a file, or a folder with train.jsonl and
             test.jsonl); a task without a data set of its own trains on the prompts of this file instead.
@@ -72,6 +73,7 @@ class Recipe:
     task: str
     output_dir: str
     model: str = DEFAULT_POLICY
+    system_prompt: str | None = None
     task_options: dict[str, Any] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
     rewards: list[dict[str, Any]] = field(default_factory=list)

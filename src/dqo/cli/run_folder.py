@@ -128,3 +128,19 @@ def model_source(name: str) -> str:
         f"model {name!r}: expected a finished run with checkpoints/final, got an unfinished one; finish it with "
         f"`dqo train ... --resume`, {remedy}."
     )
+
+
+def run_system_prompt(name: str) -> str | None:
+    """The system prompt that the policy of a run folder was trained with; None for another model.
+
+    Args:
+        name: Run folder, model folder or hub name.
+
+    Returns:
+        The text, or None.
+    """
+    from dqo.cli.flat_settings import read_settings
+
+    run = RunFolder(name)
+    trained = run.config.is_file() and run.checkpoints.is_dir()
+    return read_settings(run.config).get("system_prompt") if trained else None

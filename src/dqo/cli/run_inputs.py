@@ -149,23 +149,26 @@ class PromptsDigest:
             )
 
 
-def prompt_lengths(prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+def prompt_lengths(
+    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", system: str | None = None
+) -> list[int]:
     """Tokens of each prompt as the policy gets it, chat template included.
 
     Args:
         prompts: N prompts.
         tokenizer: The policy's.
+        system: System message before each, if any.
 
     Returns:
         N counts.
     """
-    texts = [rendered(prompt.prompt, tokenizer) for prompt in prompts]
+    texts = [rendered(prompt.prompt, tokenizer, system) for prompt in prompts]
     ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
     return [len(row) for row in ids]
 
 
 def check_lengths(
-    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", room: int | None, config: Any
+    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", room: int | None, recipe: Recipe
 ) -> list[int]:
     """Refuse a prompt that leaves no room for a response in the model's context.
 
@@ -173,7 +176,7 @@ def check_lengths(
         prompts: What to train on.
         tokenizer: The policy's.
         room: Positions that the policy has; None where it does not say.
-        config: The host's settings, which say how long a response may be.
+        recipe: Says what stands before a prompt and how long a response may be.
 
     Returns:
         Tokens of each prompt.
@@ -181,12 +184,13 @@ def check_lengths(
     Raises:
         DataError: Naming the longest prompt.
     """
-    lengths = prompt_lengths(prompts, tokenizer)
+    lengths = prompt_lengths(prompts, tokenizer, recipe.system_prompt)
     longest = max(range(len(lengths)), key=lengths.__getitem__)
-    if room and lengths[longest] + config.max_completion_length > room:
+    most = recipe.config.max_completion_length
+    if room and lengths[longest] + most > room:
         raise DataError(
             f"prompt {prompts[longest].id!r}: expected at most {room} tokens with the response, the context of the "
-            f"model, got {lengths[longest]} and up to {config.max_completion_length} of the response; shorten the "
+            f"model, got {lengths[longest]} and up to {most} of the response; shorten the "
             "prompt (max_article_words of cnn_dailymail does) or lower trainer.max_completion_length."
         )
     return lengths

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dqo.cli.run_folder import model_source
+from dqo.cli.run_folder import model_source, run_system_prompt
 from dqo.errors import RecipeError
 from dqo.records import Group, Prompt, read_prompts
 
@@ -51,7 +51,8 @@ class Sampler:
     """What the flags say about sampling; a model is loaded once for all temperatures.
 
     Args:
-        args: `model`, `endpoint`, `backend`, `out`, `n`, `seed`, `limit`, `max_new_tokens`, `batch_size`, `verbalized`.
+        args: `model`, `endpoint`, `backend`, `out`, `n`, `seed`, `limit`, `max_new_tokens`, `batch_size`, `verbalized`,
+            `system_prompt`.
         default_length: Longest response in tokens where the flags give none.
 
     Raises:
@@ -91,7 +92,8 @@ class Sampler:
         return sample_from(self._source(temperature), prompts[: self.args.limit], self.n, out=out, form=self.form)
 
     def _loader(self) -> "Callable[[float], Source]":
-        args, common = self.args, {"seed": self.args.seed, "max_new_tokens": self.length}
+        system = run_system_prompt(self.args.model) if self.args.system_prompt is None else self.args.system_prompt
+        args, common = self.args, {"seed": self.args.seed, "max_new_tokens": self.length, "system_prompt": system}
         if args.endpoint:
             from dqo.evaluation.served_model import ServedModel
 
@@ -106,9 +108,9 @@ class Sampler:
             return engine.at
         return self._local(**common)
 
-    def _local(self, seed: int, max_new_tokens: int) -> "Callable[[float], Source]":
+    def _local(self, seed: int, max_new_tokens: int, system_prompt: str | None) -> "Callable[[float], Source]":
         from dqo.evaluation.local_model import LocalModel
         from dqo.models import best_device, load_policy
 
         model, tokenizer = load_policy(model_source(self.args.model), device=best_device())
-        return lambda t: LocalModel(model, tokenizer, seed, max_new_tokens, t, self.args.batch_size)
+        return lambda t: LocalModel(model, tokenizer, seed, max_new_tokens, t, self.args.batch_size, system_prompt)

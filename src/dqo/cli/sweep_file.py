@@ -36,6 +36,7 @@ _NOT_IN_AN_ARM = {
     "output_dir": "every run gets a folder of its own below the sweep's output_dir",
     "seed": "list the seeds under `seeds`",
     "task": "runs on other tasks cannot be compared; make a sweep of each",
+    "system_prompt": "every policy is asked alike; set it in the base recipe",
     "heldout_encoder": "every run is judged alike; set evaluation.heldout_encoder",
 }
 _DEFAULTS = {"data": None, "split": None, "prompts": None, "n": 10, "seed": 0, "temperature": 1.0, "batch_size": 32,
@@ -156,7 +157,7 @@ def _evaluation(
 ) -> Evaluation:
     origin = f"{path}, evaluation"
     hints = {spec.name: get_type_hints(Evaluation)[spec.name] for spec in fields(Evaluation)}
-    del hints["task"], hints["task_options"]
+    del hints["task"], hints["task_options"], hints["system_prompt"]
     _check_keys(given, hints, origin)
     length = base.get("trainer.max_completion_length") or task.max_completion_length
     defaults = _DEFAULTS | {
@@ -181,7 +182,8 @@ def _evaluation(
     if not re.fullmatch(r"eval[A-Za-z0-9._-]*", settings["folder"]):
         raise RecipeError(f"{origin}: `folder` must be a plain name that begins with eval, such as eval-test, got "
                           f"{settings['folder']!r}.")  # fmt: skip
-    return Evaluation(task=task.name, task_options=options, **settings)
+    system = base.get("system_prompt")
+    return Evaluation(task=task.name, task_options=options, system_prompt=system, **settings)
 
 
 def _check_judge(recipes: list[Recipe], evaluation: Evaluation, path: str) -> None:

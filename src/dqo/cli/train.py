@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
 
+from dqo.chat import check_system, conversation
 from dqo.checkpoints import newest_whole
 from dqo.cli.dry_run import DryRun
 from dqo.cli.flat_settings import SECTIONS, nested_settings, read_settings
@@ -124,14 +125,15 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
         check_login()
     model, tokenizer = load_policy(recipe.model, dtype=recipe.dtype)
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    check_lengths(prompts, tokenizer, room, recipe.config)
+    check_system(recipe.system_prompt, tokenizer.chat_template, recipe.model)
+    check_lengths(prompts, tokenizer, room, recipe)
     own = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     trainer = TRAINERS[recipe.algorithm](
         model,
         reward_funcs=reward_functions(recipe, task, stops),
         args=recipe.config,
-        train_dataset=_dataset(prompts, chat=bool(tokenizer.chat_template)),
+        train_dataset=_dataset(prompts, bool(tokenizer.chat_template), recipe.system_prompt),
         processing_class=tokenizer,
         answer_span=task.answer_span,
         peft_config=peft_config(recipe.lora),
@@ -142,14 +144,14 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
     return trainer
 
 
-def _dataset(prompts: list[Prompt], chat: bool) -> "Dataset":
+def _dataset(prompts: list[Prompt], chat: bool, system: str | None) -> "Dataset":
     """Rows as the host takes them, with the record that TaskReward reads."""
     from datasets import Dataset
 
     return Dataset.from_list(
         [
             {
-                "prompt": [{"role": "user", "content": prompt.prompt}] if chat else prompt.prompt,
+                "prompt": conversation(prompt.prompt, system) if chat else prompt.prompt,
                 "record": encode_record(prompt),
             }
             for prompt in prompts

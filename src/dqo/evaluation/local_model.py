@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dqo.chat import chat_text
+from dqo.chat import check_system, rendered
 from dqo.errors import DataError, ModelError
 from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.generation.inverse_cdf import inverse_cdf
@@ -40,9 +40,11 @@ class LocalModel:
         max_new_tokens: Longest response in tokens.
         temperature: Above 0.
         batch_size: Responses generated at a time; they may belong to several prompts, or to a part of one.
+        system_prompt: Message before the prompt; None leaves it to the chat template.
 
     Raises:
         DataError: If a number is out of range.
+        ModelError: A system prompt for a tokenizer without chat template.
     """
 
     def __init__(
@@ -53,10 +55,12 @@ class LocalModel:
         max_new_tokens: int,
         temperature: float,
         batch_size: int,
+        system_prompt: str | None = None,
     ):
         check_settings(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
         self.model, self.tokenizer, self.seed, self.max_new_tokens = model, tokenizer, seed, max_new_tokens
-        self.temperature, self.batch_size = temperature, batch_size
+        self.temperature, self.batch_size, self.system_prompt = temperature, batch_size, system_prompt
+        check_system(system_prompt, tokenizer.chat_template, model.config._name_or_path)
         self._encoded: dict[str, list[int]] = {}
 
     def settings(self) -> dict[str, Any]:
@@ -67,6 +71,7 @@ class LocalModel:
             "model": self.model.config._name_or_path,
             "weights": hashlib.sha256(torch.cat(heads).numpy().tobytes()).hexdigest()[:16],
             "chat_template": bool(self.tokenizer.chat_template),
+            "system_prompt": self.system_prompt,
             "seed": self.seed,
             "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
@@ -103,8 +108,7 @@ class LocalModel:
         if request.message in self._encoded:
             return self._encoded[request.message]
         if self.tokenizer.chat_template:
-            message = [{"role": "user", "content": request.message}]
-            text = chat_text(self.tokenizer, message)
+            text = rendered(request.message, self.tokenizer, self.system_prompt)
             ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them already
         else:
             ids = self.tokenizer(request.message)["input_ids"]

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from dqo.chat import conversation
 from dqo.endpoint import checked_url, is_retried, without_key
 from dqo.errors import EndpointError
 from dqo.evaluation.sample import Answer, Request, check_settings
@@ -33,6 +34,7 @@ class ServedModel:
         concurrency: Requests at a time.
         timeout: Seconds until an unanswered request is given up.
         retries: How often a failed request is sent again.
+        system_prompt: Message before the prompt; None leaves it to the server's chat template.
 
     Raises:
         EndpointError: A URL that is none or holds a password, a server that does not answer, or one that does not
@@ -51,10 +53,12 @@ class ServedModel:
         concurrency: int = 32,
         timeout: float = 600.0,
         retries: int = 5,
+        system_prompt: str | None = None,
     ):
         check_settings(max_new_tokens=max_new_tokens, temperature=temperature, concurrency=concurrency)
         self.model, self.url, self.seed, self.temperature = model, checked_url(url, KEY), seed, temperature
         self.max_new_tokens, self.concurrency, self.retries = max_new_tokens, concurrency, retries
+        self.system_prompt = system_prompt
         self._client = _client(self.url, timeout, retries)
         self.server = self._find_model()
 
@@ -68,6 +72,7 @@ class ServedModel:
             "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
             "top_p": 1.0,
+            "system_prompt": self.system_prompt,
             **self._neutral(),
         }
 
@@ -126,7 +131,7 @@ class ServedModel:
         try:
             reply = self._client.chat.completions.create(
                 model=self.model,
-                messages=[{"role": "user", "content": request.message}],
+                messages=conversation(request.message, self.system_prompt),
                 max_tokens=self.max_new_tokens,
                 temperature=self.temperature,
                 top_p=1.0,

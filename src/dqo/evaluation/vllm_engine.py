@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from dqo.chat import check_system, conversation
 from dqo.errors import ModelError
 from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.hub import first_words
@@ -20,13 +21,16 @@ class VllmEngine:
         seed: Any whole number.
         max_new_tokens: Longest response in tokens.
         temperature: Above 0.
+        system_prompt: Message before the prompt; None leaves it to the chat template.
 
     Raises:
-        ModelError: vLLM is not installed, or cannot load the model.
+        ModelError: vLLM is not installed, or cannot load the model; a system prompt without a chat template.
         DataError: A number out of range.
     """
 
-    def __init__(self, model: str, *, seed: int, max_new_tokens: int, temperature: float):
+    def __init__(
+        self, model: str, *, seed: int, max_new_tokens: int, temperature: float, system_prompt: str | None = None
+    ):
         check_settings(max_new_tokens=max_new_tokens, temperature=temperature)
         try:
             import vllm
@@ -36,7 +40,7 @@ class VllmEngine:
                 "--backend out, or give the URL of a vLLM server as --endpoint."
             ) from error
         self.model, self.seed, self.max_new_tokens, self.temperature = model, seed, max_new_tokens, temperature
-        self._vllm = vllm
+        self._vllm, self.system_prompt = vllm, system_prompt
         folder = resolve_policy(model)
         try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
             self._engine = vllm.LLM(
@@ -47,6 +51,7 @@ class VllmEngine:
                 f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
             ) from error
         self._chat = bool(self._engine.get_tokenizer().chat_template)
+        check_system(system_prompt, self._engine.get_tokenizer().chat_template, model)
 
     def at(self, temperature: float) -> "VllmEngine":
         """The same engine at another temperature.
@@ -68,6 +73,7 @@ class VllmEngine:
             "backend": f"vllm {self._vllm.__version__}",
             "model": self.model,
             "chat_template": self._chat,
+            "system_prompt": self.system_prompt,
             "seed": self.seed,
             "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
@@ -88,7 +94,7 @@ class VllmEngine:
                 for request in batch
             ]  # fmt: skip
             if self._chat:
-                messages = [[{"role": "user", "content": request.message}] for request in batch]
+                messages = [conversation(request.message, self.system_prompt) for request in batch]
                 outputs = self._engine.chat(messages, settings, use_tqdm=False)
             else:
                 outputs = self._engine.generate([request.message for request in batch], settings, use_tqdm=False)

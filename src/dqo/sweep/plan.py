@@ -19,6 +19,7 @@ class Evaluation:
     Attributes:
         task: Name of the task that scores; the base recipe's.
         task_options: Its options; the base recipe's, whatever an arm trains with.
+        system_prompt: Message before every prompt; the base recipe's.
         split: The task's prompts to use; None where `data` names a file.
         data: A file of prompts.
         prompts: Use the first so many prompts; None uses all.
@@ -34,6 +35,7 @@ class Evaluation:
 
     task: str
     task_options: dict[str, Any]
+    system_prompt: str | None
     split: str | None
     data: str | None
     prompts: int | None
@@ -51,6 +53,7 @@ class Evaluation:
         flags = ["--task", self.task]
         flags += option_flags(self.task_options)
         flags += ["--data", self.data] if self.data else ["--split", self.split]
+        flags += [] if self.system_prompt is None else ["--system-prompt", self.system_prompt]
         flags += ["--limit", str(self.prompts)] if self.prompts else []
         flags += ["--heldout-encoder", self.heldout_encoder] if self.heldout_encoder else []
         for name in ("n", "seed", "encoder", "max_new_tokens", "temperature", "batch_size"):
