@@ -10,13 +10,13 @@ from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 from verl.trainer.ppo.v1 import trainer_base as base
 
 
-def test_our_trainers_are_registered_and_override_one_method():
+def test_our_trainers_are_registered_and_override_two_methods():
     from dqo.integrations.verl.trainer import DQOMixin, DQOTrainerColocateAsync, DQOTrainerSync
 
     assert get_trainer_cls("dqo_sync") is DQOTrainerSync
     assert get_trainer_cls("dqo_colocate_async") is DQOTrainerColocateAsync
     inherited = [name for name in vars(DQOMixin) if hasattr(PPOTrainer, name) and not name.startswith("__")]
-    assert inherited == ["_compute_advantage"]
+    assert inherited == ["init", "_compute_advantage"]
 
 
 def test_the_trainer_reads_rewards_from_the_queue_at_our_seam_and_nowhere_else_before_the_update():
@@ -55,5 +55,6 @@ def test_the_runner_can_be_subclassed_and_is_what_run_ppo_takes():
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     assert inspect.isclass(TaskRunnerV1.__ray_actor_class__)
+    assert "self.trainer.init()" in inspect.getsource(TaskRunnerV1.__ray_actor_class__)
     assert "task_runner_class" in inspect.signature(run_ppo).parameters
     assert "get_trainer_cls(config.trainer.v1.trainer_mode)" in inspect.getsource(TaskRunnerV1.__ray_actor_class__.run)

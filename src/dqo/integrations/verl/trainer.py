@@ -1,4 +1,4 @@
-"""DQO on verl's V1 trainers. One override, `_compute_advantage`, serves GRPO, PPO with a critic, RLOO and the rest.
+"""DQO on verl's V1 trainers. One seam, `_compute_advantage`, serves GRPO, PPO with a critic, RLOO and the rest.
 
 At that point the batch is final: every row of every prompt with its reward is in TransferQueue. The mixin adds
 diversity's part to the rewards there, lets verl compute advantages with the estimator of the run, and puts the task
