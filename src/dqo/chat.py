@@ -33,9 +33,10 @@ def chat_text(
     try:
         return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer_next)
     except Exception as error:  # Jinja's, and whatever the template's own arithmetic raises
+        remedy = "leave the system_prompt out, or " if messages[0]["role"] == "system" else ""
         raise ModelError(
             f"expected the chat template of {tokenizer.name_or_path!r} to render a conversation, but it failed "
-            f"({first_words(error)}); mend chat_template in its tokenizer_config.json, or its chat_template.jinja."
+            f"({first_words(error)}); {remedy}mend chat_template in its tokenizer_config.json, or chat_template.jinja."
         ) from error
 
 

@@ -80,6 +80,19 @@ def flaw(checkpoint: Path, read: bool = True) -> str | None:
     return _first_difference(checkpoint, files, read)
 
 
+def remembered(checkpoint: str | Path) -> dict[str, Any]:
+    """What the parts of a run had in memory when a checkpoint was written.
+
+    Args:
+        checkpoint: The folder of a whole one.
+
+    Returns:
+        Name -> state; empty for a checkpoint of the host alone.
+    """
+    state = json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))
+    return state["stateful_callbacks"].get(KEY, {})
+
+
 def list_files(checkpoint: str | Path) -> dict[str, list[Any]]:
     """Flush the files of a checkpoint to disk and take down what they are.
 

@@ -9,6 +9,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dqo.cli.main import main
+from dqo.cli.run_folder import run_system_prompt
 
 pytestmark = pytest.mark.slow
 PROMISED = {"step", "quality", "diversity/credit", "diversity/vendi", "alpha", "kl", "time/step", "time/embed"}
@@ -106,14 +107,17 @@ def test_a_run_is_trained_and_evaluated_with_its_system_prompt(own_recipe, promp
     assert "a sad cat" in capsys.readouterr().out, "the host prints what was asked"
     command = ["sample", "--model", str(tmp_path / "run"), "--data", str(prompt_file), "--n", "1"]
     for flags, asked in (([], "a sad cat"), (["--system-prompt", "old dog"], "old dog")):
-        out = tmp_path / asked
+        out = tmp_path / "at" / asked
         assert main([*command, *flags, "--limit", "1", "--max-new-tokens", "4", "--out", str(out)]) == 0
         assert json.loads((out / "sampling.json").read_text())["system_prompt"] == asked
+    assert run_system_prompt(str(tmp_path / "run" / "checkpoints" / "final")) == "a sad cat"
+    assert run_system_prompt(str(tmp_path / "tiny-policy")) is run_system_prompt("owner/name") is None
 
 
 def test_a_start_that_was_refused_does_not_take_the_folder(own_recipe, tmp_path, capsys):
     recipe = str(own_recipe(trainer={"max_steps": 1}))
     assert main(["train", recipe, "encoder=hashd"]) == 2
+    assert main(["train", recipe, "trainer.optim=adamw_8bit"]) == 2, "found out after the config was written"
     assert main(["train", recipe]) == 0
     assert main(["train", recipe]) == 2, "now it holds a run"
     assert "add --resume to continue that run" in capsys.readouterr().err
@@ -128,6 +132,7 @@ def test_a_resume_with_other_data_or_fewer_steps_is_refused(own_recipe, prompt_f
     prompt_file.write_text("\n".join([*lines[1:], lines[0]]) + "\n")
     assert main(["train", recipe, "--resume", "trainer.max_steps=5", "trainer.run_name=longer"]) == 2
     assert "data: expected the prompts, references and meta that the run was trained on" in capsys.readouterr().err
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["max_steps"] == 3
     prompt_file.write_text("\n".join(lines) + "\n")
     assert main(["train", recipe, "--resume", "trainer.max_steps=5"]) == 0
     assert [row["step"] for row in logged(tmp_path / "run")] == [1, 2, 3, 4, 5]

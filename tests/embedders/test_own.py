@@ -9,7 +9,7 @@ from dqo.embedders import OwnEmbedder, load_embedder
 from dqo.errors import EncoderError, RecipeError
 from dqo.rewards.diversity_reward import DiversityReward
 
-ROWS = {"a": [1.0, 0.0], "b": [0.0, 1.0]}
+ROWS = {"a": [1, 0], "b": [0, 1]}
 
 
 @pytest.mark.parametrize("make", [np.array, list, torch.tensor])
@@ -36,8 +36,15 @@ def test_what_is_no_embedding_names_the_encoder(found, message):
 
 
 def test_what_cannot_be_called_is_told_when_it_is_given(tmp_path):
-    with pytest.raises(EncoderError, match=r"name of an encoder or a function .*, got a NoneType"):
+    with pytest.raises(EncoderError, match=r"a function .* as encoder, got a NoneType; pass one, or for a name"):
         DiversityReward(3, encoder=None)
+    model = torch.nn.Linear(2, 2)
+    OwnEmbedder(model)
+    model.encode = ROWS.get
+    with pytest.raises(EncoderError, match="got a Linear; pass its method `encode`"):
+        OwnEmbedder(model)
+    with pytest.raises(EncoderError, match="got a str; pass one, or for a name what `load_embedder` returns"):
+        OwnEmbedder("hashed")
     with pytest.raises(EncoderError, match="name or folder of an encoder, got a builtin"):
         load_embedder(ROWS.get)
     with pytest.raises(

@@ -67,7 +67,7 @@ def test_three_lines_on_plain_strings():
     result = measure({"Name a colour.": ["red", "green", "red"], "A city?": ["Rome", "Oslo", "Lima"]}, encoder="hashed")
     assert result["classes"]["mean"] == 2.5
     assert result["quality"] is None
-    scored = measure({"a": ["x", "y"]}, {"a": [1, 0]}, encoder="hashed")
+    scored = measure({"a": ["x", "y"]}, {"a": [True, 0]}, encoder="hashed")
     assert scored["pass@1"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
     assert measure({"a": ["x", "y"]}, {"a": [1, None]}, encoder="hashed")["quality"] is None
     own = measure({"a": ["x", "y"]}, encoder=lambda texts: [[1.0, 0.0], [0.0, 1.0]][: len(texts)])

@@ -11,7 +11,7 @@ from dqo.embedders import load_embedder
 from dqo.errors import ModelError, RecipeError, RewardError
 from dqo.records import Prompt
 from dqo.rewards.final_answer import final_answer
-from dqo.rewards.loading import Entry, load_reward, read_entries
+from dqo.rewards.loading import Entry, load_reward, own_reward, read_entries
 from dqo.rewards.math_answer import MathReward, as_number
 from dqo.rewards.record_reward import RecordReward, encode_record
 
@@ -218,6 +218,14 @@ def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
     assert (reward.__name__, reward(prompts=["p"] * 2, completions=["ab", "abc"])) == ("long", [0.0, 1.0])
     with pytest.raises(RecipeError, match=r"arguments that the function names \(least\), got 'lest'; correct"):
         load_reward(Entry(f"{file}:long", 1.0, {"lest": 3}))
+    file.write_text(
+        "class Late:\n    def __init__(self): self.counts = dict\n"
+        "    async def __call__(self, prompts, completions, least, **_): return []\n"
+        "late = Late()\n" + file.read_text()
+    )
+    assert own_reward(Entry(f"{file}:late", 1.0, {"least": 3})).counts is dict
+    with pytest.raises(RecipeError, match="expected a plain function, got an asynchronous one"):
+        load_reward(Entry(f"{file}:late", 1.0, {"least": 3}))
     with pytest.raises(RewardError, match=r"missing a required argument: 'least'"):
         load_reward(Entry(f"{file}:long", 1.0, {}))
 

@@ -60,6 +60,12 @@ def test_without_a_group_mean_two_responses_suffice(verl_config):
     assert read_settings(verl_config(*two, "algorithm.adv_estimator=reinforce_plus_plus")).alpha == 1.0
 
 
+def test_any_mean_over_a_pair_cancels_equal_credits(verl_config):
+    two = ("actor_rollout_ref.rollout.n=2", "trainer.v1.trainer_mode=dqo_sync", "algorithm.adv_estimator=opo")
+    with pytest.raises(RecipeError, match=r"at least 3 responses .*=opo, got 2"):
+        read_settings(verl_config(*two))
+
+
 def test_a_critic_needs_two_responses_and_not_three(verl_config):
     gae = ("algorithm.adv_estimator=gae", "trainer.v1.trainer_mode=dqo_sync")
     read_settings(verl_config(*gae, "actor_rollout_ref.rollout.n=2"))

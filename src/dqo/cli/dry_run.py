@@ -72,8 +72,7 @@ class DryRun:
         if prompts and tokenizer is not None and shape is not None:
             self._try("lengths", lambda: self._lengths(prompts, tokenizer, shape))
         for number, prompt in enumerate(prompts[:SHOWN_PROMPTS], start=1):
-            system = self.recipe.system_prompt
-            text = rendered(prompt.prompt, tokenizer, system) if tokenizer is not None else prompt.prompt
+            text = self._try("prompt", lambda text=prompt.prompt: self._rendered(text, tokenizer)) or prompt.prompt
             shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} … ({len(text):,} characters)"
             print(f"\n--- prompt {number}, {prompt.id}\n{shown}")
         for problem in self.unresolved:
@@ -82,6 +81,9 @@ class DryRun:
         found = f"{count} thing{'s' * (count > 1)} could not be resolved." if count else "This run can start."
         print(f"\n{found}")
         return 1 if self.unresolved else 0
+
+    def _rendered(self, prompt: str, tokenizer: Any) -> str:
+        return prompt if tokenizer is None else rendered(prompt, tokenizer, self.recipe.system_prompt)
 
     def _try(self, what: str, find: Callable[[], Found]) -> Found | None:
         try:

@@ -62,7 +62,7 @@ class RunFolder:
         Raises:
             RecipeError: It holds something although `resume` is off, or something else than a run.
         """
-        if not resume and not self._only_begun():
+        if not resume and not self._is_free():
             raise RecipeError(
                 f"output_dir {str(self.path)!r}: expected an empty or new folder, but it holds files; add --resume to "
                 "continue that run, or set output_dir to another folder."
@@ -76,11 +76,18 @@ class RunFolder:
                     f"config.yaml and holds {foreign[0]!r}; correct output_dir."
                 )
 
-    def _only_begun(self) -> bool:
-        """Whether the folder is empty, or holds what a start leaves that was refused before the first step."""
-        if any(entry.name not in ("config.yaml", "checkpoints") for entry in self.path.iterdir()):
-            return False
-        return not self.checkpoints.is_dir() or not any(self.checkpoints.iterdir())
+    def forget_start(self) -> None:
+        """Take back the config of a start that was refused before it wrote anything else; the folder is free again."""
+        others = [entry for entry in self.path.iterdir() if entry != self.config]
+        if others in ([], [self.checkpoints]) and not self._has_checkpoints():
+            self.config.unlink(missing_ok=True)
+
+    def _is_free(self) -> bool:
+        """Whether nothing is there, or the empty folder of checkpoints that the host makes early."""
+        return list(self.path.iterdir()) in ([], [self.checkpoints]) and not self._has_checkpoints()
+
+    def _has_checkpoints(self) -> bool:
+        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
 
     def newest_checkpoint(self) -> Path | None:
         """The whole checkpoint of the most steps, judged by the sizes of its files; None where there is none."""
@@ -131,16 +138,19 @@ def model_source(name: str) -> str:
 
 
 def run_system_prompt(name: str) -> str | None:
-    """The system prompt that the policy of a run folder was trained with; None for another model.
+    """The system prompt that the policy of a run was trained with; None for another model.
 
     Args:
-        name: Run folder, model folder or hub name.
+        name: Run folder, one of its checkpoints, another model's folder or a hub name.
 
     Returns:
         The text, or None.
     """
     from dqo.cli.flat_settings import read_settings
 
-    run = RunFolder(name)
-    trained = run.config.is_file() and run.checkpoints.is_dir()
-    return read_settings(run.config).get("system_prompt") if trained else None
+    path = Path(name)
+    for folder in (path, path.parent.parent):  # a run, or one of its checkpoints
+        run = RunFolder(folder)
+        if run.config.is_file() and (path == folder or path.parent == run.checkpoints) and run.checkpoints.is_dir():
+            return read_settings(run.config).get("system_prompt")
+    return None

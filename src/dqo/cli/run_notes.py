@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dqo.cli.flat_settings import read_settings
 from dqo.cli.recipe import Recipe
+from dqo.errors import DQOError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig
 from dqo.rewards.loading import QUALITY, Entry, read_entries
 from dqo.tasks import Task
@@ -73,7 +74,10 @@ def _baseline_warning(recipe: Recipe) -> str | None:
     settings = (place if place.is_dir() else place.parent) / "config.yaml"
     if not settings.is_file():
         return None
-    baseline = read_settings(settings)
+    try:
+        baseline = read_settings(settings)
+    except DQOError:  # the floor is read from another file; this one only says more about it
+        return None
     if baseline.get("task", recipe.task) != recipe.task:
         return (
             f"quality_floor_of={str(place)!r} is a run of task {baseline['task']!r}, and this one of {recipe.task!r}."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from accelerate.utils import broadcast_object_list
 
 from dqo.chat import check_system, conversation
-from dqo.checkpoints import newest_whole
+from dqo.checkpoints import newest_whole, remembered
 from dqo.cli.dry_run import DryRun
 from dqo.cli.flat_settings import SECTIONS, nested_settings, read_settings
 from dqo.cli.host_refusals import refusals_told
@@ -32,7 +32,7 @@ from dqo.cli.run_inputs import (
     training_prompts,
 )
 from dqo.cli.run_notes import run_notes
-from dqo.errors import DataError, RecipeError
+from dqo.errors import DataError, DQOError, RecipeError
 from dqo.hub import check_login
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.progress import compact_progress
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int | None:
     for sentence in run_notes(recipe, task):
         _say(sentence)
     settings = recipe.resolved()  # now, because a trainer changes the arguments it is given
-    checkpoint = _resumed(settings, folder) if args.resume and _is_main_process() else None
+    checkpoint = _resumed(settings, folder, prompts) if args.resume and _is_main_process() else None
     with refusals_told():
         trainer = build_trainer(recipe, task, prompts, folder)
     [checkpoint] = broadcast_object_list([checkpoint])  # the main process alone has read every file of it
@@ -97,6 +97,10 @@ def run(args: argparse.Namespace) -> int | None:
                 _say(f"{stop.reason}: step {step} is saved; the same command with --resume goes on")
                 return 128 + signal.SIGTERM
             _save_final(trainer, folder)
+    except DQOError:
+        if _is_main_process() and checkpoint is None:
+            folder.forget_start()
+        raise
     except KeyboardInterrupt:
         _say("stopped; the same command with --resume continues from the newest checkpoint")
         raise
@@ -159,8 +163,8 @@ def _dataset(prompts: list[Prompt], chat: bool, system: str | None) -> "Dataset"
     )
 
 
-def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
-    """The checkpoint to continue from, after a check that it belongs to this recipe; None starts from scratch."""
+def _resumed(settings: Mapping[str, Any], folder: RunFolder, prompts: list[Prompt]) -> Any:
+    """The checkpoint to continue from, after a check that it belongs to this recipe and data; None starts anew."""
     search = newest_whole(folder.checkpoints)
     for passed_over, reason in search.skipped:
         _say(f"{passed_over} is skipped: {reason}")
@@ -181,7 +185,8 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
         {name: value for name, value in document.items() if name != "trainer"} | document.get("trainer", {})
         for document in (nested_settings(read_settings(folder.config)), settings)
     )
-    before = {section: {} for section in SECTIONS} | before  # one that is empty is not in the file
+    # a section that is empty is not in the file, nor is what this setting was before there was one
+    before = {section: {} for section in SECTIONS} | {"system_prompt": None} | before
     for name, value in now.items():
         if name != "output_dir" and not name.startswith(_MAY_CHANGE) and before.get(name, value) != value:
             raise RecipeError(
@@ -194,6 +199,8 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder) -> Any:
             f"`trainer.max_steps` must be at least {step}, the step that {search.newest} goes on from, got {until}; "
             "raise it."
         )
+    if kept := remembered(search.newest).get("prompts"):
+        PromptsDigest(prompts).load(kept)
     _say(f"continuing from {search.newest}")
     return search.newest
 

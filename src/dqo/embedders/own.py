@@ -24,10 +24,11 @@ class OwnEmbedder:
     """
 
     def __init__(self, encode: Callable[[list[str]], Any]) -> None:
-        if not callable(encode):
+        model = isinstance(encode, torch.nn.Module) and hasattr(encode, "encode")  # its call is a forward of features
+        if not callable(encode) or model:
             raise EncoderError(
-                f"Expected the name of an encoder or a function list[str] -> (N, D), got a {type(encode).__name__}; "
-                "pass its method that encodes, or the name of its folder."
+                f"Expected a function list[str] -> (N, D) as encoder, got a {type(encode).__name__}; pass "
+                + ("its method `encode`." if model else "one, or for a name what `load_embedder` returns.")
             )
         self._encode = encode
         self.name = str(getattr(encode, "name", None) or getattr(encode, "__name__", type(encode).__name__))
@@ -47,7 +48,7 @@ class OwnEmbedder:
                 f"Expected the encoder to return one vector a text, got shape {tuple(rows.shape)} for {len(texts)} "
                 "texts; return a (N, D) tensor."
             )
-        return rows
+        return rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
 
 
 def chosen_embedder(encoder: str | Embedder | Callable[[list[str]], Any], **options: Any) -> Embedder | OwnEmbedder:

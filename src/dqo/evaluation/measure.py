@@ -50,7 +50,8 @@ def measure(
 
 def _scores(prompt: str, rewards: Sequence[float | None], n: int) -> list[float] | None:
     """The rewards of a prompt's n responses; None where one could not be scored."""
-    numbers = [reward.item() if hasattr(reward, "item") else reward for reward in rewards]
+    plain = [reward.item() if hasattr(reward, "item") else reward for reward in rewards]
+    numbers = [float(reward) if isinstance(reward, bool) else reward for reward in plain]
     if len(numbers) != n or not all(number is None or is_number(number) for number in numbers):
         raise DataError(f"Expected {n} rewards for prompt {prompt!r}, one number or None a response, got {numbers!r}.")
     return None if None in numbers else [float(number) for number in numbers]

@@ -152,7 +152,7 @@ class ServedModel:
             advice = f"set the environment variable {KEY}"
         elif status == 404:
             advice = "check the URL, which mostly ends in /v1, and the name of the model"
-        elif not is_retried(error):
+        elif status is not None and not is_retried(error):
             advice = "shorten the prompt, lower --max-new-tokens, or check what the server takes"
         tries = f" after {self.retries} retries" if is_retried(error) else ""
         return EndpointError(

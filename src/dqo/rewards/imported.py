@@ -65,19 +65,23 @@ def checked_span(span: Callable[[str], str] | None) -> Callable[[str], str]:
     Returns:
         The same function; it raises a RewardError that shows the response where the user's returns no text.
     """
-    if span is None:
-        return lambda text: text
+    return str if span is None else _CheckedSpan(span)
 
-    def checked(text: str) -> str:
-        answer = span(text)
+
+class _CheckedSpan:
+    """Can be pickled if the user's function can."""
+
+    def __init__(self, span: Callable[[str], str]) -> None:
+        self._span = span
+
+    def __call__(self, text: str) -> str:
+        answer = self._span(text)
         if not isinstance(answer, str):
             raise RewardError(
                 f"Expected the answer span to return text, got {answer!r} for the response {text[:80]!r}; return '' "
                 "for a response without an answer."
             )
         return answer
-
-    return checked
 
 
 def _module_of_name(name: str) -> ModuleType:

@@ -114,7 +114,8 @@ def load_reward(entry: Entry) -> CheckedReward:
         extra = "endpoint" if entry.reward == "judge" else "data"
         return CheckedReward(build("reward", REWARDS, entry.reward, entry.options, extra))
     function = own_reward(entry)
-    if inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None)):  # noqa: B004
+    own = function.func if isinstance(function, partial) else function
+    if inspect.iscoroutinefunction(own) or inspect.iscoroutinefunction(getattr(own, "__call__", None)):  # noqa: B004
         raise RecipeError(
             f"reward {entry.reward!r}: expected a plain function, got an asynchronous one; define it with def."
         )
@@ -152,4 +153,6 @@ def own_reward(entry: Entry) -> Callable[..., Any]:
             )
     bound = partial(function, **entry.options)
     bound.__name__ = getattr(function, "__name__", type(function).__name__)
+    if hasattr(function, "counts"):  # for the logs, of a callable object
+        bound.counts = function.counts
     return bound

@@ -18,7 +18,7 @@ _REACHABLE = [
     for name, signal in SIGNALS.items()
     if signal.place in ("none", "credit", "discount") and name != "unlikeliness"
 ]
-_NO_GROUP_MEAN = ("gae", "reinforce_plus_plus", "opo")  # the last weighs its mean by length
+_NO_GROUP_MEAN = ("gae", "reinforce_plus_plus")
 BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
 
 logger = logging.getLogger(__name__)
