@@ -145,6 +145,6 @@ def test_what_a_recipe_hands_over_is_compared_with_the_signature_before_a_rollou
     with pytest.raises(
         RewardError, match=r"with prompts, completions, reference, .* \(missing .*'gold'\); end its arg"
     ):
-        CheckedReward(needs_more).check_columns((*columns, "gold")[:3])
+        CheckedReward(needs_more).check_columns(columns)
     with pytest.raises(RewardError, match=r"unexpected keyword argument 'reference'"):
         CheckedReward(bare).check_columns(columns)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dqo.checkpoints import newest_whole
+from dqo.cli.flat_settings import read_settings
 from dqo.errors import ModelError, RecipeError
 from dqo.hub import first_words
 
@@ -78,16 +79,13 @@ class RunFolder:
 
     def forget_start(self) -> None:
         """Take back the config of a start that was refused before it wrote anything else; the folder is free again."""
-        others = [entry for entry in self.path.iterdir() if entry != self.config]
-        if others in ([], [self.checkpoints]) and not self._has_checkpoints():
+        if self._is_free(but=self.config):
             self.config.unlink(missing_ok=True)
 
-    def _is_free(self) -> bool:
-        """Whether nothing is there, or the empty folder of checkpoints that the host makes early."""
-        return list(self.path.iterdir()) in ([], [self.checkpoints]) and not self._has_checkpoints()
-
-    def _has_checkpoints(self) -> bool:
-        return self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+    def _is_free(self, but: Path | None = None) -> bool:
+        """Whether nothing is there, `but` passed over, or the empty folder of checkpoints that the host makes early."""
+        others = [entry for entry in self.path.iterdir() if entry != but]
+        return not others or (others == [self.checkpoints] and not any(self.checkpoints.iterdir()))
 
     def newest_checkpoint(self) -> Path | None:
         """The whole checkpoint of the most steps, judged by the sizes of its files; None where there is none."""
@@ -146,8 +144,6 @@ def run_system_prompt(name: str) -> str | None:
     Returns:
         The text, or None.
     """
-    from dqo.cli.flat_settings import read_settings
-
     path = Path(name)
     for folder in (path, path.parent.parent):  # a run, or one of its checkpoints
         run = RunFolder(folder)
