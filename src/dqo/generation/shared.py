@@ -22,6 +22,7 @@ from transformers import (
 
 from dqo.generation.attention import attends_in_groups
 from dqo.generation.cache import RolloutCache, cache_keyword
+from dqo.generation.exact import full_float32
 from dqo.generation.inverse_cdf import inverse_cdf
 from dqo.generation.packed import packed_weights
 from dqo.hub import first_words
@@ -103,10 +104,12 @@ def generate_shared(
 
 
 @torch.no_grad()
+@full_float32()
 def why_not_in_groups(model: PreTrainedModel) -> str | None:
     """Why `generate_shared` would not sample from this model's own distribution, or None where it does.
 
-    Draws a few tokens after made-up prompts of two lengths and compares their log-probabilities with a plain forward.
+    Draws a few tokens after made-up prompts of two lengths and compares their log-probabilities with a plain forward,
+    without TF32, whose rounding is no matter of the layout.
 
     Args:
         model: causal LM that may share a prompt between rows; its mode is left as it was.
@@ -135,6 +138,7 @@ def why_not_in_groups(model: PreTrainedModel) -> str | None:
     return None
 
 
+@full_float32()
 def reads_columns(model: PreTrainedModel) -> bool:
     """Whether padding on the left changes what a model says where nobody gives positions, as hosts do not.
 

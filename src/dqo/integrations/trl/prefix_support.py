@@ -8,6 +8,7 @@ that follow the column instead of `position_ids`, change the numbers at once.
 import torch
 from torch import Tensor, nn
 
+from dqo.generation.exact import full_float32
 from dqo.generation.support import why_layers
 from dqo.hub import first_words
 from dqo.integrations.trl.prefix_layout import IGNORED
@@ -43,6 +44,7 @@ def _why_config(model: nn.Module) -> str | None:
 
 
 @torch.no_grad()
+@full_float32()
 def _why_numbers(model: nn.Module) -> str | None:
     """Both layouts against TRL's own call, on a made-up group of two and a single response."""
     weight = next(model.parameters())

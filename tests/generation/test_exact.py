@@ -1,0 +1,65 @@
+"""TF32 must not decide whether a model shares its prompts: the checks run without it and leave it as it was."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+from trl.trainer.utils import add_fused_lm_head
+
+from dqo.generation import shared
+from dqo.generation.exact import full_float32
+from dqo.integrations.trl import prefix_support
+
+BACKENDS = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+
+
+def precisions() -> list[str]:
+    return [backend.fp32_precision for backend in BACKENDS]
+
+
+@pytest.fixture(params=["older setting", "newer setting"])
+def tf32(request):
+    """TF32 as a user may have set it; both ways, because torch refuses to read one after the other was used."""
+    before = precisions()
+    if request.param == "older setting":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    else:
+        for backend in BACKENDS:
+            backend.fp32_precision = "tf32"
+    yield precisions()
+    for backend, precision in zip(BACKENDS, before, strict=True):
+        backend.fp32_precision = precision
+
+
+def test_products_are_full_within_and_as_before_after(tf32):
+    assert "tf32" in tf32
+    with full_float32():
+        assert precisions() == ["ieee", "ieee"]
+    assert precisions() == tf32
+
+
+def test_an_error_within_leaves_it_as_it_was(tf32):
+    with pytest.raises(KeyError), full_float32():
+        raise KeyError
+    assert precisions() == tf32
+
+
+def test_every_check_of_two_layouts_runs_in_full(tf32, monkeypatch):
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    )
+    seen = []
+
+    def spied(name, module):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, **k: (seen.append((name, precisions())), real(*a, **k))[1])
+
+    spied("generate_shared", shared)
+    spied("shared_prefix_logps", prefix_support)
+    assert shared.why_not_in_groups(model) is None
+    add_fused_lm_head(model)
+    assert prefix_support.supports_shared_prefix(model) is None
+    model.register_forward_pre_hook(lambda *_: seen.append(("reads_columns", precisions())))
+    assert not shared.reads_columns(model)
+    assert {name for name, _ in seen} == {"generate_shared", "shared_prefix_logps", "reads_columns"}
+    assert all(found == ["ieee", "ieee"] for _, found in seen)
+    assert precisions() == tf32
