@@ -1,5 +1,7 @@
 """TF32 must not decide whether a model shares its prompts: the checks run without it and leave it as it was."""
 
+from contextlib import suppress
+
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -16,16 +18,29 @@ def precisions() -> list[str]:
     return [backend.fp32_precision for backend in BACKENDS]
 
 
-@pytest.fixture(params=["older setting", "newer setting"])
+def of_matmul_alone():
+    for backend in BACKENDS:
+        backend.fp32_precision = "tf32"
+
+
+USERS = {  # the ways in which one may ask for TF32; the last is what `trainer.tf32` does
+    "allow_tf32": lambda: setattr(torch.backends.cuda.matmul, "allow_tf32", True),
+    "set_float32_matmul_precision": lambda: torch.set_float32_matmul_precision("high"),
+    "fp32_precision of matmul": of_matmul_alone,
+    "fp32_precision of all": lambda: setattr(torch.backends, "fp32_precision", "tf32"),
+}
+
+
+@pytest.fixture(params=USERS)
 def tf32(request):
-    """TF32 as a user may have set it; both ways, because torch refuses to read one after the other was used."""
-    before = precisions()
-    if request.param == "older setting":
-        torch.backends.cuda.matmul.allow_tf32 = True
-    else:
-        for backend in BACKENDS:
-            backend.fp32_precision = "tf32"
+    """What each way leaves of the newer setting; torch refuses to read the older one after the newer was used."""
+    before, of_all = precisions(), torch.backends.fp32_precision
+    USERS[request.param]()
     yield precisions()
+    torch.backends.fp32_precision = of_all
+    with suppress(RuntimeError):
+        if torch.get_float32_matmul_precision() != "highest":
+            torch.set_float32_matmul_precision("highest")
     for backend, precision in zip(BACKENDS, before, strict=True):
         backend.fp32_precision = precision
 
@@ -34,7 +49,16 @@ def test_products_are_full_within_and_as_before_after(tf32):
     assert "tf32" in tf32
     with full_float32():
         assert precisions() == ["ieee", "ieee"]
+        assert not torch.backends.cuda.matmul.allow_tf32, "raises where the two settings disagree, as cuBLAS would"
     assert precisions() == tf32
+    with suppress(RuntimeError):
+        assert torch.get_float32_matmul_precision() == "high"
+
+
+def test_what_nobody_set_goes_on_following_what_is_set_for_all():
+    with full_float32():
+        pass
+    assert precisions() == ["none", "none"]
 
 
 def test_an_error_within_leaves_it_as_it_was(tf32):

@@ -6,28 +6,39 @@ some thousandths whatever the layout, and a check of the layout at float32's rou
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+
+_NEWER = "fp32_precision"  # torch 2.9 and later
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Within it products of float32 matrices are float32's own; what was set before comes back after it."""
-    backends = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    if not all(hasattr(backend, "fp32_precision") for backend in backends):  # torch before 2.9
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    # The older setting cannot be read once someone has used the newer one, which always can.
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = "ieee"
+    """Within it products of float32 matrices are float32's own; what was set before comes back after it.
+
+    torch has an older and a newer setting and refuses to multiply where they disagree, so both are set and restored.
+    """
+    newer = [part for part in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul) if hasattr(part, _NEWER)]
+    before = [getattr(part, _NEWER) for part in newer]
+    older = _older_setting()
+    _set(older and "highest", newer, ["ieee"] * len(newer))
     try:
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
+        _set(older, newer, before)
+
+
+def _older_setting() -> str | None:
+    """None where the newer one was used, after which torch refuses to say."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return None
+
+
+def _set(older: str | None, newer: list[Any], precisions: list[str]) -> None:
+    if older is not None:
+        torch.set_float32_matmul_precision(older)  # changes the newer too, which may have said nothing of its own
+    for part, precision in zip(newer, precisions, strict=True):
+        setattr(part, _NEWER, precision)
