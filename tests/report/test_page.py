@@ -178,7 +178,9 @@ def test_before_and_after_are_of_the_prompts_that_both_answered(tmp_path):
     first = colours(tmp_path / "first", lambda i: float(i < 30), range(60))
     second = colours(tmp_path / "second", lambda i: float(i % 2), range(30))
     _, _, text = written([first, second], tmp_path)
-    assert "below the baseline , 50 % of it" in text["second"].replace("baseline,", "baseline ,")
+    assert "below the baseline, 50 % of it" in text["second"].replace(" ,", ",")
+    _, _, text = written([second, first], tmp_path)
+    assert "above the baseline, 2 times as much" in text["first"].replace(" ,", ",")
 
 
 def test_the_baseline_is_shown_as_it_was_evaluated_not_as_it_trained(tmp_path, samples):
