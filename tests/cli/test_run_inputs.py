@@ -84,6 +84,7 @@ def test_a_floor_of_another_task_or_of_a_run_with_diversity_is_told(tmp_path):
     for settings, told in (
         ("task: gsm8k\n", "is a run of task 'gsm8k', and this one of 'cities'"),
         ("task: cities\nalpha: 0.5\n", "is a run with alpha=0.5"),
+        ("task: [cities\n", "of which task and alpha that run is cannot be read"),
     ):
         (tmp_path / "config.yaml").write_text(settings)
         (said,) = notes(*auto)

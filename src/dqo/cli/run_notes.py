@@ -76,8 +76,8 @@ def _baseline_warning(recipe: Recipe) -> str | None:
         return None
     try:
         baseline = read_settings(settings)
-    except DQOError:  # the floor is read from another file; this one only says more about it
-        return None
+    except DQOError as error:  # the floor is read from another file; this one only says more about it
+        return f"quality_floor_of={str(place)!r}: of which task and alpha that run is cannot be read ({error})."
     if baseline.get("task", recipe.task) != recipe.task:
         return (
             f"quality_floor_of={str(place)!r} is a run of task {baseline['task']!r}, and this one of {recipe.task!r}."
