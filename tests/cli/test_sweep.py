@@ -208,9 +208,8 @@ def test_mistakes_are_one_sentence_before_anything_runs(sweep_file, refused, tmp
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.parametrize("encoder", ["policy", "reference"])
-def test_the_run_s_own_start_as_encoder_is_named_for_the_evaluation(sweep_file, tiny_policy_folder, encoder):
-    recipe = {"encoder": encoder, "trainer": {"beta": 0.1}}
+def test_the_run_s_own_start_as_encoder_is_named_for_the_evaluation(sweep_file, tiny_policy_folder):
+    recipe = {"encoder": "policy"}
     start = f"policy:{tiny_policy_folder}"
     sweep, _ = read_sweep(sweep_file(recipe=recipe))
     assert sweep.evaluation.encoder == start

@@ -59,7 +59,7 @@ def check_whole_groups(trainer: Mapping[str, Any]) -> None:
 
 
 def outside_training(encoder: str, model: str) -> str:
-    """The encoder by a name that means the same outside of the run: `policy` and `reference` are the run's own start.
+    """The encoder by a name that means the same outside of the run: `policy` is the run's own start.
 
     Args:
         encoder: As a recipe names it.
@@ -68,7 +68,7 @@ def outside_training(encoder: str, model: str) -> str:
     Returns:
         A name that `load_embedder` takes.
     """
-    return f"policy:{model}" if encoder in ("policy", "reference") else encoder
+    return f"policy:{model}" if encoder == "policy" else encoder
 
 
 def check_heldout(heldout: str | None, encoder: str) -> None:

@@ -44,7 +44,6 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     | `paraphrase-MiniLM-L3-v2` | the ONNX file in its package if that and the one above are installed, else the hub |
     | `hashed`, `hashed:64` | hashed words and letters, 256 or 64 wide; knows no meaning |
     | `policy:NAME` | mean last hidden state of a frozen language model; in a recipe, `policy` is the run's own start |
-    | `reference` | in training with `beta` above 0: states of the reference's own forward, which costs none; not here |
     | `endpoint:URL#MODEL` | a model behind an OpenAI-compatible server; key in the variable OPENAI_API_KEY |
     | `multilingual`, `long`, `multilingual-long` | encoders of the hub for some 50 languages, 8,192 tokens, and both |
     | anything else | a folder or hub name of sentence-transformers, whose own come without `sentence-transformers/` |
@@ -70,11 +69,6 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
         embedder: Embedder = SentenceEmbedder(str(folder), name=name, device=device, dtype=dtype, batch_size=batch_size)
         return CachedEmbedder(embedder)
     kind, _, width = name.partition(":")
-    if name == "reference":
-        raise EncoderError(
-            "encoder 'reference' reads a forward that only training does, got it outside of training; use "
-            "'policy:<model>', the same weights on the text alone."
-        )
     if kind == "policy":
         return CachedEmbedder(_hidden_states(name, width, device=device, dtype=dtype, batch_size=batch_size))
     if kind == "endpoint":

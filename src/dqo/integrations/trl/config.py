@@ -108,8 +108,6 @@ class DiversityArguments(AlphaArguments):
             )
         self.alpha_source()
         self._check_range_of_alpha()
-        if self.encoder == "reference":
-            self._check_reference_forward()
         spec = self.diversity_spec()
         replace(spec, alpha=self.largest_alpha)  # what alpha may become must be allowed too
         shapes_reward = self.largest_alpha > 0 and spec.signal.place in ("credit", "discount")
@@ -140,20 +138,6 @@ class DiversityArguments(AlphaArguments):
                 f"`pass_k` must be at most num_generations={self.num_generations}, got {spec.pass_k}; lower it or "
                 "sample more responses a prompt."
             )
-
-    def _check_reference_forward(self) -> None:
-        """What encoder='reference' reads must be there, whole, and the same from the first step to the last."""
-        for wrong, need in (
-            (not self.beta, "a reference policy, which there is only with `beta` above 0, got 0; set beta"),
-            (
-                self.mask_truncated_completions,
-                "the tokens of every response, got mask_truncated_completions=True, which hides those cut off from "
-                "the reference; remove the setting",
-            ),
-            (self.sync_ref_model, "a judge that stays the same, got sync_ref_model=True; remove the setting"),
-        ):
-            if wrong:
-                raise DQOError(f"encoder='reference' needs {need}, or use encoder='policy'.")
 
     def _check_range_of_alpha(self) -> None:
         """A controller must have something to move, and may not move it where the signal means nothing."""

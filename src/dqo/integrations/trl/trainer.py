@@ -35,7 +35,6 @@ from dqo.integrations.trl.evidence_mixin import EvidenceMixin
 from dqo.integrations.trl.faults import StopOnNaN, check_loss, failed_batch_kept
 from dqo.integrations.trl.outweighed import OutweighedWarning
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
-from dqo.integrations.trl.reference_states import ReferenceStatesMixin
 from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
 from dqo.integrations.trl.reward_column import COLUMN, check_rewards, check_task_rewards, checked, reserved_column
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
@@ -100,10 +99,8 @@ class DQOMixin:
         check_task_rewards(len(self.reward_funcs) - 1)
         device = args.encoder_device or str(self.accelerator.device)
         own = None if embedder is None else OwnEmbedder(embedder)
-        self._embed = (
-            own
-            or self._reference
-            or load_embedder(args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size)
+        self._embed = own or load_embedder(
+            args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size
         )
         self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
         self.add_callback(StopOnNaN())
@@ -235,7 +232,6 @@ class DQOExtensions(
     AdvantageMixin,
     EntropyMixin,
     EvidenceMixin,
-    ReferenceStatesMixin,
     SharedRolloutMixin,
     SharedPrefixMixin,
 ):
