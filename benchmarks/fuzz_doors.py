@@ -72,19 +72,20 @@ def _yaml(content: str, folder: Path) -> None:
 
 
 def _recipe(document: Any, folder: Path) -> None:
-    from dqo.cli.recipe import load_recipe, save_resolved
+    from dqo.cli.recipe import load_recipe
+    from dqo.cli.run_settings import save_settings
 
     (folder / "r.yaml").write_text(yaml.safe_dump(document, allow_unicode=False))
     recipe = load_recipe(folder / "r.yaml")
-    settings = recipe.resolved()
-    save_resolved(folder / "config.yaml", settings)
+    _ = recipe.config
+    save_settings(folder / "config.yaml", recipe.settings())
     load_recipe(folder / "config.yaml")
 
 
 def _overrides() -> st.SearchStrategy:
     hosts = ("fsdp", "deepspeed", "report_to", "bf16", "lr_scheduler_type", "optim", "accelerator_config")
     keys = [*RECIPE, *(f"trainer.{name}" for name in (*RECIPE["trainer"], *hosts)), "lora.r", "data.path", "sigma",
-            "task_options.seed", "combine", "credit_scale", "versions.dqo", "format", "deterministic"]  # fmt: skip
+            "task_options.seed", "combine", "credit_scale", "format", "deterministic"]  # fmt: skip
     values = st.one_of(yaml_text, text, numbers.map(str), st.sampled_from(["null", "true", "[]", "{}", "-1", "1e999"]))
     return st.one_of(st.tuples(st.sampled_from(keys), values).map("=".join), text)
 

@@ -48,7 +48,7 @@ def test_it_is_off_by_default_and_has_one_place(own_recipe):
     assert load_recipe(own_recipe()).config.full_determinism is False
     recipe = load_recipe(own_recipe(), ["deterministic=true"])
     assert recipe.config.full_determinism is True
-    assert recipe.resolved()["deterministic"] is True
-    assert "full_determinism" not in recipe.resolved()["trainer"]
+    assert recipe.settings()["deterministic"] is True
+    assert "full_determinism" not in recipe.settings()["trainer"]
     with pytest.raises(RecipeError, match="set `deterministic: true` at the top level"):
         load_recipe(own_recipe(), ["trainer.full_determinism=true"])

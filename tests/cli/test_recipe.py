@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from dqo.cli.recipe import load_recipe, save_resolved
+from dqo.cli.recipe import load_recipe
+from dqo.cli.run_settings import save_settings
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import DQOError, RecipeError
 
@@ -187,15 +188,37 @@ def test_processes_count_for_whole_groups(recipe_file, monkeypatch):
 
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo"])
 @pytest.mark.parametrize("checkpointing", ["true", "false"])
-def test_resolved_recipe_is_a_recipe_of_the_same_run(recipe_file, tmp_path, algorithm, checkpointing):
+def test_saved_settings_are_a_recipe_of_the_same_run(recipe_file, tmp_path, algorithm, checkpointing):
     overrides = [f"algorithm={algorithm}", "trainer.gradient_accumulation_steps=3",
                  "alpha=0.125", f"trainer.gradient_checkpointing={checkpointing}", "task_options.seed=5"]  # fmt: skip
-    first = load_recipe(recipe_file(BASE), overrides).resolved()
-    save_resolved(tmp_path / "config.yaml", first)
-    assert load_recipe(tmp_path / "config.yaml").resolved() == first
+    recipe = load_recipe(recipe_file(BASE), overrides)
+    save_settings(tmp_path / "config.yaml", recipe.settings())
+    again = load_recipe(tmp_path / "config.yaml")
+    assert again.settings() == recipe.settings()
+    assert again.config.to_dict() == recipe.config.to_dict()
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert set(written["versions"]) == {"dqo", "torch", "trl", "transformers"}
-    assert (written["alpha"], written["ridge"], written["trainer"]["beta"]) == (0.125, 1.0, first["trainer"]["beta"])
+    assert (written["alpha"], written["ridge"], written["trainer"]["gradient_accumulation_steps"]) == (0.125, 1.0, 3)
+
+
+def test_saved_settings_do_not_depend_on_the_machine(recipe_file, monkeypatch, tmp_path):
+    """A laptop, a CPU with bf16 instructions and a launcher of four processes write one and the same file."""
+    from dqo.integrations.trl import config
+
+    given = ["data.path=~/prompts.jsonl", "encoder=policy", "trainer.num_generations=8"]
+    saved, resolved = [], []
+    for bf16, processes, home in ((False, "1", "/home/a"), (True, "4", "/home/b")):
+        monkeypatch.setattr(config, "native_bf16", lambda cpu=False, bf16=bf16: bf16)
+        monkeypatch.delenv("WORLD_SIZE", raising=False)
+        monkeypatch.setenv("HOME", home)
+        recipe = load_recipe(recipe_file(BASE), given)
+        resolved.append(recipe.config.to_dict())
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        saved.append(recipe.settings())
+    assert saved[0] == saved[1]
+    assert [one["bf16"] for one in resolved] == [False, True], "the machines must differ for this to test anything"
+    assert (saved[0]["trainer"]["use_cpu"], saved[0]["trainer"]["bf16"]) == (False, None)
+    assert (saved[0]["data"], saved[0]["encoder"]) == ({"path": "~/prompts.jsonl"}, "policy")
+    assert saved[0]["trainer"]["generation_batch_size"] is None
 
 
 def test_every_setting_of_the_host_has_a_type_that_its_default_fits(recipe_file):

@@ -191,3 +191,36 @@ def test_a_finished_run_without_its_checkpoints_is_not_trained_anew(own_recipe, 
     assert main(["train", str(recipe), "alpha=7", "--resume"]) == 2
     assert "it has finished and its checkpoints are gone" in capsys.readouterr().err
     assert (tmp_path / "run" / "checkpoints" / "final" / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_goes_on_and_starts_anew_on_another_kind_of_machine(own_recipe, tmp_path, monkeypatch, capsys):
+    from dqo.integrations.trl import config
+
+    recipe = own_recipe(trainer={"max_steps": 2})
+    document = yaml.safe_load(recipe.read_text())
+    del document["trainer"]["use_cpu"]
+    recipe.write_text(yaml.safe_dump(document))
+    monkeypatch.setattr(config, "native_bf16", lambda cpu=False: False)
+    assert main(["train", str(recipe)]) == 0
+    run = tmp_path / "run"
+    given, resolved = (yaml.safe_load((run / name).read_text()) for name in ("config.yaml", "resolved.yaml"))
+    assert (given["trainer"]["use_cpu"], given["trainer"]["bf16"]) == (False, None)
+    assert "versions" not in given
+    assert (resolved["device"], resolved["processes"]) == ("cpu", 1)
+    assert (resolved["trainer"]["use_cpu"], resolved["trainer"]["bf16"]) == (True, False)
+    assert resolved["attention"] in ("sdpa", "eager")
+    assert set(resolved["versions"]) == {"dqo", "torch", "trl", "transformers"}
+
+    monkeypatch.setattr(config, "native_bf16", lambda cpu=False: True)  # the other machine
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--resume", "trainer.max_steps=3"]) == 0
+    assert "continues the run differently: bf16 was False and is now True" in capsys.readouterr().err
+    assert yaml.safe_load((run / "config.yaml").read_text())["trainer"]["bf16"] is None
+    assert yaml.safe_load((run / "resolved.yaml").read_text())["trainer"]["bf16"] is True
+    assert main(["train", str(recipe), "--resume", "trainer.max_steps=4", "trainer.bf16=false"]) == 2, "now written"
+    assert "'bf16' was None and is now False" in capsys.readouterr().err
+
+    assert main(["train", str(run / "config.yaml"), f"output_dir={tmp_path / 'again'}"]) == 0
+    again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert again == yaml.safe_load((run / "config.yaml").read_text()) | {"output_dir": str(tmp_path / "again")}
+    assert yaml.safe_load((tmp_path / "again" / "resolved.yaml").read_text())["trainer"]["bf16"] is True

@@ -68,10 +68,14 @@ def trained(folder, alpha, end_quality, end_vendi, steps=60, finished=True, hack
         "task": "concepts", "model": "HuggingFaceTB/SmolLM2-135M-Instruct", "alpha": alpha, "combine": "add",
         "seed": 42, "encoder": "hashed:128", "trainer":
         {"learning_rate": 1e-4, "max_steps": steps, "num_generations": 8, "beta": 0.01},
+    }  # fmt: skip
+    resolved = {
+        "device": "cpu", "attention": "sdpa", "trainer": {"use_cpu": True, "bf16": False},
         "versions": {"dqo": "0.1.0", "torch": "2.13.0", "trl": "1.16.0", "transformers": "5.16.1"},
     }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    (folder / "resolved.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
     for step in range(1, steps + 1):
         done = 1 - math.exp(-3.5 * step / steps)
         noise = lambda size: rng.gauss(0, size)  # noqa: E731

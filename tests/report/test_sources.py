@@ -33,7 +33,7 @@ def test_a_step_logged_twice_counts_once_the_later_line(tmp_path):
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        ("config.yaml", "alpha: 1\n", "expected a run folder .* got only config.yaml"),
+        ("config.yaml", "alpha: 1\n", "expected a run folder .* got only its settings"),
         ("metrics.jsonl", '{"step": 1}\nnonsense\n', "metrics.jsonl, line 2: expected one JSON object"),
         ("metrics.jsonl", '{"step": 1}\n{"loss": 1}\n', "metrics.jsonl, line 2: expected .* whole number as `step`"),
         ("metrics.json", "[1]", "metrics.json: expected a JSON object"),

@@ -95,7 +95,7 @@ class DryRun:
 
     def _folder(self) -> None:
         """Whether the run's folder will do; where there is none, the nearest above it must take a new one."""
-        path = Path(self.recipe.output_dir).absolute()
+        path = Path(self.recipe.output_dir).expanduser().absolute()
         if path.is_dir():
             RunFolder(self.recipe.output_dir).check_content(self.resume)
         there = next(above for above in (path, *path.parents) if above.exists())

@@ -45,7 +45,7 @@ def flat_settings(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """
     flat = {}
     for key, value in document.items():
-        if key not in (*SECTIONS, "versions"):
+        if key not in SECTIONS:
             flat[key] = value
         elif isinstance(value, dict):
             flat |= {f"{key}.{name}": inner for name, inner in value.items()}

@@ -6,13 +6,10 @@ same checks. Which settings there are, and of which type, is read off the datacl
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
-
-import yaml
 
 from dqo.cli.flat_settings import SECTIONS, flat_settings, not_cleared, read_settings
 from dqo.cli.lora import LoraSettings
@@ -22,14 +19,11 @@ from dqo.errors import DQOError, RecipeError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.models import DEFAULT_POLICY
-from dqo.records import write_text
 from dqo.rewards.loading import read_entries
-from dqo.run_format import FORMAT
 from dqo.setting_types import fits, in_words
 
 CONFIGS = {"grpo": DQOConfig, "rloo": DQORLOOConfig, "ppo": DQOPPOConfig}
 DIVERSITY = tuple(spec.name for spec in fields(DiversityArguments))
-_VERSIONS = ("dqo", "torch", "trl", "transformers")
 _NOT_IN_A_RECIPE = {
     "output_dir": "set `output_dir` at the top level",
     "seed": "set `seed` at the top level",
@@ -102,7 +96,7 @@ class Recipe:
         defaults = {spec.name: spec.default for spec in fields(config_class)}
         check_numbers(self.trainer, self.seed)
         check_whole_groups(defaults | self.trainer)
-        folder = str(Path(self.output_dir) / "checkpoints")
+        folder = str(Path(self.output_dir).expanduser() / "checkpoints")
         diversity = dict(self.diversity)
         if diversity.get("encoder") == "policy":  # of the run's own starting point, frozen
             diversity["encoder"] = f"policy:{self.model}"
@@ -123,29 +117,25 @@ class Recipe:
         except Exception as error:  # the host's and its libraries' many kinds: nothing else runs in there
             raise RecipeError(f"trainer: the host refuses these settings: {error or type(error).__name__}") from error
 
-    def resolved(self) -> dict[str, Any]:
-        """Every setting with its value, defaults included: again a recipe, of the same run."""
-        config = self.config.to_dict()
+    def settings(self) -> dict[str, Any]:
+        """Lists every setting as it was given, or by a default that is the same on every machine.
+
+        Returns:
+            Settings as a recipe nests them: again a recipe, which starts the same run wherever it is read.
+        """
+        # Of the dataclass, not of an instance: that one has asked the machine already.
+        defaults = {
+            spec.name: spec.default if spec.default_factory is MISSING else spec.default_factory()
+            for spec in fields(CONFIGS[self.algorithm])
+        }
         own = asdict(self)
-        del own["diversity"], own["trainer"]
-        # Of the two sizes that each follow from the other, the host accepts one.
-        left_out = {*DIVERSITY, *_NOT_IN_A_RECIPE, "generation_batch_size"}
+        given = defaults | own.pop("diversity") | own.pop("trainer")
+        left_out = {*DIVERSITY, *_NOT_IN_A_RECIPE}
         return {
             **own,
-            **{name: config[name] for name in DIVERSITY},
-            "trainer": {name: value for name, value in config.items() if name not in left_out},
+            **{name: given[name] for name in DIVERSITY},
+            "trainer": {name: given[name] for name in defaults if name not in left_out},
         }
-
-
-def save_resolved(path: str | Path, settings: Mapping[str, Any]) -> None:
-    """Write settings, the format of the run's files and the versions that ran it, atomically.
-
-    Args:
-        path: The file, config.yaml of a run folder.
-        settings: As `Recipe.resolved` gives them.
-    """
-    document = {"format": FORMAT, **settings, "versions": {name: version(name) for name in _VERSIONS}}
-    write_text(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -190,8 +180,6 @@ def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source:
     Raises:
         RecipeError: As `load_recipe` says.
     """
-    # what a config.yaml says about the run that wrote it
-    settings = {key: value for key, value in settings.items() if key not in [f"versions.{name}" for name in _VERSIONS]}
     algorithm = settings.get("algorithm", "grpo")
     if not isinstance(algorithm, str) or algorithm not in CONFIGS:
         raise RecipeError(f"{origin['algorithm']}: `algorithm` must be one of {', '.join(CONFIGS)}, got {algorithm!r}.")
@@ -252,8 +240,6 @@ def _recipe(settings: Mapping[str, Any]) -> Recipe:
     parts: dict[str, Any] = {name: {} for name in (*SECTIONS, "diversity")}
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
-        if key in ("output_dir", "data.path"):
-            value = str(Path(value).expanduser())
         if section:
             parts[section][name] = value
         elif name in DIVERSITY:

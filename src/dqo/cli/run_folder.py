@@ -1,4 +1,4 @@
-"""The folder of a training run: config.yaml, metrics.jsonl, checkpoints/checkpoint-N, checkpoints/final, eval/."""
+"""The folder of a run: config.yaml, resolved.yaml, metrics.jsonl, checkpoints/{checkpoint-N, final}, eval/."""
 
 import errno
 import shutil
@@ -25,8 +25,9 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = Path(path).expanduser()
         self.config = self.path / "config.yaml"
+        self.resolved = self.path / "resolved.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.checkpoints = self.path / "checkpoints"
         self.final = self.checkpoints / "final"
@@ -78,13 +79,15 @@ class RunFolder:
                 )
 
     def forget_start(self) -> None:
-        """Take back the config of a start that was refused before it wrote anything else; the folder is free again."""
-        if self._is_free(but=self.config):
-            self.config.unlink(missing_ok=True)
+        """Take back the settings of a start that was refused before it wrote anything else: the folder is free."""
+        own = (self.config, self.resolved)
+        if self._is_free(but=own):
+            for path in own:
+                path.unlink(missing_ok=True)
 
-    def _is_free(self, but: Path | None = None) -> bool:
-        """Whether nothing is there, `but` passed over, or the empty folder of checkpoints that the host makes early."""
-        others = [entry for entry in self.path.iterdir() if entry != but]
+    def _is_free(self, but: tuple[Path, ...] = ()) -> bool:
+        """Whether nothing is there, `but` passed over, or the empty folder of checkpoints that TRL makes early."""
+        others = [entry for entry in self.path.iterdir() if entry not in but]
         return not others or (others == [self.checkpoints] and not any(self.checkpoints.iterdir()))
 
     def newest_checkpoint(self) -> Path | None:

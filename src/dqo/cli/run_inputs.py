@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.chat import rendered
@@ -61,7 +62,7 @@ def training_prompts(recipe: Recipe, task: Task) -> list[Prompt]:
     """
     path = recipe.data.get("path")
     own = path is not None and not takes_path(recipe.task)
-    prompts = read_prompts(path) if own else task.prompts("train")
+    prompts = read_prompts(Path(path).expanduser()) if own else task.prompts("train")
     if own:
         _check_unseen(prompts, task, path)
     config = recipe.config

@@ -66,7 +66,7 @@ def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
     if keep not in _KEEP:
         raise RecipeError(f"{path}: `keep` must be one of {', '.join(_KEEP)}, got {keep!r}; change the value.")
     base = read_settings(document["base"])
-    output_dir = Path(document["output_dir"])
+    output_dir = Path(document["output_dir"]).expanduser()
     runs, recipes = _runs(document, base, output_dir, str(path))
     first = recipes[0]
     # not the first arm's: the base recipe says what all are measured by
@@ -200,7 +200,7 @@ def _check_judge(recipes: list[Recipe], evaluation: Evaluation, path: str) -> No
 
 def _unseen_prompts(evaluation: Evaluation, task: Task, recipes: list[Recipe], path: str) -> list[Prompt]:
     """The prompts of the evaluation, after a check that no run is trained on one of them."""
-    prompts = read_prompts(evaluation.data) if evaluation.data else task.prompts(evaluation.split)
+    prompts = read_prompts(Path(evaluation.data).expanduser()) if evaluation.data else task.prompts(evaluation.split)
     prompts = prompts[: evaluation.prompts]
     if evaluation.prompts and len(prompts) < evaluation.prompts:
         raise RecipeError(f"{path}, evaluation: expected {evaluation.prompts} prompts, the source has {len(prompts)}; "
@@ -212,7 +212,9 @@ def _unseen_prompts(evaluation: Evaluation, task: Task, recipes: list[Recipe], p
         options = task_options(recipe)
         key = repr((file, None if file else options))
         if key not in trained_on:
-            trained_on[key] = read_prompts(file) if file else load_task(recipe.task, **options).prompts("train")
+            trained_on[key] = (
+                read_prompts(Path(file).expanduser()) if file else load_task(recipe.task, **options).prompts("train")
+            )
             seen = [prompt for prompt in trained_on[key] if prompt.prompt in asked]
             if seen:
                 raise RecipeError(

@@ -16,11 +16,10 @@ from accelerate.utils import broadcast_object_list
 from dqo.chat import check_system, conversation
 from dqo.checkpoints import newest_whole, remembered
 from dqo.cli.dry_run import DryRun
-from dqo.cli.flat_settings import SECTIONS, nested_settings, read_settings
 from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import peft_config
 from dqo.cli.out_of_memory import memory_explained
-from dqo.cli.recipe import Recipe, load_recipe, save_resolved
+from dqo.cli.recipe import Recipe, load_recipe
 from dqo.cli.recipe_checks import outside_training
 from dqo.cli.run_folder import RunFolder
 from dqo.cli.run_inputs import (
@@ -32,6 +31,7 @@ from dqo.cli.run_inputs import (
     training_prompts,
 )
 from dqo.cli.run_notes import run_notes
+from dqo.cli.run_settings import check_same_run, machine_notes, resolved_settings, save_settings
 from dqo.errors import DataError, DQOError, RecipeError
 from dqo.hub import check_login
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
@@ -47,11 +47,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer, "ppo": DQOPPOTrainer}
-# What may change between a run and its continuation: how long it goes on, and what it costs to watch and keep.
-_MAY_CHANGE = (
-    "max_steps", "num_train_epochs", "save_", "logging_", "log_", "disable_tqdm", "report_to", "dataloader_",
-    "gradient_checkpointing", "run_name",
-)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int | None:
@@ -77,7 +72,7 @@ def run(args: argparse.Namespace) -> int | None:
     prompts = training_prompts(recipe, task)
     for sentence in run_notes(recipe, task):
         _say(sentence)
-    settings = recipe.resolved()  # now, because a trainer changes the arguments it is given
+    settings = recipe.settings()
     checkpoint = _resumed(settings, folder, prompts) if args.resume and _is_main_process() else None
     with refusals_told():
         trainer = build_trainer(recipe, task, prompts, folder)
@@ -89,7 +84,11 @@ def run(args: argparse.Namespace) -> int | None:
             refusals_told(started=lambda: trainer.state.global_step > 0),
         ):  # fmt: skip
             if _is_main_process():
-                save_resolved(folder.config, settings)
+                resolved = resolved_settings(settings, trainer)
+                for note in machine_notes(folder.resolved, resolved) if checkpoint else ():
+                    _say(note)
+                save_settings(folder.config, settings)
+                save_settings(folder.resolved, resolved)
             trainer.add_callback(stop := SaveOnSignal())
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if stop.asked:
@@ -181,18 +180,7 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder, prompts: list[Promp
             )
         _say(f"{folder.path} holds no complete checkpoint yet, so the run starts from scratch")
         return None
-    before, now = (
-        {name: value for name, value in document.items() if name != "trainer"} | document.get("trainer", {})
-        for document in (nested_settings(read_settings(folder.config)), settings)
-    )
-    # a section that is empty is not in the file, nor is what this setting was before there was one
-    before = {section: {} for section in SECTIONS} | {"system_prompt": None} | before
-    for name, value in now.items():
-        if name != "output_dir" and not name.startswith(_MAY_CHANGE) and before.get(name, value) != value:
-            raise RecipeError(
-                f"{folder.config}: expected the recipe of the run that --resume continues, but {name!r} was "
-                f"{before.get(name)!r} and is now {value!r}; set it back, or start anew in another output_dir."
-            )
+    check_same_run(folder.config, settings)
     step, until = int(search.newest.name.rpartition("-")[2]), settings["trainer"].get("max_steps", -1)
     if 0 < until < step:
         raise RecipeError(

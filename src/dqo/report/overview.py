@@ -200,7 +200,11 @@ def settings(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, list[Any]]], lis
     Returns:
         Rows (name, one value a run or None) that differ between runs, then those that do not.
     """
-    parts = [[_flat(run.config) for run in runs], [_flat(_facts(run), "eval.") for run in runs]]
+    parts = [
+        [_flat(run.config) for run in runs],
+        [_flat({key: value for key, value in run.resolved.items() if key != "format"}, "resolved.") for run in runs],
+        [_flat(_facts(run), "eval.") for run in runs],
+    ]
     differ, same = [], []
     for tables in parts:
         told = [table for table in tables if table]  # a folder without the file says nothing, which is no difference

@@ -20,6 +20,7 @@ from dqo.training_log import read_steps
 
 _PARTS = {
     "config": "config.yaml",
+    "resolved": "resolved.yaml",
     "steps": "metrics.jsonl",
     "document": "metrics.json",
     "values": "prompt_metrics.jsonl",
@@ -35,6 +36,7 @@ class RunFiles:
         name: What tells it from the other folders of the report.
         files: Part -> its file; only parts that are there.
         config: config.yaml, {} without one.
+        resolved: resolved.yaml, {} without one.
         steps: Lines of metrics.jsonl, one a step, in order of steps.
         document: metrics.json, {} without one.
         values: Prompt id -> every metric of that prompt.
@@ -45,6 +47,7 @@ class RunFiles:
     name: str
     files: dict[str, Path]
     config: dict[str, Any] = field(default_factory=dict)
+    resolved: dict[str, Any] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
     document: dict[str, Any] = field(default_factory=dict)
     values: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -87,22 +90,26 @@ def stamp(folders: Sequence[str | Path]) -> tuple[tuple[str, int, int], ...]:
 def locate(folder: Path) -> dict[str, Path]:
     """Part -> file, for the parts that are there; the evaluation may lie in `eval/`."""
     evaluation = folder if (folder / "metrics.json").exists() or not (folder / "eval").is_dir() else folder / "eval"
-    places = {part: (folder if part in ("config", "steps") else evaluation) / name for part, name in _PARTS.items()}
+    places = {
+        part: (folder if part in ("config", "resolved", "steps") else evaluation) / name
+        for part, name in _PARTS.items()
+    }
     return {part: path for part, path in places.items() if path.is_file()}
 
 
 def _read(folder: Path, name: str) -> RunFiles:
     files = locate(folder)
-    if not files or set(files) == {"config"}:
+    if not files.keys() - {"config", "resolved"}:
         raise DataError(
             f"{folder}: expected a run folder (metrics.jsonl, eval/) or an evaluation folder (metrics.json, "
-            f"groups.jsonl), got {'only config.yaml' if files else 'neither'}; run `dqo train` or `dqo eval` first."
+            f"groups.jsonl), got {'only its settings' if files else 'neither'}; run `dqo train` or `dqo eval` first."
         )
     values = read_prompt_metrics(files["values"]) if "values" in files else {}
     return RunFiles(
         name,
         files,
         config=_yaml(files["config"]) if "config" in files else {},
+        resolved=_yaml(files["resolved"]) if "resolved" in files else {},
         steps=read_steps(files["steps"]) if "steps" in files else [],
         document=read_metrics(files["document"]) if "document" in files else {},
         values=values,

@@ -57,4 +57,4 @@ def watch(
 
 
 def _has_something(folder: Path) -> bool:
-    return bool(locate(folder).keys() - {"config"})
+    return bool(locate(folder).keys() - {"config", "resolved"})
