@@ -28,7 +28,6 @@ def test_a_whole_checkpoint_has_no_flaw(tmp_path):
     ("name", "content", "reason"),
     [
         ("model.safetensors", b"weights" * 99, "model.safetensors has 693 of 700 bytes"),
-        ("model.safetensors", b"w3ights" + b"weights" * 99, "model.safetensors is not what was written"),
         ("rng_state.pth", b"", "rng_state.pth has 0 of 6 bytes"),
         ("critic/critic.safetensors", None, "critic/critic.safetensors is missing"),
         (STATE, None, f"{STATE} is missing, so it was not written to its end"),
@@ -41,19 +40,6 @@ def test_every_damage_is_named(tmp_path, name, content, reason):
     write(tmp_path)
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
     assert flaw(tmp_path) == reason
-
-
-def test_every_byte_counts(tmp_path):
-    write(tmp_path)
-    weights = tmp_path / "model.safetensors"
-    for place in range(0, 700, 97):
-        damaged = bytearray(FILES["model.safetensors"])
-        damaged[place] ^= 1
-        weights.write_bytes(damaged)
-        assert flaw(tmp_path) == "model.safetensors is not what was written"
-        assert flaw(tmp_path, read=False) is None, "sizes alone cannot tell"
-    weights.write_bytes(FILES["model.safetensors"])
-    assert flaw(tmp_path) is None
 
 
 def test_checkpoints_without_a_list_are_judged_by_what_they_hold(tmp_path):

@@ -1,11 +1,10 @@
-"""Which checkpoint of a run can be resumed: one whose every file is what was written. Standard library only.
+"""Finds the newest checkpoint of a run that can be resumed: every file is there, in full. Standard library only.
 
-The host writes trainer_state.json last. The trainers put a list of all other files into it, each with its size and
-digest, and have flushed those files to disk before: so a checkpoint that has the list is whole unless something
-happened to it afterwards, and that shows.
+TRL writes trainer_state.json last. The trainers put a list of all other files into it, each with its size, and have
+flushed those files to disk before: so a checkpoint that has the list was written to its end, and one that lost a file
+or a part of one afterwards shows it.
 """
 
-import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -35,12 +34,11 @@ class Search:
         return [path for path, reason in self.skipped if not reason.startswith(STATE)]
 
 
-def newest_whole(folder: str | Path, read: bool = True) -> Search:
+def newest_whole(folder: str | Path) -> Search:
     """Look for the checkpoint to go on from.
 
     Args:
         folder: Holds checkpoint-N; it need not exist.
-        read: Compare the content of every file; otherwise sizes alone, which takes no time.
 
     Returns:
         The newest whole checkpoint and those that were passed over.
@@ -48,19 +46,18 @@ def newest_whole(folder: str | Path, read: bool = True) -> Search:
     found = [path for path in Path(folder).glob("checkpoint-*") if path.name[11:].isdecimal()]
     skipped = []
     for path in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
-        reason = flaw(path, read)
+        reason = flaw(path)
         if reason is None:
             return Search(path, skipped)
         skipped.append((path, reason))
     return Search(None, skipped)
 
 
-def flaw(checkpoint: Path, read: bool = True) -> str | None:
+def flaw(checkpoint: Path) -> str | None:
     """What keeps a checkpoint from being resumed.
 
     Args:
         checkpoint: Its folder.
-        read: Compare the content of every file; otherwise sizes alone.
 
     Returns:
         A few words that name the file; None where it is whole. Of a checkpoint without a list of its files only the
@@ -77,7 +74,7 @@ def flaw(checkpoint: Path, read: bool = True) -> str | None:
         if not any(checkpoint.glob("*.safetensors")):
             return "it holds no weights"
         return None if any(checkpoint.glob("rng_state*.pth")) else "it holds the weights alone"
-    return _first_difference(checkpoint, files, read)
+    return _first_difference(checkpoint, files)
 
 
 def remembered(checkpoint: str | Path) -> dict[str, Any]:
@@ -93,14 +90,14 @@ def remembered(checkpoint: str | Path) -> dict[str, Any]:
     return state["stateful_callbacks"].get(KEY, {})
 
 
-def list_files(checkpoint: str | Path) -> dict[str, list[Any]]:
-    """Flush the files of a checkpoint to disk and take down what they are.
+def list_files(checkpoint: str | Path) -> dict[str, int]:
+    """Flush the files of a checkpoint to disk and take down their sizes.
 
     Args:
         checkpoint: Its folder, everything but trainer_state.json written.
 
     Returns:
-        Path inside the folder -> [bytes, SHA-256 in hex].
+        Path inside the folder -> bytes.
 
     Raises:
         OSError: A file that cannot be flushed, on a full disk for one.
@@ -108,36 +105,21 @@ def list_files(checkpoint: str | Path) -> dict[str, list[Any]]:
     folder = Path(checkpoint)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE)
 
-    def facts(path: Path) -> list[Any]:
+    def flushed(path: Path) -> int:
         with path.open("rb+") as file:
             os.fsync(file.fileno())
-        return [path.stat().st_size, _digest(path)]
+        return path.stat().st_size
 
-    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter free
-        found = threads.map(facts, paths)
-        return {path.relative_to(folder).as_posix(): fact for path, fact in zip(paths, found, strict=True)}
+    with ThreadPoolExecutor() as threads:  # the disk takes many flushes at once
+        sizes = threads.map(flushed, paths)
+        return {path.relative_to(folder).as_posix(): size for path, size in zip(paths, sizes, strict=True)}
 
 
-def _first_difference(checkpoint: Path, files: dict[str, list[Any]], read: bool) -> str | None:
-    for name, (size, _) in files.items():
+def _first_difference(checkpoint: Path, files: dict[str, int]) -> str | None:
+    for name, size in files.items():
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} of {size} bytes"
-    if read:
-        with ThreadPoolExecutor() as threads:
-            digests = threads.map(_digest, [checkpoint / name for name in files])
-            for (name, (_, written)), digest in zip(files.items(), digests, strict=True):
-                if digest != written:
-                    return f"{name} is not what was written"
     return None
-
-
-def _digest(path: Path) -> str | None:
-    """None where the disk cannot give the file back."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None

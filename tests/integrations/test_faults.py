@@ -12,7 +12,6 @@ from trl import GRPOTrainer
 
 from dqo import DQOConfig, DQOTrainer
 from dqo.errors import RewardError, TrainingError
-from dqo.integrations.trl.faults import StopOnNaN
 from dqo.rewards import CheckedReward
 
 
@@ -30,7 +29,7 @@ def trainer(tiny_policy, tiny_tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("where", "reason"),
     [
-        ("loss", "weights and batch are finite, so the forward pass went out of range"),
+        ("loss", "weights and batch are finite, so the forward or backward pass went out of range"),
         ("batch", "the batch holds numbers that are not finite, in advantages"),
         ("weights", r"the weights model.embed_tokens.weight, .* and \d+ more are not finite"),
     ],
@@ -64,7 +63,7 @@ def test_nan_gradient_stops_before_the_step_is_saved(trainer, tmp_path):
             steps.append(1)
 
     trainer.add_callback(Count())
-    with pytest.raises(TrainingError, match=r"step 2: expected finite gradients, got NaN or infinity in model\."):
+    with pytest.raises(TrainingError, match="step 2: expected a finite gradient, got a norm of nan; weights and"):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     saved = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
@@ -79,13 +78,28 @@ def test_without_a_checkpoint_there_is_none_to_go_back_to(trainer, monkeypatch):
         trainer.train()
 
 
-def test_loss_scaler_is_left_to_skip_its_own_steps(trainer):
-    weight = next(trainer.model.parameters())
-    weight.grad = torch.full_like(weight, float("inf"))
-    for fp16, stops in ((True, False), (False, True)):
-        trainer.args.fp16 = fp16
-        with pytest.raises(TrainingError) if stops else nullcontext():
-            StopOnNaN().on_pre_optimizer_step(trainer.args, trainer.state, None, model=trainer.model)
+@pytest.mark.parametrize(("fp16", "stops"), [(True, False), (False, True)])
+def test_loss_scaler_is_left_to_skip_its_own_steps(trainer, fp16, stops):
+    for weight in trainer.model.parameters():
+        weight.grad = torch.full_like(weight, float("inf"))
+    trainer.args.fp16, trainer._buffered_inputs = fp16, []
+    with pytest.raises(TrainingError, match="got a norm of") if stops else nullcontext():
+        trainer._get_grad_norm(trainer.model)
+
+
+@pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
+def test_numbers_are_looked_at_once_per_optimizer_step(trainer, monkeypatch, max_grad_norm):
+    """Two micro-batches per update: one look at their losses and the norm, with clipping and without."""
+    looks = []
+    monkeypatch.setattr(
+        "dqo.integrations.trl.trainer.check_finite", lambda losses, norm, _: looks.append((len(losses), float(norm)))
+    )
+    trainer.args.gradient_accumulation_steps = trainer.args.steps_per_generation = 2
+    trainer.args.max_grad_norm = max_grad_norm
+    trainer.train()
+    assert [count for count, _ in looks] == [2, 2, 2]
+    logged = [line["grad_norm"] for line in trainer.state.log_history if "grad_norm" in line]
+    assert [norm for _, norm in looks] == pytest.approx(logged, rel=1e-6), "the norm is the one that TRL logs"
 
 
 def test_reward_that_raises_once_stops_with_the_batch_in_a_file(trainer, tmp_path):

@@ -1,8 +1,10 @@
 import asyncio
 import inspect
 import pickle
+from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
@@ -41,9 +43,27 @@ def call(result, completions=("first", "second")):
 
 def test_values_pass_as_floats_and_none_stays():
     assert call([1, None]) == [1.0, None]
-    assert call((True, Fraction(1, 2))) == [1.0, 0.5]
     assert call(torch.tensor([0.25, 2.0])) == [0.25, 2.0]
-    assert all(type(value) is float for value in call([1, torch.tensor(2)]))
+    assert call(np.array([0.25, 2.0], dtype=np.float16)) == [0.25, 2.0]
+
+
+@pytest.mark.parametrize(
+    "half",
+    [
+        Decimal("0.5"), Fraction(1, 2), 0.5, torch.tensor(0.5), torch.tensor(0.5, dtype=torch.bfloat16),
+        np.float32(0.5), np.float64(0.5), np.float16(0.5), np.array(0.5), np.longdouble(0.5),
+    ],
+    ids=lambda half: f"{type(half).__module__}.{type(half).__name__}",
+)  # fmt: skip
+def test_every_kind_of_number_is_a_reward(half):
+    assert call([half, None]) == [0.5, None]
+    assert {type(value) for value in call([half, half])} == {float}
+
+
+@pytest.mark.parametrize("one", [True, 1, np.bool_(True), np.int8(1), torch.tensor(True), torch.tensor(1), Decimal(1)])
+def test_truth_and_whole_numbers_are_rewards(one):
+    assert call([one, 0]) == [1.0, 0.0]
+    assert {type(value) for value in call([one, 0])} == {float}
 
 
 def test_name_and_pickle():
@@ -68,6 +88,15 @@ def test_name_and_pickle():
         ({0.1, 0.2}, r"expected a list of 2 numbers, got set"),
         ("ab", r"expected a list of 2 numbers, got str"),
         (torch.tensor([1.0, float("nan")]), r"for row 1, got nan"),
+        (torch.ones(2, 1), r"expected a list of 2 numbers, got a Tensor of shape \(2, 1\); return one number"),
+        (np.ones((2, 1)), r"expected a list of 2 numbers, got a ndarray of shape \(2, 1\)"),
+        (torch.tensor(1.0), r"expected a list of 2 numbers, got a Tensor of shape \(\)"),
+        ([torch.ones(1), 1.0], r"for row 0, got a Tensor of shape \(1,\)"),
+        ([Decimal("NaN"), 1], r"for row 0, got Decimal\('NaN'\)"),
+        ([1, Decimal("sNaN")], r"for row 1, got Decimal\('sNaN'\)"),
+        ([1, Decimal("1e400")], r"for row 1, got Decimal"),
+        ([Fraction(10**400), 1], r"for row 0, got Fraction"),
+        ([1j, 1], r"for row 0, got 1j"),
         (
             KeyError("gold"),
             r"raised KeyError \('gold'\) in \S+test_checked.py, line \d+, on a batch of 2; its first completion",

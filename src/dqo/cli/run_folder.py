@@ -92,7 +92,7 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """The whole checkpoint of the most steps, judged by the sizes of its files; None where there is none."""
-        return newest_whole(self.checkpoints, read=False).newest
+        return newest_whole(self.checkpoints).newest
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dqo.errors import DataError
-from dqo.json_files import is_number
+from dqo.rewards.checked import finite_number
 
 
 def measure(
@@ -50,8 +50,7 @@ def measure(
 
 def _scores(prompt: str, rewards: Sequence[float | None], n: int) -> list[float] | None:
     """The rewards of a prompt's n responses; None where one could not be scored."""
-    plain = [reward.item() if hasattr(reward, "item") else reward for reward in rewards]
-    numbers = [float(reward) if isinstance(reward, bool) else reward for reward in plain]
-    if len(numbers) != n or not all(number is None or is_number(number) for number in numbers):
-        raise DataError(f"Expected {n} rewards for prompt {prompt!r}, one number or None a response, got {numbers!r}.")
-    return None if None in numbers else [float(number) for number in numbers]
+    numbers = [None if reward is None else finite_number(reward) for reward in rewards]
+    if len(numbers) != n or numbers.count(None) != sum(reward is None for reward in rewards):
+        raise DataError(f"Expected {n} rewards for prompt {prompt!r}, one number or None a response, got {rewards!r}.")
+    return None if None in numbers else numbers

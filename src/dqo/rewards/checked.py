@@ -4,6 +4,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
+from decimal import Decimal
 from numbers import Real
 from typing import Any
 
@@ -101,18 +102,21 @@ class CheckedReward:
         )
 
     def _checked(self, rewards: Any, completions: Sequence[Any]) -> list[float | None]:
+        N = len(completions)
+        flat = getattr(rewards, "ndim", 1) == 1  # (N, 1) is one number too many, or a mean that was forgotten
         try:
-            if isinstance(rewards, (Mapping, Set, str)):  # their keys, or letters, are no rewards
+            if not flat or isinstance(rewards, (Mapping, Set, str, bytes)):  # their keys, or letters, are no rewards
                 raise TypeError
             rewards = list(rewards)
         except TypeError:
+            got = type(rewards).__name__ if flat else f"a {type(rewards).__name__} of shape {tuple(rewards.shape)}"
             raise RewardError(
-                f"reward function {self.__name__!r}: expected a list of {len(completions)} numbers, got "
-                f"{type(rewards).__name__}; return one number for each completion."
+                f"reward function {self.__name__!r}: expected a list of {N} numbers, got "
+                f"{got}; return one number for each completion."
             ) from None
-        if len(rewards) != len(completions):
+        if len(rewards) != N:
             raise RewardError(
-                f"reward function {self.__name__!r}: expected {len(completions)} rewards, one for each completion, got "
+                f"reward function {self.__name__!r}: expected {N} rewards, one for each completion, got "
                 f"{len(rewards)}; return None for a completion that cannot be scored instead of leaving it out."
             )
         return [self._number(row, reward, completions[row]) for row, reward in enumerate(rewards)]
@@ -120,13 +124,12 @@ class CheckedReward:
     def _number(self, row: int, reward: Any, completion: Any) -> float | None:
         if reward is None:
             return None
-        if hasattr(reward, "item") and getattr(reward, "ndim", None) == 0:  # a scalar of torch or numpy
-            reward = reward.item()
-        if isinstance(reward, Real) and abs(reward) < _OVERFLOWS:  # false for NaN; math.isfinite(10**400) raises
-            return float(reward)
+        number = finite_number(reward)
+        if number is not None:
+            return number
         raise RewardError(
-            f"reward function {self.__name__!r}: expected a finite number for row {row}, got {reward!r} for the "
-            f"completion {_shown(completion)}; return None for a completion that cannot be scored."
+            f"reward function {self.__name__!r}: expected a finite number for row {row}, got {_described(reward)} for "
+            f"the completion {_shown(completion)}; return None for a completion that cannot be scored."
         )
 
 
@@ -157,6 +160,33 @@ def _batch_told(prompts: Sequence[Any], completions: Sequence[Any], columns: dic
             rows = {name: values for name, values in rows.items() if len(values) == N}
             error.batch = [{"row": i} | {name: values[i] for name, values in rows.items()} for i in range(N)]
         raise
+
+
+def finite_number(reward: Any) -> float | None:
+    """Reads a reward, of whatever kind of number.
+
+    Args:
+        reward: of Python, `decimal`, `fractions`, or a scalar of numpy or torch.
+
+    Returns:
+        The number; None for what is no number, not finite, or larger than a float holds.
+    """
+    if hasattr(reward, "item") and getattr(reward, "ndim", None) == 0:  # a scalar of torch or numpy
+        reward = reward.item()
+    if not isinstance(reward, (Real, Decimal)):
+        return None
+    try:
+        number = float(reward)
+    except (ValueError, OverflowError):  # a signalling NaN, a fraction or an integer of 400 digits
+        return None
+    return number if abs(number) < _OVERFLOWS else None  # false for NaN
+
+
+def _described(reward: Any) -> str:
+    """A reward that is no number, by its shape where it has one."""
+    if shape := getattr(reward, "shape", ()):
+        return f"a {type(reward).__name__} of shape {tuple(shape)}"
+    return repr(reward.item() if hasattr(reward, "item") else reward)
 
 
 def _shown(completion: Any) -> str:

@@ -88,6 +88,10 @@ class DiversityReward:
         quality = None
         if self.quality is not None:
             quality = self.quality(prompts=prompts, completions=completions, **columns)
+        if "environments" in columns:  # which write observations into prompts: the data set's columns tell groups apart
+            table = {name: values for name, values in columns.items() if isinstance(values, list)}
+            own = {"environments", "completion_ids"}  # of each rollout
+            prompts = [{name: table[name][i] for name in table.keys() - own} for i in range(len(prompts))]
         keys = [prompt_key(prompt) for prompt in prompts]
         parts = gather_parts((keys, E.cpu().clone(), quality or [None] * len(E)))  # a view would take its whole tensor
         start = sum(len(part[0]) for part in parts[: _rank()])

@@ -4,15 +4,13 @@ The host filters NaN losses out of its logs by default and goes on with broken w
 """
 
 import json
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch import Tensor
 
 from dqo.checkpoints import newest_whole
 from dqo.errors import RewardError, TrainingError
@@ -21,65 +19,40 @@ from dqo.records import write_text
 _NAMED = 3  # tensors named in a diagnosis
 
 
-def check_loss(loss: Tensor, step: int, model: nn.Module, batch: Mapping[str, Any], folder: str) -> None:
-    """Stops before a loss that is no number reaches the weights.
+def check_finite(losses: list[Tensor], norm: Any, trainer: Any) -> None:
+    """Stops before a loss or a gradient that is no number reaches the weights.
+
+    Everything is looked at together and once per optimizer step, so that no micro-batch waits for its numbers.
 
     Args:
-        loss: Scalar of one forward pass.
-        step: Optimizer steps done.
-        model: Whose weights may be the reason.
-        batch: Whose numbers may be the reason.
-        folder: Where checkpoints are.
+        losses: Scalars of the step's micro-batches.
+        norm: Of the whole gradient, a number or a scalar, possibly sharded.
+        trainer: Whose weights and batch may be the reason.
 
     Raises:
         TrainingError: NaN or infinity.
     """
-    if torch.isfinite(loss).all():
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    numbers = [torch.as_tensor(value, dtype=torch.float64, device=trainer.args.device) for value in (*losses, norm)]
+    finite = torch.stack(numbers).isfinite().tolist()
+    if all(finite):
         return
-    weights, numbers = _not_finite(model.named_parameters()), _not_finite(batch.items())
+    if all(finite[:-1]):
+        found = f"a finite gradient, got a norm of {float(norm)}"
+    else:
+        found = f"a finite loss, got {float(losses[finite.index(False)])}"
+    weights = _not_finite(trainer.model.named_parameters())
+    batch = _not_finite(pair for part in trainer._buffered_inputs for pair in part.items())
     if weights:
         reason = f"the weights {weights} are not finite"
-    elif numbers:
-        reason = f"the batch holds numbers that are not finite, in {numbers}"
+    elif batch:
+        reason = f"the batch holds numbers that are not finite, in {batch}"
     else:
-        reason = "weights and batch are finite, so the forward pass went out of range"
+        reason = "weights and batch are finite, so the forward or backward pass went out of range"
     raise TrainingError(
-        f"step {step + 1}: expected a finite loss, got {float(loss)}; {reason}; lower trainer.learning_rate, set "
-        f"trainer.bf16=false or trainer.max_grad_norm, and {way_back(folder)}."
+        f"step {trainer.state.global_step + 1}: expected {found}; {reason}; lower trainer.learning_rate, set "
+        f"trainer.bf16=false or trainer.max_grad_norm, and {way_back(trainer.args.output_dir)}."
     )
-
-
-class StopOnNaN(TrainerCallback):
-    """Stops before a gradient that is no number reaches the weights.
-
-    A loss scaler (fp16) meets such gradients by design and skips their steps, so it is left to it. Where gradients are
-    not in the weights' own `grad` (DeepSpeed), the norm in the log tells, after the step and before it is saved.
-    """
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
-        """Raises TrainingError where a gradient, complete and clipped, holds NaN or infinity."""
-        grads = [(name, weight.grad) for name, weight in model.named_parameters() if weight.grad is not None]
-        finite = [torch.isfinite(_local(grad)).all() for _, grad in grads]
-        if args.fp16 or not finite or torch.stack(finite).all():
-            return
-        raise TrainingError(
-            f"step {state.global_step + 1}: expected finite gradients, got NaN or infinity in {_not_finite(grads)}; no "
-            "weight has changed yet, so lower trainer.learning_rate or set trainer.bf16=false, and "
-            f"{way_back(args.output_dir)}."
-        )
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
-    ) -> None:
-        """Raises TrainingError where the norm that the host has just logged is NaN or infinity."""
-        norm = (logs or {}).get("grad_norm")
-        if norm is not None and not math.isfinite(norm) and not args.fp16:
-            raise TrainingError(
-                f"step {state.global_step}: expected a finite gradient, got a norm of {norm}; the weights of this step "
-                f"are lost, so lower trainer.learning_rate or set trainer.bf16=false, and {way_back(args.output_dir)}."
-            )
 
 
 @contextmanager
@@ -114,20 +87,20 @@ def way_back(folder: str) -> str:
     Returns:
         Half a sentence.
     """
-    newest = newest_whole(folder, read=False).newest
+    newest = newest_whole(folder).newest
     if newest is None:
         return "start anew, for there is no checkpoint yet"
     return f"continue with --resume from {newest}, the last good checkpoint"
 
 
-def _not_finite(named: Any) -> str:
+def _not_finite(named: Iterable[tuple[str, Any]]) -> str:
     """Names of the first tensors with NaN or infinity; empty where there is none."""
-    found = [
-        name for name, value in named
+    found = {
+        name: None for name, value in named  # a dict, because micro-batches share names
         if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(_local(value)).all()
-    ]  # fmt: skip
+    }  # fmt: skip
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-    return ", ".join(found[:_NAMED]) + more
+    return ", ".join(list(found)[:_NAMED]) + more
 
 
 def _local(tensor: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from dqo.integrations.trl.critic_optimizer import CriticOptimizer, CriticStep
 from dqo.integrations.trl.hidden_tap import HiddenTap
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.integrations.trl.token_rewards import TokenRewards, token_rewards
-from dqo.integrations.trl.trainer import DQOExtensions
+from dqo.integrations.trl.trainer import DQOExtensions, by_name
 
 logger = get_logger(__name__)
 
@@ -207,10 +207,13 @@ class DQOPPOTrainer(PPOMixin, DQOExtensions, GRPOTrainer):
         )
         trainer.train()
 
-    Arguments are DQOMixin's.
+    Arguments are DQOMixin's, in TRL's order.
     """
 
     _config_class = DQOPPOConfig
 
-    def __init__(self, model: Any, reward_funcs: Any = None, args: DQOPPOConfig | None = None, **kwargs: Any) -> None:
-        super().__init__(model, reward_funcs, DQOPPOConfig("dqo-output") if args is None else args, **kwargs)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: DQOPPOConfig | None = None, *rest: Any, **kwargs: Any
+    ) -> None:
+        args = DQOPPOConfig("dqo-output") if args is None else args
+        super().__init__(model, reward_funcs, args, **by_name(GRPOTrainer, rest), **kwargs)

@@ -1,5 +1,6 @@
 """The reward column that diversity enters by, and what may stand beside it."""
 
+from itertools import count
 from typing import Any
 
 import torch
@@ -19,8 +20,17 @@ reserved_column.__name__ = COLUMN
 
 
 def checked(func: Any) -> Any:
-    """Plain callables get their output checked; reward models and names of them are the host's business."""
-    return func if isinstance(func, (str, torch.nn.Module)) else CheckedReward(func)
+    """Plain callables get their output checked, once; reward models and names of them are left to TRL."""
+    return func if isinstance(func, (str, torch.nn.Module, CheckedReward)) else CheckedReward(func)
+
+
+def distinct(names: list[str]) -> list[str]:
+    """The names of reward columns, later ones of the same name numbered: two lambdas are <lambda> and <lambda>_2."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{n}" for n in count(2))
+        found.append(name if name not in found else next(new for new in numbered if new not in {*names, *found}))
+    return found
 
 
 def check_task_rewards(count: int) -> None:

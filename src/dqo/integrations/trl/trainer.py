@@ -12,6 +12,7 @@ The contract that this rests on is pinned by tests/integrations/test_trl_contrac
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +30,26 @@ from dqo.errors import RecipeError, RewardError
 from dqo.integrations.trl.advantage_mixin import AdvantageMixin
 from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
+from dqo.integrations.trl.data_rows import TemplateWarning, row_keys
 from dqo.integrations.trl.diversity_log import batch_metrics, text_metrics
 from dqo.integrations.trl.entropy_mixin import EntropyMixin
 from dqo.integrations.trl.evidence_mixin import EvidenceMixin
-from dqo.integrations.trl.faults import StopOnNaN, check_loss, failed_batch_kept
+from dqo.integrations.trl.faults import check_finite, failed_batch_kept
 from dqo.integrations.trl.outweighed import OutweighedWarning
 from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
 from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
-from dqo.integrations.trl.reward_column import COLUMN, check_rewards, check_task_rewards, checked, reserved_column
+from dqo.integrations.trl.reward_column import (
+    COLUMN,
+    check_rewards,
+    check_task_rewards,
+    checked,
+    distinct,
+    reserved_column,
+)
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import Remembers, RolloutAlpha, RunMemory
 from dqo.integrations.trl.trainable import check_trainable
-from dqo.rewards import completion_text, prompt_key
+from dqo.rewards import completion_text
 from dqo.rewards.imported import checked_span
 
 
@@ -97,13 +106,16 @@ class DQOMixin:
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
         super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
         check_task_rewards(len(self.reward_funcs) - 1)
+        self.reward_funcs = [func if func is reserved_column else checked(func) for func in self.reward_funcs]
+        self.reward_func_names = distinct(self.reward_func_names)  # one name would be one column of the log
         device = args.encoder_device or str(self.accelerator.device)
         own = None if embedder is None else OwnEmbedder(embedder)
         self._embed = own or load_embedder(
             args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size
         )
         self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
-        self.add_callback(StopOnNaN())
+        self._losses: list[Tensor] = []  # of the optimizer step's micro-batches, () each
+        self._template_warning = TemplateWarning(self.processing_class)
         self.add_callback(OutweighedWarning())
         self._rollout_alpha = RolloutAlpha(self.spec.alpha)
         self._memory = RunMemory(
@@ -134,8 +146,7 @@ class DQOMixin:
         texts = [completion_text(completion) for completion in completions]
         answers = [self._answer_span(text) for text in texts]
         E = self._gathered_embeddings(answers)  # (N, D)
-        keys = gather(_key_tensor(prompts, rewards.device)).tolist()  # (N,)
-        P = blocks(len(rewards), self._group_size(), keys)
+        P = blocks(len(rewards), self._group_size())
         task = self._task_reward(rewards, ours).unflatten(0, (P, -1))  # (P, G)
         self.spec = replace(self.spec, alpha=self._alpha_now())
         evidence = self._evidence(answers, completion_ids_list, task)
@@ -208,6 +219,10 @@ class DQOMixin:
             return super()._generate(*args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list) -> dict:
+        # Before environments write observations into the prompts: rows of a group may get different ones.
+        keys = gather(row_keys(inputs, self.accelerator.device)).tolist()  # (N,)
+        blocks(len(keys), self._group_size(), keys)
+        self._template_warning.look(inputs)
         with self._clock.measure("time/rollout"):
             batch = super()._generate_and_score_completions(inputs)
         if not self.model.training:
@@ -218,12 +233,19 @@ class DQOMixin:
         """One forward and backward; after the last of an optimizer step, its times go to the logs."""
         with self._clock.measure("time/step"):
             loss = super().training_step(*args, **kwargs)
-        batch = self._buffered_inputs[(self._step - 1) % self.args.steps_per_generation]
-        check_loss(loss, self.state.global_step, self.model, batch, self.args.output_dir)
+        self._losses.append(loss)
         if self._step % self.current_gradient_accumulation_steps == 0:
             for name, seconds in self._clock.collect().items():
                 self._metrics["train"][name].append(seconds)
         return loss
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's norm, which comes before the optimizer step; stops where it or a loss of this step is no number."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        losses, self._losses = self._losses, []
+        if not self.args.fp16:  # its loss scaler meets such gradients by design and skips their steps
+            check_finite(losses, norm, self)
+        return norm
 
 
 class DQOExtensions(
@@ -246,13 +268,16 @@ class DQOTrainer(DQOExtensions, GRPOTrainer):
         )
         trainer.train()
 
-    Arguments are DQOMixin's.
+    Arguments are DQOMixin's, in TRL's order.
     """
 
     _config_class = DQOConfig
 
-    def __init__(self, model: Any, reward_funcs: Any = None, args: DQOConfig | None = None, **kwargs: Any) -> None:
-        super().__init__(model, reward_funcs, DQOConfig("dqo-output") if args is None else args, **kwargs)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: DQOConfig | None = None, *rest: Any, **kwargs: Any
+    ) -> None:
+        args = DQOConfig("dqo-output") if args is None else args
+        super().__init__(model, reward_funcs, args, **by_name(GRPOTrainer, rest), **kwargs)
 
 
 class DQORLOOTrainer(DQOExtensions, RLOOTrainer):
@@ -260,11 +285,14 @@ class DQORLOOTrainer(DQOExtensions, RLOOTrainer):
 
     _config_class = DQORLOOConfig
 
-    def __init__(self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, **kwargs: Any) -> None:
-        super().__init__(model, reward_funcs, DQORLOOConfig("dqo-output") if args is None else args, **kwargs)
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, *rest: Any, **kwargs: Any
+    ) -> None:
+        args = DQORLOOConfig("dqo-output") if args is None else args
+        super().__init__(model, reward_funcs, args, **by_name(RLOOTrainer, rest), **kwargs)
 
 
-def _key_tensor(prompts: list, device: torch.device) -> Tensor:
-    """Digest of each prompt as an integer, so that ranks can compare them: (N_local,) int64."""
-    keys = [int(prompt_key(prompt), 16) >> 1 for prompt in prompts]
-    return torch.tensor(keys, dtype=torch.int64, device=device)  # (N_local,)
+def by_name(trainer: type, rest: tuple) -> dict[str, Any]:
+    """Positional arguments after `args`, by the names and in the order of a trainer of TRL."""
+    given = signature(trainer.__init__).bind_partial(*[None] * 4, *rest).arguments  # self, model, reward_funcs, args
+    return dict(list(given.items())[4:])
