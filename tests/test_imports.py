@@ -12,7 +12,8 @@ import dqo
 SRC = Path(dqo.__file__).parent
 # Lowest first; a module may import from its own layer and from those before it.
 LAYERS = (
-    {"_version", "checkpoints", "errors", "evaluation_files", "json_files", "records", "run_format"} | {"training_log"},
+    {"_version", "checkpoints", "errors", "evaluation_files", "json_files", "output_files", "records", "run_format"}
+    | {"training_log"},
     {"core"},
     {"signals"},
     {"spec"},

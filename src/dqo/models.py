@@ -43,7 +43,7 @@ def resolve_policy(name: str) -> str:
         ModelError: A path that does not exist or holds no model, or a conversion that failed.
     """
     folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    if name and os.path.isdir(folder):  # False too for a name that no file system takes
         if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
             raise ModelError(
                 f"expected a saved model in folder {name!r}, but it holds neither config.json nor adapter_config.json; "

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from dqo.errors import DataError
 from dqo.json_files import is_number, parse_object, read_text, to_json, to_utf8
+from dqo.output_files import writing
 
 FINISH = ("eos", "length")
 _MISSING = object()
@@ -93,10 +94,11 @@ def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
         record: Any JSON object of finite numbers.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     line = to_utf8(path, to_json(path, record) + "\n")
-    with path.open("ab", buffering=0) as file:
-        file.write(line)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(line)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -117,13 +119,15 @@ def write_text(path: str | Path, text: str) -> None:
         text: The whole content.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    content = to_utf8(path, text)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(to_utf8(path, text))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class _Line:

@@ -218,9 +218,9 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
     [
         (
             ["trainer.report_to=wandb"],
-            "packages: trainer: the host refuses these settings: RuntimeError",
+            "packages: trainer: TRL refuses these settings: RuntimeError",
         ),
-        (["trainer.report_to=wandbb"], "packages: trainer: the host refuses these settings: ValueError"),
+        (["trainer.report_to=wandbb"], "packages: trainer: TRL refuses these settings: ValueError"),
         (["trainer.use_liger_kernel=true"], "packages: trainer.use_liger_kernel needs the package 'liger_kernel'"),
         (["trainer.use_vllm=true"], "packages: trainer.use_vllm needs the package 'vllm'"),
         (["encoder=all-MiniLM-L6-v2", "encoder_device=gpu"], "encoder: "),

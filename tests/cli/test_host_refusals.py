@@ -11,7 +11,11 @@ from dqo.errors import DQOError, RecipeError
 OURS = str(Path(dqo.__file__).parent / "cli" / "made_up.py")
 BAD_VALUE = "from transformers import TrainingArguments\nTrainingArguments('out', save_strategy='sometimes')"
 NOT_OFFERED = "from transformers import TrainingArguments\nTrainingArguments('out', accelerator_config=dict)"
-NO_PACKAGE = "from transformers.utils import requires_backends\nrequires_backends(int, ['detectron2'])"
+NO_PACKAGE = (
+    "from transformers import TrainerCallback\nfrom transformers.utils import requires_backends\n"
+    "exec(compile('class Part:\\n def __init__(self, check): check(int, [\"detectron2\"])', "
+    "'/site-packages/trl/part.py', 'exec'))\nPart(requires_backends)"
+)
 NO_LOGGER = "from transformers.integrations.integration_utils import WandbCallback\nWandbCallback()"
 
 
@@ -31,7 +35,7 @@ def run(code, **settings):
     ],
 )
 def test_what_the_host_raises_about_settings_is_told_until_a_step_is_done(code, told):
-    with pytest.raises(RecipeError, match=rf"^trainer: the host refuses these settings: {told}.*; change them\.$"):
+    with pytest.raises(RecipeError, match=rf"^trainer: TRL refuses these settings: {told}.*; change them\.$"):
         run(code)
     with pytest.raises((ValueError, RuntimeError, ImportError), match=told.split(": ")[1]) as caught:
         run(code, started=lambda: True)
@@ -45,6 +49,8 @@ def test_what_the_host_raises_about_settings_is_told_until_a_step_is_done(code, 
         ("import json\njson.loads('no JSON')", ValueError),  # in a library that our code called
         ("import torch\ntorch.ones(2).expand('x')", TypeError),
         ("import torch\ntorch.ones(2) @ torch.ones(3)", RuntimeError),
+        ("from transformers import AutoConfig\nAutoConfig.for_model('no_such_kind')", ValueError),  # takes no settings
+        ("from transformers.utils import requires_backends\nrequires_backends(int, ['detectron2'])", ImportError),
         ("import no_such_package", ModuleNotFoundError),  # which the command line tells by itself
         ("[][1]", IndexError),
     ],

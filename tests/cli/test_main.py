@@ -105,7 +105,7 @@ def test_unwritable_folder_fails_before_the_model_is_looked_for(refused, own_rec
 
 def test_unwritable_output_of_a_sampling(refused, prompt_file):
     line = refused("sample", "--model", "/absent/policy", "--data", prompt_file, "--out", prompt_file / "out")
-    assert line.startswith(f"{prompt_file / 'out'}: Not a directory")
+    assert line.startswith(f"{prompt_file / 'out'}: writing failed (Not a directory); make the place writable,")
 
 
 def test_folder_that_holds_something(refused, own_recipe, tmp_path):
@@ -210,9 +210,9 @@ def test_test_prompts_are_not_trained_on(refused, own_recipe, prompt_file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lora.target_modules=[qq_proj]", "the host refuses these settings: NoMatchingPeft"),
-        ("trainer.report_to=wandb", "the host refuses these settings: RuntimeError: WandbCallback requires wandb"),
-        ("trainer.lr_scheduler_type=cosine_with_min_lr", "the host refuses these settings: ValueError:"),
+        ("lora.target_modules=[qq_proj]", "TRL refuses these settings: NoMatchingPeft"),
+        ("trainer.report_to=wandb", "TRL refuses these settings: RuntimeError: WandbCallback requires wandb"),
+        ("trainer.lr_scheduler_type=cosine_with_min_lr", "TRL refuses these settings: ValueError:"),
     ],
 )
 def test_what_the_host_refuses_late_is_one_sentence(refused, own_recipe, override, message):

@@ -167,7 +167,7 @@ def test_missing_file_is_named(tmp_path):
         (["trainer.importance_sampling_level=sequnce"], "must be one of token, sequence, got 'sequnce'"),
         (["trainer.num_generations=null"], "`trainer.num_generations` must be"),
         (["trainer.generation_batch_size=6"], "got trainer.generation_batch_size = 6; make it a multiple of"),
-        (["trainer.lr_scheduler_type=lineer"], "the host refuses these settings: .*lineer"),
+        (["trainer.lr_scheduler_type=lineer"], "TRL refuses these settings: .*lineer"),
         (["kernel=gaussian"], "bandwidth `sigma`"),
         (["alpha=-1"], "`alpha` must be a finite number >= 0 or 'auto', got -1"),
         (["alpha=foo"], "`alpha` must be a finite number >= 0 or 'auto', got 'foo'"),

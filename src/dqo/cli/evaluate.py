@@ -8,6 +8,7 @@ from dqo.cli.recipe_checks import check_heldout
 from dqo.cli.sample import DEFAULT_LENGTH, Sampler, folders
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import RecipeError
+from dqo.output_files import writing
 from dqo.records import Group, Prompt, read_groups, read_prompts
 
 if TYPE_CHECKING:
@@ -36,7 +37,8 @@ def run(args: argparse.Namespace) -> None:
     check_heldout(args.heldout_encoder, args.encoder)
     task = _task(args)
     prompts = [] if args.responses else _prompts(args, task, protocol)
-    Path(args.out).mkdir(parents=True, exist_ok=True)  # an unwritable place fails before anything is scored
+    with writing(args.out):  # an unwritable place fails before anything is scored
+        Path(args.out).mkdir(parents=True, exist_ok=True)
     given = {
         "encoder": load_embedder(args.encoder),
         "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,

@@ -1,4 +1,4 @@
-"""What the host, or a library behind it, refuses after it took the settings, told in one sentence."""
+"""What TRL, or a library behind it, refuses after it took the settings, told in one sentence."""
 
 import traceback
 from collections.abc import Callable, Iterator
@@ -11,42 +11,47 @@ from dqo.hub import first_words
 
 _PACKAGE = Path(dqo.__file__).parent
 _HOSTS = ("accelerate", "datasets", "peft", "transformers", "trl")
+# What we call with settings. Whatever else of TRL's we call with the wrong thing is a bug of ours.
+_TAKE_SETTINGS = ("__init__", "__post_init__", "train", "create_optimizer", "create_scheduler")
 
 
 @contextmanager
 def refusals_told(started: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Turns an error about settings that comes out of the host into a RecipeError.
+    """Turns an error about settings that comes out of TRL into a RecipeError.
 
-    An error of our own code, or of a library that it called, keeps its traceback: that is a bug, and nothing that a
-    user can change. So does one that is not about values or packages.
+    An error of our own code, of a library that it called, or of a part of TRL that takes no settings keeps its
+    traceback: that is a bug, and nothing that a user can change. So does one that is not about values or packages.
 
     Args:
         started: Whether a step is done; from then on nothing is about settings.
 
     Raises:
-        RecipeError: In the place of the host's error.
+        RecipeError: In the place of TRL's error.
     """
     try:
         yield
     except (DQOError, ModuleNotFoundError):
         raise
     except (ValueError, TypeError, RuntimeError, ImportError) as error:
-        if started() or not _about_settings(error) or not _of_the_host(error):
+        if started() or not _about_settings(error) or not _from_settings(error):
             raise
-        raise RecipeError(f"trainer: the host refuses these settings: {first_words(error)}; change them.") from error
+        raise RecipeError(f"trainer: TRL refuses these settings: {first_words(error)}; change them.") from error
 
 
 def _about_settings(error: Exception) -> bool:
     """Whether the kind of error says so: torch raises RuntimeError for whatever goes wrong."""
     if not isinstance(error, RuntimeError):
         return True
-    # a kind of RuntimeError that the host raises for settings it does not offer, and one for a logger not installed
+    # a kind of RuntimeError that TRL raises for settings it does not offer, and one for a logger not installed
     return isinstance(error, NotImplementedError) or "to be installed" in str(error)
 
 
-def _of_the_host(error: Exception) -> bool:
-    """Whether our code, where it was left last on the way to the error, had called the host."""
+def _from_settings(error: Exception) -> bool:
+    """Whether our code, where it was left last on the way to the error, had handed settings to TRL."""
     frames = traceback.extract_tb(error.__traceback__)
-    files = [Path(frame.filename) for frame in frames if not frame.filename.startswith("<")]  # of dataclasses
-    left = max((place for place, file in enumerate(files) if file.is_relative_to(_PACKAGE)), default=-1)
-    return left + 1 < len(files) and any(host in files[left + 1].parts for host in _HOSTS)
+    frames = [frame for frame in frames if not frame.filename.startswith("<")]  # of dataclasses
+    left = max((place for place, one in enumerate(frames) if Path(one.filename).is_relative_to(_PACKAGE)), default=-1)
+    if left + 1 >= len(frames):
+        return False
+    entered = frames[left + 1]
+    return entered.name in _TAKE_SETTINGS and any(host in Path(entered.filename).parts for host in _HOSTS)

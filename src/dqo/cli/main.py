@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import sys
 import warnings
 from collections.abc import Sequence
@@ -38,9 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         extra = _PACKAGES.get(package, "train")
         return _fail(f"`dqo {args.command}` needs the package {package!r}; run `pip install -e '.[{extra}]'`.")
-    except OSError as error:
-        place = error.filename or "input or output"
-        return _fail(f"{place}: {error.strerror or error}; check that the path can be written and has free space.")
+    except BrokenPipeError:  # such as `dqo doctor | head`
+        if not _reader_left():
+            raise
+        return 141  # as a shell has it for a process that SIGPIPE ended
     except KeyboardInterrupt:
         print("dqo: interrupted", file=sys.stderr)
         return 130
@@ -225,6 +227,20 @@ def _silence_hosts() -> None:
     # The hosts set and read these deprecated names themselves: every run would warn of a choice nobody made.
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
+
+
+def _reader_left() -> bool:
+    """Whether nobody reads stdout any more; the interpreter's last flush is then made harmless."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file: a test's, or closed
+        return False
+    pipe = select.poll()
+    pipe.register(number, 0)
+    if not any(event & select.POLLERR for _, event in pipe.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True
 
 
 def _fail(sentence: str) -> int:

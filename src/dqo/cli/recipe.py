@@ -15,7 +15,7 @@ from dqo.cli.flat_settings import SECTIONS, flat_settings, not_cleared, read_set
 from dqo.cli.lora import LoraSettings
 from dqo.cli.recipe_checks import check_heldout, check_numbers, check_whole_groups, outside_training
 from dqo.cli.yaml_reader import parse_yaml
-from dqo.errors import DQOError, RecipeError
+from dqo.errors import RecipeError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.models import DEFAULT_POLICY
@@ -103,19 +103,14 @@ class Recipe:
         encoder = diversity.get("encoder", defaults["encoder"])
         check_heldout(self.heldout_encoder, outside_training(encoder, self.model))
         weights = [entry.weight for entry in read_entries(self.rewards)]
-        try:
-            return config_class(
-                folder,
-                seed=self.seed,
-                full_determinism=self.deterministic,
-                reward_weights=weights,
-                **diversity,
-                **self.trainer,
-            )
-        except DQOError:
-            raise
-        except Exception as error:  # the host's and its libraries' many kinds: nothing else runs in there
-            raise RecipeError(f"trainer: the host refuses these settings: {error or type(error).__name__}") from error
+        return config_class(
+            folder,
+            seed=self.seed,
+            full_determinism=self.deterministic,
+            reward_weights=weights,
+            **diversity,
+            **self.trainer,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Lists every setting as it was given, or by a default that is the same on every machine.

@@ -1,20 +1,14 @@
 """The folder of a run: config.yaml, resolved.yaml, metrics.jsonl, checkpoints/{checkpoint-N, final}, eval/."""
 
-import errno
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
 from pathlib import Path
 
 from dqo.checkpoints import newest_whole
 from dqo.cli.flat_settings import read_settings
 from dqo.errors import ModelError, RecipeError
-from dqo.hub import first_words
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES)
 # Of a sweep, which also locks the folder, and of a run killed as it began.
 _BEFORE_A_RUN = ("recipe.yaml", "train.log", "metrics.jsonl", "checkpoints")
-_TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")  # the second on closing a file that was cut short
 
 
 class RunFolder:
@@ -94,30 +88,37 @@ class RunFolder:
         """The whole checkpoint of the most steps, judged by the sizes of its files; None where there is none."""
         return newest_whole(self.checkpoints).newest
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Turns the savers' ways of reporting a full disk into a sentence with the folder."""
-        from safetensors import SafetensorError
 
-        try:
-            yield
-        except (OSError, SafetensorError, RuntimeError) as error:
-            # torch.save reports a failed write as a RuntimeError that only its text tells from a bug, and a lost
-            # connection is an OSError too
-            of_the_disk = isinstance(error, SafetensorError) or any(words in str(error) for words in _TORCH_WRITER)
-            if not of_the_disk and getattr(error, "errno", None) not in _DISK_ERRORS:
-                raise
-            raise RecipeError(
-                f"{self.path}: writing the run failed with {first_words(error)} and "
-                f"{shutil.disk_usage(self.path).free / 1e9:.1f} GB free; free space, then add --resume."
-            ) from error
+def run_of(name: str) -> RunFolder | None:
+    """Finds the run that a path belongs to, however the path is written: relative, by a link, with a slash at its end.
+
+    Args:
+        name: A run folder, its `checkpoints`, one of these, another model's folder or a hub name.
+
+    Returns:
+        The run; None where the name is no folder or the folder is no part of a run.
+    """
+    given = Path(name).expanduser()
+    if not name or not os.path.isdir(given):  # False too for a name that no file system takes
+        return None
+    # links first as they are written, since `checkpoints` may itself be one; a shell keeps how it came here in PWD
+    shell = os.environ.get("PWD", "")
+    starts = [shell, os.getcwd()] if os.path.isdir(shell) and os.path.samefile(shell, ".") else [os.getcwd()]
+    written = [Path(os.path.abspath(start / given)) for start in map(Path, starts)]
+    same = [path for path in written if os.path.isdir(path) and path.samefile(given)]  # `link/..` may lead elsewhere
+    for path in [*same, given.resolve()]:
+        for run in map(RunFolder, (path, path.parent, path.parent.parent)):
+            a_part = run.checkpoints in (path, path.parent) or path == run.path
+            if a_part and run.config.is_file() and run.checkpoints.is_dir():
+                return run
+    return None
 
 
 def model_source(name: str) -> str:
-    """What to load for `--model`: the final checkpoint of a run folder, anything else as it is.
+    """Chooses what to load for `--model`: the final checkpoint of a run, anything else as it is.
 
     Args:
-        name: Run folder, model folder or hub name.
+        name: As for `run_of`.
 
     Returns:
         A model folder or hub name.
@@ -125,8 +126,9 @@ def model_source(name: str) -> str:
     Raises:
         ModelError: A run folder whose training has not finished.
     """
-    run = RunFolder(name)
-    if not run.config.is_file() or not run.checkpoints.is_dir():
+    run = run_of(name)
+    given = Path(name).expanduser()
+    if run is None or not any(given.samefile(folder) for folder in (run.path, run.checkpoints)):
         return name
     if run.final.is_dir():
         return str(run.final)
@@ -139,17 +141,13 @@ def model_source(name: str) -> str:
 
 
 def run_system_prompt(name: str) -> str | None:
-    """The system prompt that the policy of a run was trained with; None for another model.
+    """Reads the system prompt that the policy of a run was trained with.
 
     Args:
-        name: Run folder, one of its checkpoints, another model's folder or a hub name.
+        name: As for `run_of`.
 
     Returns:
-        The text, or None.
+        The text; None for a run without one, or another model.
     """
-    path = Path(name)
-    for folder in (path, path.parent.parent):  # a run, or one of its checkpoints
-        run = RunFolder(folder)
-        if run.config.is_file() and (path == folder or path.parent == run.checkpoints) and run.checkpoints.is_dir():
-            return read_settings(run.config).get("system_prompt")
-    return None
+    run = run_of(name)
+    return None if run is None else read_settings(run.config).get("system_prompt")

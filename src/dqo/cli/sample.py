@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dqo.cli.run_folder import model_source, run_system_prompt
 from dqo.errors import RecipeError
+from dqo.output_files import writing
 from dqo.records import Group, Prompt, read_prompts
 
 if TYPE_CHECKING:
@@ -68,7 +69,8 @@ class Sampler:
         self.form = Verbalized(args.verbalized) if args.verbalized else Plain()
         length = args.max_new_tokens or default_length
         self.length = self.form.call_length(length) if args.verbalized else length
-        Path(args.out).mkdir(parents=True, exist_ok=True)  # an unwritable place fails before the model is loaded
+        with writing(args.out):  # an unwritable place fails before the model is loaded
+            Path(args.out).mkdir(parents=True, exist_ok=True)
         if args.endpoint and args.backend:
             raise RecipeError("--endpoint and --backend both say what answers, got both; leave one out.")
         self._source = self._loader()

@@ -39,6 +39,7 @@ from dqo.integrations.trl.progress import compact_progress
 from dqo.integrations.trl.run_log import RunLog
 from dqo.integrations.trl.signals import SaveOnSignal
 from dqo.models import check_whole, load_policy
+from dqo.output_files import writing
 from dqo.records import Prompt
 from dqo.rewards.record_reward import encode_record
 from dqo.tasks import Task, option_flags
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int | None:
     start = time.monotonic()
     try:
         with (
-            folder.writing(), compact_progress(trainer), memory_explained(recipe, prompts, trainer),
+            compact_progress(trainer), memory_explained(recipe, prompts, trainer),
             refusals_told(started=lambda: trainer.state.global_step > 0),
         ):  # fmt: skip
             if _is_main_process():
@@ -223,11 +224,12 @@ def _unseen_prompts(recipe: Recipe, task: Task) -> list[str]:
 def _save_final(trainer: Any, folder: RunFolder) -> None:
     """Policy and tokenizer under a passing name first, so that a `final` that exists is whole."""
     partial = folder.final.with_name("final.partial")
-    trainer.save_model(str(partial))
-    trainer.accelerator.wait_for_everyone()
-    if _is_main_process():
-        shutil.rmtree(folder.final, ignore_errors=True)  # of a finished run that is continued
-        partial.replace(folder.final)
+    with writing(folder.checkpoints, "add --resume"):
+        trainer.save_model(str(partial))
+        trainer.accelerator.wait_for_everyone()
+        if _is_main_process():
+            shutil.rmtree(folder.final, ignore_errors=True)  # of a finished run that is continued
+            partial.replace(folder.final)
 
 
 def _is_main_process() -> bool:

@@ -76,7 +76,8 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
         write_json(record, {"format": FORMAT} | settings)
         return {}
     for name, value in settings.items():
-        if before.get(name) != value:
+        # where the weights are known, they say which model it is, and its path may be written in another way
+        if before.get(name) != value and not (name == "model" and "weights" in settings):
             raise DataError(
                 f"{record}: expected {name} = {value!r} to resume sampling, got {before.get(name)!r}; "
                 "choose another folder or delete this one."

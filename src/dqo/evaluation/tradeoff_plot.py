@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from dqo.output_files import writing
+
 Point = tuple[dict[str, float], dict[str, float]]
 
 _INK, _GREY = "#222222", "#9a9a9a"
@@ -48,8 +50,9 @@ def plot_tradeoff(points: dict[str, Point], axes: tuple[str, str], path: Path) -
     figure.canvas.draw()
     _label(plot, points)
     temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=160, format="png")
-    temporary.replace(path)
+    with writing(path):
+        figure.savefig(temporary, dpi=160, format="png")
+        temporary.replace(path)
 
 
 def _reach(interval: dict[str, float]) -> list[list[float]]:

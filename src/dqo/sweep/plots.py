@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dqo.output_files import writing
 from dqo.sweep.plan import BASE
 
 if TYPE_CHECKING:
@@ -183,6 +184,7 @@ def _figure(width: float, height: float) -> "Figure":
 
 def _save(figure: "Figure", path: Path) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, dpi=160, format="png")
-    temporary.replace(path)
+    with writing(path):
+        figure.savefig(temporary, dpi=160, format="png")
+        temporary.replace(path)
     return path

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from dqo.errors import DQOError
+
 _PATIENCE = 60.0  # seconds between asking a process to stop and killing it: a training finishes its step and saves
 _TICK = 0.1
 
@@ -92,7 +94,7 @@ def run_jobs(
             for slot, work in list(working.items()):
                 try:
                     going_on = _advance(work, os.environ | environment(slot), say)
-                except (OSError, ValueError, _StageFailed) as error:  # DQOError is a ValueError
+                except (OSError, DQOError, _StageFailed) as error:
                     errors[work.job.name] = str(error)
                     say(f"{work.job.name}: FAILED: {error}")
                     going_on = False

@@ -1,6 +1,8 @@
 """Settings of the trainers: TRL's own, plus what diversity means. One flat dataclass each, as TRL's users expect."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -9,12 +11,26 @@ from trl import GRPOConfig, RLOOConfig
 
 from dqo.core import REWARD_SCALES
 from dqo.errors import DQOError, RecipeError
+from dqo.hub import first_words
 from dqo.integrations.trl.alpha_config import AlphaArguments
 from dqo.models import best_device, native_bf16
 from dqo.signals import SIGNALS
 from dqo.spec import DiversitySpec
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # the host's
+
+
+@contextmanager
+def _refusals_explained() -> Iterator[None]:
+    """Turns what TRL raises about settings into a RecipeError; a failing launcher or device keeps its traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError, NotImplementedError) as error:
+        raise RecipeError(f"trainer: TRL refuses these settings: {first_words(error)}; change them.") from error
+    except OSError as error:
+        if error.filename is None:  # a connection; with a name it is a file that a setting gives
+            raise
+        raise RecipeError(f"trainer: TRL cannot read {error.filename!r}: {error.strerror}; correct it.") from error
 
 
 @dataclass
@@ -191,7 +207,8 @@ class DQOConfig(DiversityArguments, GRPOConfig):
 
     def __post_init__(self) -> None:
         self._choose_precision()
-        super().__post_init__()
+        with _refusals_explained():
+            super().__post_init__()
         self._check_diversity()
         self._check_scaling()
         if self.loss_type not in LOSS_TYPES:  # the host finds out after its first rollout
@@ -242,7 +259,8 @@ class DQORLOOConfig(DiversityArguments, RLOOConfig):
 
     def __post_init__(self) -> None:
         self._choose_precision()
-        super().__post_init__()
+        with _refusals_explained():
+            super().__post_init__()
         self._check_diversity()
         if self.diversity == "entropy_correct":
             raise DQOError(

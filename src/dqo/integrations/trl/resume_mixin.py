@@ -15,6 +15,7 @@ from dqo.checkpoints import KEY, list_files
 from dqo.errors import RecipeError
 from dqo.integrations.trl.rollout_file import load_rollout, rollout_path, save_rollout
 from dqo.integrations.trl.run_memory import RunMemory
+from dqo.output_files import writing
 
 
 class ResumeMixin:
@@ -36,6 +37,11 @@ class ResumeMixin:
         """The host looks at max_steps after a step only."""
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Tells a full disk in a sentence."""
+        with writing(self.args.output_dir, "add --resume"):
+            super()._save_checkpoint(*args, **kwargs)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
