@@ -18,7 +18,7 @@ LAYERS = (
     {"signals"},
     {"spec"},
     {"alpha", "chat", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "language", "models"}
-    | {"registry", "setting_types"},
+    | {"registry", "setting_types", "weights"},
     {"rewards"},
     {"tasks"},
     {"evaluation"},

@@ -102,7 +102,7 @@ def pickled(folder):
         (pickled, "causal language model in safetensors format.*no file named model.safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes(b"none"), r"safetensors format.*\(SafetensorError: "),
         (lambda f: (f / "config.json").write_text("{"), "not a valid JSON file"),
-        (lambda f: edit(f, "config.json", num_hidden_layers=3), r"are missing, 'model\.layers\.2\..*' among them"),
+        (lambda f: edit(f, "config.json", num_hidden_layers=3), r"lack 9 \('model\.layers\.2\..*and random"),
         (lambda f: edit(f, "tokenizer_config.json", pad_token=None, eos_token=None), "but it has neither; set eos_tok"),
     ],
 )

@@ -58,6 +58,23 @@ def check_login() -> None:
         ) from error
 
 
+def asks_for_code(error: Exception) -> bool:
+    """Whether a loader failed because a model brings code of its own, which is never run."""
+    return "trust_remote_code" in str(error)
+
+
+def why_failed(error: Exception) -> str:
+    """Why a model did not load, for quoting inside a sentence of ours.
+
+    Args:
+        error: The loader's, which advises an option that dqo does not have where a model brings code of its own.
+
+    Returns:
+        A few words.
+    """
+    return "it brings code of its own, which dqo never runs" if asks_for_code(error) else first_words(error)
+
+
 def first_words(error: Exception, limit: int = 240) -> str:
     """Type and start of an error's text on one line, for quoting inside a sentence of ours."""
     words = " ".join(str(error).split())

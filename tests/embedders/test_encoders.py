@@ -100,7 +100,7 @@ class TestTheirFiles:
         ("settings", "message"),
         [
             ({"name": NAMES[0], "dtype": "int8"}, "one of float32, bfloat16, float16, got 'int8'"),
-            ({"name": NAMES[0], "device": "quux"}, "loading it on device 'quux' failed"),
+            ({"name": NAMES[0], "device": "quux"}, "device 'quux' to hold it, but loading failed"),
             ({"name": NAMES[1], "device": "quux"}, "cannot run on device 'quux': this onnxruntime offers .*CPU"),
             ({"name": NAMES[1], "dtype": "bfloat16"}, "dtype float32 only, got 'bfloat16'"),
             ({"name": NAMES[1], "batch_size": 0}, "whole number of at least 1, got 0"),

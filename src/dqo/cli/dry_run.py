@@ -192,10 +192,10 @@ class DryRun:
         )
 
     def _heldout(self) -> None:
-        name = self.recipe.heldout_encoder
-        if name is not None:
+        if self.recipe.heldout_encoder is not None:
             from dqo.embedders import load_embedder
 
+            name = outside_training(self.recipe.heldout_encoder, self.recipe.model)
             _show("held out", f"{name}: {load_embedder(name)(['a word']).shape[1]} wide, for evaluation only")
 
     def _batch(self, available: int) -> None:

@@ -59,7 +59,7 @@ class Recipe:
         seed: Of everything random in the run.
         deterministic: Only algorithms of torch that give the same numbers every time, and an error where there is none;
             slower, on a GPU above all.
-        heldout_encoder: A second judge for evaluation, never used in training.
+        heldout_encoder: A second judge for evaluation, never used in training; "policy" is the frozen start of the run.
         diversity: Fields of `DiversityArguments` that the recipe sets; they stand at its top level.
         trainer: Fields of TRL's config that the recipe sets.
     """
@@ -101,7 +101,8 @@ class Recipe:
         if diversity.get("encoder") == "policy":  # of the run's own starting point, frozen
             diversity["encoder"] = f"policy:{self.model}"
         encoder = diversity.get("encoder", defaults["encoder"])
-        check_heldout(self.heldout_encoder, outside_training(encoder, self.model))
+        heldout = self.heldout_encoder and outside_training(self.heldout_encoder, self.model)
+        check_heldout(heldout, outside_training(encoder, self.model))
         weights = [entry.weight for entry in read_entries(self.rewards)]
         return config_class(
             folder,

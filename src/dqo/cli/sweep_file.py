@@ -161,7 +161,7 @@ def _evaluation(
     _check_keys(given, hints, origin)
     length = base.get("trainer.max_completion_length") or task.max_completion_length
     defaults = _DEFAULTS | {
-        "encoder": outside_training(base.get("encoder", "all-MiniLM-L6-v2"), base.get("model", Recipe.model)),
+        "encoder": base.get("encoder", "all-MiniLM-L6-v2"),
         "heldout_encoder": base.get("heldout_encoder"),
         "max_new_tokens": length,
     }
@@ -169,6 +169,8 @@ def _evaluation(
     settings = defaults | {
         name: value for name, value in given.items() if value is not None or name == "heldout_encoder"
     }
+    for name in ("encoder", "heldout_encoder"):
+        settings[name] = settings[name] and outside_training(settings[name], base.get("model", Recipe.model))
     if (settings["split"] is None) == (settings["data"] is None):
         raise RecipeError(f"{origin}: expected either `split` (dev to choose by, test to report) or `data`, a file of "
                           f"prompts, got {'both' if settings['split'] else 'neither'}; give one.")  # fmt: skip

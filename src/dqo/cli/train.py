@@ -201,7 +201,7 @@ def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds
     command += [*_unseen_prompts(recipe, task), "--max-new-tokens", str(recipe.config.max_completion_length)]
     command += ["--encoder", outside_training(recipe.config.encoder, recipe.model)]
     if recipe.heldout_encoder:
-        command += ["--heldout-encoder", recipe.heldout_encoder]
+        command += ["--heldout-encoder", outside_training(recipe.heldout_encoder, recipe.model)]
     command += ["--out", str(folder.eval)]
     report = ["dqo", "report", str(folder.path), "-o", str(folder.path / "report.html")]
     return (

@@ -15,6 +15,8 @@ class CachedEmbedder:
     Attributes:
         name: That of the wrapped embedder.
         dimension: D of the wrapped embedder.
+        notes: What a reader of its numbers should know, sentences; none where the wrapped embedder has none.
+        vocabulary: Digest of the tokens the wrapped embedder reads; None where it is not known.
     """
 
     def __init__(self, embedder: Embedder, capacity: int = 16_384) -> None:
@@ -31,6 +33,8 @@ class CachedEmbedder:
             raise EncoderError(f"an embedding cache needs a capacity of at least 1 text, got {capacity}.")
         self.name = embedder.name
         self.dimension = embedder.dimension
+        self.notes: list[str] = getattr(embedder, "notes", [])
+        self.vocabulary: str | None = getattr(embedder, "vocabulary", None)
         self._embedder = embedder
         self._capacity = capacity
         self._rows: OrderedDict[str, Tensor] = OrderedDict()

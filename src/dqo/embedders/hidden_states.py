@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks, token_limit
+from dqo.embedders.vocabulary import digest
 from dqo.models import best_device, load_policy
 
 
@@ -19,6 +20,7 @@ class HiddenStateEmbedder:
     Attributes:
         name: What the user called it.
         dimension: D, the width of the model.
+        vocabulary: Digest of its tokens.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class HiddenStateEmbedder:
         self.name = name or f"policy:{model}"
         self.batch_size = check_batch_size(batch_size)
         whole, self._tokenizer = load_policy(model, device=device or best_device(), dtype=dtype)
+        self.vocabulary = digest(self._tokenizer.get_vocab())
         self._model = whole.base_model.requires_grad_(False)  # without the head, whose logits nobody reads
         config = whole.config.get_text_config()
         self.dimension: int = config.hidden_size

@@ -1,38 +1,18 @@
 """From the name of an encoder to the encoder."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dqo.embedders.cache import CachedEmbedder
 from dqo.embedders.hashed import HashedEmbedder
 from dqo.embedders.hidden_states import HiddenStateEmbedder
+from dqo.embedders.naming import ALIASES, EncoderName, canonical, hub_name, read_name
 from dqo.embedders.onnx import PARAPHRASE, OnnxEmbedder, packaged_paraphrase
 from dqo.embedders.protocol import Embedder
 from dqo.embedders.sentence import MINILM, SentenceEmbedder, packaged_minilm
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EncoderError
-
-_OWNER = "sentence-transformers/"
-# Where responses are not English, or longer than the 128 to 512 tokens most encoders read at once.
-ALIASES = {
-    "multilingual": "paraphrase-multilingual-MiniLM-L12-v2",
-    "long": "Alibaba-NLP/gte-modernbert-base",
-    "multilingual-long": "Snowflake/snowflake-arctic-embed-l-v2.0",
-}
-
-
-def canonical(name: str) -> str:
-    """The one name of an encoder that has several, so that two names can be compared.
-
-    Args:
-        name: As `load_embedder` takes it.
-
-    Returns:
-        What an alias stands for, without the owner `sentence-transformers/`; of a folder its whole path.
-    """
-    name = ALIASES.get(name, name)
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if name and folder.is_dir() else name.removeprefix(_OWNER)
 
 
 def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batch_size: int = 64) -> Embedder:
@@ -48,6 +28,10 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     | `multilingual`, `long`, `multilingual-long` | encoders of the hub for some 50 languages, 8,192 tokens, and both |
     | anything else | a folder or hub name of sentence-transformers, whose own come without `sentence-transformers/` |
 
+    Options stand after the name: `BAAI/bge-base-en?pooling=cls`, `intfloat/e5-base-v2?prompt=query: `. `pooling` is
+    "mean", "cls" or "last" and is for models of sentence-transformers; `prompt` is put before every text, by them or
+    before it is sent to a server. Without an option the encoder's own files decide.
+
     Args:
         name: See above; the first two may carry their owner's name `sentence-transformers/`. A folder wins over all.
         device: Device of torch; None takes the accelerator where there is one, the CPU for the ONNX file. The hashed
@@ -61,32 +45,38 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     Raises:
         EncoderError: No such encoder, or a setting it cannot take.
     """
-    if not isinstance(name, str):
-        raise EncoderError(f"Expected the name or folder of an encoder, got a {type(name).__name__}; write its name.")
-    name = ALIASES.get(name, name)
-    folder = Path(name).expanduser()
-    if name and folder.is_dir():
-        embedder: Embedder = SentenceEmbedder(str(folder), name=name, device=device, dtype=dtype, batch_size=batch_size)
-        return CachedEmbedder(embedder)
-    kind, _, width = name.partition(":")
-    if kind == "policy":
-        return CachedEmbedder(_hidden_states(name, width, device=device, dtype=dtype, batch_size=batch_size))
+    given = read_name(name)
+    named = replace(given, name=ALIASES.get(given.name, given.name))
+    kind, _, rest = named.name.partition(":")
+    folder = Path(named.name).expanduser()
+    if named.name and folder.is_dir():
+        return CachedEmbedder(_sentence(given, str(folder), device=device, dtype=dtype, batch_size=batch_size))
     if kind == "endpoint":
-        return CachedEmbedder(_served(name, width, batch_size))
-    short = canonical(name)
+        return CachedEmbedder(_served(given, rest, batch_size))
+    short = canonical(named.name)
     minilm, paraphrase = packaged_minilm(), packaged_paraphrase()
-    if (short == PARAPHRASE and paraphrase and minilm) or kind == "hashed":
+    of_the_file = short == PARAPHRASE and bool(paraphrase and minilm)
+    if named.options and (of_the_file or kind in ("policy", "hashed")):
+        raise EncoderError(
+            f"encoder {str(given)!r}: expected options after a model of sentence-transformers or a server alone, got "
+            f"them after {named.name!r}; leave them out."
+        )
+    if kind == "policy":
+        return CachedEmbedder(_hidden_states(named.name, rest, device=device, dtype=dtype, batch_size=batch_size))
+    if of_the_file or kind == "hashed":
         if dtype != "float32":
             raise EncoderError(f"encoder {name!r} has dtype float32 only, got {dtype!r}; leave `dtype` out.")
         if kind == "hashed":
-            return CachedEmbedder(_hashed(name, width))
+            return CachedEmbedder(_hashed(named.name, rest))
         tokenizer = minilm / "tokenizer.json"  # the package of the ONNX file brings none; the vocabulary is the same
-        embedder = OnnxEmbedder(paraphrase, tokenizer, name=short, device=device, batch_size=batch_size)
-    else:
-        hub_name = name if "/" in name else _OWNER + name
-        source = str(minilm) if short == MINILM and minilm else hub_name
-        embedder = SentenceEmbedder(source, name=name, device=device, dtype=dtype, batch_size=batch_size)
-    return CachedEmbedder(embedder)
+        return CachedEmbedder(OnnxEmbedder(paraphrase, tokenizer, name=short, device=device, batch_size=batch_size))
+    source = str(minilm) if short == MINILM and minilm else hub_name(named.name)
+    return CachedEmbedder(_sentence(named, source, device=device, dtype=dtype, batch_size=batch_size))
+
+
+def _sentence(named: EncoderName, source: str, **options: Any) -> SentenceEmbedder:
+    """A folder or hub name of sentence-transformers."""
+    return SentenceEmbedder(source, name=str(named), pooling=named.pooling, prompt=named.prompt, **options)
 
 
 def _hidden_states(name: str, model: str, **options: Any) -> HiddenStateEmbedder:
@@ -96,14 +86,20 @@ def _hidden_states(name: str, model: str, **options: Any) -> HiddenStateEmbedder
     return HiddenStateEmbedder(model, name=name, **options)
 
 
-def _served(name: str, place: str, batch_size: int) -> ServedEmbedder:
+def _served(named: EncoderName, place: str, batch_size: int) -> ServedEmbedder:
     """`endpoint:<url>#<model>`."""
     url, _, model = place.rpartition("#")
     if not url or not model:
         raise EncoderError(
-            f"expected 'endpoint:<url>#<model>', got {name!r}; write 'endpoint:http://localhost:8000/v1#owner/model'."
+            f"expected 'endpoint:<url>#<model>', got {named.name!r}; write "
+            "'endpoint:http://localhost:8000/v1#owner/model'."
         )
-    return ServedEmbedder(url, model, batch_size=batch_size)
+    if named.pooling:
+        raise EncoderError(
+            f"encoder {str(named)!r}: expected no `pooling`, which a server decides itself, got {named.pooling!r}; "
+            "leave it out and set it where the server is started."
+        )
+    return ServedEmbedder(url, model, batch_size=batch_size, prompt=named.prompt or "")
 
 
 def _hashed(name: str, width: str) -> HashedEmbedder:

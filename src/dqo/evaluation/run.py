@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dqo.embedders.vocabulary import kinship
 from dqo.errors import RecipeError
 from dqo.evaluation.embeddings import Encoder
 from dqo.evaluation.equivalence import Equivalence
@@ -93,7 +94,9 @@ def evaluate(
         pass_threshold=pass_threshold,
         sampling=sampling,
         scoring=scoring,
-        notes=_notes(groups, scorer_given=task is not None or reward is not None) + ([unchecked] if unchecked else []),
+        notes=_notes(groups, scorer_given=task is not None or reward is not None)
+        + ([unchecked] if unchecked else [])
+        + _about_encoders(encoder, heldout_encoder),
     )
     _write(Path(out), groups, values, document)
     return document
@@ -124,6 +127,11 @@ def _write(out: Path, groups: Sequence[Group], values: PromptValues, document: d
 
 def _notes(groups: Sequence[Group], scorer_given: bool) -> list[str]:
     return [*_uneven(groups), *_unscored(groups, scorer_given)]
+
+
+def _about_encoders(encoder: Encoder, heldout: Encoder | None) -> list[str]:
+    own = [note for one in (encoder, heldout) for note in getattr(one, "notes", [])]
+    return [*dict.fromkeys(own), *kinship(encoder, heldout)]
 
 
 def _uneven(groups: Sequence[Group]) -> list[str]:

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from dqo.chat import chat_text
 from dqo.errors import ModelError, RecipeError
-from dqo.hub import first_words, is_hub_name, why_unavailable
+from dqo.hub import is_hub_name, why_failed, why_unavailable
 from dqo.models import DTYPES, best_device
 from dqo.rewards.completion import completion_text
+from dqo.weights import load_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -141,24 +142,17 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> "tuple[PreTrai
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     source = check_outline(name)
-    try:
+
+    def load() -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer.truncation_side = "left"
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-        model = model.to(device).eval().requires_grad_(False)
-    except Exception as error:
-        raise ModelError(
-            f"reward model {name!r}: expected a sequence classifier in safetensors format and its tokenizer, but "
-            f"loading failed ({first_words(error)}); use another reward model."
-        ) from error
-    if missing := info["missing_keys"]:
-        raise ModelError(
-            f"reward model {name!r}: expected every weight, but {len(missing)} are missing, {min(missing)!r} among "
-            "them, and would be drawn at random; use a model that was trained as a reward model."
-        )
-    return model, tokenizer
+        return model.to(device).eval().requires_grad_(False), tokenizer
+
+    what = f"reward model {name!r} to be a sequence classifier in safetensors format with its tokenizer"
+    return load_whole(load, what, "use a model that was trained as a reward model")
 
 
 def check_outline(name: str) -> str:
@@ -188,7 +182,7 @@ def check_outline(name: str) -> str:
     except Exception as error:
         raise ModelError(
             f"reward model {name!r}: expected a model with a config.json, but reading it failed "
-            f"({first_words(error)}); use another reward model."
+            f"({why_failed(error)}); use another reward model."
         ) from error
     _check(name, config)
     return source

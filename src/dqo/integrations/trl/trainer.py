@@ -51,6 +51,7 @@ from dqo.integrations.trl.run_memory import Remembers, RolloutAlpha, RunMemory
 from dqo.integrations.trl.trainable import check_trainable
 from dqo.rewards import completion_text
 from dqo.rewards.imported import checked_span
+from dqo.weights import check_loads, recorded_loads
 
 
 class DQOMixin:
@@ -68,6 +69,7 @@ class DQOMixin:
     Raises:
         RecipeError: settings of another trainer, no task reward or one named "diversity", something that is no reward,
             or another number of weights.
+        ModelError: a policy, reference or reward model that TRL loads by name and that lacks weights.
     """
 
     _config_class: type  # of each trainer
@@ -104,7 +106,9 @@ class DQOMixin:
         if (tokenizers := kwargs.get("reward_processing_classes")) is not None:
             tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers]
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
-        super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
+        with recorded_loads() as loads:  # what TRL loads by name: policy, reference, reward models
+            super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
+        check_loads(loads, "save it again with save_pretrained from the class it was trained as")
         check_task_rewards(len(self.reward_funcs) - 1)
         self.reward_funcs = [func if func is reserved_column else checked(func) for func in self.reward_funcs]
         self.reward_func_names = distinct(self.reward_func_names)  # one name would be one column of the log

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dqo.diversity import DiversitySpec
+from dqo.embedders.naming import with_whole_path
 from dqo.errors import RecipeError
 from dqo.signals import SIGNALS
 
@@ -193,10 +194,8 @@ def with_whole_paths(settings: DQOSettings) -> DQOSettings:
         the same with `answer_span="file.py:function"` and an encoder that is a folder here by their whole paths, which
         must exist on every node.
     """
-    span, encoder = settings.answer_span, settings.encoder
+    span = settings.answer_span
     if span and ".py:" in span:
         file, _, function = span.rpartition(":")
         span = f"{Path(file).expanduser().resolve()}:{function}"
-    if encoder and Path(encoder).expanduser().is_dir():
-        encoder = str(Path(encoder).expanduser().resolve())
-    return replace(settings, answer_span=span, encoder=encoder)
+    return replace(settings, answer_span=span, encoder=with_whole_path(settings.encoder))

@@ -1,0 +1,123 @@
+"""The name of an encoder, and what stands after it: `NAME?pooling=cls&prompt=query: `.
+
+Options are a part of the name, so that every place that takes an encoder takes them, and results and caches that go by
+the name of their encoder keep two settings of one encoder apart.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from dqo.errors import EncoderError
+
+POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # ours -> that of sentence-transformers
+
+_OWNER = "sentence-transformers/"
+# Where responses are not English, or longer than the 128 to 512 tokens most encoders read at once.
+ALIASES = {
+    "multilingual": "paraphrase-multilingual-MiniLM-L12-v2",
+    "long": "Alibaba-NLP/gte-modernbert-base",
+    "multilingual-long": "Snowflake/snowflake-arctic-embed-l-v2.0",
+}
+
+
+@dataclass(frozen=True)
+class EncoderName:
+    """An encoder as it is named.
+
+    Attributes:
+        name: Without options; a folder, an alias, a hub name or a kind such as `policy:NAME`.
+        pooling: "mean", "cls" or "last", how token states become one vector; None leaves it to the encoder.
+        prompt: Text that is put before every text; None leaves it to the encoder.
+    """
+
+    name: str
+    pooling: str | None = None
+    prompt: str | None = None
+
+    @property
+    def options(self) -> str:
+        """As they stand after the name, in one order; empty where there are none."""
+        given = {"pooling": self.pooling, "prompt": self.prompt}
+        words = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+        return "?" * bool(words) + "&".join(words)
+
+    def __str__(self) -> str:
+        return self.name + self.options
+
+
+def read_name(text: str) -> EncoderName:
+    """Name and options of an encoder.
+
+    Args:
+        text: As a user writes it; a folder of this very name wins. In a prompt, `&` is written %26, `%` %25 and a line
+            break %0A.
+
+    Returns:
+        Its parts.
+
+    Raises:
+        EncoderError: No text, an option that is not there, or one that is given twice.
+    """
+    if not isinstance(text, str):
+        raise EncoderError(f"Expected the name or folder of an encoder, got a {type(text).__name__}; write its name.")
+    if text and Path(text).expanduser().is_dir():
+        return EncoderName(text)
+    # The address of a server may have a query of its own; its model stands behind the first #.
+    server, mark, rest = text.partition("#") if text.startswith("endpoint:") else ("", "", text)
+    name, question, words = rest.partition("?")
+    options: dict[str, str] = {}
+    for word in words.split("&") if question else ():
+        key, equals, value = word.partition("=")
+        if key not in ("pooling", "prompt") or not equals or key in options:
+            raise EncoderError(
+                f"encoder {text!r}: expected `pooling=` and `prompt=` after the question mark, each at most once, got "
+                f"{word!r}; write %26 for an & within a prompt."
+            )
+        options[key] = unquote(value)
+    if options.get("pooling", "mean") not in POOLINGS:
+        raise EncoderError(
+            f"encoder {text!r}: expected a pooling of {', '.join(POOLINGS)}, got {options['pooling']!r}; take the one "
+            "that the encoder's card names."
+        )
+    return EncoderName(server + mark + name, **options)
+
+
+def canonical(text: str) -> str:
+    """The one name of an encoder's weights, which has several, so that two names can be compared.
+
+    Args:
+        text: As `load_embedder` takes it.
+
+    Returns:
+        What an alias stands for, without the owner `sentence-transformers/` and without options; of a folder its whole
+        path.
+    """
+    name = read_name(text).name
+    name = ALIASES.get(name, name)
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if name and folder.is_dir() else name.removeprefix(_OWNER)
+
+
+def with_whole_path(text: str) -> str:
+    """The same name with the whole path of a folder, for a process that runs in another one.
+
+    Args:
+        text: As `load_embedder` takes it.
+
+    Returns:
+        A name of the same encoder; `text` itself where it names no folder.
+    """
+    named = read_name(text)
+    folder = Path(named.name).expanduser()
+    return str(folder.resolve()) + named.options if named.name and folder.is_dir() else text
+
+
+def hub_name(name: str) -> str:
+    """Owner and model of a name without options; models without an owner are those of sentence-transformers."""
+    return name if "/" in name else _OWNER + name
+
+
+def _quoted(value: str) -> str:
+    """The value with what would end it, or be read as a code, written as one; the rest stays readable."""
+    return value.replace("%", "%25").replace("&", "%26").replace("\n", "%0A")
