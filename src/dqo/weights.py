@@ -63,7 +63,7 @@ def recorded_loads() -> Iterator[Loads]:
     """Record every load of weights by transformers, whoever asked for it.
 
     Yields:
-        One entry a load, filled while the block runs.
+        Loads: One entry a load, filled while the block runs.
     """
     from transformers import PreTrainedModel
 
