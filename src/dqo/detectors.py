@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dqo.core import cosine_kernel, leave_one_out
+from dqo.core import cosine_kernel, leave_one_out, slack
 from dqo.errors import DQOError
 
 _REFERENCE_BATCHES = 3  # what later batches are compared with: one alone is noise, many would follow the drift
@@ -150,7 +150,8 @@ def low_quality_credit(credit: Tensor, reward: Tensor) -> float:
     scored = ~reward.isnan()  # (P, G)
     paid = credit.double().masked_fill(~scored, 0.0).clamp_min(0.0)  # (P, G)
     difference = reward.double().unsqueeze(-1) - reward.double().unsqueeze(-2)  # (P, G, G), NaN compares to nothing
-    below, equal = (difference > 0).sum(-1), (difference == 0).sum(-1)  # (P, G) each
+    tie = slack(reward).unsqueeze(-1)  # (P, 1, 1)
+    below, equal = (difference > tie).sum(-1), (difference.abs() <= tie).sum(-1)  # (P, G) each
     half = scored.sum(-1, keepdim=True) / 2  # (P, 1)
     poor = ((half - below) / equal.clamp_min(1)).clamp(0.0, 1.0)  # (P, G), the part of a response in the poorer half
     total = paid.sum().item()
@@ -188,8 +189,9 @@ def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> Tensor:
 
 
 def _ranks(values: Tensor, filled: Tensor) -> Tensor:
-    """Mean ranks among the filled along the last dimension, credits closer than 1e-9 sharing theirs; 0 for the rest."""
+    """Mean ranks among the filled along the last dimension, equal ones but for rounding sharing theirs; 0 for the rest."""
+    tie = slack(values, 1e-9).unsqueeze(-1)  # (..., 1, 1), of credits in float64
     difference = values.unsqueeze(-1) - values.unsqueeze(-2)  # (..., G, G)
-    rank = (difference > 1e-9).double() + (difference.abs() <= 1e-9).double() / 2  # (..., G, G)
+    rank = (difference > tie).double() + (difference.abs() <= tie).double() / 2  # (..., G, G)
     both = filled.unsqueeze(-1) & filled.unsqueeze(-2)  # (..., G, G)
     return rank.masked_fill(~both, 0.0).sum(-1)  # (..., G)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dqo.core import REWARD_SCALES, scaled_advantage, tied_groups
+from dqo.core import REWARD_SCALES, effective_alpha, scaled_advantage, tied_groups
 from dqo.errors import DQOError
 
 F64 = torch.float64
@@ -59,3 +59,44 @@ def test_refusals():
         scaled_advantage(TASK, TASK, "groups")
     with pytest.raises(DQOError, match="`std_floor` must be a finite number >= 0"):
         scaled_advantage(TASK, TASK, "group", std_floor=-1.0)
+
+
+def float32_tie(reward, below=3):
+    """Eight equal rewards whose last float32 digits differ, as sums of columns in another order do."""
+    step = torch.tensor(reward, dtype=torch.float32)
+    values = [step]
+    for _ in range(below):
+        values.append(torch.nextafter(values[-1], torch.tensor(-float("inf"))))
+    return torch.stack([*values, *values])[:8].unsqueeze(0)
+
+
+@pytest.mark.parametrize("reward", [10.1, 100.1, 1000.1, -1000.1, 1e6 + 0.1, 0.7, 1e-3, 1e-9])
+def test_float32_rewards_that_tie_are_tied_at_every_magnitude(reward):
+    task = float32_tie(reward)
+    assert task.unique().numel() == 4
+    assert tied_groups(task).tolist() == [True]
+    assert tied_groups(task.double() * (1 + 1e-4 * torch.arange(8))).tolist() == [False]
+    for scale in REWARD_SCALES:
+        for decoupled in (True, False):
+            advantage = scaled_advantage(task, task, scale, decoupled=decoupled)
+            assert advantage.abs().max() < 1e-9, (scale, decoupled)
+    for scaling in ("group", "batch", "centred"):
+        assert torch.tensor(effective_alpha(1.0, task.double(), scaling)).isnan(), scaling
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1.0, 1e6])
+def test_rewards_that_differ_count_in_any_unit(unit):
+    task = torch.tensor([[0.1, 0.2, 0.1, 0.4]], dtype=F64) * unit
+    assert tied_groups(task).tolist() == [False]
+    assert torch.isfinite(torch.tensor(effective_alpha(1.0, task, "group")))
+    assert_close(
+        scaled_advantage(task, task, "none"), unit * torch.tensor([[-0.1, 0.0, -0.1, 0.2]], dtype=F64),
+        atol=1e-12 * unit, rtol=0,
+    )  # fmt: skip
+
+
+def test_a_tied_group_of_large_rewards_gets_the_credit_and_nothing_else():
+    task = float32_tie(1000.1)
+    credit = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.4]], dtype=F64)
+    advantage = scaled_advantage(task, task.double() + credit, "none")
+    assert_close(advantage, credit - 0.25, atol=1e-12, rtol=0)

@@ -18,6 +18,7 @@ from dqo.core.optimum import (
     joint_optimum,
     product_log_prob,
 )
+from dqo.core.rounding import slack
 from dqo.core.spectrum import cosine_distance, vendi
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "scale_credit",
     "scaled_advantage",
     "scored_std",
+    "slack",
     "tied_groups",
     "unpad_groups",
     "vendi",

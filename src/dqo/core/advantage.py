@@ -8,11 +8,11 @@ reward alone and adding the credit after.
 import torch
 from torch import Tensor
 
+from dqo.core.rounding import slack
 from dqo.errors import DQOError
 
 REWARD_SCALES = ("none", "batch", "group")
 EPSILON = 1e-4  # the host's, so that without guards the numbers are the host's too
-_TIE = 1e-6  # float32 rewards of a tie group differ by rounding at most
 
 
 def scaled_advantage(
@@ -22,7 +22,8 @@ def scaled_advantage(
 
     Coupled: (a - mean a) / (max(std a, floor) + 1e-4) with a the shaped reward, which is the host's at floor 0.
     Decoupled: (r - mean r) / (max(std r, floor) + 1e-4) + (x - mean x) with r the task reward and x = a - r what
-    diversity added: a unit of credit then buys alpha of advantage in every group, tied or not.
+    diversity added: a unit of credit then buys alpha of advantage in every group, tied or not. Task rewards of a tied
+    group count as their mean, because a small standard deviation would turn their rounding into advantages.
 
     Args:
         task: (P, G) task rewards; NaN where unscorable.
@@ -45,18 +46,21 @@ def scaled_advantage(
         )
     if not 0.0 <= std_floor < float("inf"):
         raise DQOError(f"`std_floor` must be a finite number >= 0 in reward units, got {std_floor!r}; 0 is no floor.")
-    scaled = task.double() if decoupled else shaped.double()  # (P, G)
+    task, shaped = task.double(), shaped.double()  # (P, G) each
+    settled = torch.where(tied_groups(task).unsqueeze(1) & ~task.isnan(), task.nanmean(1, keepdim=True), task)  # (P, G)
+    task, shaped = settled, shaped + (settled - task)
+    scaled = task if decoupled else shaped  # (P, G)
     advantage = _centred(scaled)  # (P, G)
     if scale != "none":
         std = scored_std(scaled, dim=1) if scale == "group" else scored_std(scaled.flatten(), dim=0)  # (P, 1) or (1,)
         advantage = advantage / (std.clamp_min(std_floor) + EPSILON)
     if decoupled:
-        advantage = advantage + _centred(shaped.double() - task.double())
+        advantage = advantage + _centred(shaped - task)
     return advantage.nan_to_num(0.0)
 
 
 def tied_groups(task: Tensor) -> Tensor:
-    """Groups whose *task* rewards are all equal: what a zero-variance filter must look at.
+    """Groups whose *task* rewards are equal but for rounding at their magnitude: what a zero-variance filter looks at.
 
     The shaped reward has variance in every group, because credits differ; a filter that reads it lets all-wrong
     groups pass and trains on nothing but their diversity.
@@ -71,7 +75,7 @@ def tied_groups(task: Tensor) -> Tensor:
     """
     low = task.nan_to_num(float("inf")).amin(1)  # (P,)
     high = torch.where(task.isnan(), -float("inf"), task).amax(1)  # (P,)
-    return high - low <= _TIE
+    return high - low <= slack(task).squeeze(1)
 
 
 def effective_alpha(
@@ -92,11 +96,12 @@ def effective_alpha(
     """
     if scaling == "none" or decoupled:
         return alpha
+    shape = combined.shape if scaling == "group" else (1, -1)  # (P, G) or (1, N)
+    noise = slack(combined.reshape(shape))  # (P, 1) or (1, 1), at the rewards' magnitude, which centring takes away
     if scaling == "centred":
         combined = combined - combined.nanmean(1, keepdim=True)  # (P, G)
-    rows = combined if scaling == "group" else combined.reshape(1, -1)  # (P, G) or (1, N)
-    spread = scored_std(rows, 1)  # (P, 1) or (1, 1)
-    return (alpha / (spread[spread > _TIE].clamp_min(std_floor) + EPSILON)).mean().item()
+    spread = scored_std(combined.reshape(shape), 1)  # (P, 1) or (1, 1)
+    return (alpha / (spread[spread > noise].clamp_min(std_floor) + EPSILON)).mean().item()
 
 
 def _centred(values: Tensor) -> Tensor:

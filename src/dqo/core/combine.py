@@ -12,9 +12,8 @@ multiply           r * (1 + alpha*c): diversity multiplies quality; needs reward
 import torch
 from torch import Tensor
 
+from dqo.core.rounding import RELATIVE
 from dqo.errors import DQOError
-
-_ROUNDING = 1e-6  # relative; hosts keep rewards in float32, where .7 is a little below
 
 COMBINE_RULES = ("add", "gate", "spread", "quality_weighted", "multiply")
 
@@ -68,7 +67,7 @@ def quality_weights(
                 f"{center!r} and {scale!r}; set both, or neither for rewards in [0, 1]."
             )
         return torch.sigmoid((reward - center) / scale).masked_fill(~scored, 0.0)
-    outside = scored & ((reward < -_ROUNDING) | (reward > 1 + _ROUNDING))  # (..., G)
+    outside = scored & ((reward < -RELATIVE) | (reward > 1 + RELATIVE))  # (..., G)
     if outside.any():
         row = outside.flatten().nonzero()[0].item()
         raise DQOError(
@@ -79,7 +78,7 @@ def quality_weights(
 
 
 def reaches(reward: Tensor, threshold: float) -> Tensor:
-    """Whether a reward is at least a threshold, but for the rounding of hosts that keep rewards in float32.
+    """Whether a reward is at least a threshold, but for the rounding of float32, where .7 is a little below.
 
     Args:
         reward: rewards of any shape; NaN reaches nothing.
@@ -88,7 +87,7 @@ def reaches(reward: Tensor, threshold: float) -> Tensor:
     Returns:
         bool of reward's shape.
     """
-    return reward.to(torch.float64) >= threshold - _ROUNDING * max(1.0, abs(threshold))
+    return reward.to(torch.float64) >= threshold - RELATIVE * abs(threshold)
 
 
 def weight_kernel(L: Tensor, q: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def explained_variance(count: Tensor, moments: Tensor) -> Tensor:
     mean, square, error_mean, error_square = moments / count.clamp(min=1)  # () each
     variance = square - mean**2  # ()
     explained = 1 - (error_square - error_mean**2) / variance  # ()
-    return explained.masked_fill(variance <= 1e-12 * square.clamp(min=1e-12), torch.nan)
+    return explained.masked_fill(variance <= 1e-12 * square, torch.nan)
 
 
 def _check_finite(rewards: Tensor, values: Tensor, bootstrap: Tensor) -> None:

@@ -6,6 +6,7 @@ Convention everywhere: A = I + L/ridge, never L + ridge*I (the two differ by log
 import torch
 from torch import Tensor
 
+from dqo.core.rounding import slack
 from dqo.errors import DQOError, NonFiniteError, NotPSDError
 
 _SYMMETRY_TOLERANCE = 1e-8
@@ -79,14 +80,14 @@ def _factor(L: Tensor, ridge: float) -> Tensor:
             f"{tuple(L.shape)}; pass the output of a kernel."
         )
     # A batched product E E^T in float32 is symmetric only up to a few of its own last bits.
-    slack = max(_SYMMETRY_TOLERANCE, 8.0 * torch.finfo(L.dtype).eps)
+    relative = max(_SYMMETRY_TOLERANCE, 16.0 * torch.finfo(L.dtype).eps)
     L = L.to(torch.float64)  # (..., G, G)
     _check_each(
         torch.isfinite(L).flatten(-2).all(dim=-1),
         NonFiniteError,
         "holds NaN or infinity; check the embeddings and quality weights it was made from",
     )
-    tolerance = slack * (1.0 + L.abs().flatten(-2).amax(dim=-1)) if L.shape[-1] else torch.tensor(1.0)
+    tolerance = slack(L.flatten(-2), relative).squeeze(-1) if L.shape[-1] else torch.tensor(1.0)  # (...,)
     asymmetry = (L - L.mT).abs().flatten(-2).amax(dim=-1) if L.shape[-1] else torch.tensor(0.0)
     # Cholesky reads one triangle only: an asymmetric matrix would give a number, and a wrong one.
     _check_each(asymmetry <= tolerance, NotPSDError, "is not symmetric; pass a kernel matrix, not a cross-similarity")

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from dqo.core import slack
+
 
 def unlikeliness_share(logp: Tensor, scored: Tensor) -> Tensor:
     """1 - rank_i / n, rank 0 the least likely of the n scored responses; ties share their mean rank.
@@ -17,8 +19,10 @@ def unlikeliness_share(logp: Tensor, scored: Tensor) -> Tensor:
     Source: He, Fried and Welleck, arXiv 2506.02355; docs/signals.md "unlikeliness".
     """
     takes_part = scored.unsqueeze(-2)  # (..., 1, G)
-    below = ((logp.unsqueeze(-2) < logp.unsqueeze(-1)) & takes_part).sum(-1)  # (..., G)
-    equal = ((logp.unsqueeze(-2) == logp.unsqueeze(-1)) & takes_part).sum(-1) - 1  # (..., G) without itself
+    above = logp.unsqueeze(-1) - logp.unsqueeze(-2)  # (..., G, G) how much likelier than each
+    tie = slack(logp.masked_fill(~scored, 0.0)).unsqueeze(-1)  # (..., 1, 1) copies differ by rounding
+    below = ((above > tie) & takes_part).sum(-1)  # (..., G)
+    equal = ((above.abs() <= tie) & takes_part).sum(-1) - 1  # (..., G) without itself
     rank = below.double() + equal.clamp_min(0).double() / 2.0  # (..., G)
     n = scored.sum(-1, keepdim=True).double().clamp_min(1.0)  # (..., 1)
     return torch.where(scored, 1.0 - rank / n, 1.0)
