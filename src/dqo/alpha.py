@@ -7,8 +7,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
-from dqo.core.alpha_control import AlphaControl, floor_error, ramped_floor
+from dqo.core.alpha_control import AlphaControl, ramped_floor
 from dqo.core.alpha_schedule import AlphaSchedule
+
+_BEGINNING = 5  # batches whose mean is the first quality: one alone is noise that a whole ramp would start from
 
 
 class AlphaSource(Protocol):
@@ -18,8 +20,8 @@ class AlphaSource(Protocol):
         """Alpha for the next batch."""
         ...
 
-    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
-        """Learn from the batch that `now` was asked for: its mean quality and mean Vendi score."""
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int, noise: float = 0.0) -> None:
+        """Learn from the batch that `now` was asked for: mean quality, mean Vendi score, quality's standard error."""
         ...
 
     def logs(self) -> dict[str, float]:
@@ -59,12 +61,14 @@ class StepwiseAlpha:
         self._begin(step, total_steps)
         return self._alpha
 
-    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int, noise: float = 0.0) -> None:
         """Learn the means over the step's batches so far; a NaN has no part in them."""
         self._begin(step, total_steps)
-        self._seen.append((quality, vendi))
+        self._seen.append((quality, vendi, noise**2 if math.isfinite(quality) else math.nan))
         self.source.load(self._before)
-        self.source.observe(*map(_mean, zip(*self._seen, strict=True)), step, total_steps)
+        quality, vendi, variance = map(_mean, zip(*self._seen, strict=True))
+        scored = max(1, sum(math.isfinite(one) for one, _, _ in self._seen))
+        self.source.observe(quality, vendi, step, total_steps, math.sqrt(variance / scored))
 
     def logs(self) -> dict[str, float]:
         """Those of the source."""
@@ -99,7 +103,7 @@ class ScheduledAlpha:
         """The schedule's value."""
         return self.schedule.at(step, total_steps)
 
-    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int, noise: float = 0.0) -> None:
         """Nothing to learn."""
 
     def logs(self) -> dict[str, float]:
@@ -122,46 +126,51 @@ class FlooredAlpha:
         floor: quality that must be kept, in reward units; or quality of a baseline run by step, the newest step not
             after the present one counts.
         slack: what may be lost against a baseline, in reward units; taken off its quality.
-        ramp: share of the run over which a fixed floor rises from the first batch's quality.
+        ramp: share of the run over which a fixed floor rises from the first batches' quality.
     """
 
     def __init__(
         self, control: AlphaControl, floor: float | Mapping[int, float], slack: float = 0.0, ramp: float = 0.0
     ) -> None:
         self._control, self._floor, self._slack, self._ramp = control, floor, slack, ramp
-        self._first: float | None = None
+        self._first, self._begun = 0.0, 0  # mean quality of the first batches, and their number
         self._held = math.nan  # the floor of the last batch, for the log
 
     def now(self, step: int, total_steps: int) -> float:
         """What the controller holds."""
         return self._control.alpha
 
-    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
-        """The error is quality minus the floor that holds at this step; above a floor still rising it is 0."""
-        if self._first is None and math.isfinite(quality):
-            self._first = quality
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int, noise: float = 0.0) -> None:
+        """The error is quality minus the floor that holds at this step.
+
+        Between a floor still rising and the whole floor is room for quality, not for diversity: an alpha that grew
+        there had to come down again when the whole floor held.
+        """
+        if self._begun < _BEGINNING and math.isfinite(quality):
+            self._begun += 1
+            self._first += (quality - self._first) / self._begun
         if isinstance(self._floor, Mapping):
             # A log line of step s is about the batch that led to it, sampled after s - 1 steps.
             known = [s for s in self._floor if s <= step + 1] or [min(self._floor)]
             self._held = floor = self._floor[max(known)] - self._slack
         else:
-            first = self._floor if self._first is None else self._first
             floor = self._floor
+            first = self._first if self._begun else floor
             self._held = ramped_floor(floor, first, step / max(1, total_steps), self._ramp)
-        self._control.observe(floor_error(quality, self._held, floor))
+        self._control.observe(quality - self._held, floor - self._held, noise)
 
     def logs(self) -> dict[str, float]:
-        """The floor that held, and the smoothed error."""
+        """The floor that held, and the smoothed error that alpha answers to."""
         return {"alpha/floor": self._held, "alpha/error": self._control.error}
 
     def state(self) -> dict[str, Any]:
         """The controller's state and the first quality."""
-        return {"control": self._control.state(), "first": self._first}
+        return {"control": self._control.state(), "first": self._first, "begun": self._begun}
 
     def load(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken."""
         self._control.load(state["control"])
-        self._first = state["first"]
+        self._first, self._begun = state["first"], state["begun"]
 
 
 class TargetedAlpha:
@@ -179,7 +188,7 @@ class TargetedAlpha:
         """What the controller holds."""
         return self._control.alpha
 
-    def observe(self, quality: float, vendi: float, step: int, total_steps: int) -> None:
+    def observe(self, quality: float, vendi: float, step: int, total_steps: int, noise: float = 0.0) -> None:
         """The error is how many e-folds of the Vendi score are missing."""
         self._control.observe(math.log(self._target / vendi) if vendi > 0 else math.nan)
 

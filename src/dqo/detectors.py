@@ -189,7 +189,7 @@ def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> Tensor:
 
 
 def _ranks(values: Tensor, filled: Tensor) -> Tensor:
-    """Mean ranks among the filled along the last dimension, equal ones but for rounding sharing theirs; 0 for the rest."""
+    """Mean ranks among the filled along the last dimension, ties but for rounding sharing theirs; 0 for the rest."""
     tie = slack(values, 1e-9).unsqueeze(-1)  # (..., 1, 1), of credits in float64
     difference = values.unsqueeze(-1) - values.unsqueeze(-2)  # (..., G, G)
     rank = (difference > tie).double() + (difference.abs() <= tie).double() / 2  # (..., G, G)

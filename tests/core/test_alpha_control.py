@@ -5,9 +5,11 @@ import math
 import random
 
 import pytest
+import torch
 
 from dqo.alpha import FlooredAlpha, ScheduledAlpha, StepwiseAlpha, TargetedAlpha
-from dqo.core.alpha_control import AlphaBounds, AlphaControl, floor_error, ramped_floor
+from dqo.core import mean_error
+from dqo.core.alpha_control import AlphaBounds, AlphaControl, ramped_floor
 from dqo.core.alpha_schedule import AlphaSchedule
 from dqo.errors import DQOError
 
@@ -157,11 +159,84 @@ def test_a_slow_start_of_learning_does_not_lower_alpha():
 
 
 def test_error_under_a_rising_floor_by_hand():
-    assert floor_error(0.3, held=0.4, floor=0.8) == pytest.approx(-0.1)
-    assert floor_error(0.6, held=0.4, floor=0.8) == 0
-    assert floor_error(0.9, held=0.4, floor=0.8) == pytest.approx(0.1)
-    assert floor_error(0.7, held=0.8, floor=0.8) == pytest.approx(-0.1)
-    assert math.isnan(floor_error(math.nan, held=0.4, floor=0.8))
+    """Held at .4 of .8, a batch's standard error .03: rest from .37 to .8."""
+    for quality, error in ((0.3, -0.07), (0.38, 0.0), (0.4, 0.0), (0.6, 0.0), (0.8, 0.0), (0.9, 0.1)):
+        control = AlphaControl(AlphaBounds())
+        control.observe(quality - 0.4, room=0.4, noise=0.03)
+        assert control.error == pytest.approx(error), quality
+    for error, rest in ((-0.03, -0.02), (-0.01, 0.0), (0.01, 0.0), (0.03, 0.02)):  # no wider below than the room above
+        control = AlphaControl(AlphaBounds())
+        control.observe(error, room=0.01, noise=0.03)
+        assert control.error == pytest.approx(rest), error
+    control = AlphaControl(AlphaBounds())
+    control.observe(-0.01, room=0.0, noise=0.03)
+    assert control.error == pytest.approx(-0.01), "under the whole floor nothing rests"
+
+
+NOISE = 0.08  # of a batch's mean, in reward units
+
+
+def drift(quality, seeds=200, steps=80, said=NOISE, ramp=1.0, until=1.0):
+    """Mean e-folds of alpha per step and their standard error, over runs whose batches are noise around a curve."""
+    ends = []
+    for seed in range(seeds):
+        noise = random.Random(seed)
+        source = FlooredAlpha(AlphaControl(AlphaBounds(start=1.0, low=1e-9, high=1e9)), FLOOR, ramp=ramp)
+        for step in range(int(steps * until)):
+            source.observe(quality(step / steps) + noise.gauss(0.0, NOISE), 3.0, step, steps, said)
+        ends.append(math.log(source.now(steps, steps)) / (steps * until))
+    mean = sum(ends) / seeds
+    return mean, math.sqrt(sum((end - mean) ** 2 for end in ends) / (seeds - 1) / seeds)
+
+
+def on_the_ramp(progress):
+    return 0.4 + (FLOOR - 0.4) * progress**2
+
+
+@pytest.mark.parametrize("until", [0.5, 0.9, 1.0], ids=["half-way", "almost-there", "arrived"])
+def test_noise_of_a_batch_does_not_move_alpha_while_the_floor_rises(until):
+    """Quality that keeps to the rising floor exactly: alpha has no reason to move, and does not drift."""
+    mean, error = drift(on_the_ramp, until=until)
+    assert abs(mean) < 0.02 * 0.5 * NOISE + 3 * error, "a one-sided error per batch drifts by .4 of rate times noise"
+
+
+def test_a_controller_without_the_standard_error_drifts():
+    """Negative control: without the standard error noise alone lowers alpha."""
+    assert drift(on_the_ramp, said=0.0, until=0.9)[0] < -0.15 * 0.5 * NOISE
+
+
+def test_quality_that_falls_behind_the_rising_floor_lowers_alpha():
+    mean, _ = drift(lambda progress: 0.4, until=0.9)
+    assert mean < -0.02
+    mean, _ = drift(lambda progress: on_the_ramp(progress) - 2 * NOISE * (progress > 0.3), until=0.9)
+    assert mean < -0.01
+
+
+def test_quality_above_the_whole_floor_raises_alpha():
+    assert drift(lambda progress: FLOOR + 0.1)[0] > 0.03
+
+
+def test_noise_is_that_of_the_mean_over_a_step_s_batches():
+    seen = []
+
+    class Source(ScheduledAlpha):
+        def observe(self, quality, vendi, step, total_steps, noise=0.0):
+            seen.append((quality, noise))
+
+    stepwise = StepwiseAlpha(Source(AlphaSchedule(1.0)))
+    for quality, noise in ((1.0, 0.3), (math.nan, 0.0), (3.0, 0.4)):
+        stepwise.observe(quality, 2.0, 0, 10, noise)
+    assert seen[0] == (1.0, 0.3)
+    assert seen[-1] == pytest.approx((2.0, math.sqrt(0.3**2 + 0.4**2) / 2))
+
+
+def test_standard_error_of_a_batch_by_hand():
+    nan = math.nan
+    # means .5 and .8: spread .2121, over the root of two prompts .15
+    assert mean_error(torch.tensor([[0.0, 1.0, nan], [0.8, 0.8, 0.8]])) == pytest.approx(0.15)
+    assert mean_error(torch.tensor([[0.0, 1.0]])) == pytest.approx(0.5), "one prompt: its responses"
+    assert mean_error(torch.tensor([[0.0, 1.0], [nan, nan]])) == pytest.approx(0.5)
+    assert mean_error(torch.tensor([[nan, nan]])) == mean_error(torch.tensor([[0.4, nan]])) == 0.0
 
 
 def test_quality_on_its_way_up_does_not_raise_alpha():

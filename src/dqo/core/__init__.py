@@ -3,7 +3,7 @@
 Torch only; tensors in, tensors out; no configuration, no files, no host. Symbols and proofs: docs/math.md.
 """
 
-from dqo.core.advantage import REWARD_SCALES, effective_alpha, scaled_advantage, scored_std, tied_groups
+from dqo.core.advantage import REWARD_SCALES, effective_alpha, mean_error, scaled_advantage, scored_std, tied_groups
 from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, reaches, weight_kernel
 from dqo.core.credit import CREDIT_SCALES, credit_range, scale_credit
 from dqo.core.gae import clipped_value_error, explained_variance, gae
@@ -47,6 +47,7 @@ __all__ = [
     "leave_one_out",
     "linear_kernel",
     "log_volume",
+    "mean_error",
     "pad_groups",
     "product_log_prob",
     "quality_weights",

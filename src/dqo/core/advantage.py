@@ -104,6 +104,22 @@ def effective_alpha(
     return (alpha / (spread[spread > noise].clamp_min(std_floor) + EPSILON)).mean().item()
 
 
+def mean_error(task: Tensor) -> float:
+    """Standard error of a batch's mean task reward, prompts being the independent draws.
+
+    Args:
+        task: (P, G) task rewards; NaN where unscorable.
+
+    Returns:
+        In reward units: from the spread of the prompts' means, or of the responses where one prompt alone was scored;
+        0 where nothing can be said.
+    """
+    means = task.double().nanmean(1)  # (P,)
+    draws = means if (~means.isnan()).sum() > 1 else task.double().flatten()  # (P,) or (N,)
+    count = int((~draws.isnan()).sum())
+    return (scored_std(draws, 0) / max(1, count) ** 0.5).item()
+
+
 def _centred(values: Tensor) -> Tensor:
     return values - values.nanmean(1, keepdim=True)  # (P, G)
 

@@ -59,7 +59,7 @@ class AlphaControl:
     def __init__(self, bounds: AlphaBounds) -> None:
         self.bounds = bounds
         self._memory = math.log(bounds.start)
-        self._error = 0.0  # smoothed; each new error has weight 1/min(seen, _SMOOTHING)
+        self._error = self._room = self._variance = 0.0  # smoothed; each new one has weight 1/min(seen, _SMOOTHING)
         self._seen = 0
 
     @property
@@ -67,30 +67,47 @@ class AlphaControl:
         """The weight to train the next batch with."""
         if self._seen == 0:
             return self.bounds.start
-        proportional = _clip(self.bounds.rate * _DAMPING * self._error, 2.0 * _LARGEST_STEP)
+        proportional = _clip(self.bounds.rate * _DAMPING * self.error, 2.0 * _LARGEST_STEP)
         alpha = math.exp(self._inside(self._memory + proportional))
         return min(max(alpha, self.bounds.low), self.bounds.high)  # the logarithm and back can be a last bit outside
 
     @property
     def error(self) -> float:
-        """The smoothed error; positive where there is room for more diversity."""
-        return self._error
+        """How far the smoothed error lies outside its band of rest; positive where there is room for more diversity.
 
-    def observe(self, error: float) -> None:
+        Rest is decided after smoothing and not for each batch: a batch's noise would often reach over one edge of the
+        band and never over the other, and alpha would drift. Above 0 the band is the room. Below it is one standard
+        error of a batch, at most the room, so that it closes from both sides alike.
+        """
+        below = min(math.sqrt(self._variance), self._room)
+        return self._error - min(max(self._error, -below), self._room)
+
+    def observe(self, error: float, room: float = 0.0, noise: float = 0.0) -> None:
         """Take the error of one batch.
 
         Args:
             error: above 0 to raise alpha, below 0 to lower it; NaN (nothing could be scored) is passed over.
+            room: how far above 0 an error leaves alpha alone, >= 0.
+            noise: standard error of this error, >= 0 and in its unit.
         """
         if not math.isfinite(error):
             return
         self._seen += 1
-        self._error += (error - self._error) / min(self._seen, _SMOOTHING)
-        self._memory = self._inside(self._memory + _clip(self.bounds.rate * self._error, _LARGEST_STEP))
+        weight = 1.0 / min(self._seen, _SMOOTHING)
+        self._error += (error - self._error) * weight
+        self._room += (room - self._room) * weight
+        self._variance += (noise**2 - self._variance) * weight
+        self._memory = self._inside(self._memory + _clip(self.bounds.rate * self.error, _LARGEST_STEP))
 
     def state(self) -> dict[str, float]:
         """Everything it remembers, as numbers that JSON keeps exactly."""
-        return {"memory": self._memory, "error": self._error, "seen": self._seen}
+        return {
+            "memory": self._memory,
+            "error": self._error,
+            "room": self._room,
+            "variance": self._variance,
+            "seen": self._seen,
+        }
 
     def load(self, state: dict[str, float]) -> None:
         """Continue where `state` was taken.
@@ -99,6 +116,7 @@ class AlphaControl:
             state: what `state()` returned.
         """
         self._memory, self._error, self._seen = float(state["memory"]), float(state["error"]), int(state["seen"])
+        self._room, self._variance = float(state["room"]), float(state["variance"])
 
     def _inside(self, log_alpha: float) -> float:
         return min(max(log_alpha, math.log(self.bounds.low)), math.log(self.bounds.high))
@@ -113,7 +131,7 @@ def ramped_floor(floor: float, first: float, progress: float, ramp: float) -> fl
 
     Args:
         floor: quality that must be kept at the end, in reward units.
-        first: quality of the first batch.
+        first: quality of the first batches.
         progress: share of the run that is done, in [0, 1].
         ramp: share of the run after which the whole floor holds, in [0, 1]; 0 from the start.
 
@@ -123,23 +141,6 @@ def ramped_floor(floor: float, first: float, progress: float, ramp: float) -> fl
     if first >= floor or progress >= ramp:
         return floor
     return first + (floor - first) * (progress / ramp) ** 2
-
-
-def floor_error(quality: float, held: float, floor: float) -> float:
-    """How far quality lies from what it should be while the floor is still rising.
-
-    Below the floor that holds now it is what is missing. Between that and the whole floor it is 0: quality on its way
-    up is no room for diversity, and an alpha that grew there had to come down again when the whole floor held.
-
-    Args:
-        quality: mean quality of a batch.
-        held: the floor that holds now, at most `floor`.
-        floor: the whole floor.
-
-    Returns:
-        the error, in reward units; above 0 only above the whole floor.
-    """
-    return min(quality - held, max(quality - floor, 0.0))
 
 
 def _clip(value: float, limit: float) -> float:

@@ -45,7 +45,7 @@ class AlphaArguments:
     quality_floor_ramp: float = field(
         default=0.5,
         metadata={
-            "help": "Share of the run over which quality_floor rises from the first batch's quality, slowly at first."
+            "help": "Share of the run over which quality_floor rises from the first batches' quality, slowly at first."
         },
     )
     vendi_target: float | None = field(

@@ -22,7 +22,7 @@ from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from dqo.alpha import StepwiseAlpha
-from dqo.core import blocks, effective_alpha
+from dqo.core import blocks, effective_alpha, mean_error
 from dqo.detectors import DriftOfRun
 from dqo.diversity import GroupCredit, shape_reward
 from dqo.embedders import Embedder, OwnEmbedder, load_embedder
@@ -172,7 +172,8 @@ class DQOMixin:
                 )
             self._rollout_alpha.value = self.spec.alpha
             self._log(self._drift.observe(lengths, E.norm(dim=1)))
-            self._alpha.observe(float(task.nanmean()), float(group.vendi.mean()), *self._progress())
+            quality, noise = float(task.nanmean()), mean_error(task)
+            self._alpha.observe(quality, float(group.vendi.mean()), *self._progress(), noise)
             self._log(self._alpha.logs())
         return rewards
 
@@ -180,7 +181,7 @@ class DQOMixin:
         """What the run is for, all columns but ours by their weights: (N,), NaN where nothing could score a row."""
         others = [column for column in range(rewards.shape[1]) if column != ours]
         weights = self.reward_weights.to(rewards.device)  # (F,)
-        task = (rewards[:, others] * weights[others]).nansum(dim=1).double()  # (N,)
+        task = (rewards[:, others].double() * weights[others]).nansum(dim=1)  # (N,)
         return task.masked_fill(rewards[:, others].isnan().all(dim=1), torch.nan)
 
     def _progress(self) -> tuple[int, int]:
