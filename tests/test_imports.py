@@ -18,7 +18,7 @@ LAYERS = (
     {"signals"},
     {"spec"},
     {"alpha", "chat", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "language", "models"}
-    | {"registry", "setting_types", "weights"},
+    | {"registry", "response", "setting_types", "weights"},
     {"rewards"},
     {"tasks"},
     {"evaluation"},
@@ -81,7 +81,7 @@ def test_file_imports_downwards_only(file):
         ("core/logdet.py", "from dqo.diversity import DiversitySpec", "stands above it"),
         ("core/logdet.py", "from ..tasks import load_task", "stands above it"),
         ("core/logdet.py", "from dqo import rewards", "stands above it"),
-        ("rewards/completion.py", "from dqo import DQOTrainer", "imports dqo.integrations.trl, which stands above it"),
+        ("rewards/checked.py", "from dqo import DQOTrainer", "imports dqo.integrations.trl, which stands above it"),
         ("core/logdet.py", "def f():\n    import numpy as np", "the core stands on torch alone"),
         ("records.py", "import torch", "standard library only"),
         ("rewards/diversity_reward.py", "def f():\n    from trl import GRPOTrainer", "imports the host trl"),

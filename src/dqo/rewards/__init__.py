@@ -1,7 +1,7 @@
 """Rewards as plain callables in TRL's convention; none imports a training host."""
 
+from dqo.response import completion_text
 from dqo.rewards.checked import CheckedReward
-from dqo.rewards.completion import completion_text
 from dqo.rewards.diversity_reward import DiversityReward, prompt_key
 from dqo.rewards.task_reward import TaskReward
 

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any
 
 from dqo.errors import DQOError, RewardError
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text
 
 _ARGUMENTS = "end its arguments with **columns, and give one that is not always there a default"
 _SHOWN = 80  # characters of a completion in a message
@@ -190,5 +190,5 @@ def _described(reward: Any) -> str:
 
 
 def _shown(completion: Any) -> str:
-    text = completion_text(completion)
+    text = completion_text(completion).sampled
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")

@@ -12,8 +12,8 @@ from dqo.core import blocks
 from dqo.diversity import DiversitySpec, group_credit
 from dqo.embedders import Embedder, chosen_embedder
 from dqo.errors import GroupError
+from dqo.response import TraceMarkers, completion_text
 from dqo.rewards.checked import CheckedReward
-from dqo.rewards.completion import completion_text
 from dqo.rewards.imported import checked_span
 
 Quality = Callable[..., Sequence[float | None]]
@@ -44,6 +44,7 @@ class DiversityReward:
         quality: task reward in [0, 1], called as TRL calls reward functions. Given, responses span by their quality
             (the quality-weighted volume) and a None stays None, so that unscorable rows get no reward from here.
         text: completion text -> the span to embed; the whole text without it.
+        trace_markers: reasoning traces that are removed before, see `dqo.response.TraceMarkers.parse`.
 
     Raises:
         GroupError: fewer than 3 responses a group; at call time, a partial group or prompts that disagree in a block.
@@ -62,6 +63,7 @@ class DiversityReward:
         credit_scale: str = "nats",
         quality: Quality | None = None,
         text: Callable[[str], str] | None = None,
+        trace_markers: str = "default",
     ) -> None:
         for name, size in (("num_generations", num_generations), ("num_generations_eval", num_generations_eval)):
             if size is not None and size < (3 if name == "num_generations" else 1):
@@ -81,10 +83,13 @@ class DiversityReward:
         self.embed = chosen_embedder(encoder)
         self.quality = None if quality is None else CheckedReward(quality)
         self.text = checked_span(text)
+        self.markers = TraceMarkers.parse(trace_markers)
 
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         """Credit of this process's rows, in the spec's unit; None where quality is None."""
-        E = self.embed([self.text(completion_text(completion)) for completion in completions])  # (N_local, D)
+        E = self.embed(
+            [self.text(completion_text(completion, self.markers)) for completion in completions]
+        )  # (N_local, D)
         quality = None
         if self.quality is not None:
             quality = self.quality(prompts=prompts, completions=completions, **columns)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dqo.endpoint import Endpoint
 from dqo.errors import EndpointError, RecipeError
 from dqo.records import append_jsonl
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text, prompt_text
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -92,7 +92,7 @@ class JudgeReward:
             (score - lowest) / (highest - lowest) of each response.
         """
         texts = [
-            self._question(completion_text(prompt), completion_text(completion))
+            self._question(prompt_text(prompt), completion_text(completion))
             for prompt, completion in zip(prompts, completions, strict=True)
         ]
         keys = [self._key(text) for text in texts]

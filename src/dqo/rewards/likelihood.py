@@ -9,7 +9,7 @@ from torch import Tensor
 from dqo.chat import chat_text, rendered
 from dqo.errors import ModelError, RewardError
 from dqo.models import DEFAULT_POLICY, best_device, load_policy
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text, prompt_text
 
 _BATCH_TOKENS = 2048  # prompts and responses of a batch, padding included
 
@@ -76,7 +76,7 @@ class LikelihoodReward:
     def _asked(self, prompt: Any) -> str:
         if isinstance(prompt, str):
             return rendered(prompt, self._tokenizer)
-        return chat_text(self._tokenizer, prompt) if self._tokenizer.chat_template else completion_text(prompt)
+        return chat_text(self._tokenizer, prompt) if self._tokenizer.chat_template else prompt_text(prompt)
 
     @torch.no_grad()
     def _per_token(self, rows: list[tuple[list[int], list[int]]]) -> Tensor:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from dqo.errors import RewardError
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text
 from dqo.rewards.final_answer import final_answer
 from dqo.rewards.math_process import MathProcess
 

@@ -9,16 +9,16 @@ from dataclasses import asdict
 from typing import Any
 
 from dqo.records import Prompt
+from dqo.response import Response, completion_text
 from dqo.rewards.checked import CheckedReward
-from dqo.rewards.completion import completion_text
 
 
 class RecordReward:
     """A reward function called with the texts, references and meta of the dataset's records.
 
     Args:
-        reward: Called with lists of N entries as keywords: `prompts` (str), `completions` (str), `reference`, `meta`,
-            `record` and `ended` (bool).
+        reward: Called with lists of N entries as keywords: `prompts` (str), `completions` (`dqo.response.Response`: the
+            text without reasoning traces, with `sampled` beside it), `reference`, `meta`, `record` and `ended` (bool).
         eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
         name: Its column in the logs.
     """
@@ -69,7 +69,7 @@ def texts_and_ends(
     completion_ids: Sequence[Sequence[int]],
     eos_token_ids: Collection[int],
     columns: Mapping[str, Any],
-) -> tuple[list[str], list[bool]]:
+) -> tuple[list[Response], list[bool]]:
     """Text of each completion and whether it ended by itself; the shares cut off and empty go to the host's log.
 
     Args:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dqo.errors import RewardError
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text
 
 
 def references_of(reward: str, reference: Sequence[str | list[str]]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from dqo.chat import chat_text
 from dqo.errors import ModelError, RecipeError
 from dqo.hub import is_hub_name, why_failed, why_unavailable
 from dqo.models import DTYPES, best_device
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text, prompt_text
 from dqo.weights import load_whole
 
 if TYPE_CHECKING:
@@ -107,9 +107,9 @@ class RewardModel:
     def _whole(self, prompt: Any, completion: Any, **limit: Any) -> dict[str, list[int]]:
         response = completion_text(completion)
         if not self._tokenizer.chat_template:
-            return dict(self._tokenizer(completion_text(prompt), response, verbose=False, **limit))
+            return dict(self._tokenizer(prompt_text(prompt), str(response), verbose=False, **limit))
         asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        talk = [*asked, {"role": "assistant", "content": response}]
+        talk = [*asked, {"role": "assistant", "content": str(response)}]
         text = chat_text(self._tokenizer, talk, answer_next=False)
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template wrote them
         return {"input_ids": ids}

@@ -6,7 +6,7 @@ from typing import Any
 
 from dqo.errors import RecipeError, RewardError
 from dqo.registry import choices
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text
 from dqo.rewards.references import references_of
 
 MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")

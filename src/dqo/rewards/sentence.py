@@ -5,7 +5,7 @@ from typing import Any
 
 from dqo.errors import RewardError
 from dqo.models import DEFAULT_POLICY
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text
 from dqo.rewards.coverage import coverage
 from dqo.rewards.fluency import HIGH, LOW, Fluency
 

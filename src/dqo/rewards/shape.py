@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dqo.errors import RecipeError, RewardError
-from dqo.rewards.completion import completion_text
+from dqo.response import completion_text
 
 
 class LengthReward:

@@ -14,6 +14,7 @@ from dqo.errors import DQOError, RecipeError
 from dqo.hub import first_words
 from dqo.integrations.trl.alpha_config import AlphaArguments
 from dqo.models import best_device, native_bf16
+from dqo.response import TraceMarkers
 from dqo.signals import SIGNALS
 from dqo.spec import DiversitySpec
 
@@ -98,6 +99,13 @@ class DiversityArguments(AlphaArguments):
     encoder_dtype: str = field(
         default="float32", metadata={"help": "Precision inside the encoder: 'float32', 'bfloat16' or 'float16'."}
     )
+    trace_markers: str = field(
+        default="default",
+        metadata={
+            "help": "Reasoning traces that are removed from a response before it is judged and embedded: 'default' "
+            "(<think>...</think> and its like), 'off', or pairs of your own, '<plan>...</plan>, default'."
+        },
+    )
     shared_prefix: bool = field(
         default=True,
         metadata={"help": "Compute the prompt of a group once instead of once a response, where the model allows it."},
@@ -122,6 +130,7 @@ class DiversityArguments(AlphaArguments):
                 f"`encoder` must be a name or folder, got a {type(self.encoder).__name__}; give a function to the "
                 "trainer, as embedder=."
             )
+        TraceMarkers.parse(self.trace_markers)
         self.alpha_source()
         self._check_range_of_alpha()
         spec = self.diversity_spec()

@@ -10,6 +10,7 @@ from dqo.core import tied_groups
 from dqo.detectors import low_quality_credit, text_signs
 from dqo.diversity import GroupCredit
 from dqo.language import language_mixing
+from dqo.response import Response
 
 
 def batch_metrics(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[str, float]:
@@ -38,14 +39,18 @@ def batch_metrics(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[st
 
 
 def text_metrics(
-    texts: list[str], prompts: list[str], lengths: list[int], answer_span: Callable[[str], str], device: torch.device
+    texts: list[Response],
+    prompts: list[str],
+    lengths: list[int],
+    answer_span: Callable[[str], str],
+    device: torch.device,
 ):
     """Signs that single responses show, over all processes; every process must call it.
 
     Args:
-        texts: this process's completions, whole.
+        texts: this process's responses.
         prompts: what each of them answers.
-        lengths: their tokens.
+        lengths: their tokens as sampled, traces included.
         answer_span: text -> the part that is embedded.
         device: where tensors are gathered.
 
@@ -53,9 +58,9 @@ def text_metrics(
         name -> mean over all rows for which it is defined, and the (N,) lengths of all rows.
     """
     rows = [
-        (*text_signs(text, answer_span), language_mixing(text, prompt), float(length))
+        (*text_signs(text, answer_span), language_mixing(text, prompt), text.traced, text.unclosed, float(length))
         for text, prompt, length in zip(texts, prompts, lengths, strict=True)
     ]
-    table = gather(torch.tensor(rows, dtype=torch.float32, device=device))  # (N, 4)
-    names = ("hack/post_answer", "hack/repetition", "hack/language_mixing")
-    return dict(zip(names, table[:, :3].nanmean(dim=0).tolist(), strict=True)), table[:, 3]
+    table = gather(torch.tensor(rows, dtype=torch.float32, device=device))  # (N, 6)
+    names = ("hack/post_answer", "hack/repetition", "hack/language_mixing", "responses/traced", "responses/unclosed")
+    return dict(zip(names, table[:, :5].nanmean(dim=0).tolist(), strict=True)), table[:, 5]

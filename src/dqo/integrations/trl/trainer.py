@@ -49,7 +49,7 @@ from dqo.integrations.trl.reward_column import (
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import Remembers, RolloutAlpha, RunMemory
 from dqo.integrations.trl.trainable import check_trainable
-from dqo.rewards import completion_text
+from dqo.response import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
 from dqo.rewards.imported import checked_span
 from dqo.weights import check_loads, recorded_loads
 
@@ -112,6 +112,7 @@ class DQOMixin:
         check_task_rewards(len(self.reward_funcs) - 1)
         self.reward_funcs = [func if func is reserved_column else checked(func) for func in self.reward_funcs]
         self.reward_func_names = distinct(self.reward_func_names)  # one name would be one column of the log
+        self._read = ResponseReader(self._tokenizer, TraceMarkers.parse(args.trace_markers))
         device = args.encoder_device or str(self.accelerator.device)
         own = None if embedder is None else OwnEmbedder(embedder)
         self._embed = own or load_embedder(
@@ -159,7 +160,7 @@ class DQOMixin:
         rewards[:, ours] = (combined - task).flatten().to(rewards.dtype)
         self._scored = (task, combined)
         self._log_diversity(task, combined, group)
-        asked = [completion_text(prompt) for prompt in prompts]
+        asked = [prompt_text(prompt) for prompt in prompts]
         signs, lengths = text_metrics(
             texts, asked, [len(ids) for ids in completion_ids_list], self._answer_span, E.device
         )
@@ -221,7 +222,13 @@ class DQOMixin:
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         with self._clock.measure("time/generate"):
-            return super()._generate(*args, **kwargs)
+            generated = super()._generate(*args, **kwargs)
+        prompt_ids, ids = generated[:2]
+        place = 3 if len(generated) > 3 else 2  # RLOO's has no mask of tools before the completions
+        masks = (generated[2] if place == 3 else None) or [None] * len(ids)
+        read = [self._read(*row) for row in zip(prompt_ids, ids, masks, strict=True)]
+        completions = [with_response(*pair) for pair in zip(generated[place], read, strict=True)]
+        return (*generated[:place], completions, *generated[place + 1 :])
 
     def _generate_and_score_completions(self, inputs: list) -> dict:
         # Before environments write observations into the prompts: rows of a group may get different ones.

@@ -1,0 +1,392 @@
+"""The one text of a response: what is judged and embedded, in training and in evaluation.
+
+It is everything the assistant wrote over all its turns, tool calls included, without reasoning traces and without what
+tools or users said. Four forms of a trace are known: between two markers; up to a closing marker, where the prompt
+holds the opening one; opened and never closed, which leaves no text; and several of them, in one turn or in several.
+
+Where a marker counts: an opening marker at the beginning of a turn or of a line; behind a first trace also within a
+line, where its closing marker follows. A closing marker that no opening one precedes ends a trace that the prompt
+opened. A marker in quotes or backticks, or in a code block of an answer, is a mention, and so is a closing marker with
+the end of a clause behind it ("… ends with </think>, then").
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dqo.errors import RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Pair = tuple[str, str]  # opening and closing marker
+
+DEFAULT_PAIRS: tuple[Pair, ...] = (
+    ("<think>", "</think>"),  # DeepSeek, Qwen, GLM, SmolLM, Nemotron
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("[THINK]", "[/THINK]"),  # Magistral, Ministral
+    ("◁think▷", "◁/think▷"),  # Kimi
+    ("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),  # gpt-oss
+    ("<|channel>thought", "<channel|>"),  # Gemma 4
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),  # OpenThinker, Sky-T1
+)
+_FENCE = re.compile(r"^[ \t]*(```|~~~).*?^[ \t]*\1", re.MULTILINE | re.DOTALL)
+_WITHIN_A_SENTENCE = re.compile(r"[,.;:!?)](\s|$)")  # behind a marker that is talked about
+_QUOTES = frozenset("`'\"\N{LEFT DOUBLE QUOTATION MARK}\N{RIGHT DOUBLE QUOTATION MARK}"
+                    "\N{LEFT SINGLE QUOTATION MARK}\N{RIGHT SINGLE QUOTATION MARK}")  # fmt: skip
+_TAIL = 512  # tokens of a context in which an open trace is looked for
+
+
+class Response(str):
+    """The text of a response as it is judged. `completion_text` returns it unchanged, so traces are removed once.
+
+    Attributes:
+        traced: Whether there was a reasoning trace.
+        unclosed: Whether a trace was opened and never closed.
+        sampled: What the model wrote, traces included.
+    """
+
+    traced: bool
+    unclosed: bool
+    sampled: str
+
+    def __new__(cls, text: str, traced: bool = False, unclosed: bool = False, sampled: str | None = None) -> "Response":
+        """The text, and what was found; `sampled` is the text itself where it is not given."""
+        response = super().__new__(cls, text)
+        response.traced, response.unclosed, response.sampled = traced, unclosed, text if sampled is None else sampled
+        return response
+
+
+class SampledText(str):
+    """A completion as TRL decodes it, with the `Response` that was read from its tokens."""
+
+    response: Response
+
+
+class SampledMessages(list):
+    """A conversational completion as TRL parses it, with the `Response` that was read from its tokens."""
+
+    response: Response
+
+
+class Cut(NamedTuple):
+    """A turn without its traces.
+
+    Attributes:
+        text: What is left.
+        traced: Whether there was a trace with anything in it, or one that was not closed.
+        unclosed: Whether a trace was opened and never closed.
+        from_prompt: Whether a closing marker came first, so that the prompt must hold the opening one.
+    """
+
+    text: str
+    traced: bool
+    unclosed: bool
+    from_prompt: bool
+
+
+class _Mark(NamedTuple):
+    start: int
+    end: int
+    pair: Pair
+    opens: bool
+
+
+@dataclass(frozen=True)
+class TraceMarkers:
+    """The markers of reasoning traces; `TraceMarkers.parse` reads the setting `trace_markers`.
+
+    Attributes:
+        pairs: Opening and closing marker of each kind; none leaves every text as it is.
+    """
+
+    pairs: tuple[Pair, ...] = DEFAULT_PAIRS
+
+    @classmethod
+    def parse(cls, setting: str) -> "TraceMarkers":
+        """Reads the setting.
+
+        Args:
+            setting: "default", "off", or pairs written OPEN...CLOSE and separated by commas, such as
+                "<plan>...</plan>" or "default, <plan>...</plan>".
+
+        Returns:
+            The markers.
+
+        Raises:
+            RecipeError: A part that is none of these.
+        """
+        if setting.strip() == "off":
+            return cls(())
+        pairs: list[Pair] = []
+        for part in setting.split(","):
+            opening, dots, closing = (piece.strip() for piece in part.partition("..."))
+            if part.strip() == "default":
+                pairs += DEFAULT_PAIRS
+            elif opening and dots and closing and opening != closing:
+                pairs.append((opening, closing))
+            else:
+                raise RecipeError(
+                    "trace_markers: expected 'default', 'off' or pairs such as '<plan>...</plan>', got "
+                    f"{part.strip()!r} in {setting!r}; write OPEN...CLOSE, several separated by commas."
+                )
+        return cls(tuple(pairs))
+
+    def cut(self, text: str, opened: bool = False) -> Cut:
+        """Removes the traces of one turn.
+
+        Args:
+            text: What the assistant wrote.
+            opened: Whether the prompt before it holds an opening marker that nothing closed.
+
+        Returns:
+            The rest, and what was found.
+        """
+        marks = list(self._marks(text))
+        kept: list[str] = []
+        place, inside, cuts, traced, from_prompt, mentioned = 0, opened, 0, False, False, False
+        closing: str | None = None  # the marker that ends the trace; None where any does
+        fences = self._fences(text, 0)
+        for i, mark in enumerate(marks):
+            starts_line = not text[place : mark.start].rpartition("\n")[2].strip()
+            if inside:
+                ends = not mark.opens and closing in (None, mark.pair[1])
+            elif any(start <= mark.start < end for start, end in fences):
+                continue
+            elif mark.opens:
+                if starts_line or (cuts and _closed_later(marks[i + 1 :], mark)):
+                    kept.append(text[place : mark.start])
+                    place, inside, closing = mark.end, True, mark.pair[1]
+                else:
+                    mentioned = True
+                continue
+            else:  # nothing opened it: the prompt did
+                ends = starts_line or not (cuts or mentioned or _WITHIN_A_SENTENCE.match(text, mark.end))
+                if ends:
+                    kept.clear()
+                    from_prompt = from_prompt or not cuts
+            if ends:
+                traced = traced or bool(text[place : mark.start].strip())
+                place, inside, closing, cuts, mentioned = mark.end, False, None, cuts + 1, False
+                fences = self._fences(text, place)
+        if not inside:
+            kept.append(text[place:])
+        rest = "".join(kept)
+        return Cut(rest.lstrip() if cuts or inside else rest, traced or inside, inside, from_prompt)
+
+    def opened_by(self, context: str) -> bool:
+        """Whether a text ends within a trace: the opening marker is its last one, and stands at its end or on a line.
+
+        Args:
+            context: What the model read, from the beginning of the turn that it is to go on with.
+
+        Returns:
+            True where the model's next token belongs to a trace.
+        """
+        last = max(self._marks(context), default=None)
+        if last is None or not last.opens:
+            return False
+        starts_line = not context[: last.start].rpartition("\n")[2].strip()
+        return starts_line or not context[last.end :].strip()
+
+    @cached_property
+    def _pattern(self) -> re.Pattern:
+        markers = sorted({marker for pair in self.pairs for marker in pair}, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, markers)) or r"(?!)", re.IGNORECASE)
+
+    @cached_property
+    def _kinds(self) -> dict[str, tuple[Pair, bool]]:
+        return {pair[side].lower(): (pair, side == 0) for pair in reversed(self.pairs) for side in (1, 0)}
+
+    def _marks(self, text: str) -> Iterator[_Mark]:
+        """Markers in order, those in quotes left out."""
+        for match in self._pattern.finditer(text):
+            start, end = match.span()
+            if not (start and text[start - 1] in _QUOTES and text[end : end + 1] in _QUOTES):
+                yield _Mark(start, end, *self._kinds[match[0].lower()])
+
+    @staticmethod
+    def _fences(text: str, start: int) -> list[tuple[int, int]]:
+        """Code blocks that are closed."""
+        return [match.span() for match in _FENCE.finditer(text, start)]
+
+
+DEFAULT_MARKERS = TraceMarkers()
+
+
+def _closed_later(marks: Sequence[_Mark], opening: _Mark) -> bool:
+    return any(not mark.opens and mark.pair == opening.pair for mark in marks)
+
+
+def completion_text(completion: Any, markers: TraceMarkers = DEFAULT_MARKERS) -> Response:
+    """The text of a completion as TRL passes it to reward functions.
+
+    Args:
+        completion: A string; or messages, {"role", "content": str or list of {"type": "text", "text": str},
+            "tool_calls"}, of which those of the assistant count. A `Response` is returned unchanged.
+        markers: Of reasoning traces; a completion that DQO's trainers sampled was read with those of the run.
+
+    Returns:
+        The text without traces; "" where there is none.
+    """
+    if isinstance(completion, Response):
+        return completion
+    if isinstance(completion, SampledText | SampledMessages):
+        return completion.response
+    if isinstance(completion, str):
+        return joined([completion], [markers.cut(completion)])
+    turns = [message for message in completion or () if message.get("role", "assistant") == "assistant"]
+    texts = [_message_text(message) for message in turns]
+    cuts = [markers.cut(text) for text in texts]
+    for i, message in enumerate(turns):
+        if _has_trace_of_its_own(message):  # the parser has taken the trace out of the content
+            cuts[i] = cuts[i]._replace(traced=True, unclosed=cuts[i].unclosed or not texts[i].strip())
+    return joined(texts, cuts)
+
+
+def with_response(completion: str | list, response: Response) -> SampledText | SampledMessages:
+    """The same completion, which `completion_text` reads as the response that is given here.
+
+    Args:
+        completion: As TRL has it, a string or messages.
+        response: What was read from its tokens.
+
+    Returns:
+        An equal string or list.
+    """
+    found = SampledText(completion) if isinstance(completion, str) else SampledMessages(completion)
+    found.response = response
+    return found
+
+
+def joined(texts: Sequence[str], cuts: Sequence[Cut]) -> Response:
+    """One response of its turns.
+
+    Args:
+        texts: What the assistant wrote in each turn.
+        cuts: The same without traces.
+
+    Returns:
+        The turns that hold any text, one below the other.
+    """
+    parts = [cut.text for cut in cuts if cut.text.strip()] if len(cuts) > 1 else [cut.text for cut in cuts]
+    traced, unclosed = any(cut.traced for cut in cuts), any(cut.unclosed for cut in cuts)
+    return Response("\n".join(parts), traced, unclosed, "\n".join(texts))
+
+
+def prompt_text(prompt: Any) -> str:
+    """A prompt as a judge reads it.
+
+    Args:
+        prompt: A string, or chat messages.
+
+    Returns:
+        The words of the one message that is no system message; of several, each with its role before it.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    messages = [message for message in prompt if message.get("role") != "system"] or list(prompt)
+    if len(messages) == 1:
+        return _message_text(messages[0])
+    return "\n\n".join(f"{message.get('role', 'user')}: {_message_text(message)}" for message in messages)
+
+
+def _message_text(message: Mapping[str, Any]) -> str:
+    """Content and tool calls; the calls as most models write them themselves."""
+    content = message.get("content") or ""
+    if not isinstance(content, str):
+        content = "".join(part.get("text", "") for part in content if part.get("type") == "text")
+    calls = [call.get("function", call) for call in message.get("tool_calls") or ()]
+    written = [f"<tool_call>\n{_call_text(call)}\n</tool_call>" for call in calls]
+    return "\n".join([content, *written] if content else written)
+
+
+def _call_text(call: Mapping[str, Any]) -> str:
+    arguments = call.get("arguments", {})
+    if isinstance(arguments, str):  # as servers send them
+        with suppress(ValueError):  # what the model wrote may be no JSON: then it stands as it is
+            arguments = json.loads(arguments)
+    return json.dumps({"name": call.get("name"), "arguments": arguments}, ensure_ascii=False, default=str)
+
+
+def _has_trace_of_its_own(message: Mapping[str, Any]) -> bool:
+    if any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking")):
+        return True
+    content = message.get("content")
+    return isinstance(content, list) and any(part.get("type") in ("thinking", "reasoning") for part in content)
+
+
+class ResponseReader:
+    """Reads responses from their tokens, so that markers which are special tokens are seen.
+
+    Args:
+        tokenizer: The policy's.
+        markers: Of reasoning traces.
+    """
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", markers: TraceMarkers = DEFAULT_MARKERS) -> None:
+        self.tokenizer, self.markers = tokenizer, markers
+        special = {i: str(token) for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        special |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        parts = [marker for pair in markers.pairs for marker in pair]
+        self._kept = {i for i, token in special.items() if any(token in part for part in parts)}
+        self._dropped = set(special) - self._kept
+
+    def __call__(self, prompt_ids: Sequence[int], ids: Sequence[int], mask: Sequence[int] | None = None) -> Response:
+        """The text of a response.
+
+        Args:
+            prompt_ids: Tokens that the model read first; padding may stand before them.
+            ids: (T,) tokens that followed.
+            mask: (T,) 1 where the model wrote the token, 0 where a tool or a user did; None where it wrote all.
+
+        Returns:
+            What the model wrote, without traces.
+        """
+        turns = _written(len(ids), mask)
+        texts = [self.decode(ids[start:end]) for start, end in turns]
+        opened = [self.opened([*prompt_ids[-_TAIL:], *ids[:start]]) for start, _ in turns]
+        return joined(texts, [self.markers.cut(*turn) for turn in zip(texts, opened, strict=True)])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of tokens, without special tokens other than markers of traces.
+
+        Args:
+            ids: (T,) tokens.
+
+        Returns:
+            The text as it was sampled.
+        """
+        if self._kept.isdisjoint(ids):
+            return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return self.tokenizer.decode([i for i in ids if i not in self._dropped], skip_special_tokens=False)
+
+    def opened(self, context: Sequence[int]) -> bool:
+        """Whether the model is within a trace before it writes anything.
+
+        Args:
+            context: All tokens that it has read.
+
+        Returns:
+            True where the turn that it goes on with has an opening marker that nothing closed.
+        """
+        tail = list(context[-_TAIL:])
+        turn = next((i + 1 for i in reversed(range(len(tail))) if tail[i] in self._dropped), 0)
+        return self.markers.opened_by(self.decode(tail[turn:]))
+
+
+def _written(length: int, mask: Sequence[int] | None) -> list[tuple[int, int]]:
+    """Where each turn of the model begins and ends among the tokens."""
+    if mask is None or not length:
+        return [(0, length)]
+    edges = [i for i in range(length) if mask[i] and (i == 0 or not mask[i - 1])]
+    ends = [i + 1 for i in range(length) if mask[i] and (i + 1 == length or not mask[i + 1])]
+    return list(zip(edges, ends, strict=True))
