@@ -36,7 +36,7 @@ def test_drift_goes_on_after_a_resume():
 def test_text_after_the_answer():
     assert post_answer_share(" Paris. And then some ", "Paris") == pytest.approx(15 / 20)
     assert post_answer_share("I say Paris", "Paris") == 0.0
-    assert post_answer_share("  ", "") == 0.0
+    assert math.isnan(post_answer_share("  ", ""))
     assert math.isnan(post_answer_share("2 * 3", "3 × 2"))
 
 
@@ -44,7 +44,10 @@ def test_repetition_counts_three_grams_of_one_response():
     assert repetition("a b c d e") == 0.0
     assert repetition("a b c a b c") == pytest.approx(1 / 4)
     assert repetition("ha " * 12) == pytest.approx(0.9)
-    assert repetition("two words") == 0.0
+    assert math.isnan(repetition("two words"))
+    assert repetition("just three words") == 0.0
+    assert math.isnan(repetition("猫很好。猫很好。猫很好。猫很好。")), "no spaces, no words"
+    assert math.isnan(repetition("猫很好。 猫很好。 猫很好。 猫很好。"))
 
 
 def test_share_of_credit_of_the_poorer_half():

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from dqo.core import cosine_kernel, leave_one_out, slack
 from dqo.errors import DQOError
+from dqo.language import separates_words
 
 _REFERENCE_BATCHES = 3  # what later batches are compared with: one alone is noise, many would follow the drift
 
@@ -107,12 +108,10 @@ def post_answer_share(text: str, answer: str) -> float:
         answer: the answer as it stands in the text; its first place there counts.
 
     Returns:
-        share in [0, 1]; 0 for an empty response; NaN where the answer does not stand in the text word for word
-        (a task may normalise it), so that nothing can be said.
+        share in [0, 1]; NaN where the answer does not stand in the text word for word (a task may normalise it) or
+        there is no text, so that nothing can be said.
     """
     text, answer = text.strip(), answer.strip()
-    if not text:
-        return 0.0
     start = text.find(answer)
     if start < 0 or not answer:
         return math.nan
@@ -127,11 +126,11 @@ def repetition(text: str, n: int = 3) -> float:
         n: words of an n-gram.
 
     Returns:
-        1 - distinct/all in [0, 1); 0 for fewer than n + 1 words.
+        1 - distinct/all in [0, 1); NaN for fewer than n words, and where white space does not separate them.
     """
     words = text.split()
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return 1.0 - len(set(grams)) / len(grams) if grams else 0.0
+    return 1.0 - len(set(grams)) / len(grams) if grams and separates_words(text) else math.nan
 
 
 def low_quality_credit(credit: Tensor, reward: Tensor) -> float:

@@ -1,7 +1,7 @@
-"""Is a response written in the language of its prompt? Mixing languages is a known way to look different to an encoder.
+"""The language of a text, without a model: which measures can read it, and whether it is the language of its prompt.
 
-Two signs that need no model: letters of another script than the prompt's, and the small words of another language. They
-are watched, not trained on, so a rate above the start of the run is what counts, not one word.
+Mixing languages is a known way to look different to an encoder. Two signs are watched, not trained on: letters of
+another script than the prompt's, and the small words of another language. A rate above the start of the run counts.
 """
 
 import math
@@ -10,6 +10,15 @@ import unicodedata
 from functools import lru_cache
 
 _WORD = re.compile(r"[^\W\d_]+")
+_LETTER = re.compile(r"[^\W\d_]")
+_LATIN = re.compile("[A-Za-z]")
+# Scripts that write words without spaces between them: Thai, Lao, Tibetan, Burmese, Khmer and others of South-East
+# Asia, kana and Chinese characters. Vowel signs are in these blocks too, which are no letters to Python.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf\u3005-\u3007"
+    "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_MOST_UNREAD = 0.25  # of a text's letters; a foreign name in a sentence hides little of it
 _TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "IDEOGRAPHIC": "CJK"}
 # Frequent words that say little else. Those that English texts hold too are left out, be it as words ("die", "come",
 # "hat"), in abbreviations (".com", "MIT") or in names ("van", "los"): each would count plain English as mixed.
@@ -30,6 +39,36 @@ _SMALL_WORDS = {
     "worden werd kunnen omdat",
 }
 _LANGUAGES = {name: frozenset(words.split()) for name, words in _SMALL_WORDS.items()}
+
+
+def separates_words(text: str) -> bool:
+    """Whether white space separates the words of a text, as counting words needs.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        False where more than a quarter of the letters are of scripts without spaces, such as Chinese, Japanese or Thai.
+    """
+    if text.isascii():
+        return True
+    unspaced = len(_UNSPACED.findall(text))
+    return unspaced <= _MOST_UNREAD * len(_LETTER.findall(_UNSPACED.sub("x", text)))
+
+
+def has_latin_words(text: str) -> bool:
+    """Whether the letters a to z and the digits 0 to 9, all that ROUGE keeps, carry a text.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        False where more than a quarter of the letters are others, and where there is no letter and no digit 0 to 9.
+    """
+    letters = len(_LETTER.findall(_UNSPACED.sub("字", text)))
+    if not letters:
+        return any(character in "0123456789" for character in text)
+    return letters - len(_LATIN.findall(text)) <= _MOST_UNREAD * letters
 
 
 def language_mixing(text: str, prompt: str) -> float:

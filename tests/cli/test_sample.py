@@ -68,7 +68,7 @@ def test_a_protocol_sets_what_was_not_given(tiny_policy_folder, prompts, tmp_pat
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--protocol", "papers"], "protocol: expected one of paper, noveltybench, passk, got 'papers'"),
+        (["--protocol", "papers"], "protocol: expected one of paper, noveltybench-1.0, passk, got 'papers'"),
         (["--protocol", "paper", "--n", "8"], "protocol 'paper' draws 10 samples, got --n 8; leave it out"),
         (["--protocol", "paper", "--temperature", "0.7"], "samples at temperature 1.0, got another --temperature"),
         (["--protocol", "passk"], "protocol 'passk': expected a quality, got none; give --task or --reward"),
@@ -78,7 +78,7 @@ def test_a_protocol_sets_what_was_not_given(tiny_policy_folder, prompts, tmp_pat
             "prompt 'prompts-1': the task 'concepts' needs a non-empty list of str in meta.concepts",
         ),
         (["--judge", "m"], "--judge MODEL and --judge-endpoint URL belong together, got one of them"),
-        (["--equivalence", "magic"], "equivalence: expected embedding, noveltybench"),
+        (["--equivalence", "magic"], "equivalence: expected embedding, noveltybench-1.0"),
         (["--endpoint", "http://127.0.0.1:9/v1", "--backend", "vllm"], "both say what answers, got both"),
         (["--backend", "vllm"], "needs the package vllm, which is not installed"),
         (["--endpoint", "127.0.0.1:9"], "expected a URL such as http://localhost:8000/v1"),

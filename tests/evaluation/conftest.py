@@ -25,3 +25,17 @@ def words():
 def first_letters():
     """A coarser judge: it knows two words only."""
     return WordEmbedder("coarse", "red green")
+
+
+class SameWords:
+    """Two responses mean the same where they are of the same words."""
+
+    name = "same words"
+
+    def __call__(self, pairs):
+        return [sorted(a.split()) == sorted(b.split()) for a, b in pairs]
+
+
+@pytest.fixture
+def same_words():
+    return SameWords()

@@ -12,18 +12,18 @@ from dqo.evaluation.metrics import metrics_document, prompt_values
 from dqo.evaluation.protocols import PROTOCOLS
 from dqo.records import Group, read_groups
 
-TEXTS = ["red red green", "green", "blue and cyan", ""]
+TEXTS = ["red red green", "green", "blue and cyan but no pink", ""]
 GROUPS = [Group("a", "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {})]
 
 
-def names(words):
+def names(words, same_words):
     measures = {name: f for protocol in PROTOCOLS.values() for name, f in protocol.measures.items()}
-    values = prompt_values(GROUPS, words, words, measures=measures)
+    values = prompt_values(GROUPS, words, words, measures=measures, equivalence=same_words)
     return values, metrics_document(GROUPS, values, seed=0)
 
 
-def test_every_metric_is_defined_and_lies_in_its_range(words):
-    _, document = names(words)
+def test_every_metric_is_defined_and_lies_in_its_range(words, same_words):
+    _, document = names(words, same_words)
     assert len(document["metrics"]) > 30
     for name, interval in document["metrics"].items():
         found = definition_of(name)
@@ -33,15 +33,15 @@ def test_every_metric_is_defined_and_lies_in_its_range(words):
     assert all(definition_of(f"corpus/{name}").kind == "diversity of words" for name in document["corpus"])
 
 
-def test_every_definition_belongs_to_a_metric(words):
-    values, document = names(words)
+def test_every_definition_belongs_to_a_metric(words, same_words):
+    values, document = names(words, same_words)
     measured = {re.sub(r"@\d+", "@k", re.sub(r"distinct_\d", "distinct_n", name)) for name in values}
     measured |= {f"corpus/{re.sub(r'_[0-9]', '_n', name)}" for name in document["corpus"]}
     assert {name for name in DEFINITIONS if name not in measured} == set()
 
 
 @pytest.mark.parametrize("name", [n for n, d in DEFINITIONS.items() if d.kind.startswith("diversity")])
-def test_better_means_more_diverse(words, name):
+def test_better_means_more_diverse(words, same_words, name):
     """Four texts with no word in common against four copies."""
     groups = [
         Group(str(i), "?", [], texts, ["eos"] * 4, [1.0] * 4, {})
@@ -51,7 +51,9 @@ def test_better_means_more_diverse(words, name):
     if name == "corpus/distinct_n":
         spread, copies = (metrics_document([g], {}, seed=0)["corpus"]["distinct_2"] for g in groups)
     else:
-        spread, copies = prompt_values(groups, words, measures=measures)[name.replace("_n", "_2")]
+        spread, copies = prompt_values(groups, words, measures=measures, equivalence=same_words)[
+            name.replace("_n", "_2")
+        ]
     assert spread > copies if DEFINITIONS[name].better == "higher" else spread < copies
 
 
@@ -65,7 +67,8 @@ def test_numbers_and_judges_are_in_the_title():
 
 def test_three_lines_on_plain_strings():
     result = measure({"Name a colour.": ["red", "green", "red"], "A city?": ["Rome", "Oslo", "Lima"]}, encoder="hashed")
-    assert result["classes"]["mean"] == 2.5
+    assert result["distinct_1"]["mean"] == pytest.approx((2 / 3 + 1) / 2)
+    assert result["distinct_2"] is result["classes"] is None
     assert result["quality"] is None
     scored = measure({"a": ["x", "y"]}, {"a": [True, 0]}, encoder="hashed")
     assert scored["pass@1"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
@@ -93,9 +96,18 @@ DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 
 
 def test_the_docs_table_says_what_the_definitions_say():
-    rows = [line.split(" | ") for line in DOCS.splitlines() if line.startswith("| `")]
-    said = {row[4]: row[1].replace("–", "") for row in rows if len(row) == 6}
-    assert said == {found.text: found.better for found in DEFINITIONS.values()}
+    rows = [line.removesuffix(" |").split(" | ") for line in DOCS.splitlines() if line.startswith("| `")]
+    said = {(row[4], row[1].replace("–", ""), row[6].replace("–", "")) for row in rows if len(row) == 7}
+    assert said == {(found.text, found.better, found.undefined) for found in DEFINITIONS.values()}
+
+
+def test_what_can_be_null_has_a_reason(words):
+    """Silence, one response, text that no measure of words can read, without rewards, classes or difference."""
+    hard = [["", " "], ["red"], ["一只猫坐在红色的垫子上。"] * 2, ["red", "green"]]
+    groups = [Group(str(i), "?", [], texts, ["eos"] * len(texts), None, {}) for i, texts in enumerate(hard)]
+    values = prompt_values(groups, words, words, measures=PROTOCOLS["paper"].measures)
+    null = {name for name, column in values.items() if None in column}
+    assert null == {name for name in values if definition_of(name).undefined}
 
 
 @pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", DOCS, flags=re.S))

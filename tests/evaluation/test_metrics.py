@@ -8,7 +8,15 @@ import torch
 
 from dqo.errors import DataError, EncoderError
 from dqo.evaluation import among_good, effective_rank, group_log_volume, mean_cosine_distance, vendi_score
-from dqo.evaluation.metrics import draw_counts, metrics_document, n_samples, prompt_values, summarize
+from dqo.evaluation.metrics import (
+    CLASSED,
+    draw_counts,
+    metrics_document,
+    n_samples,
+    prompt_values,
+    summarize,
+    undefined_notes,
+)
 from dqo.records import Group
 
 
@@ -16,12 +24,16 @@ def group(name, responses, rewards=None, finish=None):
     return Group(name, f"prompt {name}", [], responses, finish or ["eos"] * len(responses), rewards, {})
 
 
+def defined(value):
+    return None if math.isnan(value) else value
+
+
 FOUR = group("four", ["red", "green", "blue", "cyan"], [0.0, 1.0, 0.25, 0.75], ["eos", "eos", "eos", "length"])
 TWINS = group("twins", ["red red", "red red", "green", ""], [1.0, 1.0, 1.0, 0.0])
 
 
-def test_metrics_by_hand(words):
-    values = prompt_values([FOUR, TWINS], words)
+def test_metrics_by_hand(words, same_words):
+    values = prompt_values([FOUR, TWINS], words, equivalence=same_words)
     assert values["quality"] == [0.5, 0.75]
     assert values["max@1"] == [0.5, 0.75]
     assert values["max@2"] == [pytest.approx((3 * 1 + 2 * 0.75 + 1 * 0.25) / 6), 1.0]
@@ -30,7 +42,7 @@ def test_metrics_by_hand(words):
     assert values["pass@2"] == [pytest.approx(5 / 6), 1.0]
     assert values["pass@4"] == values["pass@k"] == [1.0, 1.0]
     assert values["distinct_1"] == [1.0, 2 / 5]
-    assert values["distinct_2"] == [0.0, 0.5]
+    assert values["distinct_2"] == [None, 0.5]
     assert values["vendi_1"] == [pytest.approx(4.0), pytest.approx(3 / 2 ** (2 / 3))]
     assert values["vendi_2"] == [pytest.approx(4.0), pytest.approx(9 / 5)]
     assert values["cosine_distance"] == [pytest.approx(1.0), pytest.approx(2 / 3)]
@@ -80,7 +92,7 @@ def test_groups_measured_together_are_groups_measured_alone(words):
         E = words(one.responses)  # (G, D)
         alone = {
             "vendi_1": vendi_score(E), "vendi_2": vendi_score(E, 2.0), "vendi_inf": vendi_score(E, math.inf),
-            "cosine_distance": mean_cosine_distance(E), "log_volume": group_log_volume(E),
+            "cosine_distance": defined(mean_cosine_distance(E)), "log_volume": group_log_volume(E),
             "effective_rank": effective_rank(E),
             "good/vendi_1": None if one.rewards is None else among_good(vendi_score, list(E), one.rewards),
         }  # fmt: skip
@@ -118,7 +130,7 @@ def test_length_and_emptiness_are_of_whole_responses_and_the_corpus_of_spans(wor
     values = prompt_values([spoken], words, answer_span=span)
     assert (values["words"], values["empty"]) == ([(3 + 1 + 2) / 3], [0.0])
     twice = metrics_document([spoken, spoken], values, seed=0, answer_span=span)
-    assert twice["corpus"] == {"distinct_1": 0.5, "distinct_2": 0.0, "distinct_3": 0.0, "distinct_4": 0.0}
+    assert twice["corpus"] == {"distinct_1": 0.5, "distinct_2": None, "distinct_3": None, "distinct_4": None}
     assert metrics_document([spoken], values, seed=0)["corpus"]["distinct_1"] == 1.0
 
 
@@ -127,9 +139,10 @@ def test_the_pass_threshold_is_inclusive(words):
     assert prompt_values([FOUR], words, pass_threshold=0.76)["pass@1"] == [0.25]
 
 
-def test_a_reward_of_the_threshold_passes_though_it_was_float32(words):
+def test_a_reward_of_the_threshold_passes_though_it_was_float32(words, same_words):
     single = torch.tensor(0.7, dtype=torch.float32).item()
-    values = prompt_values([group("single", ["red", "green"], [single, 0.0])], words, pass_threshold=0.7)
+    groups = [group("single", ["red", "green"], [single, 0.0])]
+    values = prompt_values(groups, words, pass_threshold=0.7, equivalence=same_words)
     assert (values["pass@1"], values["good/classes"], values["good/vendi_1"]) == ([0.5], [1.0], [pytest.approx(1.0)])
 
 
@@ -152,11 +165,11 @@ def test_unscored_groups_are_left_out_of_quality_alone(words):
     assert summarize(prompt_values([unscored], words), seed=0)["quality"] is None
 
 
-def test_the_document_has_the_promised_entries(words):
-    groups = [FOUR, TWINS]
-    document = metrics_document(groups, prompt_values(groups, words), seed=3, encoder="words")
+def test_the_document_has_the_promised_entries(words, same_words):
+    groups = [FOUR, TWINS, group("words", ["red green blue cyan pink"] * 4)]
+    document = metrics_document(groups, prompt_values(groups, words, equivalence=same_words), seed=3, encoder="words")
     assert {key: document[key] for key in ("n_prompts", "n_samples", "n_scored", "encoder", "seed")} == {
-        "n_prompts": 2, "n_samples": 4, "n_scored": 2, "encoder": "words", "seed": 3,
+        "n_prompts": 3, "n_samples": 4, "n_scored": 2, "encoder": "words", "seed": 3,
     }  # fmt: skip
     promised = (
         "quality max@k pass@k distinct_1 distinct_2 distinct_3 distinct_4 self_bleu cosine_distance vendi_1 vendi_2"
@@ -165,6 +178,65 @@ def test_the_document_has_the_promised_entries(words):
     for name, interval in document["metrics"].items():
         assert set(interval) == {"mean", "low", "high"}, name
         assert interval["low"] <= interval["mean"] <= interval["high"], name
+
+
+def test_what_is_undefined_is_null_and_the_mean_is_over_the_rest(words, same_words):
+    """One-word answers have no pair of words, one text has no other, silence has no distance."""
+    groups = [
+        group("single words", ["red", "green", "blue"]),
+        group("pairs", ["red green"] * 3),
+        group("nearly silent", ["red", "", " "]),
+        group("silent", ["", " ", ""]),
+        group("unread", ["一只猫坐在红色的垫子上。"] * 3),
+    ]
+    values = prompt_values(groups, words, words, equivalence=same_words)
+    assert values["distinct_1"] == [1.0, pytest.approx(1 / 3), 1.0, None, None]
+    assert values["distinct_2"] == [None, pytest.approx(1 / 3), None, None, None]
+    assert values["distinct_3"] == [None] * 5
+    assert values["self_bleu"] == [0.0, pytest.approx(100.0), None, None, None]
+    assert [value is None for value in values["compression_ratio"]] == [False, False, True, True, False]
+    assert values["words"] == [1.0, 2.0, 1 / 3, 0.0, None]
+    distances = [pytest.approx(1.0), pytest.approx(0.0), 0.0, None, None]
+    assert values["cosine_distance"] == distances, "no word of the encoder in the last"
+    assert values["semantic_entropy"] == [pytest.approx(math.log(3)), 0.0, 0.0, None, 0.0]
+    assert values["vendi_1"][3] == values["classes"][3] == values["log_volume"][3] == 0.0, "nothing said, none differs"
+    assert values["empty"] == [0.0, 0.0, pytest.approx(2 / 3), 1.0, 0.0]
+    document = metrics_document(groups, values, seed=0)
+    assert document["metrics"]["distinct_2"]["mean"] == pytest.approx(1 / 3)
+    assert document["metrics"]["distinct_3"] is None
+    assert document["corpus"] == {
+        "distinct_1": 3 / 10, "distinct_2": pytest.approx(1 / 3), "distinct_3": None, "distinct_4": None
+    }  # fmt: skip
+    notes = undefined_notes(groups, values)
+    no_words = "no response has n words, or white space does not separate the words of some response"
+    assert f"distinct_1 is over 3 of 5 prompts; in the others {no_words}." in notes
+    assert f"distinct_2 is over 1 of 5 prompts; in the others {no_words}." in notes
+    assert f"distinct_3, distinct_4 are null: {no_words}." in notes
+    assert (
+        "words is over 4 of 5 prompts; in the other white space does not separate the words of some response." in notes
+    )
+    both = (
+        "cosine_distance, heldout/cosine_distance are over 3 of 5 prompts; in the others the encoder finds no text in"
+    )
+    assert any(note.startswith(both) for note in notes)
+    assert not any(note.startswith("quality") for note in notes), "what lacks rewards is said by whoever knows why"
+
+
+def test_a_measure_of_ones_own_may_be_undefined(words):
+    values = prompt_values([FOUR, TWINS], words, measures={"own": lambda texts: math.nan if "" in texts else 2.0})
+    assert values["own"] == [2.0, None]
+    assert summarize(values, seed=0)["own"]["mean"] == 2.0
+    assert "own is over 1 of 2 prompts; in the other it is not a number." in undefined_notes([FOUR, TWINS], values)
+
+
+@pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"])
+def test_classes_by_a_threshold_need_one_that_was_measured_for_the_encoder(words, name):
+    values = prompt_values([FOUR], words)
+    assert [values[metric] for metric in CLASSED] == [[None]] * 4
+    words.name = name
+    values = prompt_values([FOUR], words)
+    assert values["classes"] == [4.0]
+    assert None not in [values[metric][0] for metric in CLASSED]
 
 
 def test_a_judge_of_meaning_takes_the_place_of_the_threshold(words):

@@ -1,6 +1,7 @@
 """distinct-n and self-BLEU: counted by hand, and the corners where a careless version reports diversity."""
 
 import itertools
+import math
 import random
 
 import pytest
@@ -12,13 +13,13 @@ from dqo.evaluation import distinct_n, self_bleu
 TEXTS = ["a b a b", "a b c"]  # unigrams a b a b a b c; bigrams ab ba ab ab bc
 
 
-@pytest.mark.parametrize(("n", "value"), [(1, 3 / 7), (2, 3 / 5), (3, 3 / 3), (4, 1 / 1), (5, 0.0)])
+@pytest.mark.parametrize(("n", "value"), [(1, 3 / 7), (2, 3 / 5), (3, 3 / 3), (4, 1 / 1)])
 def test_distinct_n_by_hand(n, value):
     assert distinct_n(TEXTS, n) == value
 
 
 def test_ngrams_do_not_cross_texts():
-    assert distinct_n(["a", "b", "a", "b"], 2) == 0.0
+    assert math.isnan(distinct_n(["a", "b", "a", "b"], 2)), "no pair of words at all"
     assert distinct_n(["a b", "b a"], 2) == 1.0
 
 
@@ -39,8 +40,17 @@ def test_copies():
     assert self_bleu(["yes"] * 3) == pytest.approx(100.0), "short texts are judged by the n-grams they have"
 
 
-def test_self_bleu_of_one_or_no_text_is_zero():
-    assert self_bleu([]) == self_bleu(["alone here"]) == self_bleu(["", "", "alone here"]) == self_bleu(["", ""]) == 0.0
+def test_self_bleu_of_one_or_no_text_is_undefined():
+    assert all(map(math.isnan, map(self_bleu, ([], ["alone here"], ["", "", "alone here"], ["", ""]))))
+
+
+def test_without_n_words_there_is_no_share_of_different_ngrams():
+    """Ten different one-word answers are as different as can be, and ten copies of three words are not."""
+    cities = ["Rome", "Oslo", "Lima", "Bonn", "Kyiv", "Riga", "Cairo", "Quito", "Delhi", "Minsk"]
+    assert [distinct_n(cities, n) for n in (1, 2, 3, 4)] == pytest.approx([1.0] + 3 * [math.nan], nan_ok=True)
+    copies = [distinct_n(["New York City"] * 10, n) for n in (1, 2, 3, 4)]
+    assert copies == pytest.approx([0.1, 0.1, 0.1, math.nan], nan_ok=True)
+    assert math.isnan(distinct_n([], 1))
 
 
 def test_self_bleu_by_hand():
@@ -64,7 +74,6 @@ def test_self_bleu_is_sacrebleus_own_of_each_text_against_the_others():
         "$5",
         "don't-know",
         "(",
-        "你好",
         "A",
         "&quot;",
     ]

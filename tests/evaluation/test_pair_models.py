@@ -1,4 +1,4 @@
-"""Judges of equal meaning: both directions, the right label, the benchmark's short-answer rule and token layout."""
+"""Judges of equal meaning: both directions, the right label, the benchmark's token layout."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from dqo.errors import EncoderError, RecipeError
 from dqo.evaluation import pair_models
 from dqo.evaluation.equivalence import load_equivalence
-from dqo.evaluation.pair_models import Entailment, NoveltyBenchClassifier, alike_by_words
+from dqo.evaluation.pair_models import Entailment, NoveltyBenchClassifier
 
 WORDS = [f"w{i}" for i in range(40)]
 
@@ -64,20 +64,16 @@ def test_a_model_without_entailment_and_a_pair_too_long_are_refused(nli, tmp_pat
         Entailment(str(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "alike"),
-    [
-        ("Paris", "paris ", True),
-        ("Paris", "Rome", False),
-        ("New York", "York", True),  # half of two
-        ("the old town", "old", False),  # 2 < 3
-        ("a b c d e", "c d e f g", True),
-        ("a b c d e f", "a", None),
-    ],
-)
-def test_the_rule_for_short_answers(a, b, alike):
-    assert alike_by_words(a, b) is alike
-    assert alike_by_words(b, a) is alike
+def test_short_responses_are_the_classifiers_to_judge_too(tmp_path):
+    """A rule of shared words would join "do it" and "do not do it"."""
+    model = folder(tmp_path, ["different", "similar"], seed=3)
+    judge = NoveltyBenchClassifier(model, tokenizer=model, device="cpu")
+    pairs = [(f"w{i} w{i + 1}", f"w{i} w{j} w{i + 1}") for i in range(12) for j in (20, 30)]
+    rows = [judge._tokenizer(a, b, return_tensors="pt") for a, b in pairs]
+    similar = [judge._model(**row).logits.softmax(-1)[0, 1].item() for row in rows]
+    judge._threshold = sorted(similar)[11]
+    assert judge(pairs) == [p > judge._threshold for p in similar]
+    assert 0 < sum(judge(pairs)) < len(pairs), "though all share two words of three"
 
 
 def test_the_benchmarks_classifier_sees_128_tokens_of_each_and_its_threshold(tmp_path):
@@ -97,15 +93,15 @@ def test_the_benchmarks_classifier_sees_128_tokens_of_each_and_its_threshold(tmp
 def test_a_local_copy_of_the_benchmarks_classifier_needs_no_hub(tmp_path, monkeypatch):
     """With its tokenizer in the folder nothing else is loaded; without, the tokenizer of the hub."""
     model = folder(tmp_path / "whole", ["different", "similar"], seed=3)
-    loaded = load_equivalence(f"noveltybench:{model}")
+    loaded = load_equivalence(f"noveltybench-1.0:{model}")
     assert loaded._tokenizer.convert_tokens_to_ids("w7") == 4 + 7
     assert len(loaded([("w1 w2 w3 w4 w5 w6", "w1"), ("w1", "w1")])) == 2
     asked = []
     monkeypatch.setattr(pair_models, "_load", lambda model, tokenizer, device: asked.append(tokenizer) or (None, None))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "whole" / name).unlink()
-    load_equivalence(f"noveltybench:{model}")
-    load_equivalence("noveltybench")
+    load_equivalence(f"noveltybench-1.0:{model}")
+    load_equivalence("noveltybench-1.0")
     assert asked == ["microsoft/deberta-v3-large"] * 2
 
 
@@ -113,5 +109,5 @@ def test_names_of_judges(nli):
     assert load_equivalence("embedding") is None
     assert load_equivalence(f"nli:{nli}").name == f"nli:{nli}"
     for wrong in ("nli", "nli:", "magic"):
-        with pytest.raises(RecipeError, match="equivalence: expected embedding, noveltybench"):
+        with pytest.raises(RecipeError, match=r"equivalence: expected embedding, noveltybench-1\.0"):
             load_equivalence(wrong)

@@ -30,7 +30,7 @@ def test_headlines_are_metrics(words, tmp_path):
     ("name", "groups", "message"),
     [
         ("paper", [group(8)], r"protocol 'paper': expected 10 responses a prompt, got 8 for 'g'; sample with --n 10"),
-        ("noveltybench", [group(12)], r"expected 10 responses a prompt, got 12"),
+        ("noveltybench-1.0", [group(12)], r"expected 10 responses a prompt, got 12"),
         ("passk", [group(8)], r"protocol 'passk': expected rewards, got none; give --task or --reward"),
     ],
 )
@@ -42,19 +42,20 @@ def test_groups_that_do_not_fit_are_refused(words, tmp_path, name, groups, messa
 def test_responses_drawn_in_another_way_are_refused_and_unknown_ways_are_noted(words, tmp_path):
     def notes(name, sampling):
         options = {"encoder": words, "protocol": protocol_of(name), "sampling": sampling}
-        return evaluate([group(10)], out=tmp_path, **options)["notes"][1:]  # the first is about quality
+        notes = evaluate([group(10)], out=tmp_path, **options)["notes"]
+        return [note for note in notes if note.startswith("protocol")]
 
     assert notes("paper", {"temperature": 1.0, "max_new_tokens": 7}) == []
-    assert notes("noveltybench", {"temperature": 1, "max_new_tokens": 512, "form": "plain"}) == []
-    assert notes("noveltybench", {"temperature": 1.0, "max_new_tokens": 3 * 544, "form": "verbalized:3"}) == []
-    assert notes("noveltybench", None) == [
-        "protocol 'noveltybench' demands temperature = 1.0, max_new_tokens = 512, and nothing says that the responses "
-        "were drawn so."
+    assert notes("noveltybench-1.0", {"temperature": 1, "max_new_tokens": 512, "form": "plain"}) == []
+    assert notes("noveltybench-1.0", {"temperature": 1.0, "max_new_tokens": 3 * 544, "form": "verbalized:3"}) == []
+    assert notes("noveltybench-1.0", None) == [
+        "protocol 'noveltybench-1.0' demands temperature = 1.0, max_new_tokens = 512, and nothing says that the "
+        "responses were drawn so."
     ]
     for name, sampling, message in (
         ("paper", {"temperature": 0.7}, "'paper': expected responses sampled with temperature = 1.0, got 0.7; sample"),
-        ("noveltybench", {"temperature": 1.0, "max_new_tokens": 256}, "with max_new_tokens = 512, got 256"),
-        ("noveltybench", {"max_new_tokens": 512, "form": "verbalized:3"}, "with max_new_tokens = 1632, got 512"),
+        ("noveltybench-1.0", {"temperature": 1.0, "max_new_tokens": 256}, "with max_new_tokens = 512, got 256"),
+        ("noveltybench-1.0", {"max_new_tokens": 512, "form": "verbalized:3"}, "with max_new_tokens = 1632, got 512"),
     ):
         with pytest.raises(RecipeError, match=message):
             notes(name, sampling)
@@ -64,5 +65,5 @@ def test_responses_drawn_in_another_way_are_refused_and_unknown_ways_are_noted(w
 
 
 def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(RecipeError, match="expected one of paper, noveltybench, passk, got 'papers'"):
+    with pytest.raises(RecipeError, match=r"expected one of paper, noveltybench-1\.0, passk, got 'papers'"):
         protocol_of("papers")

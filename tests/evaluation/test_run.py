@@ -42,14 +42,19 @@ async def late(completions, **columns):
     return [1.0 for _ in completions]
 
 
-def test_a_task_gives_quality_and_span(words, first_letters, tmp_path):
-    document = evaluate(GROUPS, encoder=words, heldout_encoder=first_letters, task=ColourTask(), seed=1, out=tmp_path)
+def test_a_task_gives_quality_and_span(words, first_letters, same_words, tmp_path):
+    document = evaluate(
+        GROUPS, encoder=words, heldout_encoder=first_letters, task=ColourTask(), equivalence=same_words, seed=1,
+        out=tmp_path,
+    )  # fmt: skip
     assert [group.rewards for group in read_groups(tmp_path / "groups.jsonl")] == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
     assert document["metrics"]["quality"]["mean"] == pytest.approx(1 / 3)
     assert document["metrics"]["words"]["mean"] == 2.0, "whole responses, with `say:`"
     assert document["corpus"]["distinct_1"] == 5 / 6, "spans: red green red blue pink cyan"
     assert (document["task"], document["encoder"], document["heldout_encoder"]) == ("colours", "words", "coarse")
-    assert (document["pass_threshold"], document["notes"]) == (0.5, [])
+    assert document["pass_threshold"] == 0.5
+    told = [note.split(" ")[0].strip(",") for note in document["notes"]]
+    assert told == ["distinct_2", "heldout/cosine_distance", "encoder_disagreement"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == document
     rows = [json.loads(line) for line in (tmp_path / "prompt_metrics.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["a", "b"]
@@ -83,12 +88,29 @@ def test_rewards_in_the_file_are_used_when_nothing_else_scores(words, tmp_path):
     assert evaluate(GROUPS, encoder=words, out=tmp_path / "none")["scoring"] is None, "no rewards, no origin"
 
 
-def test_without_quality_it_is_null_and_said_so(words, tmp_path):
-    document = evaluate(GROUPS, encoder=words, out=tmp_path)
-    nulls = {name for name, value in document["metrics"].items() if value is None}
+def test_an_encoder_without_a_measured_threshold_gives_no_classes_and_says_so(words, same_words, tmp_path):
+    document = evaluate(GROUPS, encoder=words, reward=has_red, out=tmp_path)
+    assert document["equivalence"] is None
+    assert all(document["metrics"][name] is None for name in ("classes", "semantic_entropy", "utility_k"))
+    assert document["notes"][-1].startswith(
+        "classes, semantic_entropy, utility_k, good/classes are null: no threshold of equal meaning is measured for "
+        "encoder 'words'; name what decides it"
+    )
+    given = evaluate(GROUPS, encoder=words, reward=has_red, equivalence=same_words, out=tmp_path)
+    assert given["metrics"]["classes"]["mean"] == 2.5
+    assert not any("threshold" in note for note in given["notes"])
+
+
+def test_without_quality_it_is_null_and_said_so(words, same_words, tmp_path):
+    document = evaluate(GROUPS, encoder=words, equivalence=same_words, out=tmp_path)
+    nulls = {name for name, value in document["metrics"].items() if value is None} - {"distinct_3", "distinct_4"}
     assert {"quality", "max@k", "pass@k", "pass@1", "pass@3"} <= nulls
     assert all(name in ("quality", "utility_k") or "@" in name or name.startswith("good/") for name in nulls)
-    assert document["notes"] == ["quality, max@k, pass@k and what needs them are null: no task or reward was given."]
+    assert document["notes"] == [
+        "quality, max@k, pass@k and what needs them are null: no task or reward was given.",
+        "distinct_3, distinct_4, corpus/distinct_3, corpus/distinct_4 are null: no response has n words, or white "
+        "space does not separate the words of some response.",
+    ]
     assert [group.rewards for group in read_groups(tmp_path / "groups.jsonl")] == [None, None]
 
 
@@ -100,7 +122,7 @@ def test_a_prompt_with_an_unscorable_response_is_left_out_and_counted(words, tmp
     assert document["n_scored"] == 1
     assert document["notes"][0].startswith("quality, max@k, pass@k and what needs them leave out 1 of 2 prompts")
     nothing = evaluate(GROUPS, encoder=words, reward=lambda completions, **_: [None] * len(completions), out=tmp_path)
-    assert nothing["notes"] == ["quality, max@k, pass@k and what needs them are null: no response could be scored."]
+    assert nothing["notes"][0] == "quality, max@k, pass@k and what needs them are null: no response could be scored."
 
 
 def test_groups_of_different_sizes_are_said(words, tmp_path):

@@ -159,9 +159,17 @@ def test_rouge_by_hand():
 
 
 def test_rouge_refuses_references_in_a_script_it_does_not_read():
-    assert call("rouge", ["GPT 4", "Müller"], reference=[["Кошка", "модель GPT 4"], "Müller"]) == [1.0, 1.0]
+    assert call("rouge", ["GPT 4", "Müller"], reference=[["Кошка", "GPT 4"], "Müller"]) == [1.0, 1.0]
+    assert call("rouge", ["Кошка"], reference=["a cat"]) == [0.0], "a response in another script shares no word"
     with pytest.raises(RewardError, match=r"`reference` of row 1, .* got 'Кошка сидит'; use `chrf` or `similarity`"):
         call("rouge", ["Кошка", "Кошка сидит"], reference=["a cat", ["Кошка сидит", "猫坐"]])
+
+
+@pytest.mark.parametrize("reference", ["2024年,北京有3个奥运场馆。", "модель GPT 4", "!?", "🎉"])
+def test_rouge_refuses_references_of_which_it_reads_a_digit_or_an_acronym_only(reference):
+    """Whatever shared that digit would be worth 1."""
+    with pytest.raises(RewardError, match="expected a `reference` of letters a to z in row 0"):
+        call("rouge", ["2024 3"], reference=[reference])
 
 
 def test_shape():

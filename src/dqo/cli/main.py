@@ -128,9 +128,9 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="judge of diversity (default: %(default)s)")
     parser.add_argument("--heldout-encoder", help="second judge, which the policy was not trained against")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
-    parser.add_argument("--protocol", help="paper, noveltybench or passk: settings that belong together, by name")
+    parser.add_argument("--protocol", help="paper, noveltybench-1.0 or passk: settings that belong together, by name")
     parser.add_argument(
-        "--equivalence", help="what decides that responses mean the same: embedding, noveltybench or nli:MODEL"
+        "--equivalence", help="what decides that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL"
     )
     parser.add_argument(
         "--judge", metavar="MODEL",

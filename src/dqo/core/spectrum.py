@@ -53,7 +53,7 @@ def cosine_distance(L: Tensor) -> Tensor:
         L: (..., G, G) cosine kernel; rows with a zero diagonal are empty and left out.
 
     Returns:
-        (...,) float64 in [0, G/(G-1)]; 0 where fewer than two responses are non-empty.
+        (...,) float64 in [0, G/(G-1)]; 0 where one response is non-empty, NaN where none is.
 
     Source: docs/math.md eq. 6.2.
     """
@@ -62,4 +62,5 @@ def cosine_distance(L: Tensor) -> Tensor:
     pairs = filled.unsqueeze(-1) * filled.unsqueeze(-2)  # (..., G, G)
     pairs = pairs - torch.diag_embed(filled)  # (..., G, G)
     count = pairs.sum((-2, -1))  # (...,)
-    return ((1.0 - L) * pairs).sum((-2, -1)) / count.clamp_min(1.0)
+    distance = ((1.0 - L) * pairs).sum((-2, -1)) / count.clamp_min(1.0)  # (...,)
+    return distance.masked_fill(filled.sum(-1) < 1, torch.nan)

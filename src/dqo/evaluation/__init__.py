@@ -22,7 +22,6 @@ from dqo.evaluation.ngrams import (
     compression_ratio,
     corpus_distinct_n,
     distinct_n,
-    expectation_adjusted_distinct,
     self_bleu,
     self_rouge,
 )
@@ -39,7 +38,6 @@ __all__ = [
     "distinct_n",
     "effective_rank",
     "embedding_classes",
-    "expectation_adjusted_distinct",
     "group_log_volume",
     "hypervolume",
     "max_at_k",

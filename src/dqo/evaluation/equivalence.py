@@ -5,7 +5,7 @@ from typing import Protocol
 
 from dqo.errors import RecipeError
 
-CHOICES = "embedding, noveltybench, noveltybench:<model folder> or nli:<model>"
+CHOICES = "embedding, noveltybench-1.0, noveltybench-1.0:<model folder> or nli:<model>"
 
 
 class Equivalence(Protocol):
@@ -22,9 +22,9 @@ def load_equivalence(name: str) -> Equivalence | None:
     """The judge of equal meaning of a name.
 
     Args:
-        name: `embedding` (the cosine of the encoder against a threshold), `noveltybench` (that benchmark's
-            classifier), `noveltybench:FOLDER` (a local copy of it, with its tokenizer where the folder holds one), or
-            `nli:MODEL` (entailment in both directions by that model).
+        name: `embedding` (the cosine of the encoder against its threshold), `noveltybench-1.0` (that benchmark's
+            classifier), `noveltybench-1.0:FOLDER` (a local copy of it, with its tokenizer where the folder holds one),
+            or `nli:MODEL` (entailment in both directions by that model).
 
     Returns:
         The judge, or None for `embedding`, which needs no texts.
@@ -36,7 +36,7 @@ def load_equivalence(name: str) -> Equivalence | None:
     kind, _, model = name.partition(":")
     if name == "embedding":
         return None
-    if kind == "noveltybench":
+    if kind == "noveltybench-1.0":
         from dqo.evaluation.pair_models import NOVELTYBENCH_CLASSIFIER, NoveltyBenchClassifier
 
         return NoveltyBenchClassifier(model or NOVELTYBENCH_CLASSIFIER)

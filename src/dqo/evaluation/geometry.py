@@ -2,7 +2,7 @@
 
 The numbers come from `dqo.core`; here they take whatever holds rows (tensor, array, list) and return a float. One
 convention in all of them: a zero row is an empty response and adds no diversity. At similarity 0 to everything it would
-otherwise count as the most different response of all.
+otherwise count as the most different response of all. Of no response at all, what counts is 0 and what averages is NaN.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def mean_cosine_distance(E: Tensor | Sequence) -> float:
         E: (G, D) embeddings as tensor, array or list of rows; rows are normalised here.
 
     Returns:
-        A number in [0, 2]; 0.0 for fewer than two non-zero rows.
+        A number in [0, 2]; 0.0 for one non-zero row, NaN where there is none.
 
     Raises:
         DQOError: If E is not a matrix.
@@ -55,7 +55,7 @@ def mean_cosine_distance(E: Tensor | Sequence) -> float:
 
     Source: docs/math.md eq. 6.2.
     """
-    return max(0.0, float(cosine_distance(cosine_kernel(as_matrix(E)))))  # copies differ in the last bit
+    return float(cosine_distance(cosine_kernel(as_matrix(E))).clamp_min(0.0))  # copies differ in the last bit
 
 
 def group_log_volume(E: Tensor | Sequence, ridge: float = 1.0) -> float:

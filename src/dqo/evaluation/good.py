@@ -25,7 +25,7 @@ def among_good(
         threshold: Least reward of a good response; 0.5 divides 0/1 rewards.
 
     Returns:
-        The measure of the good items; 0.0 where there is none.
+        The measure of the good items; of none what the measure says of an empty list: 0 of what counts, else NaN.
 
     Raises:
         DQOError: If there is not one reward an item.
@@ -35,7 +35,7 @@ def among_good(
     if len(items) != len(rewards):
         raise DQOError(f"`rewards` must be one number an item, got {len(rewards)} for {len(items)} items.")
     good = [item for item, passed in zip(items, passes(rewards, threshold), strict=True) if passed]
-    return float(measure(good)) if good else 0.0
+    return float(measure(good))
 
 
 def passes(rewards: Sequence[float], threshold: float) -> list[bool]:

@@ -20,8 +20,8 @@ from dqo.evaluation.geometry import as_matrix
 
 SamePairs = Callable[[list[tuple[str, str]]], Iterable[bool]]
 NOTHING = -1
-# A cosine by all-MiniLM-L6-v2; docs/evaluation.md says what it was measured on.
-SAME_MEANING = 0.75
+# Least cosine of equal meaning, by encoder; docs/evaluation.md says what it was measured on. Each encoder has its own.
+SAME_MEANING = {"all-MiniLM-L6-v2": 0.75}
 _SKYWORK = (-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875)
 
 
@@ -59,12 +59,26 @@ def meaning_classes(groups: Sequence[Sequence[str]], same: SamePairs) -> list[li
     return classes
 
 
-def embedding_classes(E: Tensor | Sequence, threshold: float = SAME_MEANING) -> list[int]:
+def same_meaning(encoder: str) -> float | None:
+    """Least cosine of equal meaning by an encoder.
+
+    Args:
+        encoder: Its name, with or without owner.
+
+    Returns:
+        The threshold; None where none has been measured for that encoder.
+    """
+    from dqo.embedders.loading import canonical
+
+    return SAME_MEANING.get(canonical(encoder))
+
+
+def embedding_classes(E: Tensor | Sequence, threshold: float) -> list[int]:
     """Classes of one group where two responses mean the same if their cosine reaches the threshold.
 
     Args:
         E: (G, D) embeddings as tensor, array or list of rows, a zero row for a blank response.
-        threshold: Least cosine of equal meaning, in (0, 1]. It belongs to an encoder: 0.75 to all-MiniLM-L6-v2.
+        threshold: Least cosine of equal meaning, in (0, 1]. It belongs to an encoder: see `SAME_MEANING`.
 
     Returns:
         G classes, numbered in order of appearance; -1 for a zero row.
@@ -74,7 +88,7 @@ def embedding_classes(E: Tensor | Sequence, threshold: float = SAME_MEANING) -> 
         NonFiniteError: If E holds NaN or infinity; names the row.
     """
     if not 0.0 < threshold <= 1.0:
-        raise DQOError(f"`threshold` must be a cosine above 0 and at most 1, got {threshold}; use 0.75.")
+        raise DQOError(f"`threshold` must be a cosine above 0 and at most 1, got {threshold}; measure it.")
     kernel = cosine_kernel(as_matrix(E))  # (G, G)
     equal = (kernel >= threshold - 1e-9).tolist()  # rounding must not part copies at threshold 1
     classes, firsts = [], []
@@ -88,8 +102,6 @@ def embedding_classes(E: Tensor | Sequence, threshold: float = SAME_MEANING) -> 
 
 def distinct_k(classes: Sequence[int]) -> int:
     """Number of classes among the k responses of a prompt; NoveltyBench's distinct_k.
-
-    NoveltyBench's script writes the largest class number, which is one less.
 
     Args:
         classes: Class of each response, -1 for a blank one.
@@ -111,7 +123,7 @@ def semantic_entropy(classes: Sequence[int], logprobs: Sequence[float] | None = 
             exponentials. Without them p(c) is the share of responses, the "discrete" variant.
 
     Returns:
-        Nats in [0, log k]; 0 where all mean the same, or nothing was said.
+        Nats in [0, log k]; 0 where all mean the same, NaN where nothing was said.
 
     Raises:
         DQOError: If there is not one finite log-probability a response.
@@ -130,6 +142,8 @@ def semantic_entropy(classes: Sequence[int], logprobs: Sequence[float] | None = 
         if label != NOTHING:
             mass[label] += weight
     total = sum(mass.values())
+    if not mass:
+        return math.nan
     return max(0.0, -sum(m / total * math.log(m / total) for m in mass.values() if m > 0))
 
 
@@ -145,7 +159,7 @@ def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: floa
         patience: p in (0, 1]; 0.8 in NoveltyBench.
 
     Returns:
-        A number between 0 and the largest utility where none is negative; 0.0 for no response.
+        A number between 0 and the largest utility where none is negative; NaN for no response.
 
     Raises:
         DQOError: If the lengths differ or the patience is out of range.
@@ -161,7 +175,7 @@ def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: floa
         total += patience**i
         worth += patience**i * utility if label not in seen else 0.0
         seen.add(label)
-    return worth / total if classes else 0.0
+    return worth / total if classes else math.nan
 
 
 def noveltybench_rating(reward: float) -> int:

@@ -23,8 +23,8 @@ def measure(
             no weights but knows no meaning), or a function list[str] -> (N, D).
 
     Returns:
-        Metric name -> {"mean", "low", "high"}, None where a metric needs rewards and there are none; `definition_of`
-        says what each is.
+        Metric name -> {"mean", "low", "high"} over the prompts where it is defined, None where it is for none;
+        `definition_of` says what each is, and when it is undefined.
 
     Raises:
         DataError: If there is no prompt, a prompt without responses, or not one finite reward or None a response.

@@ -2,9 +2,8 @@
 
 `definitions` says what each metric is. `max@1`, `max@2`, ... and `pass@1`, ... run over 1, 2, 5, 10, 20, ... up to
 `n_samples`, and `n_samples` itself; `max@k` and `pass@k` repeat the last one under a name that does not change with n.
-Diversity is that of the answer spans; length, truncation and emptiness are of whole responses. What needs rewards is
-None for a prompt that is not fully scored; so are self-BLEU and the compression ratio of fewer than two responses with
-text.
+Diversity is that of the answer spans; length, truncation and emptiness are of whole responses. A metric that is
+undefined for a prompt is None there, and the means are over the prompts where it is defined; `undefined_notes` says so.
 """
 
 import math
@@ -18,21 +17,29 @@ from tqdm.auto import tqdm
 from dqo._version import __version__
 from dqo.core import cosine_kernel, vendi
 from dqo.detectors import encoder_disagreement
-from dqo.errors import DataError
+from dqo.errors import DataError, DQOError
 from dqo.evaluation.bootstrap import bootstrap_intervals
+from dqo.evaluation.definitions import NO_REWARD, definition_of
 from dqo.evaluation.embeddings import Encoder, embed_groups
 from dqo.evaluation.equivalence import Equivalence
 from dqo.evaluation.geometry import geometry
 from dqo.evaluation.good import among_good, passes
-from dqo.evaluation.meaning import distinct_k, embedding_classes, meaning_classes, semantic_entropy, utility_k
+from dqo.evaluation.meaning import (
+    distinct_k,
+    embedding_classes,
+    meaning_classes,
+    same_meaning,
+    semantic_entropy,
+    utility_k,
+)
 from dqo.evaluation.ngrams import (
     compression_ratio,
     corpus_distinct_n,
     distinct_n,
-    expectation_adjusted_distinct,
     self_bleu,
 )
 from dqo.evaluation.passk import max_at_k, pass_at_k
+from dqo.language import separates_words
 from dqo.records import Group
 
 PromptValues = dict[str, list[float | None]]
@@ -40,8 +47,8 @@ LEVEL = 0.95
 _DRAWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _GROUPS_A_CALL = 16
 _GROUPS_MEASURED = 256  # at a time; 8 MB of 10 embeddings each
-# Of expectation-adjusted distinct; about the vocabulary of a language model, fixed so that numbers compare.
-VOCABULARY = 50_000
+# What rests on a decision that two responses mean the same.
+CLASSED = ("classes", "semantic_entropy", "utility_k", "good/classes")
 
 
 def prompt_values(
@@ -63,11 +70,12 @@ def prompt_values(
             and `encoder` disagree.
         answer_span: The part of a response whose diversity counts; by default all of it.
         pass_threshold: Least reward that passes; 0.5 divides 0/1 rewards.
-        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against a threshold.
+        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against the threshold
+            measured for it. Without one the metrics of classes are undefined.
         measures: More metrics by name, each of the answer spans of one prompt.
 
     Returns:
-        Metric name -> P values in the order of the groups; None where a metric says nothing (see the module).
+        Metric name -> P finite values in the order of the groups, None where a metric is undefined.
 
     Raises:
         DataError: If there is no group.
@@ -86,15 +94,50 @@ def prompt_values(
     ]
     E = embed_groups(encoder, groups, spans)  # P x (G, D)
     meanings = _meanings(E, groups, pass_threshold)
-    for row, group, meaning, classes in zip(rows, groups, meanings, _classes(E, spans, equivalence), strict=True):
+    every_class = _classes(E, spans, equivalence, same_meaning(encoder.name))
+    for row, group, meaning, classes in zip(rows, groups, meanings, every_class, strict=True):
         row |= meaning | _classed(classes, group.rewards, pass_threshold)
     if heldout_encoder is not None:
         E_heldout = embed_groups(heldout_encoder, groups, spans)  # P x (G, D')
         meanings = _meanings(E_heldout, groups, pass_threshold)
         for row, meaning, *both in zip(rows, meanings, E, E_heldout, strict=True):
             row |= {f"heldout/{name}": value for name, value in meaning.items()}
-            row["encoder_disagreement"] = _disagreement(*both)
-    return {name: [row[name] for row in rows] for name in rows[0]}
+            row["encoder_disagreement"] = encoder_disagreement(*(E_p.double()[None] for E_p in both)).item()
+    return {name: [_defined(row[name]) for row in rows] for name in rows[0]}
+
+
+def undefined_notes(groups: Sequence[Group], values: PromptValues) -> list[str]:
+    """Which metrics are undefined for how many prompts, and why. What lacks rewards is left to the caller.
+
+    Args:
+        groups: The measured groups.
+        values: Their metrics.
+
+    Returns:
+        One sentence for all metrics that are undefined for the same number of prompts for the same reason.
+    """
+    found: dict[tuple[int, int, str], list[str]] = {}
+    for name, column in values.items():
+        whole = _why_undefined(name)
+        why = whole.removeprefix(f"{NO_REWARD}, or ")
+        rows = zip(column, groups, strict=True)
+        asked = [value for value, group in rows if why == whole or group.rewards is not None]
+        missing = sum(value is None for value in asked)
+        if missing and why != NO_REWARD:
+            found.setdefault((missing, len(asked), why), []).append(name)
+    notes = []
+    for (missing, asked, why), names in found.items():
+        most = f"over {asked - missing} of {asked} prompts; in the other{'s' * (missing > 1)} {why}"
+        verb = "is" if len(names) == 1 else "are"
+        notes.append(f"{', '.join(names)} {verb} {f'null: {why}' if missing == asked else most}.")
+    return notes
+
+
+def _why_undefined(name: str) -> str:
+    try:
+        return definition_of(name).undefined
+    except DQOError:  # a measure of the caller's
+        return "it is not a number"
 
 
 def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] | None]:
@@ -133,8 +176,8 @@ def metrics_document(
 
     Returns:
         {"version", "n_prompts", "n_samples", "n_scored", "level", "seed", **facts, "metrics": {name: {"mean", "low",
-        "high"} or None}, "corpus": {name: number}}; `n_samples` is the responses a prompt, the fewest where groups
-        differ. What is pooled over all prompts has no interval: prompts drawn twice would lower it.
+        "high"} or None}, "corpus": {name: number or None}}; `n_samples` is the responses a prompt, the fewest where
+        groups differ. What is pooled over all prompts has no interval: prompts drawn twice would lower it.
     """
     spans = [[answer_span(response) for response in group.responses] for group in groups]
     return {
@@ -146,7 +189,7 @@ def metrics_document(
         "seed": seed,
         **facts,
         "metrics": summarize(values, seed=seed),
-        "corpus": {f"distinct_{n}": corpus_distinct_n(spans, n) for n in (1, 2, 3, 4)},
+        "corpus": {f"distinct_{n}": _defined(corpus_distinct_n(spans, n)) for n in (1, 2, 3, 4)},
     }
 
 
@@ -173,21 +216,24 @@ def _quality(rewards: list[float] | None, draws: list[int], threshold: float) ->
     )
 
 
-def _surface(texts: list[str]) -> dict[str, float | None]:
-    # Lower is more diverse here, and 0 of a policy that says nothing would be best of all.
-    comparable = sum(bool(text.strip()) for text in texts) > 1
+def _defined(value: float | None) -> float | None:
+    """A metric as files hold it: None where it is undefined."""
+    return None if value is None or math.isnan(value) else value
+
+
+def _surface(texts: list[str]) -> dict[str, float]:
     return {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2, 3, 4)} | {
-        "ead": expectation_adjusted_distinct(texts, VOCABULARY),
-        "self_bleu": self_bleu(texts) if comparable else None,
-        "compression_ratio": compression_ratio(texts) if comparable else None,
+        "self_bleu": self_bleu(texts),
+        "compression_ratio": compression_ratio(texts),
     }
 
 
 def _whole(group: Group) -> dict[str, float]:
     """What is said of responses as they are: what stands beside an answer costs tokens too."""
     n = len(group.responses)
+    countable = all(map(separates_words, group.responses))
     return {
-        "words": sum(len(response.split()) for response in group.responses) / n,
+        "words": sum(len(response.split()) for response in group.responses) / n if countable else math.nan,
         "truncated": group.finish.count("length") / n,
         "empty": sum(not response.strip() for response in group.responses) / n,
     }
@@ -215,22 +261,21 @@ def _meanings(E: list[Tensor], groups: Sequence[Group], threshold: float) -> lis
     return found
 
 
-def _disagreement(E: Tensor, E_heldout: Tensor) -> float | None:
-    """Of one prompt's responses by two encoders, (G, D) and (G, D'); None where one sees no difference."""
-    found = encoder_disagreement(E.double()[None], E_heldout.double()[None]).item()
-    return None if math.isnan(found) else found
-
-
-def _classes(E: list[Tensor], spans: list[list[str]], equivalence: Equivalence | None) -> list[list[int]]:
+def _classes(
+    E: list[Tensor], spans: list[list[str]], equivalence: Equivalence | None, threshold: float | None
+) -> Sequence[list[int] | None]:
+    """Classes of each prompt's responses; None where nothing says which of them mean the same."""
     if equivalence is None:
-        return [embedding_classes(E_p) for E_p in E]
-    classes = []
+        return [None if threshold is None else embedding_classes(E_p, threshold) for E_p in E]
+    classes: list[list[int]] = []
     for start in tqdm(range(0, len(spans), _GROUPS_A_CALL), desc=f"meaning ({equivalence.name})", unit="batch"):
         classes += meaning_classes(spans[start : start + _GROUPS_A_CALL], equivalence)
     return classes
 
 
-def _classed(classes: list[int], rewards: list[float] | None, threshold: float) -> dict[str, float | None]:
+def _classed(classes: list[int] | None, rewards: list[float] | None, threshold: float) -> dict[str, float | None]:
+    if classes is None:
+        return dict.fromkeys(CLASSED)
     return {
         "classes": float(distinct_k(classes)),
         "semantic_entropy": semantic_entropy(classes),

@@ -1,6 +1,7 @@
 """Diversity of the surface: how many n-grams differ, and how well each response predicts the others' words.
 
-All look at words and not at meaning: broken text scores as diverse. Read them beside quality and `geometry`.
+All look at words and not at meaning: broken text scores as diverse. Read them beside quality and `geometry`. A measure
+that has nothing to compare, or cannot find the words of a text, is NaN: as 0 it would be a result.
 """
 
 import gzip
@@ -11,6 +12,7 @@ from itertools import combinations
 from typing import Any
 
 from dqo.errors import DQOError
+from dqo.language import has_latin_words, separates_words
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -24,7 +26,8 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
         n: Length of the n-grams, at least 1.
 
     Returns:
-        A number in [0, 1]; 1 = no n-gram occurs twice, 0.0 where no text has n tokens.
+        A number in (0, 1]; 1 = no n-gram occurs twice. NaN where no text has n tokens, or white space does not separate
+        the words of one of them (Chinese, Japanese, Thai and the like).
 
     Raises:
         DQOError: If n is below 1 or `texts` is a single string.
@@ -35,7 +38,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     if n < 1:
         raise DQOError(f"`n` of distinct_n must be 1 or more, got {n}; use 1 to 4.")
     ngrams = [ngram for text in texts for ngram in _ngrams(text.split(), n)]
-    return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+    return len(set(ngrams)) / len(ngrams) if ngrams and all(map(separates_words, texts)) else math.nan
 
 
 def self_bleu(texts: Sequence[str]) -> float:
@@ -49,7 +52,8 @@ def self_bleu(texts: Sequence[str]) -> float:
         texts: The responses to one prompt.
 
     Returns:
-        A number in [0, 100]; 100 = all alike, 0.0 for fewer than two texts, as one response cannot repeat another.
+        A number in [0, 100]; 100 = all alike. NaN for fewer than two texts that are not blank, and where white space
+        does not separate the words of one of them.
 
     Raises:
         DQOError: If `texts` is a single string, or sacrebleu is not installed.
@@ -64,8 +68,8 @@ def self_bleu(texts: Sequence[str]) -> float:
             "self_bleu needs the package sacrebleu, which is not installed; pip install -e '.[report]'."
         ) from error
     texts = [text for text in texts if text.strip()]
-    if len(texts) < 2:
-        return 0.0
+    if len(texts) < 2 or not all(map(separates_words, texts)):
+        return math.nan
     scores = _leave_one_out_bleu(BLEU(effective_order=True), texts)
     return min(100.0, sum(scores) / len(scores))  # equal texts score 100.00000000000004
 
@@ -73,14 +77,15 @@ def self_bleu(texts: Sequence[str]) -> float:
 def corpus_distinct_n(groups: Sequence[Sequence[str]], n: int) -> float:
     """`distinct_n` pooled over the responses to all prompts: sees a model that answers every prompt alike.
 
-    Falls with the number of prompts and of responses, so compare equal numbers of both only.
+    Falls with the number of prompts and of responses, so compare equal numbers of both only. Prompts with a response
+    whose words white space does not separate are left out.
 
     Args:
         groups: The responses to each of P prompts.
         n: Length of the n-grams, at least 1.
 
     Returns:
-        A number in [0, 1]; 0.0 where no text has n tokens.
+        A number in (0, 1]; NaN where no text has n tokens.
 
     Raises:
         DQOError: If n is below 1, or `groups` or one of its entries is a single string.
@@ -90,49 +95,21 @@ def corpus_distinct_n(groups: Sequence[Sequence[str]], n: int) -> float:
     _check_texts(groups)
     for texts in groups:
         _check_texts(texts)
-    return distinct_n([text for texts in groups for text in texts], n)
-
-
-def expectation_adjusted_distinct(texts: Sequence[str], vocabulary: int) -> float:
-    """Different words over the number expected of as many uniform draws: N / (V (1 - ((V-1)/V)^C)).
-
-    N different words among C words, V words in the vocabulary. Unlike `distinct_n` it does not fall merely because
-    there is more text; like it, it does not know which words make sense.
-
-    Args:
-        texts: The responses to one prompt; words are separated by white space.
-        vocabulary: V, the same for everything that is compared.
-
-    Returns:
-        A number of 0 or more, near 1 where no word repeats; 0.0 where there is no word.
-
-    Raises:
-        DQOError: If `vocabulary` is below 1 or `texts` is a single string.
-
-    Source: Liu et al. 2022, "Rethinking and Refining the Distinct Metric".
-    """
-    _check_texts(texts)
-    if vocabulary < 1:
-        raise DQOError(f"`vocabulary` must be 1 or more, got {vocabulary}; give the number of words that can occur.")
-    words = [word for text in texts for word in text.split()]
-    if not words:
-        return 0.0
-    # log1p and expm1: (V-1)/V to the power C loses its digits for large V
-    missed = len(words) * math.log1p(-1.0 / vocabulary) if vocabulary > 1 else -math.inf
-    return len(set(words)) / (-vocabulary * math.expm1(missed))
+    return distinct_n([text for texts in groups if all(map(separates_words, texts)) for text in texts], n)
 
 
 def self_rouge(texts: Sequence[str]) -> float:
     """Mean ROUGE-L F-measure over all pairs of texts, by rouge-score; *lower* is more diverse.
 
-    rouge-score keeps lower-cased letters a to z and digits only, so this says nothing about other scripts. Blank texts
-    are left out. Costs the product of the lengths of every pair.
+    rouge-score keeps lower-cased letters a to z and digits only. Blank texts are left out. Costs the product of the
+    lengths of every pair.
 
     Args:
         texts: The responses to one prompt.
 
     Returns:
-        A number in [0, 1]; 1 = all alike, 0.0 for fewer than two texts.
+        A number in [0, 1]; 1 = all alike. NaN for fewer than two texts that are not blank, and where the letters a to z
+        and digits do not carry one of them.
 
     Raises:
         DQOError: If `texts` is a single string, or rouge-score is not installed.
@@ -146,10 +123,10 @@ def self_rouge(texts: Sequence[str]) -> float:
         raise DQOError(
             "self_rouge needs the package rouge-score, which is not installed; pip install -e '.[report]'."
         ) from error
-    pairs = list(combinations([text for text in texts if text.strip()], 2))
-    if not pairs:
-        return 0.0
-    scorer = RougeScorer(["rougeL"])
+    texts = [text for text in texts if text.strip()]
+    if len(texts) < 2 or not all(map(has_latin_words, texts)):
+        return math.nan
+    scorer, pairs = RougeScorer(["rougeL"]), list(combinations(texts, 2))
     return sum(scorer.score(a, b)["rougeL"].fmeasure for a, b in pairs) / len(pairs)
 
 
@@ -162,7 +139,8 @@ def compression_ratio(texts: Sequence[str]) -> float:
         texts: The responses to one prompt.
 
     Returns:
-        A positive number, below 1 for very short texts, where gzip's header weighs most; 0.0 where there is no text.
+        A positive number, below 1 for very short texts, where gzip's header weighs most. NaN for fewer than two texts
+        that are not blank, as one response cannot repeat another.
 
     Raises:
         DQOError: If `texts` is a single string.
@@ -170,8 +148,10 @@ def compression_ratio(texts: Sequence[str]) -> float:
     Source: Shaib et al. 2024, "Standardizing the Measurement of Text Diversity".
     """
     _check_texts(texts)
+    if sum(bool(text.strip()) for text in texts) < 2:
+        return math.nan
     joined = "\n".join(texts).encode(errors="surrogatepass")
-    return len(joined) / len(gzip.compress(joined, mtime=0)) if joined.strip() else 0.0
+    return len(joined) / len(gzip.compress(joined, mtime=0))
 
 
 def _leave_one_out_bleu(bleu: Any, texts: list[str]) -> list[float]:

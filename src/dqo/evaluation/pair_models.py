@@ -67,10 +67,10 @@ class Entailment:
 
 
 class NoveltyBenchClassifier:
-    """Two responses mean the same where NoveltyBench's fine-tuned DeBERTa gives more than 0.102.
+    """Two responses mean the same where NoveltyBench 1.0's fine-tuned DeBERTa gives more than 0.102.
 
-    As there: the prompt is not read, each response is cut to 128 tokens, and where both have five words or fewer, they
-    are alike if at least half of the longer one's words are shared. (The first-member protocol is `meaning_classes`.)
+    As there, the prompt is not read and each response is cut to 128 tokens. The first-member protocol is
+    `meaning_classes`. Version 1.1, in which a language model partitions a whole group, is another measure.
 
     Args:
         model: Folder or hub name of the classifier; label 1 is "similar".
@@ -93,7 +93,7 @@ class NoveltyBenchClassifier:
         device: Any = None,
         threshold: float = 0.102,
     ):
-        self.name, self._threshold = f"noveltybench:{model}", threshold
+        self.name, self._threshold = f"noveltybench-1.0:{model}", threshold
         own = any((Path(model) / name).is_file() for name in _TOKENIZER_FILES)
         self._tokenizer, self._model = _load(model, tokenizer or (model if own else NOVELTYBENCH_TOKENIZER), device)
 
@@ -102,9 +102,6 @@ class NoveltyBenchClassifier:
         return [self._alike(a, b) for a, b in pairs]
 
     def _alike(self, a: str, b: str) -> bool:
-        words = alike_by_words(a, b)
-        if words is not None:
-            return words
         cls, sep = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
         first, second = (
             self._tokenizer.encode(text, truncation=True, max_length=128, add_special_tokens=False) for text in (a, b)
@@ -117,21 +114,6 @@ class NoveltyBenchClassifier:
                 input_ids=torch.tensor([ids], device=device), token_type_ids=torch.tensor([kinds], device=device)
             ).logits  # (1, 2)
         return logits.float().softmax(-1)[0, 1].item() > self._threshold
-
-
-def alike_by_words(a: str, b: str) -> bool | None:
-    """NoveltyBench's rule for short responses: whether half of the words are shared; None where one is longer.
-
-    Args:
-        a: A response.
-        b: Another.
-
-    Returns:
-        True or False where both have five words or fewer, None otherwise.
-    """
-    first, second = a.strip().lower().split(), b.strip().lower().split()
-    longest = max(len(first), len(second))
-    return None if longest > 5 else 2 * len({*first} & {*second}) >= longest
 
 
 def _load(model: str, tokenizer: str, device: Any) -> tuple[Any, Any]:

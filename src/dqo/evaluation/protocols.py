@@ -3,7 +3,7 @@
 | name | prompts | samples | measures it adds |
 |---|---|---|---|
 | `paper` | those given | 10 at temperature 1 | self-ROUGE |
-| `noveltybench` | its 100 curated prompts | 10 at temperature 1, 512 tokens | classes by its classifier, utility |
+| `noveltybench-1.0` | its 100 curated prompts | 10 at temperature 1, 512 tokens | classes by its classifier, utility |
 | `passk` | those given | 64 unless told otherwise | none; it needs a task or reward |
 """
 
@@ -100,8 +100,8 @@ PROTOCOLS = {
         ("quality", "pass@k", "max@k", "distinct_4", "self_rouge", "vendi_1", "cosine_distance"),
         {"self_rouge": self_rouge},
     ),
-    "noveltybench": Protocol(
-        "noveltybench", 10, True, 1.0, 512, "noveltybench", False, "yimingzhang/novelty-bench:curated",
+    "noveltybench-1.0": Protocol(
+        "noveltybench-1.0", 10, True, 1.0, 512, "noveltybench-1.0", False, "yimingzhang/novelty-bench:curated",
         ("classes", "utility_k"),
     ),
     "passk": Protocol("passk", 64, False, None, None, "embedding", True, None, ("quality", "pass@k", "max@k")),

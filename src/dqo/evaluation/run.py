@@ -9,8 +9,8 @@ from dqo.embedders.vocabulary import kinship
 from dqo.errors import RecipeError
 from dqo.evaluation.embeddings import Encoder
 from dqo.evaluation.equivalence import Equivalence
-from dqo.evaluation.meaning import SAME_MEANING
-from dqo.evaluation.metrics import PromptValues, metrics_document, prompt_values
+from dqo.evaluation.meaning import same_meaning
+from dqo.evaluation.metrics import CLASSED, PromptValues, metrics_document, prompt_values, undefined_notes
 from dqo.evaluation.protocols import Protocol
 from dqo.evaluation.score import Reward, score_with_reward, score_with_task
 from dqo.evaluation_files import UNKNOWN_SCORING
@@ -45,7 +45,8 @@ def evaluate(
         task: Gives the quality and the answer span whose diversity is measured.
         reward: Gives the quality in place of a task; diversity is then that of whole responses.
         heldout_encoder: Second judge, under `heldout/`; choose one the policy was not trained against.
-        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against a threshold.
+        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against the threshold
+            measured for it, and nothing where there is none.
         protocol: Checked against the groups, named in the document, and the source of further measures.
         pass_threshold: Least reward that passes.
         sampling: The settings the groups were drawn with, recorded as they are; None where they are not known.
@@ -80,6 +81,10 @@ def evaluate(
         equivalence=equivalence,
         measures=None if protocol is None else protocol.measures,
     )
+    threshold = same_meaning(encoder.name)
+    by_encoder = None if threshold is None else f"{encoder.name} >= {threshold}"
+    notes = [*_uneven(groups), *_unscored(groups, scorer_given=task is not None or reward is not None)]
+    notes += ([unchecked] if unchecked else []) + _about_encoders(encoder, heldout_encoder)
     document = metrics_document(
         groups,
         values,
@@ -89,15 +94,15 @@ def evaluate(
         encoder=encoder.name,
         heldout_encoder=None if heldout_encoder is None else heldout_encoder.name,
         task=None if task is None else task.name,
-        equivalence=f"{encoder.name} >= {SAME_MEANING}" if equivalence is None else equivalence.name,
+        equivalence=by_encoder if equivalence is None else equivalence.name,
         protocol=None if protocol is None else protocol.name,
         pass_threshold=pass_threshold,
         sampling=sampling,
         scoring=scoring,
-        notes=_notes(groups, scorer_given=task is not None or reward is not None)
-        + ([unchecked] if unchecked else [])
-        + _about_encoders(encoder, heldout_encoder),
+        notes=notes,
     )
+    decided = equivalence is not None or threshold is not None
+    document["notes"] += _about_undefined(groups, values, document["corpus"], None if decided else encoder.name)
     _write(Path(out), groups, values, document)
     return document
 
@@ -125,8 +130,19 @@ def _write(out: Path, groups: Sequence[Group], values: PromptValues, document: d
     write_json(out / "metrics.json", document)
 
 
-def _notes(groups: Sequence[Group], scorer_given: bool) -> list[str]:
-    return [*_uneven(groups), *_unscored(groups, scorer_given)]
+def _about_undefined(
+    groups: Sequence[Group], values: PromptValues, corpus: dict[str, float | None], unmeasured: str | None
+) -> list[str]:
+    """What is null and why; `unmeasured` names an encoder that leaves the classes of meaning undecided."""
+    told = {name: column for name, column in values.items() if unmeasured is None or name not in CLASSED}
+    told |= {f"corpus/{name}": [value] * len(groups) for name, value in corpus.items()}
+    notes = undefined_notes(groups, told)
+    if unmeasured is not None:
+        notes.append(
+            f"{', '.join(CLASSED)} are null: no threshold of equal meaning is measured for encoder {unmeasured!r}; "
+            "name what decides it with --equivalence or --judge."
+        )
+    return notes
 
 
 def _about_encoders(encoder: Encoder, heldout: Encoder | None) -> list[str]:

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from dqo.errors import RecipeError, RewardError
+from dqo.language import has_latin_words
 from dqo.registry import choices
 from dqo.response import completion_text
 from dqo.rewards.references import references_of
 
 MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
-_LETTER = re.compile("[A-Za-z0-9]")  # all that rouge-score keeps of a text
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“‘(]?[A-Z0-9])")
 
 
@@ -20,14 +20,14 @@ class RougeReward:
 
     Words are stemmed (Porter) as published scores are. rougeLsum compares sentence by sentence: references are read as
     one sentence a line, responses are cut at sentence ends. Only letters a to z and digits count, as in rouge-score:
-    text in another script has no words, so references in one are refused.
+    text in another script has no words. References that they do not carry are left out.
 
     Args:
         measure: "rouge1", "rouge2", "rougeL" or "rougeLsum".
 
     Raises:
         RecipeError: Another measure.
-        RewardError: When called: a row without a reference, or none of whose references has a letter a to z or digit.
+        RewardError: When called: a row without a reference, or with references in other scripts only.
     """
 
     def __init__(self, measure: str = "rougeL"):
@@ -57,12 +57,13 @@ class RougeReward:
         Returns:
             The F1 of each response; 0 for an empty one.
         """
-        references = references_of(self.__name__, reference)
+        given = references_of(self.__name__, reference)
+        references = [[text for text in texts if has_latin_words(text)] for texts in given]
         for row, texts in enumerate(references):
-            if not any(_LETTER.search(text) for text in texts):  # every response would be worth 0
+            if not texts:  # every response would be worth 0, or all that shares a digit worth 1
                 raise RewardError(
-                    f"reward {self.__name__!r}: expected a letter a to z or a digit in `reference` of row {row}, the "
-                    f"only ones ROUGE reads, got {texts[0][:40]!r}; use `chrf` or `similarity`."
+                    f"reward {self.__name__!r}: expected a `reference` of letters a to z in row {row}, the only ones "
+                    f"ROUGE reads, got {given[row][0][:40]!r}; use `chrf` or `similarity`."
                 )
         return [
             self._best(completion_text(completion), texts)

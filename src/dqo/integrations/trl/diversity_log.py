@@ -32,7 +32,7 @@ def batch_metrics(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[st
         "diversity/log_volume": group.log_volume.mean(),
         "diversity/quality_volume": group.quality_volume.mean(),
         "diversity/vendi": group.vendi.mean(),
-        "diversity/cosine_distance": group.cosine_distance.mean(),
+        "diversity/cosine_distance": group.cosine_distance.nanmean(),
         "hack/low_quality_credit": low_quality_credit(combined - task, task),
     }
     return {name: float(value) for name, value in values.items()}

@@ -7,6 +7,7 @@ rewards back, so that `critic/score/*` stays the task and `critic/rewards/*` is 
 The contract that this rests on is pinned by tests/verl/test_contract.py.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
@@ -136,4 +137,5 @@ def _put(batch: KVBatchMeta, fields: dict[str, list[Tensor]]) -> None:
 
 
 def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
