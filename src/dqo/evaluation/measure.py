@@ -41,7 +41,7 @@ def measure(
     for prompt, texts in responses.items():
         if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
             raise DataError(f"Expected a list of one response or more to prompt {prompt!r}, got {texts!r}.")
-        scores = None if rewards is None else _scores(prompt, rewards.get(prompt, ()), len(texts))
+        scores = None if rewards is None else _scores(prompt, rewards.get(prompt, []), len(texts))
         groups.append(Group(prompt, prompt, [], list(texts), ["eos"] * len(texts), scores, {}))
     values = prompt_values(groups, chosen_embedder(encoder))
     del values["truncated"]  # lists of strings do not say whether a response was cut off
