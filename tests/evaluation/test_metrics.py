@@ -233,6 +233,8 @@ def test_a_measure_of_ones_own_may_be_undefined(words):
 def test_classes_by_a_threshold_need_one_that_was_measured_for_the_encoder(words, name):
     values = prompt_values([FOUR], words)
     assert [values[metric] for metric in CLASSED] == [[None]] * 4
+    words.name = f"{name}?pooling=cls"
+    assert prompt_values([FOUR], words)["classes"] == [None], "another pooling is another encoder"
     words.name = name
     values = prompt_values([FOUR], words)
     assert values["classes"] == [4.0]

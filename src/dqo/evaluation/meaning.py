@@ -68,9 +68,11 @@ def same_meaning(encoder: str) -> float | None:
     Returns:
         The threshold; None where none has been measured for that encoder.
     """
-    from dqo.embedders.loading import canonical
+    from dqo.embedders.naming import canonical
 
-    return SAME_MEANING.get(canonical(encoder))
+    name = encoder.removeprefix("sentence-transformers/")
+    # With options it is another encoder, and so is a folder of that name.
+    return SAME_MEANING[name] if name in SAME_MEANING and canonical(encoder) == name else None
 
 
 def embedding_classes(E: Tensor | Sequence, threshold: float) -> list[int]:
