@@ -13,12 +13,12 @@ SRC = Path(dqo.__file__).parent
 # Lowest first; a module may import from its own layer and from those before it.
 LAYERS = (
     {"_version", "checkpoints", "errors", "evaluation_files", "json_files", "output_files", "records", "run_format"}
-    | {"training_log"},
+    | {"stop_signals", "training_log"},
     {"core"},
     {"signals"},
     {"spec"},
     {"alpha", "chat", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "language", "models"}
-    | {"registry", "response", "setting_types", "weights"},
+    | {"folder_lock", "registry", "response", "setting_types", "weights"},
     {"rewards"},
     {"tasks"},
     {"evaluation"},

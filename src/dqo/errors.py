@@ -17,7 +17,12 @@ class DQOError(ValueError):
 
     Args:
         sentence: What was expected, what came, which item, what to change.
+
+    Attributes:
+        status: Exit status of the command line.
     """
+
+    status = 2
 
     def __init__(self, sentence: str = ""):
         words = " ".join(_shortened(str(sentence)).split())
@@ -53,6 +58,12 @@ class DataError(DQOError):
 
 class RecipeError(DQOError):
     """A recipe, override or configuration that cannot be run as written."""
+
+
+class FolderBusyError(DQOError):
+    """A folder that another process writes to; the message names that process."""
+
+    status = 75  # EX_TEMPFAIL: the same command may do later
 
 
 class RewardError(DQOError):

@@ -100,7 +100,7 @@ def test_own_prompts_file_replaces_the_task_s(refused, own_recipe, tmp_path):
 
 def test_unwritable_folder_fails_before_the_model_is_looked_for(refused, own_recipe, prompt_file):
     line = refused("train", own_recipe(), f"output_dir={prompt_file / 'run'}", "model=/absent/policy")
-    assert line.startswith(f"output_dir '{prompt_file / 'run'}': expected a folder that can be written, got Not a dir")
+    assert line.startswith(f"{prompt_file / 'run'}: writing failed (Not a directory); make the place writable,")
 
 
 def test_unwritable_output_of_a_sampling(refused, prompt_file):

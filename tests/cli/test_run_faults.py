@@ -158,14 +158,17 @@ def until(met, seconds=240):
 
 @pytest.mark.parametrize(
     ("victim", "number"),
-    [("launcher", signal.SIGTERM), ("rank", signal.SIGTERM), ("launcher", signal.SIGKILL), ("rank", signal.SIGKILL)],
-)
+    [("launcher", signal.SIGTERM), ("rank", signal.SIGTERM), ("launcher", signal.SIGKILL), ("rank", signal.SIGKILL),
+     ("launcher's group", signal.SIGINT)],
+)  # fmt: skip
 def test_two_processes_leave_no_orphan_and_a_checkpoint(own_recipe, tmp_path, victim, number):
     changes = {"max_steps": 10_000, "save_steps": 2, "save_total_limit": 2, "per_device_train_batch_size": 4}
     recipe, run = own_recipe(reward="slowly", trainer=changes), tmp_path / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     log = (tmp_path / "log").open("w")
-    launcher = subprocess.Popen([*LAUNCH, "train", str(recipe)], env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    launcher = subprocess.Popen(
+        [*LAUNCH, "train", str(recipe)], env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
+    )
     ranks = []
     try:
         until(lambda: ((run / "metrics.jsonl").exists() and len(steps(run)) >= 3) or launcher.poll() is not None)
@@ -173,7 +176,10 @@ def test_two_processes_leave_no_orphan_and_a_checkpoint(own_recipe, tmp_path, vi
         ranks = [int(p) for p in Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()]
         assert len(ranks) == 2
         last = steps(run)[-1]
-        os.kill(launcher.pid if victim == "launcher" else ranks[1], number)
+        if victim == "launcher's group":  # what the terminal does at Ctrl-C
+            os.killpg(launcher.pid, number)
+        else:
+            os.kill(launcher.pid if victim == "launcher" else ranks[1], number)
         assert launcher.wait(timeout=240) != 0
         until(lambda: not any(map(alive, ranks)))
     finally:
@@ -186,7 +192,63 @@ def test_two_processes_leave_no_orphan_and_a_checkpoint(own_recipe, tmp_path, vi
     if victim == "rank" and number == signal.SIGKILL:  # no rank can save what another one takes part in
         assert int(newest.name[11:]) >= last // 2 * 2
     else:
-        reason = "the launcher is gone" if number == signal.SIGKILL else "SIGTERM"
+        reason = "the launcher is gone" if number == signal.SIGKILL else number.name
         assert f"dqo: {reason}: step {newest.name[11:]} is saved; the same command with --resume goes on" in said
         assert int(newest.name[11:]) >= last
     assert {path.name for path in newest.glob("rng_state_*")} == {"rng_state_0.pth", "rng_state_1.pth"}
+
+
+@pytest.fixture
+def begun(own_recipe, tmp_path):
+    """A training in a process group of its own, some steps done, that would go on for ever; and its run folder."""
+    recipe, run = own_recipe(reward="slowly", trainer={"max_steps": 10_000, "save_strategy": "no"}), tmp_path / "run"
+    command = [sys.executable, "-m", "dqo", "train", str(recipe)]
+    training = subprocess.Popen(
+        command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        until(lambda: ((run / "metrics.jsonl").exists() and len(steps(run)) >= 2) or training.poll() is not None)
+        assert training.poll() is None, training.stderr.read()
+        yield training, recipe, run
+    finally:
+        training.kill()
+        training.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_closed_terminal_save_the_step(begun, number):
+    training, _recipe, run = begun
+    os.killpg(training.pid, number)
+    _, said = training.communicate(timeout=120)
+    assert training.returncode == 128 + number
+    newest = newest_whole(run / "checkpoints").newest
+    assert newest is not None, "no step of this run saves by itself"
+    assert int(newest.name[11:]) == steps(run)[-1]
+    assert f"dqo: {number.name}: step {newest.name[11:]} is saved; the same command with --resume goes on" in said
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once(begun):
+    training, _recipe, _run = begun
+    os.killpg(training.pid, signal.SIGINT)
+    until(lambda: "Ctrl-C again ends the run at once" in training.stderr.readline())
+    os.killpg(training.pid, signal.SIGINT)
+    assert training.wait(timeout=60) in (130, -signal.SIGINT)
+
+
+def test_a_second_start_is_refused_and_the_first_goes_on(begun, capsys):
+    training, recipe, run = begun
+    (run / "mine").write_text("")
+    for flags in ([], ["--resume"]):
+        assert main(["train", str(recipe), *flags]) == 75
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.startswith(f"dqo: error: {run}: expected a folder that no other process writes to, but process ")
+        assert f"process {training.pid} (`" in line
+        assert "train" in line
+    seen = len(steps(run))
+    until(lambda: len(steps(run)) > seen)
+    assert steps(run) == list(range(1, len(steps(run)) + 1))
+    training.kill()
+    training.wait()
+    changes = [f"trainer.max_steps={steps(run)[-1]}", "trainer.logging_steps=1"]
+    assert main(["train", str(recipe), "--resume", *changes]) == 0, "a dead owner's folder is free at once"

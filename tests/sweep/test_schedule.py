@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from dqo.folder_lock import owner
 from dqo.sweep.schedule import Job, Stage, failure, run_jobs
 
 
 def stage(folder, name, code):
     """A stage that runs shell code in its folder and is done when the file of its name is there."""
-    return Stage(name, ["sh", "-c", f"cd {folder} && {code}"], folder / f"{name}.log", (folder / name).exists)
+    return Stage(name, ["sh", "-c", f"cd {folder} && {code}"], folder / f"{name}.log", (folder / name).exists, folder)
 
 
 def job(tmp_path, name, **stages):
@@ -65,38 +67,71 @@ def test_slots_run_side_by_side_with_their_own_environment(tmp_path):
     assert {(tmp_path / name / "train").read_text().strip() for name in "ab"} == {"0", "1"}
 
 
+# What a sweep sees of a training: it holds its folder, and takes its time to save when it is asked to stop.
+STAGE = """
+import os, signal, sys, time; from pathlib import Path
+from dqo.folder_lock import owning
+os.chdir(sys.argv[1])
+asked = []
+signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+signal.signal(signal.SIGINT, lambda *_: os._exit(9))  # what the terminal would do to it
+with owning("."):
+    with open("begun", "a") as file:
+        print(os.getpid(), file=file, flush=True)
+    while not Path("go").exists() and not asked:
+        time.sleep(0.02)
+    time.sleep(float(os.environ.get("STEP", "0")))
+    Path("checkpoint" if asked else "train").write_text("x")
+"""
 # A test run that was started in the background ignores SIGINT, and so would its children.
 SWEEP = """
 import signal, sys; from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from dqo.sweep.schedule import Job, Stage, run_jobs
-folder = Path(sys.argv[1])
-code = f"cd {folder}; echo begun >> begun; until test -e go; do sleep 0.05; done; echo x >> train"
-run_jobs([Job("one", folder, [Stage("train", ["sh", "-c", code], folder / "log", (folder / "train").exists)])])
+folder, code, patience = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+run_jobs([Job("one", folder, [Stage("train", [sys.executable, "-c", code, str(folder)], folder / "log",
+                                    (folder / "train").exists, folder, patience=lambda: patience)])])
 """
 
 
-def until(happened, seconds=30.0):
+def until(happened, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
+def alive(process):
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 @pytest.fixture
-def begun(tmp_path):
-    """A scheduler in a process of its own, in the middle of the only stage of its only job."""
-    folder = tmp_path / "one"
-    process = subprocess.Popen([sys.executable, "-c", SWEEP, str(folder)], stdout=subprocess.DEVNULL)
-    until(lambda: (folder / "begun").exists() and (folder / ".lock").read_text())
-    yield process, folder
+def begin(tmp_path):
+    """Starts a scheduler in a process group of its own; returns it in the middle of the only stage of its only job."""
+    folder, started = tmp_path / "one", []
+
+    def start(step=0.0, patience=60.0):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SWEEP, str(folder), STAGE, str(patience)], stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, env=os.environ | {"STEP": str(step)}, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        until(lambda: (folder / "begun").exists() and (folder / "begun").read_text().endswith("\n"))
+        return process, folder, int((folder / "begun").read_text())
+
+    yield start
     (folder / "go").touch()
-    process.kill()
-    process.wait()
+    for process in started:
+        process.kill()
+        process.communicate()
 
 
-def test_after_a_kill_the_next_sweep_waits_for_what_the_first_had_started(begun):
-    process, folder = begun
+def test_after_a_kill_the_next_sweep_waits_for_what_the_first_had_started(begin):
+    process, folder, worker = begin()
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     said = []
@@ -106,24 +141,80 @@ def test_after_a_kill_the_next_sweep_waits_for_what_the_first_had_started(begun)
         (folder / "go").touch()  # the orphan may go on once the second sweep has met it
 
     assert run_jobs([job(folder.parent, "one", train="echo second >> begun; touch train")], say=say) == {}
-    assert "of another sweep works on it; waiting for it" in said[0]
-    assert said[0].split()[2].isdecimal(), "the process to look for is named"
-    assert (folder / "begun").read_text() == "begun\n", "the stage must not be started twice"
-    assert (folder / "train").read_text() == "x\n"
+    assert said[0].startswith(f"one: process {worker} (`")
+    assert said[0].endswith("works on it; waiting for it")
+    assert (folder / "begun").read_text() == f"{worker}\n", "the stage must not be started twice"
+    assert (folder / "train").read_text() == "x"
 
 
-def test_an_interrupted_sweep_takes_its_processes_with_it(begun):
-    process, folder = begun
-    pid = int((folder / ".lock").read_text())
-    process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+def test_two_sweeps_share_the_work_and_neither_takes_the_lock_of_its_own_process(begin):
+    process, folder, worker = begin()
+    assert f"process {worker} " in owner(folder), "the stage holds the folder"
+    assert f"process {process.pid} " in owner(folder, ".sweep.lock"), "the sweep holds another lock"
+    said = []
 
-    def gone():
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
+    def say(line):
+        said.append(line)
+        (folder / "go").touch()
 
-    until(gone)
+    assert run_jobs([job(folder.parent, "one", train="exit 1")], say=say) == {}
+    assert f"process {process.pid} " in said[0]
+    assert process.wait(timeout=60) == 0
+
+
+def test_a_stage_that_is_refused_because_its_folder_is_taken_is_tried_again(tmp_path):
+    """Whoever starts a training by hand between the sweep's look and its process is waited for, and is no failure."""
+    code = "test -e came && touch train && exit; touch came; exit 75"
+    assert run_jobs([job(tmp_path, "one", train=code)], say=lambda line: None) == {}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_sweep_lets_its_training_save_however_long_its_step_takes(begin, number):
+    """Ctrl-C, and the end of a terminal, reach every process of the sweep's group: the training must be in another."""
+    process, folder, worker = begin(step=2.0)
+    assert os.getpgid(worker) != process.pid
+    os.killpg(process.pid, number)
+    assert process.wait(timeout=60) != 0
+    assert not alive(worker)
+    assert (folder / "checkpoint").exists()
     assert not (folder / "train").exists()
+
+
+def test_a_second_ctrl_c_ends_all_at_once(begin):
+    process, folder, worker = begin(step=600.0)
+    os.killpg(process.pid, signal.SIGINT)
+    until(lambda: "Ctrl-C again ends all at once" in process.stderr.readline())
+    begun = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) != 0
+    assert time.monotonic() - begun < 10
+    assert not alive(worker)
+    assert not (folder / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM)])
+def test_signals_that_nobody_types_may_come_twice(begin, numbers):
+    """A shell passes SIGHUP on that the terminal has sent already; schedulers repeat themselves."""
+    process, folder, _worker = begin(step=2.0)
+    for number in numbers:
+        os.killpg(process.pid, number)
+        time.sleep(0.3)
+    assert process.wait(timeout=60) != 0
+    assert (folder / "checkpoint").exists()
+
+
+def test_a_training_that_hangs_is_ended_after_its_patience(begin):
+    process, _folder, worker = begin(step=600.0, patience=0.5)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    assert not alive(worker)
+
+
+def test_a_sweep_that_ignores_ctrl_c_goes_on(tmp_path):
+    """`nohup` and a job in the background ignore signals, and what they start must not listen to them again."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        code = f"kill -INT {os.getpid()}; touch train"
+        assert run_jobs([job(tmp_path, "one", train=code)], say=lambda line: None) == {}
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -8,7 +8,7 @@ from dqo.cli.recipe_checks import check_heldout
 from dqo.cli.sample import DEFAULT_LENGTH, Sampler, folders
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import RecipeError
-from dqo.output_files import writing
+from dqo.folder_lock import owning
 from dqo.records import Group, Prompt, read_groups, read_prompts
 
 if TYPE_CHECKING:
@@ -37,29 +37,28 @@ def run(args: argparse.Namespace) -> None:
     check_heldout(args.heldout_encoder, args.encoder)
     task = _task(args)
     prompts = [] if args.responses else _prompts(args, task, protocol)
-    with writing(args.out):  # an unwritable place fails before anything is scored
-        Path(args.out).mkdir(parents=True, exist_ok=True)
-    given = {
-        "encoder": load_embedder(args.encoder),
-        "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,
-        "equivalence": load_equivalence(args.equivalence or "embedding"),
-        "reward": _reward(args.reward) if args.reward else None,
-        "scoring": _scoring(args),
-    } | _judged(args)
-    length = task.max_completion_length if task else DEFAULT_LENGTH
-    reward = given["reward"] if task is None else task_quality(task)
-    if prompts and reward is not None:
-        check_scoring(prompts[0], reward)
-    sampler = None if args.responses else Sampler(args, length)
-    for temperature, folder in folders(args):
-        groups = sampler.sample(prompts, temperature, folder) if sampler else _responses(args)
-        sampling = read_settings(folder) if sampler else sampled
-        carried = {} if reward is not None else _carried(args, groups)
-        document = evaluate(
-            groups, task=task, protocol=protocol, out=folder, seed=args.seed, sampling=sampling, **given | carried
-        )
-        print(summary(document, protocol.headline if protocol else ()))
-        print(f"written: {folder / 'metrics.json'}")
+    with owning(args.out):  # an unwritable place fails before anything is scored
+        given = {
+            "encoder": load_embedder(args.encoder),
+            "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,
+            "equivalence": load_equivalence(args.equivalence or "embedding"),
+            "reward": _reward(args.reward) if args.reward else None,
+            "scoring": _scoring(args),
+        } | _judged(args)
+        length = task.max_completion_length if task else DEFAULT_LENGTH
+        reward = given["reward"] if task is None else task_quality(task)
+        if prompts and reward is not None:
+            check_scoring(prompts[0], reward)
+        sampler = None if args.responses else Sampler(args, length)
+        for temperature, folder in folders(args):
+            groups = sampler.sample(prompts, temperature, folder) if sampler else _responses(args)
+            sampling = read_settings(folder) if sampler else sampled
+            carried = {} if reward is not None else _carried(args, groups)
+            document = evaluate(
+                groups, task=task, protocol=protocol, out=folder, seed=args.seed, sampling=sampling, **given | carried
+            )
+            print(summary(document, protocol.headline if protocol else ()))
+            print(f"written: {folder / 'metrics.json'}")
 
 
 def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:

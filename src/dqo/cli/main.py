@@ -25,14 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0 done, 1 `doctor` found that nothing can run or a run of a `sweep` failed, 2 an error of input,
-        settings or environment (one line on stderr), 130 interrupted.
+        settings or environment (one line on stderr), 75 a folder that another process writes to, 130 interrupted.
     """
     args = _parse(argv)
     _silence_hosts()
     try:
         return import_module(f"dqo.cli.{args.handler}").run(args) or 0
     except DQOError as error:
-        return _fail(str(error))
+        return _fail(str(error), error.status)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package == "dqo":
@@ -243,6 +243,6 @@ def _reader_left() -> bool:
     return True
 
 
-def _fail(sentence: str) -> int:
+def _fail(sentence: str, status: int = 2) -> int:
     print("dqo: error: " + " ".join(sentence.split()), file=sys.stderr)
-    return 2
+    return status

@@ -1,11 +1,14 @@
 """The folder of a run: config.yaml, resolved.yaml, metrics.jsonl, checkpoints/{checkpoint-N, final}, eval/."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dqo.checkpoints import newest_whole
 from dqo.cli.flat_settings import read_settings
 from dqo.errors import ModelError, RecipeError
+from dqo.folder_lock import LOCK, owning
 
 # Of a sweep, which also locks the folder, and of a run killed as it began.
 _BEFORE_A_RUN = ("recipe.yaml", "train.log", "metrics.jsonl", "checkpoints")
@@ -27,27 +30,21 @@ class RunFolder:
         self.final = self.checkpoints / "final"
         self.eval = self.path / "eval"
 
-    def prepare(self, resume: bool) -> None:
-        """Make the folder and prove that it can be written, before anything costs time.
+    @contextmanager
+    def owned(self, resume: bool) -> Iterator[None]:
+        """Makes the folder and holds it as its only writer, which proves that it can be written.
 
         Args:
             resume: Whether a run in it may be continued.
 
         Raises:
-            RecipeError: A folder that cannot be written, that holds something although `resume` is off, or that holds
-                something else than a run.
+            RecipeError: A folder that holds something although `resume` is off, or something else than a run.
+            FolderBusyError: Another process trains into it.
+            DataError: It cannot be written.
         """
-        probe = self.path / ".writable"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise RecipeError(
-                f"output_dir {str(self.path)!r}: expected a folder that can be written, got {error.strerror}; "
-                "set output_dir to another place."
-            ) from error
-        self.check_content(resume)
+        with owning(self.path):
+            self.check_content(resume)
+            yield
 
     def check_content(self, resume: bool) -> None:
         """Look whether what the folder holds lets a run begin, or go on, in it.
@@ -81,7 +78,7 @@ class RunFolder:
 
     def _is_free(self, but: tuple[Path, ...] = ()) -> bool:
         """Whether nothing is there, `but` passed over, or the empty folder of checkpoints that TRL makes early."""
-        others = [entry for entry in self.path.iterdir() if entry not in but]
+        others = [entry for entry in self.path.iterdir() if entry not in but and entry.name != LOCK]
         return not others or (others == [self.checkpoints] and not any(self.checkpoints.iterdir()))
 
     def newest_checkpoint(self) -> Path | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dqo.cli.run_folder import model_source, run_system_prompt
 from dqo.errors import RecipeError
-from dqo.output_files import writing
+from dqo.folder_lock import owning
 from dqo.records import Group, Prompt, read_prompts
 
 if TYPE_CHECKING:
@@ -27,10 +27,11 @@ def run(args: argparse.Namespace) -> None:
         DQOError: A data file, model, endpoint or number that does not do.
     """
     prompts = read_prompts(args.data)
-    sampler = Sampler(args, DEFAULT_LENGTH)
-    for temperature, folder in folders(args):
-        groups = sampler.sample(prompts, temperature, folder)
-        print(f"Sampled {sampler.n} responses to each of {len(groups)} prompts: {folder / 'groups.jsonl'}")
+    with owning(args.out):
+        sampler = Sampler(args, DEFAULT_LENGTH)
+        for temperature, folder in folders(args):
+            groups = sampler.sample(prompts, temperature, folder)
+            print(f"Sampled {sampler.n} responses to each of {len(groups)} prompts: {folder / 'groups.jsonl'}")
 
 
 def folders(args: argparse.Namespace) -> list[tuple[float, Path]]:
@@ -69,8 +70,6 @@ class Sampler:
         self.form = Verbalized(args.verbalized) if args.verbalized else Plain()
         length = args.max_new_tokens or default_length
         self.length = self.form.call_length(length) if args.verbalized else length
-        with writing(args.out):  # an unwritable place fails before the model is loaded
-            Path(args.out).mkdir(parents=True, exist_ok=True)
         if args.endpoint and args.backend:
             raise RecipeError("--endpoint and --backend both say what answers, got both; leave one out.")
         self._source = self._loader()

@@ -1,9 +1,9 @@
 """`dqo sweep`: arms × alphas × seeds from one file -> one table, one front."""
 
 import argparse
+import math
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,15 +17,18 @@ from dqo.cli.run_folder import RunFolder
 from dqo.cli.sweep_file import read_sweep
 from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import RecipeError
+from dqo.folder_lock import owning
 from dqo.records import Prompt, write_text
 from dqo.sweep.collect import read_evaluations
 from dqo.sweep.plan import BASE, Run, Sweep, check_evaluation, claim_evaluation
 from dqo.sweep.plots import write_plots
-from dqo.sweep.schedule import Job, Stage, run_jobs
+from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
 from dqo.sweep.summary import summarise
 from dqo.sweep.tables import write_tables
+from dqo.training_log import read_steps
 
 _NEEDED_LATE = ("sacrebleu", "moocore", "matplotlib")  # to evaluate and to tell the results, after hours of training
+_SAVING = 300.0  # seconds that a large checkpoint may take
 DQO = [sys.executable, "-m", "dqo"]  # what runs a stage
 
 
@@ -53,7 +56,6 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if any(not _evaluated(one, sweep) for one in chosen):
         _check_encoders(sweep)
-    signal.signal(signal.SIGTERM, _interrupt)
     _say(f"{sum(_evaluated(one, sweep) for one in chosen)} of {len(chosen)} runs are done already")
     errors = run_jobs(
         # done ones too, because a kill may have come before their checkpoints were tidied
@@ -145,7 +147,9 @@ def _job(one: Run, sweep: Sweep) -> Job:
         one.folder / "train.log",
         # checkpoints may have been deleted after the evaluation, which does not make the run undone
         lambda: RunFolder(one.folder).final.is_dir() or _evaluated(one, sweep),
+        one.folder,
         lambda: _write_recipe(one),
+        lambda: _patience(one),
     )
     model = sweep.model if one.arm == BASE else str(one.folder)
     evaluating = Stage(
@@ -153,10 +157,18 @@ def _job(one: Run, sweep: Sweep) -> Job:
         [*DQO, "eval", "--model", model, *evaluation.flags(), "--out", str(out)],
         one.folder / f"{evaluation.folder}.log",
         lambda: _evaluated(one, sweep),
+        out,
         lambda: _claim(one, sweep),
     )
     stages = [evaluating] if one.arm == BASE else [training, evaluating]
     return Job(one.name, one.folder, stages, lambda: _tidy(one, sweep.keep))
+
+
+def _patience(one: Run) -> float:
+    """Seconds to finish a step of a training, as its log knows it, and to save it."""
+    log = RunFolder(one.folder).metrics
+    steps = [row["time/step"] for row in read_steps(log) if row.get("time/step")] if log.exists() else []
+    return _SAVING + 3 * max(steps, default=math.inf)
 
 
 def _claim(one: Run, sweep: Sweep) -> None:
@@ -223,14 +235,11 @@ def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> None
             for one in sweep.runs if one.name not in there
         ],
     }  # fmt: skip
-    print(write_tables(sweep.results, document, evaluated))
-    pictures = write_plots(sweep.results, document)
+    with owning(sweep.results, LOCK, grace=-1):  # sweeps that share the work may end together
+        print(write_tables(sweep.results, document, evaluated))
+        pictures = write_plots(sweep.results, document)
     names = ["results.json", "results.csv", "results.md", *(path.name for path in pictures)]
     print(f"written: {sweep.results}/{{{','.join(names)}}}")
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _say(line: str) -> None:

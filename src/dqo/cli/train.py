@@ -4,10 +4,10 @@ import argparse
 import os
 import shlex
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int | None:
         args: `recipe`, `settings` (overrides), `resume` and `dry_run`.
 
     Returns:
-        The exit status of a dry run; None after training; that of a process ended by SIGTERM where one stopped it.
+        The exit status of a dry run; None after training; that of a process ended by the signal that stopped it.
 
     Raises:
         DQOError: A recipe, task, data file, folder, model or encoder that does not do.
@@ -66,22 +66,26 @@ def run(args: argparse.Namespace) -> int | None:
     if args.dry_run:
         return DryRun(recipe, args.resume).run()
     folder = RunFolder(recipe.output_dir)
-    if _is_main_process():
-        folder.prepare(args.resume)
+    with folder.owned(args.resume) if _is_main_process() else nullcontext():
+        return _train(recipe, folder, args.resume)
+
+
+def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
+    """Trains in a folder that this run owns."""
     task = recipe_task(recipe)
     recipe = replace(recipe, trainer={"max_completion_length": task.max_completion_length} | recipe.trainer)
     prompts = training_prompts(recipe, task)
     for sentence in run_notes(recipe, task):
         _say(sentence)
     settings = recipe.settings()
-    checkpoint = _resumed(settings, folder, prompts) if args.resume and _is_main_process() else None
+    checkpoint = _resumed(settings, folder, prompts) if resume and _is_main_process() else None
     with refusals_told():
         trainer = build_trainer(recipe, task, prompts, folder)
     [checkpoint] = broadcast_object_list([checkpoint])  # the main process alone has read every file of it
-    start = time.monotonic()
+    start, stop = time.monotonic(), SaveOnSignal()
     try:
         with (
-            compact_progress(trainer), memory_explained(recipe, prompts, trainer),
+            stop.listening(), compact_progress(trainer), memory_explained(recipe, prompts, trainer),
             refusals_told(started=lambda: trainer.state.global_step > 0),
         ):  # fmt: skip
             if _is_main_process():
@@ -90,19 +94,16 @@ def run(args: argparse.Namespace) -> int | None:
                     _say(note)
                 save_settings(folder.config, settings)
                 save_settings(folder.resolved, resolved)
-            trainer.add_callback(stop := SaveOnSignal())
+            trainer.add_callback(stop)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             if stop.asked:
                 step = trainer.state.global_step
                 _say(f"{stop.reason}: step {step} is saved; the same command with --resume goes on")
-                return 128 + signal.SIGTERM
+                return 128 + stop.signal
             _save_final(trainer, folder)
     except DQOError:
         if _is_main_process() and checkpoint is None:
             folder.forget_start()
-        raise
-    except KeyboardInterrupt:
-        _say("stopped; the same command with --resume continues from the newest checkpoint")
         raise
     if _is_main_process():
         print(_farewell(recipe, task, folder, trainer.state.global_step, time.monotonic() - start))

@@ -17,6 +17,7 @@ from dqo.evaluation_files import (
     short_names,
     unknown_scoring,
 )
+from dqo.folder_lock import owning
 from dqo.records import Group, read_groups, write_json, write_text
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
     Raises:
         DataError: If a folder is not a complete evaluation, or the runs cannot be compared: different sample counts,
             encoders, tasks or thresholds, or no shared prompt.
+        FolderBusyError: If another process writes to `out`.
     """
     loaded = _load(runs)
     shared = _shared_prompts(loaded)
@@ -82,12 +84,13 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
         "note": NOTE,
     }
     out = Path(out)
-    write_text(out / "samples.md", _samples(loaded, shown))
-    if axes:
-        from dqo.evaluation.tradeoff_plot import plot_tradeoff
+    with owning(out):
+        write_text(out / "samples.md", _samples(loaded, shown))
+        if axes:
+            from dqo.evaluation.tradeoff_plot import plot_tradeoff
 
-        plot_tradeoff(points, axes, out / "comparison.png")
-    write_json(out / "comparison.json", comparison)
+            plot_tradeoff(points, axes, out / "comparison.png")
+        write_json(out / "comparison.json", comparison)
     return comparison
 
 

@@ -14,6 +14,7 @@ from dqo.evaluation.metrics import CLASSED, PromptValues, metrics_document, prom
 from dqo.evaluation.protocols import Protocol
 from dqo.evaluation.score import Reward, score_with_reward, score_with_task
 from dqo.evaluation_files import UNKNOWN_SCORING
+from dqo.folder_lock import owning
 from dqo.records import Group, write_groups, write_json, write_text
 from dqo.run_format import FORMAT
 
@@ -64,6 +65,7 @@ def evaluate(
         RewardError: If the task or reward fails.
         EncoderError: If an encoder fails.
         DataError: If there is no group.
+        FolderBusyError: If another process writes to the folder.
     """
     unchecked = protocol and protocol.check_sampling(sampling)
     groups = _scored(groups, task, reward)
@@ -103,7 +105,8 @@ def evaluate(
     )
     decided = equivalence is not None or threshold is not None
     document["notes"] += _about_undefined(groups, values, document["corpus"], None if decided else encoder.name)
-    _write(Path(out), groups, values, document)
+    with owning(out):
+        _write(Path(out), groups, values, document)
     return document
 
 

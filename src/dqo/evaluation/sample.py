@@ -7,6 +7,7 @@ prompt id, number), so that a sample does not depend on n, on the other prompts 
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 
 from dqo.errors import DataError
 from dqo.evaluation.sampling_folder import SamplingFolder
+from dqo.folder_lock import owning
 from dqo.records import Group, Prompt
 
 if TYPE_CHECKING:
@@ -89,11 +91,18 @@ def sample_from(
     Raises:
         DataError: An n below 1, a prompt the source cannot take, or a folder that holds another run.
         EndpointError: An endpoint that fails for good; what is finished stays in the folder.
+        FolderBusyError: Another process writes to the folder.
     """
     if not n == int(n) >= 1:
         raise DataError(f"`n` must be a whole number of 1 or more to sample, got {n}.")
     form = form or Plain()
     source.check([Request(prompt.id, 0, form.message(prompt.prompt)) for prompt in prompts])
+    with nullcontext() if out is None else owning(out):
+        return _sample(source, prompts, n, out, form)
+
+
+def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path | None, form: Any) -> list[Group]:
+    """Draws what a folder of this thread lacks."""
     folder = SamplingFolder(out, source.settings() | {"form": form.name, "n": n}, prompts)
     waiting = {prompt.id: _Waiting(prompt) for prompt in prompts if prompt.id not in folder.done}
     with tqdm(total=len(waiting) * n, desc="sampling", unit="response", disable=not waiting) as bar:

@@ -73,8 +73,9 @@ class MathProcess:
             # -P keeps the folder of the worker off the path, where our modules would hide packages of the same name
             command = [sys.executable, "-P", str(_WORKER)]
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                start_new_session=True,  # a training that Ctrl-C stops still scores the step in progress
+            )  # fmt: skip
             if self._line(_START_SECONDS) != b"ready\n":
                 self.close()
                 raise RewardError(

@@ -1,25 +1,27 @@
-"""Doing jobs side by side in processes of their own: one crash stops one job, and a job begun elsewhere is waited for.
+"""Does jobs side by side in processes of their own: one crash stops one job, and work begun elsewhere is waited for.
 
-Each job holds a lock on its folder, and so does the process that works for it: when a sweep is killed, the process it
-had started goes on, and the next sweep neither starts a second one nor loses what the first one does. For the same
-reason two sweeps over one folder share the work.
+A scheduler holds a lock on the folder of each job it works on, so that two sweeps over one folder share the work. The
+process of a stage holds another lock, on the folder that it writes to. When a sweep is killed, the process that it had
+started goes on, and the next sweep waits for it.
 """
 
-import fcntl
 import os
 import re
 import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
-from dqo.errors import DQOError
+from dqo.errors import DQOError, FolderBusyError
+from dqo.folder_lock import owner, owning
+from dqo.stop_signals import StopSignals
 
-_PATIENCE = 60.0  # seconds between asking a process to stop and killing it: a training finishes its step and saves
+LOCK = ".sweep.lock"  # not the lock that the stages take
+_PATIENCE = 60.0  # seconds between asking a process to stop and killing it
 _TICK = 0.1
 
 
@@ -32,14 +34,18 @@ class Stage:
         argv: The command.
         log: Where its output goes, after what is there already.
         done: Whether what it makes is there and whole.
+        folder: What it writes to and holds the lock of.
         prepare: Called before the command is started.
+        patience: Seconds that it may need to stop where nothing is lost.
     """
 
     name: str
     argv: list[str]
     log: Path
     done: Callable[[], bool]
+    folder: Path
     prepare: Callable[[], None] = lambda: None
+    patience: Callable[[], float] = lambda: _PATIENCE
 
 
 @dataclass(frozen=True)
@@ -54,10 +60,10 @@ class Job:
 
 @dataclass
 class _Work:
-    """A job that holds its lock, and the process of the stage it is at."""
+    """A job that is held, and the process of the stage it is at."""
 
     job: Job
-    lock: IO[str]
+    lock: ExitStack
     stage: Stage | None = None
     process: subprocess.Popen | None = None
     log_start: int = 0
@@ -73,6 +79,9 @@ def run_jobs(
 ) -> dict[str, str]:
     """Do every stage that is not done, several jobs at a time.
 
+    SIGINT, SIGTERM and SIGHUP are passed on to the processes as SIGTERM, and what they do then is waited for; a second
+    SIGINT ends them at once.
+
     Args:
         jobs: In the order they are started; names unique.
         slots: How many jobs at a time.
@@ -81,31 +90,46 @@ def run_jobs(
 
     Returns:
         Name of every failed job -> one sentence on why; empty when all is done.
+
+    Raises:
+        KeyboardInterrupt: A signal asked to stop.
     """
     waiting, busy, errors = deque(jobs), set[str](), dict[str, str]()
     working: dict[int, _Work] = {}
-    try:
-        while waiting or working:
-            moved = False
-            for slot in sorted(set(range(slots)) - set(working)):
-                work = _take(waiting, busy, say)
-                if work is not None:
-                    working[slot], moved = work, True
-            for slot, work in list(working.items()):
-                try:
-                    going_on = _advance(work, os.environ | environment(slot), say)
-                except (OSError, DQOError, _StageFailed) as error:
-                    errors[work.job.name] = str(error)
-                    say(f"{work.job.name}: FAILED: {error}")
-                    going_on = False
-                if not going_on:
-                    work.lock.close()
-                    del working[slot]
-                    moved = True
-            if not moved:
-                time.sleep(_TICK)
-    finally:
-        _stop([work.process for work in working.values() if work.process is not None])
+    signals = StopSignals(
+        "stopping; a training finishes its step and saves it. Ctrl-C again ends all at once.",
+        lambda: _kill(working.values()),
+    )
+    with signals.listening():
+        try:
+            while (waiting or working) and signals.asked is None:
+                moved = False
+                for slot in sorted(set(range(slots)) - set(working)):
+                    work = _take(waiting, busy, say)
+                    if work is not None:
+                        working[slot], moved = work, True
+                for slot, work in list(working.items()):
+                    try:
+                        going_on = _advance(work, os.environ | environment(slot), say)
+                    except FolderBusyError:
+                        waiting.append(work.job)
+                        going_on = False
+                    except (OSError, DQOError, _StageFailed) as error:
+                        errors[work.job.name] = str(error)
+                        say(f"{work.job.name}: FAILED: {error}")
+                        going_on = False
+                    if not going_on:
+                        work.lock.close()
+                        del working[slot]
+                        moved = True
+                if not moved:
+                    time.sleep(_TICK)
+        finally:
+            _stop(working.values())
+            for work in working.values():
+                work.lock.close()
+    if signals.asked is not None:
+        raise KeyboardInterrupt
     return errors
 
 
@@ -136,29 +160,32 @@ class _StageFailed(Exception):
 def _take(waiting: deque[Job], busy: set[str], say: Callable[[str], None]) -> _Work | None:
     """The first waiting job that nobody else works on; those that are busy stay in their places."""
     for job in list(waiting):
-        job.folder.mkdir(parents=True, exist_ok=True)
-        lock = (job.folder / ".lock").open("a+")
+        lock = ExitStack()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if job.name not in busy:
-                lock.seek(0)
-                say(f"{job.name}: process {lock.read().strip() or '?'} of another sweep works on it; waiting for it")
-                busy.add(job.name)
-            lock.close()
-            continue
-        waiting.remove(job)
-        return _Work(job, lock)
+            lock.enter_context(owning(job.folder, LOCK, grace=0))
+            stage = next((stage for stage in job.stages if not stage.done()), None)
+            holder = owner(stage.folder) if stage is not None else None
+        except FolderBusyError:
+            holder = owner(job.folder, LOCK) or "another process"
+        if holder is None:
+            waiting.remove(job)
+            return _Work(job, lock)
+        lock.close()
+        if job.name not in busy:
+            say(f"{job.name}: {holder} works on it; waiting for it")
+            busy.add(job.name)
     return None
 
 
 def _advance(work: _Work, environment: dict[str, str], say: Callable[[str], None]) -> bool:
-    """Look after one job; False when there is nothing left to do for it."""
+    """Looks after one job; False when there is nothing left to do for it."""
     if work.process is not None:
         code = work.process.poll()
         if code is None:
             return True
         stage, work.process = work.stage, None
+        if code == FolderBusyError.status:  # another process took the folder while this one started
+            raise FolderBusyError(f"{stage.folder}: another process writes to it.")
         if code != 0 or not stage.done():
             with stage.log.open("rb") as log:
                 log.seek(work.log_start)
@@ -183,21 +210,24 @@ def _start(work: _Work, environment: dict[str, str]) -> None:
         work.started = time.monotonic()
         work.process = subprocess.Popen(
             stage.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-            pass_fds=[work.lock.fileno()],  # held until this process too has ended
+            start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
         )  # fmt: skip
-    work.lock.truncate(0)
-    work.lock.write(str(work.process.pid))
-    work.lock.flush()
 
 
-def _stop(processes: list[subprocess.Popen]) -> None:
-    """End what an interrupted sweep has started, gently first."""
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + _PATIENCE
-    for process in processes:
-        try:
-            process.wait(timeout=max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _stop(works: Iterable[_Work]) -> None:
+    """Asks the processes of a stopped sweep to end, and ends those that take longer than their stage may."""
+    running = [work for work in works if work.process is not None and work.process.poll() is None]
+    begun = time.monotonic()
+    for work in running:
+        work.process.terminate()
+    while running := [work for work in running if work.process.poll() is None]:
+        _kill(work for work in running if time.monotonic() - begun > work.stage.patience())
+        time.sleep(_TICK)
+
+
+def _kill(works: Iterable[_Work]) -> None:
+    """Ends processes at once, with all that they have started."""
+    for work in works:
+        if work.process is not None and work.process.poll() is None:
+            with suppress(ProcessLookupError):  # it ended just now
+                os.killpg(work.process.pid, signal.SIGKILL)
