@@ -1,32 +1,27 @@
-"""Right or wrong of a final answer: numbers compared here, the rest by math-verify in a process that can be killed."""
+"""Right or wrong of a final answer: numbers compared here, formulas by math-verify in a process that can be killed."""
 
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from dqo.errors import RewardError
 from dqo.response import completion_text
 from dqo.rewards.final_answer import final_answer
+from dqo.rewards.math_number import read_number, simplified, stated_number
 from dqo.rewards.math_process import MathProcess
 
 MAX_CHARACTERS = 200  # a longer answer is wrong without a look
-_MAX_DIGITS = 1000  # Python refuses to read integers of more than 4300
-
-_LATEX_MARKS = re.compile(r"\\(?:[,;! ]|\$|%|text\{[^{}]*\}|mathrm\{[^{}]*\})|\$")
-# A unit stands apart: the xy of 2xy and the i of 3i belong to the answer, as the comma of 1,2 does (72km is left to
-# math-verify). So do single letters that are no usual unit, and words that multiply. One may be per another, "km/h".
-_FACTOR = r"(?:pi|hundred|thousand|million|billion|trillion|dozen)s?\b"
-_WORDS = rf"(?!{_FACTOR})(?:[A-Za-z]{{2}}|[ghlLms]\b)[A-Za-z .]*"
-_UNIT = rf"(?:\s*%|\s+{_WORDS}(?:/\s*{_WORDS})?)"
-_NUMBER = re.compile(rf"([-+]?(?:(?:\d{{1,3}}(?:,\d{{3}})+|\d+)(?:\.\d+)?|\.\d+)){_UNIT}?\.?")
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")  # words, which math-verify passes over; not commands of LaTeX
+_NO_FORMULA = re.compile(r"[=?']|(?<!log)_|\\[bp]?mod\b")  # what math-verify passes over beside a number: 18_{16}
+_MERIDIEM = re.compile(r"(?i)(?<=\d)\s*[ap]\.?m\.?\Z")
 
 
 class MathReward:
     """1 for a response whose final answer equals the reference, else 0; a reward in TRL's convention.
 
-    Two plain numbers are compared as exact fractions (units, thousands commas and a dollar sign are passed over).
+    Two numbers, however written (`dqo.rewards.math_number`), are compared as exact fractions, units passed over; where
+    the reference is a number, an answer in words has to state exactly one. Two texts may be equal as they stand.
     Anything else goes to math-verify, which reads LaTeX with a grammar and never runs it, in a process of its own: an
     answer such as 9**9**9**9 would keep a thread busy for ever, so the process is killed at the time limit and the
     answer counts as wrong. `counts` says how often that happened.
@@ -84,22 +79,21 @@ class MathReward:
     def _compare(self, gold: str, answer: str) -> bool:
         if not answer or len(answer) > MAX_CHARACTERS:
             return False
-        left, right = as_number(gold), as_number(answer)
-        if left is not None and right is not None:
-            return left == right
+        number = read_number(gold)
+        if number is not None:
+            stated = stated_number(answer)
+            if stated is not None or _PROSE.search(simplified(answer)) or _NO_FORMULA.search(answer):
+                return stated is not None and number.equals(stated)
+        left, right = _spelled(gold), _spelled(answer)
+        if left == right or (":" in left and left == _MERIDIEM.sub("", right)):
+            return True
+        if ":" in left + right or re.fullmatch("[A-Za-z]", left):  # a ratio, a time or a choice, which are no formulas
+            return False
         return self._process.equal(gold, answer)
 
 
-def as_number(text: str) -> Fraction | None:
-    """The number that a text is, units passed over; None for anything more than a number.
-
-    Args:
-        text: Such as "$1,200.50", "-3" or "72 apples".
-
-    Returns:
-        The exact number. A percent sign is a unit: "5%" is 5.
-    """
-    found = _NUMBER.fullmatch(_LATEX_MARKS.sub("", text.strip()).strip())
-    if found is None or len(found[1]) > _MAX_DIGITS:
-        return None
-    return Fraction(found[1].replace(",", ""))
+def _spelled(text: str) -> str:
+    """A text as it counts for equality: no blanks around marks, words in lower case, a single letter as it is."""
+    plain = re.sub(r"\s*([^\w\s])\s*", r"\1", simplified(text.replace("\\colon", ":")))
+    plain = plain[1:-1] if re.fullmatch(r"\([A-Za-z]\)", plain) else plain  # a choice: (B) is B
+    return re.sub(r"[A-Za-z]{2,}", lambda word: word.group().casefold(), plain)
