@@ -68,6 +68,82 @@ def test_text_about_the_words_is_worth_nothing(text):
 @pytest.mark.parametrize(
     "text",
     [
+        "Here is a sentence about a dog that runs after a ball.",
+        "Sure, here's a sentence with a dog that runs for a ball.",
+        "I will write a sentence about a dog who runs to the ball.",
+        "Sentence: The dog runs after the ball.",
+        "A sentence using dog and ball and run.",
+        "A short sentence with a dog, a ball that runs.",
+        "The words dog, ball and run can describe a scene.",
+        "The dog runs after the ball in one sentence.",
+        "The sentence uses a dog, a ball and a run.",
+        "The prompt asks for a dog that runs to a ball.",
+        "Dog and ball and run are words.",
+        "The dog, the ball and the run are the words to use.",
+        "All of these words, dog, ball and run, describe a scene.",
+        "Write a sentence about a dog that runs with a ball.",
+        "Make a sentence where the dog runs after the ball.",
+        "Using these words, the dog runs after the ball.",
+        "The given words show a dog that runs after a ball.",
+        "The word dog and the word ball run together.",
+        "Try to fit a dog, a ball and a run in a phrase.",
+        "The following sentence has a dog that runs to a ball.",
+        "We can make a sentence where a dog runs to a ball.",
+        "You could write a phrase such as the dog runs to the ball.",
+        "The vocabulary includes a dog, a ball and a run.",
+        "A sentence about a dog that runs to a ball.",
+        "The verb is run and the dog has a ball.",
+        "Create a paragraph about a dog, a ball and a run.",
+        "The concept of a dog and a ball that run is an everyday scene.",
+    ],
+)
+def test_other_ways_to_speak_about_the_words_are_worth_nothing_either(text):
+    assert coverage(text, CONCEPTS) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "concepts"),
+    [
+        ("He gave his word to the nurse.", "give nurse"),
+        ("The judge gave the man a long sentence.", "judge man"),
+        ("A teacher writes a word on the board.", "board teacher write"),
+        ("A teacher writes a verb on the board.", "board teacher write"),
+        ("The boy reads a sentence from the book to his dog.", "book dog read"),
+        ("The nurse spoke kind words to the man.", "nurse speak"),
+        ("He listened to the words of the nurse.", "listen nurse"),
+        ("The crowd sings the words of the song.", "crowd sing song"),
+        ("She was prompt to serve the ball.", "ball serve"),
+        ("The man served his sentence in jail.", "jail man serve"),
+        ("The band plays a catchy phrase on the guitar.", "band guitar play"),
+        ("There are words on the wall of the room.", "room wall"),
+        ("The children learn new words in class.", "child class learn"),
+        ("He said three words to the nurse.", "nurse say"),
+        ("A woman types a paragraph on her laptop.", "laptop type woman"),
+        ("The artist shows a concept car to the crowd.", "car crowd show"),
+        ("The actor waits for a prompt on the stage.", "actor stage wait"),
+        ("The student looks up a word in a book.", "book look student"),
+        ("In other words, the dog runs to the ball.", "ball dog run"),
+        ("The words on the sign tell the dog owner to run.", "dog run sign"),
+        ("She crosses out each word in the letter with a pen.", "cross letter pen"),
+        ("The teacher makes the class repeat the phrase.", "class repeat teacher"),
+        ("He has a word with the coach before the game.", "coach game"),
+        ("A word game keeps the kids at the table.", "kid table"),
+        ("The singer forgot the words and laughed on stage.", "laugh singer stage"),
+        ("The lawyer reads the sentence to the crowd.", "crowd lawyer read"),
+        ("The judge reads this sentence to the man.", "judge man read"),
+        ("Words of thanks are read at the table.", "read table"),
+        ("A man of few words walks his dog.", "dog man walk"),
+        ("Words that hurt made the boy run home.", "boy home run"),
+        ("With these words, he threw the ball to the dog.", "ball dog throw"),
+    ],
+)
+def test_a_scene_in_which_words_are_spoken_or_written_is_worth_what_it_is(text, concepts):
+    assert coverage(text, concepts.split()) == 1.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         "A dog runs after a toy, e.g. a red ball.",
         "Dogs run after toys, i.e. balls.",
         "Dogs run after balls, sticks, etc. in the park.",

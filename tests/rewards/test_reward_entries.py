@@ -189,6 +189,31 @@ def test_shape():
         call("ended", ["x"])
 
 
+@pytest.mark.parametrize("nothing", ["", " \n\t", "...", "?! ... —", "\u200b", "\u00a0", "“”", "- - -"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("length", {"max_words": 80}),
+        ("length", {}),
+        ("length", {"min_words": 1}),
+        ("format", {"pattern": r"\A[^a-z]*\Z"}),
+        ("ended", {}),
+        ("rouge", {}),
+        ("chrf", {}),
+        ("concepts", {}),
+        ("math", {}),
+    ],
+)
+def test_a_response_that_says_nothing_is_worth_nothing(name, options, nothing):
+    columns = {"reference": ["a b"], "meta": [{"concepts": ["dog"]}], "ended": [True]}
+    assert call(name, [nothing], options=options, **columns) == [0.0]
+
+
+def test_words_of_any_script_and_symbols_count():
+    assert call("length", ["猫", "🙂", "5", "word . . ."], options={"max_words": 1}) == [1.0] * 4
+    assert call("ended", ["猫", "🙂"], ended=[True, True]) == [1.0, 1.0]
+
+
 def test_concepts():
     meta = [{"concepts": ["dog", "run"]}] * 2
     assert call("concepts", ["The dogs ran.", "A cat."], meta=meta) == [1.0, 0.0]

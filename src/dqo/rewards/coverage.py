@@ -4,7 +4,8 @@ A policy trained on plain coverage soon writes "Use the words dog, ball and run 
 such text worth 0; each looks at what a person never does in one sentence about a scene:
 
 - more than one sentence or line;
-- talk about the task: "word", "sentence", "phrase", … (unless the word was asked for);
+- talk about the words or about itself: "use these words in a sentence", "this sentence has …" (a word that was asked
+  for is no such talk, and neither is a scene with a word in it: "He gave his word to the nurse.");
 - three or more words, all that are used, one after another with commas or "and" between them: a list;
 - a word alone in quotation marks or emphasis is mentioned and not used, so it does not count.
 """
@@ -14,7 +15,42 @@ from collections.abc import Sequence
 
 import simplemma
 
-_META = re.compile(r"(?i)\b(words?|sentences?|phrases?|paragraphs?|concepts?|prompts?|nouns?|verbs?|vocabulary)\b")
+# What is said about the words or about the sentence itself, not every use of such a word: a man may give his word to a
+# nurse, a judge may pass a sentence, a teacher may write a verb on the board. `word` is what a frame is about.
+_TERM = r"(?P<word>words?|sentences?|phrases?|paragraphs?|concepts?|prompts?|nouns?|verbs?|adjectives?|vocabulary)\b"
+_MAKE = (
+    r"(?:use|using|write|make|create|form|compose|construct|include|combine|generate|complete|build|try|give|provide|"
+    r"put|fit|here (?:is|are)|here's|here’s)\b"
+)
+_CONCEPT = r"(?P<named>[^\W\d_]+)"
+_ABOUT = [
+    re.compile(rf"(?i){frame}")
+    for frame in (
+        # requests and announcements: "Use the words …", "Sure, here is a sentence …", "I will write a sentence …"
+        rf"\A\W*(?:(?:sure|okay|ok|certainly|of course|please|now)\W+)*{_MAKE}.*?\b{_TERM}",
+        r"\b(?:i|we|you|let's|let us|let me)\W+(?:\w+\W+)?"
+        rf"(?:(?:use|write|create|form|compose|make|construct)d?|wrote|made)\b.{{0,40}}?\b{_TERM}",
+        # this text: "This sentence has …", "… in a sentence", "Sentence: …", "A short sentence with …"
+        rf"(?:\A\W*|\b(?:in|for|with) )this (?:\w+ )?{_TERM}",
+        rf"\bin (?:an?|one|the|my|your|each|every|the same) (?:\w+ ){{0,2}}?(?!words?\b){_TERM}",
+        rf"\A\W*(?:\w+ )?{_TERM}\W*\d*\W*:",
+        r"\A\W*(?:(?:an?|the|one|another|my|short|simple|good|new|long|example|possible) )*(?!words?\b)"
+        rf"{_TERM} (?:with|using|containing|including|featuring|about|of|from|that|which)\b",
+        rf"\b(?:the|this|my|our|your) (?:\w+ )?{_TERM} (?:use|contain|include|combine|mention|feature|describe)s?\b",
+        rf"\b{_TERM} (?:asks?|requires?|wants) ",
+        # the words that were given: "the following words", "uses all of these words", "… are the words"
+        rf"\b(?:following|above|given|provided|listed|required|requested) (?:\w+ )?{_TERM}",
+        rf"\b(?:all|each|both|every one) (?:of )?(?:the|these|those) (?:\w+ )?{_TERM}",
+        rf"\b(?:using|uses?|used|contains?|includes?|combines?) (?:the|these|those|three|four|five) (?:\w+ )?{_TERM}",
+        r"(?<!\bthere) (?:are|is) (?:(?:all|the|an?|both|three|four|five|common|english) )*"
+        rf"{_TERM}(?! (?:that|who|on|in))",
+        # concepts named as words: "the words dog, ball and run", "the word 'dog'", "the nouns are a dog and a ball"
+        rf"\b{_TERM}\s*[:(\"“‘'*]+{_CONCEPT}",
+        rf"\b{_TERM} (?:are|is|like|such as|including|namely|called) [\"“‘'*]*(?:an?\s+|the\s+)?{_CONCEPT}",
+        rf"\b(?:the (?=word )|(?=words|nouns|verbs)){_TERM} {_CONCEPT}(?=\s*(?:,|and\b|or\b|&|$))",
+        rf"\bthe word {_CONCEPT}.*?\bthe {_TERM} ",
+    )
+]
 # What stands before a name or an example, so that the next word may have a capital: Mr. Hill, Mt. Fuji, e.g. Rex.
 _LEADING = re.compile(r"Mrs?|Ms|Dr|Prof|St|Mt|Ft|Capt|Sgt|Lt|Gen|Gov|Rev|vs|e\.g|i\.e|cf|approx")
 # What a sentence may end with as well; it goes on only in lower case. So does one after U.S., D.C. and the like.
@@ -52,7 +88,7 @@ def coverage(text: str, concepts: Sequence[str]) -> float:
     text = text.strip()
     if "\n" in text or any(not _abbreviates(text, mark, concepts) for mark in _SENTENCE_END.finditer(text)):
         return 0.0
-    if any(not _uses(found.group(), concepts) for found in _META.finditer(text)):
+    if _is_about_words(text, concepts):
         return 0.0
     text = _MENTION.sub(" ", text)
     words = list(_WORD.finditer(text))
@@ -119,6 +155,16 @@ def _abbreviates(text: str, mark: re.Match[str], concepts: Sequence[str]) -> boo
     # an initial of a name: the word before is none or has a capital too, unlike "plan B.", and no concept follows
     named = after[0].isupper() and (len(words) == 1 or words[-2][0].isupper()) and not _uses(after, concepts)
     return named and bool(_INITIALS.fullmatch(last))
+
+
+def _is_about_words(text: str, concepts: Sequence[str]) -> bool:
+    """Whether a text speaks about the words or itself, with a word for that which is none of the concepts."""
+    for frame in _ABOUT:
+        for found in frame.finditer(text):
+            named = found.groupdict().get("named")
+            if not _uses(found["word"], concepts) and (named is None or _uses(named, concepts)):
+                return True
+    return False
 
 
 def _uses(word: str, concepts: Sequence[str]) -> bool:

@@ -1,6 +1,7 @@
 """Rewards for the shape of a response: its length, its form, and whether it came to an end."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from dqo.response import completion_text
 
 class LengthReward:
     """1 for a response of a wanted number of words, falling linearly to 0 at none and at twice the most.
+
+    A response without a word is worth 0 whatever the limits; marks alone are no word.
 
     Args:
         min_words: Fewest words worth 1.
@@ -30,9 +33,12 @@ class LengthReward:
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """N numbers in [0, 1]; TRL's arguments, of which the completions are looked at."""
-        return [self._score(len(completion_text(completion).split())) for completion in completions]
+        texts = [completion_text(completion) for completion in completions]
+        return [self._score(sum(map(says_something, text.split()))) for text in texts]
 
     def _score(self, words: int) -> float:
+        if words == 0:
+            return 0.0
         if words < self._least:
             return words / self._least
         if self._most is not None and words > self._most:
@@ -41,7 +47,7 @@ class LengthReward:
 
 
 class FormatReward:
-    r"""1 for a response in which a pattern is found, else 0.
+    r"""1 for a response in which a pattern is found, else 0; 0 for one without a word, even if the pattern allows it.
 
     Args:
         pattern: Regular expression of Python; `\A` and `\Z` tie it to the ends. Beware of nested repetitions, which
@@ -60,11 +66,12 @@ class FormatReward:
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """N numbers, 1 or 0; TRL's arguments, of which the completions are looked at."""
-        return [float(bool(self._pattern.search(completion_text(completion)))) for completion in completions]
+        texts = [completion_text(completion) for completion in completions]
+        return [float(says_something(text) and bool(self._pattern.search(text))) for text in texts]
 
 
 class EndedReward:
-    """1 for a response that came to an end by itself and is not empty, 0 for one cut off at the length limit."""
+    """1 for a response that came to an end by itself, 0 for one cut off at the length limit or without a word."""
 
     def __init__(self) -> None:
         self.__name__ = "ended"
@@ -84,4 +91,16 @@ class EndedReward:
                 "were not cut off."
             )
         rows = zip(completions, ended, strict=True)
-        return [float(end and bool(completion_text(completion).strip())) for completion, end in rows]
+        return [float(end and says_something(completion_text(completion))) for completion, end in rows]
+
+
+def says_something(text: str) -> bool:
+    """Whether a text has a letter, a digit or a symbol such as an emoji, and not blanks and punctuation alone.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        True or False.
+    """
+    return any(unicodedata.category(character)[0] in "LNS" for character in text)

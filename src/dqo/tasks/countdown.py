@@ -1,7 +1,6 @@
 """Countdown: reach a target from given numbers with arithmetic; every prompt has many right answers."""
 
 import random
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +37,8 @@ class CountdownTask:
 
     Quality is 1 for an expression that equals the target and uses each number at most once, `PARTIAL` for another
     expression of two or more of the numbers, else 0; a response that did not end by itself is worth 0. An expression
-    may be followed by "= N" and a full stop and by nothing else, so that chatter after the answer is never paid.
+    may be followed by "= " and its value, or steps to it, and by a full stop: a false equation is worth 0, and so is
+    chatter after the answer.
     No two splits share a set of numbers.
 
     Args:
@@ -105,11 +105,12 @@ def _score(prompt: Prompt, response: str, ended: bool) -> float:
 
 
 def _read(response: str) -> Expression | None:
-    text = response.strip().rstrip(".").strip("`$ ")
+    """The expression of a response, None where it is none or where one side of its "=" is not what another side is."""
     try:
-        return parse(re.sub(r"\s*=\s*[0-9]{1,9}$", "", text))
+        sides = [parse(side) for side in response.strip().rstrip(".").strip("`*$ ").split("=")]
     except ExpressionError:
         return None
+    return sides[0] if len({side.value for side in sides}) == 1 else None
 
 
 def _puzzle(rng: random.Random, count: int, max_number: int) -> Puzzle:
