@@ -5,7 +5,7 @@ Python object but the conversation; what it does wrong there is told as one sent
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dqo.errors import ModelError
 from dqo.hub import first_words
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def chat_text(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Mapping[str, str]], *, answer_next: bool = True
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Mapping[str, str]],
+    *,
+    answer_next: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> str:
     """What the model reads.
 
@@ -23,6 +27,7 @@ def chat_text(
         tokenizer: One with a chat template.
         messages: {"role", "content"} each.
         answer_next: Whether the model is to go on with its answer.
+        options: Variables of the template, such as enable_thinking.
 
     Returns:
         The text, special tokens written out.
@@ -31,7 +36,9 @@ def chat_text(
         ModelError: A template that fails, or reaches for what the sandbox keeps from it.
     """
     try:
-        return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=answer_next)
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=answer_next, **options or {}
+        )
     except Exception as error:  # Jinja's, and whatever the template's own arithmetic raises
         remedy = "leave the system_prompt out, or " if messages[0]["role"] == "system" else ""
         raise ModelError(
@@ -54,20 +61,26 @@ def conversation(prompt: str, system: str | None = None) -> list[dict[str, str]]
     return [*before, {"role": "user", "content": prompt}]
 
 
-def rendered(prompt: str, tokenizer: "PreTrainedTokenizerBase", system: str | None = None) -> str:
+def rendered(
+    prompt: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    system: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
     """A prompt as the policy reads it.
 
     Args:
         prompt: The user's words.
         tokenizer: The policy's; without a chat template the words stay as they are.
         system: As for `conversation`.
+        options: As for `chat_text`.
 
     Returns:
         The text that is tokenized.
     """
     if not tokenizer.chat_template:
         return prompt
-    return chat_text(tokenizer, conversation(prompt, system))
+    return chat_text(tokenizer, conversation(prompt, system), options=options)
 
 
 def check_system(system: str | None, template: str | None, model: str) -> None:

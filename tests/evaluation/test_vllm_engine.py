@@ -18,6 +18,24 @@ from dqo.records import Prompt
 PROMPTS = [Prompt("one", "the cat runs", [], {}), Prompt("two", "a big dog", [], {})]
 
 
+class CharacterTokenizer:
+    """One token a character; its template opens a trace where it is told to."""
+
+    chat_template, name_or_path = "a template", "characters"
+    added_tokens_decoder: ClassVar[dict] = {}
+    all_special_ids: ClassVar[list] = []
+    all_special_tokens: ClassVar[list] = []
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt, enable_thinking=False):
+        return messages[-1]["content"] + "\nassistant\n" + "<think>\n" * enable_thinking
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": list(map(ord, text))}
+
+    def decode(self, ids, skip_special_tokens):
+        return "".join(map(chr, ids))
+
+
 class RecordingLLM:
     """Answers "<message>:<seed>", cut off where the seed is even."""
 
@@ -30,13 +48,14 @@ class RecordingLLM:
         self.calls = []
 
     def get_tokenizer(self):
-        return SimpleNamespace(chat_template="{{ messages }}")
+        return CharacterTokenizer()
 
-    def chat(self, messages, settings, use_tqdm):
-        self.calls.append((messages, settings))
+    def chat(self, messages, settings, use_tqdm, chat_template_kwargs):
+        self.calls.append((messages, settings, chat_template_kwargs))
         return [
             SimpleNamespace(outputs=[SimpleNamespace(
-                text=f"{m[0]['content']}:{s.seed}", finish_reason="stop" if s.seed % 2 else "length")])
+                token_ids=[*map(ord, f"{m[0]['content']}:{s.seed}")],
+                finish_reason="stop" if s.seed % 2 else "length")])
             for m, s in zip(messages, settings, strict=True)
         ]  # fmt: skip
 
@@ -69,16 +88,27 @@ def test_answers_come_back_in_order_with_their_finish(vllm):
     assert len({seed for _, seed in seeds}) == 6, "every response has a seed of its own"
     finish = [end for group in groups for end in group.finish]
     assert finish == ["eos" if int(seed) % 2 else "length" for _, seed in seeds]
-    (_, settings), *_ = engine._engine.calls
+    (_, settings, _), *_ = engine._engine.calls
     assert {(s.temperature, s.top_p, s.max_tokens) for s in settings} == {(0.7, 1.0, 8)}
 
 
 def test_a_system_prompt_is_the_first_message(vllm):
     engine = VllmEngine("owner/model", seed=3, max_new_tokens=8, temperature=1.0, system_prompt="Be brief.")
     sample_from(engine, PROMPTS[:1], 1)
-    [(messages, _)] = engine._engine.calls
+    [(messages, *_)] = engine._engine.calls
     assert [message["role"] for message in messages[0]] == ["system", "user"]
     assert engine.settings()["system_prompt"] == "Be brief."
+
+
+def test_variables_of_the_chat_template_reach_the_engine_and_say_whether_a_trace_is_open(vllm):
+    thinking = {"enable_thinking": True}
+    engine = VllmEngine("m", seed=3, max_new_tokens=8, temperature=1.0, chat_template_kwargs=thinking)
+    sample_from(engine, PROMPTS[:1], 1)
+    [(_, _, given)] = engine._engine.calls
+    assert given == engine.settings()["chat_template_kwargs"] == thinking
+    assert engine.settings()["prompt_opens_trace"] is True
+    plain = VllmEngine("m", seed=3, max_new_tokens=8, temperature=1.0)
+    assert plain.settings()["prompt_opens_trace"] is False
 
 
 def test_what_vllm_cannot_load_is_one_sentence(vllm):

@@ -83,7 +83,8 @@ class DryRun:
         return 1 if self.unresolved else 0
 
     def _rendered(self, prompt: str, tokenizer: Any) -> str:
-        return prompt if tokenizer is None else rendered(prompt, tokenizer, self.recipe.system_prompt)
+        options = self.recipe.trainer.get("chat_template_kwargs")
+        return prompt if tokenizer is None else rendered(prompt, tokenizer, self.recipe.system_prompt, options)
 
     def _try(self, what: str, find: Callable[[], Found]) -> Found | None:
         try:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.cli.recipe_checks import check_heldout
-from dqo.cli.sample import DEFAULT_LENGTH, Sampler, folders
+from dqo.cli.sample import DEFAULT_LENGTH, Sampler, chat_settings, folders
 from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import RecipeError
 from dqo.folder_lock import owning
@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from dqo.rewards.task_reward import task_quality
 
     sampled = read_settings(Path(args.responses).parent) if args.responses else None
+    markers = chat_settings(args).get("trace_markers", (sampled or {}).get("trace_markers", "default"))
     protocol = _protocol(args, sampled)
     check_heldout(args.heldout_encoder, args.encoder)
     task = _task(args)
@@ -55,7 +56,14 @@ def run(args: argparse.Namespace) -> None:
             sampling = read_settings(folder) if sampler else sampled
             carried = {} if reward is not None else _carried(args, groups)
             document = evaluate(
-                groups, task=task, protocol=protocol, out=folder, seed=args.seed, sampling=sampling, **given | carried
+                groups,
+                task=task,
+                protocol=protocol,
+                out=folder,
+                seed=args.seed,
+                sampling=sampling,
+                trace_markers=markers,
+                **given | carried,
             )
             print(summary(document, protocol.headline if protocol else ()))
             print(f"written: {folder / 'metrics.json'}")
@@ -179,7 +187,8 @@ def _reward(text: str) -> Any:
 def _responses(args: argparse.Namespace) -> list[Group]:
     if args.data or args.split:
         raise RecipeError("--responses holds its own prompts, got --data or --split too; leave one out.")
-    for name in ("n", "temperature", "max_new_tokens", "system_prompt", "verbalized", "backend", "endpoint"):
+    of_sampling = ("n", "temperature", "max_new_tokens", "system_prompt", "chat_template_kwargs", "verbalized")
+    for name in (*of_sampling, "backend", "endpoint"):
         if getattr(args, name) is not None:
             raise RecipeError(f"--responses are sampled already, got --{name.replace('_', '-')}; leave it out.")
     groups = read_groups(args.responses)

@@ -154,6 +154,14 @@ def _add_sampling(parser: argparse.ArgumentParser, max_new_tokens: str, n: str) 
         help="message before every prompt (default: that of the run, if --model is one, else the model's own)",
     )  # fmt: skip
     parser.add_argument(
+        "--chat-template-kwargs", metavar="YAML",
+        help="variables of the chat template, such as '{enable_thinking: false}' (default: those of the run)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--trace-markers", metavar="MARKERS",
+        help="reasoning traces that are not judged: default, off, or '<plan>...</plan>' (default: as in the run)",
+    )  # fmt: skip
+    parser.add_argument(
         "--verbalized", type=_positive, nargs="?", const=5, metavar="K",
         help="Verbalized Sampling, a baseline: ask for K responses in one call (default K: 5)",
     )  # fmt: skip

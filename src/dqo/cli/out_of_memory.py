@@ -41,7 +41,7 @@ def memory_explained(recipe: Recipe, prompts: list[Prompt], trainer: Any) -> Ite
 def _explanation(recipe: Recipe, prompts: list[Prompt], trainer: Any, told: str) -> str:
     config, lora = recipe.config, LoraSettings(**recipe.lora)
     shape = policy_shape(trainer.model.config, lora.r if recipe.lora else None, lora.target_modules)
-    longest = max(prompt_lengths(prompts, trainer.processing_class, recipe.system_prompt))
+    longest = max(prompt_lengths(prompts, trainer.processing_class, recipe))
     parts = memory_parts(shape, config, recipe.dtype, longest)
     by_rows = max((name for name in _BY_ROWS if name in parts), key=parts.__getitem__)
     rows, tokens = config.per_device_train_batch_size, longest + config.max_completion_length

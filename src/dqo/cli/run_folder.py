@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dqo.checkpoints import newest_whole
 from dqo.cli.flat_settings import read_settings
 from dqo.errors import ModelError, RecipeError
 from dqo.folder_lock import LOCK, owning
 
+_CHAT_SETTINGS = ("system_prompt", "trainer.chat_template_kwargs", "trace_markers")
 # Of a sweep, which also locks the folder, and of a run killed as it began.
 _BEFORE_A_RUN = ("recipe.yaml", "train.log", "metrics.jsonl", "checkpoints")
 
@@ -137,14 +139,16 @@ def model_source(name: str) -> str:
     )
 
 
-def run_system_prompt(name: str) -> str | None:
-    """Reads the system prompt that the policy of a run was trained with.
+def run_chat_settings(name: str) -> dict[str, Any]:
+    """Reads how the policy of a run was asked, and which traces its responses have.
 
     Args:
         name: As for `run_of`.
 
     Returns:
-        The text; None for a run without one, or another model.
+        What the run sets of `system_prompt`, `chat_template_kwargs` and `trace_markers`; empty for another model.
     """
     run = run_of(name)
-    return None if run is None else read_settings(run.config).get("system_prompt")
+    settings = {} if run is None else read_settings(run.config)
+    found = {key.rpartition(".")[2]: settings.get(key) for key in _CHAT_SETTINGS}
+    return {key: value for key, value in found.items() if value is not None}

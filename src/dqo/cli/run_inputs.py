@@ -150,20 +150,19 @@ class PromptsDigest:
             )
 
 
-def prompt_lengths(
-    prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", system: str | None = None
-) -> list[int]:
+def prompt_lengths(prompts: Sequence[Prompt], tokenizer: "PreTrainedTokenizerBase", recipe: Recipe) -> list[int]:
     """Tokens of each prompt as the policy gets it, chat template included.
 
     Args:
         prompts: N prompts.
         tokenizer: The policy's.
-        system: System message before each, if any.
+        recipe: Says what stands before a prompt and what the chat template is told.
 
     Returns:
         N counts.
     """
-    texts = [rendered(prompt.prompt, tokenizer, system) for prompt in prompts]
+    options = recipe.config.chat_template_kwargs
+    texts = [rendered(prompt.prompt, tokenizer, recipe.system_prompt, options) for prompt in prompts]
     ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
     return [len(row) for row in ids]
 
@@ -185,7 +184,7 @@ def check_lengths(
     Raises:
         DataError: Naming the longest prompt.
     """
-    lengths = prompt_lengths(prompts, tokenizer, recipe.system_prompt)
+    lengths = prompt_lengths(prompts, tokenizer, recipe)
     longest = max(range(len(lengths)), key=lengths.__getitem__)
     most = recipe.config.max_completion_length
     if room and lengths[longest] + most > room:

@@ -3,12 +3,14 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dqo.cli.run_folder import model_source, run_system_prompt
+from dqo.cli.run_folder import model_source, run_chat_settings
+from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import RecipeError
 from dqo.folder_lock import owning
 from dqo.records import Group, Prompt, read_prompts
+from dqo.response import TraceMarkers
 
 if TYPE_CHECKING:
     from dqo.evaluation.sample import Source
@@ -49,6 +51,32 @@ def folders(args: argparse.Namespace) -> list[tuple[float, Path]]:
     return [(value, Path(args.out) / f"temperature-{value:g}") for value in temperatures]
 
 
+def chat_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """How a model is asked and read: by the flags, else as in the run that `--model` names.
+
+    Args:
+        args: `model`, `system_prompt`, `chat_template_kwargs` and `trace_markers`.
+
+    Returns:
+        What is given of the three settings.
+
+    Raises:
+        RecipeError: `--chat-template-kwargs` that are no mapping, or markers that are none.
+    """
+    given = {name: getattr(args, name) for name in ("system_prompt", "chat_template_kwargs", "trace_markers")}
+    if given["chat_template_kwargs"] is not None:
+        given["chat_template_kwargs"] = parse_yaml(given["chat_template_kwargs"], "--chat-template-kwargs")
+        if not isinstance(given["chat_template_kwargs"], dict):
+            raise RecipeError(
+                "--chat-template-kwargs: expected a mapping such as '{enable_thinking: false}', got "
+                f"{args.chat_template_kwargs!r}."
+            )
+    of_run = run_chat_settings(args.model) if args.model else {}
+    settings = of_run | {name: value for name, value in given.items() if value is not None}
+    TraceMarkers.parse(settings.get("trace_markers", "default"))
+    return settings
+
+
 class Sampler:
     """What the flags say about sampling; a model is loaded once for all temperatures.
 
@@ -67,7 +95,9 @@ class Sampler:
         from dqo.evaluation.verbalized import Verbalized
 
         self.args, self.n = args, args.n or DEFAULT_SAMPLES
-        self.form = Verbalized(args.verbalized) if args.verbalized else Plain()
+        self._chat = chat_settings(args)
+        markers = TraceMarkers.parse(self._chat.get("trace_markers", "default"))
+        self.form = Verbalized(args.verbalized, markers) if args.verbalized else Plain()
         length = args.max_new_tokens or default_length
         self.length = self.form.call_length(length) if args.verbalized else length
         if args.endpoint and args.backend:
@@ -93,12 +123,12 @@ class Sampler:
         return sample_from(self._source(temperature), prompts[: self.args.limit], self.n, out=out, form=self.form)
 
     def _loader(self) -> "Callable[[float], Source]":
-        system = run_system_prompt(self.args.model) if self.args.system_prompt is None else self.args.system_prompt
-        args, common = self.args, {"seed": self.args.seed, "max_new_tokens": self.length, "system_prompt": system}
+        args, common = self.args, {"seed": self.args.seed, "max_new_tokens": self.length, **self._chat}
         if args.endpoint:
             from dqo.evaluation.served_model import ServedModel
 
             concurrency = args.batch_size
+            common.pop("trace_markers", None)  # a server's text holds its markers or none
             return lambda t: ServedModel(
                 args.model, args.endpoint, temperature=t, concurrency=concurrency, timeout=args.timeout, **common
             )
@@ -109,9 +139,10 @@ class Sampler:
             return engine.at
         return self._local(**common)
 
-    def _local(self, seed: int, max_new_tokens: int, system_prompt: str | None) -> "Callable[[float], Source]":
+    def _local(self, **common: Any) -> "Callable[[float], Source]":
         from dqo.evaluation.local_model import LocalModel
         from dqo.models import best_device, load_policy
 
         model, tokenizer = load_policy(model_source(self.args.model), device=best_device())
-        return lambda t: LocalModel(model, tokenizer, seed, max_new_tokens, t, self.args.batch_size, system_prompt)
+        batch_size = self.args.batch_size
+        return lambda t: LocalModel(model, tokenizer, temperature=t, batch_size=batch_size, **common)

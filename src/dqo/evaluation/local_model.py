@@ -21,6 +21,7 @@ from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.generation.inverse_cdf import inverse_cdf
 from dqo.generation.shared import Sampling, generate_shared
 from dqo.generation.support import why_not_shared
+from dqo.response import ResponseReader, TraceMarkers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,6 +42,9 @@ class LocalModel:
         temperature: Above 0.
         batch_size: Responses generated at a time; they may belong to several prompts, or to a part of one.
         system_prompt: Message before the prompt; None leaves it to the chat template.
+        chat_template_kwargs: Variables of the chat template, such as enable_thinking.
+        trace_markers: Of reasoning traces, see `dqo.response.TraceMarkers.parse`; those that are special tokens stay
+            in the responses.
 
     Raises:
         DataError: If a number is out of range.
@@ -56,11 +60,15 @@ class LocalModel:
         temperature: float,
         batch_size: int,
         system_prompt: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        trace_markers: str = "default",
     ):
         check_settings(max_new_tokens=max_new_tokens, batch_size=batch_size, temperature=temperature)
         self.model, self.tokenizer, self.seed, self.max_new_tokens = model, tokenizer, seed, max_new_tokens
         self.temperature, self.batch_size, self.system_prompt = temperature, batch_size, system_prompt
         check_system(system_prompt, tokenizer.chat_template, model.config._name_or_path)
+        self.chat_template_kwargs, self.trace_markers = chat_template_kwargs, trace_markers
+        self._reader = ResponseReader(tokenizer, TraceMarkers.parse(trace_markers))
         self._encoded: dict[str, list[int]] = {}
 
     def settings(self) -> dict[str, Any]:
@@ -72,6 +80,9 @@ class LocalModel:
             "weights": hashlib.sha256(torch.cat(heads).numpy().tobytes()).hexdigest()[:16],
             "chat_template": bool(self.tokenizer.chat_template),
             "system_prompt": self.system_prompt,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "trace_markers": self.trace_markers,
+            "prompt_opens_trace": self._opens_trace(),
             "seed": self.seed,
             "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
@@ -100,6 +111,10 @@ class LocalModel:
         stops = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
         return sorted({token for token in stops if token is not None})
 
+    def _opens_trace(self) -> bool:
+        """Whether the chat template ends a prompt with the beginning of a trace."""
+        return bool(self.tokenizer.chat_template) and self._reader.opened(self._tokens("Hello!"))
+
     @property
     def _pad(self) -> int:
         return (self._stops or [0])[0]  # any token will do: the mask hides it, and an answer ends before it
@@ -107,11 +122,7 @@ class LocalModel:
     def _encode(self, request: Request) -> list[int]:
         if request.message in self._encoded:
             return self._encoded[request.message]
-        if self.tokenizer.chat_template:
-            text = rendered(request.message, self.tokenizer, self.system_prompt)
-            ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them already
-        else:
-            ids = self.tokenizer(request.message)["input_ids"]
+        ids = self._tokens(request.message)
         room = getattr(self.model.config, "max_position_embeddings", None)
         if not ids or (room and len(ids) + self.max_new_tokens > room):
             raise DataError(
@@ -126,6 +137,12 @@ class LocalModel:
             )
         self._encoded[request.message] = ids
         return ids
+
+    def _tokens(self, message: str) -> list[int]:
+        if not self.tokenizer.chat_template:
+            return self.tokenizer(message)["input_ids"]
+        text = rendered(message, self.tokenizer, self.system_prompt, self.chat_template_kwargs)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them already
 
     def _shared(self, prompts: list[list[int]], uniforms: Tensor) -> list[list[int]]:
         return generate_shared(
@@ -171,8 +188,7 @@ class LocalModel:
 
     def _answer(self, tokens: list[int]) -> Answer:
         length = next((place for place, token in enumerate(tokens) if token in self._stops), None)
-        text = self.tokenizer.decode(tokens[:length], skip_special_tokens=True)
-        return text, "length" if length is None else "eos"
+        return self._reader.decode(tokens[:length]), "length" if length is None else "eos"
 
     def _uniforms(self, request: Request) -> Tensor:
         generator = torch.Generator().manual_seed(request.seed(self.seed))

@@ -39,6 +39,7 @@ from dqo.evaluation.ngrams import (
     self_bleu,
 )
 from dqo.evaluation.passk import max_at_k, pass_at_k
+from dqo.evaluation.traces import judged
 from dqo.language import separates_words
 from dqo.records import Group
 
@@ -83,6 +84,7 @@ def prompt_values(
     """
     if not groups:
         raise DataError("Metrics need at least one group of responses, got none.")
+    groups = judged(groups)
     spans = [[answer_span(response) for response in group.responses] for group in groups]
     draws = draw_counts(n_samples(groups))
     rows = [
@@ -179,7 +181,7 @@ def metrics_document(
         "high"} or None}, "corpus": {name: number or None}}; `n_samples` is the responses a prompt, the fewest where
         groups differ. What is pooled over all prompts has no interval: prompts drawn twice would lower it.
     """
-    spans = [[answer_span(response) for response in group.responses] for group in groups]
+    spans = [[answer_span(response) for response in group.responses] for group in judged(groups)]
     return {
         "version": __version__,
         "n_prompts": len(groups),

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,11 @@ from dqo.evaluation.meaning import same_meaning
 from dqo.evaluation.metrics import CLASSED, PromptValues, metrics_document, prompt_values, undefined_notes
 from dqo.evaluation.protocols import Protocol
 from dqo.evaluation.score import Reward, score_with_reward, score_with_task
+from dqo.evaluation.traces import judged, trace_notes
 from dqo.evaluation_files import UNKNOWN_SCORING
 from dqo.folder_lock import owning
 from dqo.records import Group, write_groups, write_json, write_text
+from dqo.response import TraceMarkers
 from dqo.run_format import FORMAT
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ def evaluate(
     pass_threshold: float = 0.5,
     sampling: dict[str, Any] | None = None,
     scoring: dict[str, Any] | None = None,
+    trace_markers: str = "default",
     seed: int = 0,
 ) -> dict[str, Any]:
     """Score the groups, measure them, and write the folder; metrics.json comes last and marks it as complete.
@@ -54,6 +58,8 @@ def evaluate(
         scoring: What the quality depends on beside the task's name, recorded as it is, so that evaluations by another
             reward or other options of a task are not compared; by default the name of `reward`, where there is one, and
             that nothing is known where the groups carry rewards and neither task nor reward is given.
+        trace_markers: Reasoning traces that are removed before a response is judged and measured, see
+            `dqo.response.TraceMarkers.parse`; the files keep the responses as they were sampled.
         seed: Of the bootstrap.
 
     Returns:
@@ -68,6 +74,7 @@ def evaluate(
         FolderBusyError: If another process writes to the folder.
     """
     unchecked = protocol and protocol.check_sampling(sampling)
+    sampled, groups = groups, judged(groups, TraceMarkers.parse(trace_markers), sampling)
     groups = _scored(groups, task, reward)
     if scoring is None:
         scoring = _scoring(groups, task, reward)
@@ -85,7 +92,11 @@ def evaluate(
     )
     threshold = same_meaning(encoder.name)
     by_encoder = None if threshold is None else f"{encoder.name} >= {threshold}"
-    notes = [*_uneven(groups), *_unscored(groups, scorer_given=task is not None or reward is not None)]
+    notes = [
+        *trace_notes(groups),
+        *_uneven(groups),
+        *_unscored(groups, scorer_given=task is not None or reward is not None),
+    ]
     notes += ([unchecked] if unchecked else []) + _about_encoders(encoder, heldout_encoder)
     document = metrics_document(
         groups,
@@ -101,12 +112,14 @@ def evaluate(
         pass_threshold=pass_threshold,
         sampling=sampling,
         scoring=scoring,
+        trace_markers=trace_markers,
         notes=notes,
     )
     decided = equivalence is not None or threshold is not None
     document["notes"] += _about_undefined(groups, values, document["corpus"], None if decided else encoder.name)
+    kept = [replace(group, responses=before.responses) for group, before in zip(groups, sampled, strict=True)]
     with owning(out):
-        _write(Path(out), groups, values, document)
+        _write(Path(out), kept, values, document)
     return document
 
 

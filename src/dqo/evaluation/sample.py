@@ -68,7 +68,7 @@ class Plain:
         """Calls for that many responses."""
         return missing
 
-    def read(self, answer: Answer) -> list[Answer]:
+    def read(self, answer: Answer, in_trace: bool) -> list[Answer]:
         """The responses of one call."""
         return [answer]
 
@@ -103,7 +103,9 @@ def sample_from(
 
 def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path | None, form: Any) -> list[Group]:
     """Draws what a folder of this thread lacks."""
-    folder = SamplingFolder(out, source.settings() | {"form": form.name, "n": n}, prompts)
+    settings = source.settings() | {"form": form.name, "n": n}
+    in_trace = bool(settings.get("prompt_opens_trace"))
+    folder = SamplingFolder(out, settings, prompts)
     waiting = {prompt.id: _Waiting(prompt) for prompt in prompts if prompt.id not in folder.done}
     with tqdm(total=len(waiting) * n, desc="sampling", unit="response", disable=not waiting) as bar:
         for last in [False] * (form.rounds - 1) + [True]:
@@ -111,7 +113,7 @@ def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path |
             for request, answer in source.draw(requests):
                 prompt = waiting[request.prompt_id]
                 before = len(prompt.responses())
-                prompt.take(request, form.read(answer))
+                prompt.take(request, form.read(answer, in_trace))
                 found = len(prompt.responses())
                 bar.update(min(n, found) - min(n, before))
                 if prompt.asked == 0 and (last or found >= n):

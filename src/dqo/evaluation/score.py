@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from dqo.evaluation.traces import judged
 from dqo.records import Group, Prompt
 from dqo.rewards import CheckedReward
 from dqo.rewards.record_reward import encode_record
@@ -84,7 +85,7 @@ def _rewards(groups: Sequence[Group], checked: CheckedReward) -> list[float | No
     rows = [group for group in groups for _ in group.responses]
     values = checked(
         prompts=[group.prompt for group in rows],
-        completions=[response for group in groups for response in group.responses],
+        completions=[response for group in judged(groups) for response in group.responses],
         reference=[group.reference for group in rows],
         meta=[group.meta for group in rows],
         record=[encode_record(Prompt(group.id, group.prompt, group.reference, group.meta)) for group in rows],

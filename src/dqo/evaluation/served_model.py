@@ -35,6 +35,8 @@ class ServedModel:
         timeout: Seconds until an unanswered request is given up.
         retries: How often a failed request is sent again.
         system_prompt: Message before the prompt; None leaves it to the server's chat template.
+        chat_template_kwargs: Variables of the server's chat template, such as enable_thinking; vLLM and SGLang take
+            them.
 
     Raises:
         EndpointError: A URL that is none or holds a password, a server that does not answer, or one that does not
@@ -54,11 +56,12 @@ class ServedModel:
         timeout: float = 600.0,
         retries: int = 5,
         system_prompt: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
     ):
         check_settings(max_new_tokens=max_new_tokens, temperature=temperature, concurrency=concurrency)
         self.model, self.url, self.seed, self.temperature = model, checked_url(url, KEY), seed, temperature
         self.max_new_tokens, self.concurrency, self.retries = max_new_tokens, concurrency, retries
-        self.system_prompt = system_prompt
+        self.system_prompt, self.chat_template_kwargs = system_prompt, chat_template_kwargs
         self._client = _client(self.url, timeout, retries)
         self.server = self._find_model()
 
@@ -101,7 +104,8 @@ class ServedModel:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _neutral(self) -> dict[str, Any]:
-        return _NEUTRAL if self.server == "vllm" else {}
+        asked = {"chat_template_kwargs": self.chat_template_kwargs} if self.chat_template_kwargs else {}
+        return asked | (_NEUTRAL if self.server == "vllm" else {})
 
     def _find_model(self) -> str:
         import openai

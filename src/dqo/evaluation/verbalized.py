@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from dqo.evaluation.sample import Answer
+from dqo.response import DEFAULT_MARKERS, TraceMarkers
 
 # The published prompt, with the number of responses as its one blank.
 _PROMPT = """<instructions>
@@ -27,14 +28,15 @@ class Verbalized:
 
     Args:
         per_call: Responses asked for in one call; 5 in the paper.
+        markers: Of reasoning traces; what a model drafts in one is no response.
 
     Source: Zhang et al. 2025, "Verbalized Sampling", arXiv 2510.01171.
     """
 
     rounds = 3
 
-    def __init__(self, per_call: int = 5):
-        self.per_call = per_call
+    def __init__(self, per_call: int = 5, markers: TraceMarkers = DEFAULT_MARKERS):
+        self.per_call, self.markers = per_call, markers
         self.name = f"verbalized:{per_call}"
 
     def message(self, prompt: str) -> str:
@@ -45,9 +47,17 @@ class Verbalized:
         """Calls for that many responses."""
         return -(-missing // self.per_call)
 
-    def read(self, answer: Answer) -> list[Answer]:
-        """The responses of one call, as many as were asked for at most; each ended by itself."""
-        texts = [text.strip() for text in _TEXT.findall(answer[0])]
+    def read(self, answer: Answer, in_trace: bool = False) -> list[Answer]:
+        """The responses of one call, as many as were asked for at most; each ended by itself.
+
+        Args:
+            answer: Text and finish of the call.
+            in_trace: Whether the prompt opened a reasoning trace.
+
+        Returns:
+            Text and finish of each response.
+        """
+        texts = [text.strip() for text in _TEXT.findall(self.markers.cut(answer[0], in_trace).text)]
         return [(text, "eos") for text in texts if text][: self.per_call]
 
     def call_length(self, max_new_tokens: int) -> int:

@@ -4,11 +4,12 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dqo.chat import check_system, conversation
+from dqo.chat import check_system, conversation, rendered
 from dqo.errors import ModelError
 from dqo.evaluation.sample import Answer, Request, check_settings
 from dqo.hub import first_words
 from dqo.models import resolve_policy
+from dqo.response import ResponseReader, TraceMarkers
 
 _REQUESTS_AT_ONCE = 2048  # what a kill may cost; the engine batches inside
 
@@ -22,6 +23,8 @@ class VllmEngine:
         max_new_tokens: Longest response in tokens.
         temperature: Above 0.
         system_prompt: Message before the prompt; None leaves it to the chat template.
+        chat_template_kwargs: Variables of the chat template, such as enable_thinking.
+        trace_markers: As for `LocalModel`.
 
     Raises:
         ModelError: vLLM is not installed, or cannot load the model; a system prompt without a chat template.
@@ -29,7 +32,15 @@ class VllmEngine:
     """
 
     def __init__(
-        self, model: str, *, seed: int, max_new_tokens: int, temperature: float, system_prompt: str | None = None
+        self,
+        model: str,
+        *,
+        seed: int,
+        max_new_tokens: int,
+        temperature: float,
+        system_prompt: str | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+        trace_markers: str = "default",
     ):
         check_settings(max_new_tokens=max_new_tokens, temperature=temperature)
         try:
@@ -50,8 +61,11 @@ class VllmEngine:
             raise ModelError(
                 f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
             ) from error
-        self._chat = bool(self._engine.get_tokenizer().chat_template)
-        check_system(system_prompt, self._engine.get_tokenizer().chat_template, model)
+        tokenizer = self._engine.get_tokenizer()
+        self._chat = bool(tokenizer.chat_template)
+        check_system(system_prompt, tokenizer.chat_template, model)
+        self.chat_template_kwargs, self.trace_markers = chat_template_kwargs, trace_markers
+        self._reader = ResponseReader(tokenizer, TraceMarkers.parse(trace_markers))
 
     def at(self, temperature: float) -> "VllmEngine":
         """The same engine at another temperature.
@@ -74,10 +88,20 @@ class VllmEngine:
             "model": self.model,
             "chat_template": self._chat,
             "system_prompt": self.system_prompt,
+            "chat_template_kwargs": self.chat_template_kwargs,
+            "trace_markers": self.trace_markers,
+            "prompt_opens_trace": self._opens_trace(),
             "seed": self.seed,
             "temperature": self.temperature,
             "max_new_tokens": self.max_new_tokens,
         }
+
+    def _opens_trace(self) -> bool:
+        tokenizer = self._engine.get_tokenizer()
+        if not self._chat:
+            return False
+        text = rendered("Hello!", tokenizer, self.system_prompt, self.chat_template_kwargs)
+        return self._reader.opened(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def check(self, requests: Sequence[Request]) -> None:
         """Nothing: the engine refuses a prompt that does not fit when it comes to it."""
@@ -95,9 +119,12 @@ class VllmEngine:
             ]  # fmt: skip
             if self._chat:
                 messages = [conversation(request.message, self.system_prompt) for request in batch]
-                outputs = self._engine.chat(messages, settings, use_tqdm=False)
+                outputs = self._engine.chat(
+                    messages, settings, use_tqdm=False, chat_template_kwargs=self.chat_template_kwargs
+                )
             else:
                 outputs = self._engine.generate([request.message for request in batch], settings, use_tqdm=False)
             for request, output in zip(batch, outputs, strict=True):
                 answer = output.outputs[0]
-                yield request, (answer.text, "length" if answer.finish_reason == "length" else "eos")
+                finish = "length" if answer.finish_reason == "length" else "eos"
+                yield request, (self._reader.decode(answer.token_ids), finish)

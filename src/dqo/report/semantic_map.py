@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from dqo.evaluation.traces import judged
 from dqo.records import write_json
 from dqo.report.sources import RunFiles
+from dqo.response import TraceMarkers
 
 MAPS = 100  # prompts; 2 runs of 10 responses are 2,000 texts, some 10 s on two CPU cores
 _CHARACTERS = 4000  # of a response that are embedded, so that a megabyte of babble does not cost minutes
@@ -39,8 +41,8 @@ def semantic_maps(
     """
     keys = list(dict.fromkeys(key for run in runs for key in run.groups))
     keys = [keys[i] for i in sorted({round(i) for i in np.linspace(0, len(keys) - 1, min(maps, len(keys)))})]
-    texts = {key: [[t[:_CHARACTERS] for t in run.groups[key].responses] if key in run.groups else [] for run in runs]
-             for key in keys}  # fmt: skip
+    read = [_read(run, keys) for run in runs]
+    texts = {key: [found.get(key, []) for found in read] for key in keys}
     found = {key: _remembered(cache, encoder, texts[key]) for key in keys}
     missing = [key for key in keys if found[key] is None]
     if missing:
@@ -72,6 +74,17 @@ def principal_plane(E: np.ndarray) -> tuple[np.ndarray, list[float]]:
     total = float((S**2).sum())
     share = [float(s**2) / total if total > 1e-12 else 0.0 for s in S[:2]]
     return xy, [*share, 0.0, 0.0][:2]
+
+
+def _read(run: RunFiles, keys: list[str]) -> dict[str, list[str]]:
+    """What the evaluation embedded, by prompt: responses without reasoning traces."""
+    markers = TraceMarkers.parse(str(run.document.get("trace_markers", "default")))
+    groups = judged(list(run.groups.values()), markers, run.document.get("sampling"))
+    return {
+        key: [text[:_CHARACTERS] for text in group.responses]
+        for key, group in zip(run.groups, groups, strict=True)
+        if key in keys
+    }
 
 
 def _map(E: np.ndarray, sizes: list[int]) -> dict[str, Any]:
