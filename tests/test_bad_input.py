@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import DataError, DQOError, EncoderError, ModelError, RecipeError, RewardError
 from dqo.records import Group, read_groups, write_groups
 from dqo.rewards import CheckedReward
+from dqo.yaml_files import parse_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from fuzz import Door, knock

@@ -1,6 +1,11 @@
 """Data files: what is read is what was written, and every complaint names file, line and field."""
 
+import errno
 import json
+import subprocess
+import sys
+from io import FileIO
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -140,3 +145,56 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_text(path, "\ud800")
     assert json.loads(path.read_text()) == {"a": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.json"]
+
+
+class FullDisk:
+    """A file that takes so many more bytes of all writes together, then a part of one, then nothing."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def write(self, file, data):
+        data = bytes(data)
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken, self.room = data[: self.room], max(0, self.room - len(data))
+        return FileIO.write(file, taken)
+
+
+@pytest.mark.parametrize("room", [0, 1, 5, 20, 21])
+def test_a_full_disk_is_an_error_and_glues_nothing(tmp_path, monkeypatch, room):
+    path, disk = tmp_path / "log.jsonl", FullDisk(room)
+    append_jsonl(path, {"step": 1})
+    full = type("Full", (FileIO,), {"write": lambda file, data: disk.write(file, data)})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode, buffering: full(self, mode))
+        with pytest.raises(DataError, match=r"log\.jsonl: writing failed \(No space left on device\); free space"):
+            append_jsonl(path, {"step": 2, "quality": 0.25})
+    append_jsonl(path, {"step": 3})
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+@pytest.mark.parametrize("torn", ['{"step": 2, "qual', '{"step": ', "{", '{"a": "\\ud8'])
+@pytest.mark.parametrize("before", ["", '{"step": 1}\n'])
+def test_a_line_that_a_kill_has_torn_is_cut_off_by_the_next(tmp_path, before, torn):
+    path = tmp_path / "log.jsonl"
+    path.write_text(before + torn)
+    append_jsonl(path, {"step": 3})
+    assert path.read_text() == before + '{"step": 3}\n'
+
+
+@pytest.mark.parametrize("before", ["", '{"step": 1}\n'])
+def test_a_whole_line_without_its_end_stays(tmp_path, before):
+    path = tmp_path / "log.jsonl"
+    path.write_text(before + '{"step": 2}')
+    append_jsonl(path, {"step": 3})
+    assert path.read_text() == before + '{"step": 2}\n{"step": 3}\n'
+
+
+def test_processes_that_append_to_one_file_leave_whole_lines(tmp_path):
+    code = "import sys; from dqo.records import append_jsonl\n"
+    code += "for i in range(200): append_jsonl(sys.argv[1], {'i': i, 'text': 'x' * (97 * i % 9000)})"
+    path = tmp_path / "shared.jsonl"
+    started = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(3)]
+    assert [process.wait(timeout=300) for process in started] == [0, 0, 0]
+    assert sorted(json.loads(line)["i"] for line in path.read_text().splitlines()) == sorted([*range(200)] * 3)

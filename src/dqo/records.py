@@ -5,10 +5,12 @@ A data file has one prompt a line, `{"prompt", "reference", "meta"}`; a `groups.
 U+2028 and its relatives are ordinary characters inside a JSON string, so `str.splitlines` would cut records in two.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,18 +89,48 @@ def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
 
 
 def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
-    """Append one JSON line in a single write, so that a kill can only leave the last line unfinished.
+    """Append one JSON line, so that a kill can only leave the last line unfinished, and a failed write leaves nothing.
+
+    A last line that a kill has left unfinished goes; processes may append to one file.
 
     Args:
         path: The file; made when missing, with its folder.
         record: Any JSON object of finite numbers.
+
+    Raises:
+        DataError: The file cannot be written, on a full disk for one.
     """
     path = Path(path)
     line = to_utf8(path, to_json(path, record) + "\n")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            file.write(line)
+        with path.open("a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: a line in the making is not an unfinished one
+            end = _end_of_lines(file)
+            try:
+                while line:  # a disk that fills up takes a part and refuses the rest
+                    line = line[file.write(line) :]
+            except BaseException:
+                file.truncate(end)
+                raise
+
+
+def _end_of_lines(file: FileIO) -> int:
+    """Where the next line begins, in bytes, after half a line has been cut off and a whole one ended."""
+    end = file.seek(0, os.SEEK_END)
+    file.seek(max(0, end - 1))
+    if file.read() in (b"", b"\n"):
+        return end
+    file.seek(0)
+    content = file.read()
+    start = content.rfind(b"\n") + 1
+    try:
+        json.loads(content[start:])
+    except ValueError:
+        file.truncate(start)
+        return start
+    file.write(b"\n")
+    return end + 1
 
 
 def write_json(path: str | Path, value: Any) -> None:

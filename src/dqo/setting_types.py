@@ -1,6 +1,7 @@
 """Whether a value from YAML fits a type hint, and the hint in words."""
 
 from enum import Enum
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -16,7 +17,7 @@ def fits(value: Any, hint: Any) -> bool:
         hint: A type hint of a settings dataclass: scalars, enums, unions, lists, dicts, Literal, Any.
 
     Returns:
-        True if it fits; a whole number fits a float, a boolean fits no number, and a text fits an enum by value.
+        True if it fits; a whole number fits a float, a boolean or infinity fits no number, and a text fits an enum by value.
     """
     origin = get_origin(hint)
     if hint is Any:
@@ -28,10 +29,22 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(fits(item, *get_args(hint)) for item in value)
     if hint in (int, float):
-        return isinstance(value, int if hint is int else (int, float)) and not isinstance(value, bool)
+        return isinstance(value, int if hint is int else (int, float)) and type(value) is not bool and isfinite(value)
     if isinstance(hint, type) and issubclass(hint, Enum):
         return value in [member.value for member in hint]
     return isinstance(value, origin or hint)
+
+
+def plain(value: Any) -> Any:
+    """A setting with one spelling for each number: 1, 1.0 and 1e0 are 1, in folder names and comparisons.
+
+    Args:
+        value: Plain data as YAML gives it.
+
+    Returns:
+        The value, numbers that are whole as int.
+    """
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def in_words(hint: Any) -> str:

@@ -7,8 +7,8 @@ import yaml
 
 from dqo.cli.recipe import load_recipe
 from dqo.cli.run_settings import save_settings
-from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import DQOError, RecipeError
+from dqo.yaml_files import parse_yaml
 
 BASE = "task: countdown\noutput_dir: out\n"
 

@@ -10,9 +10,9 @@ import pytest
 from dqo.cli.lora import LoraSettings
 from dqo.cli.recipe import CONFIGS, Recipe, load_recipe
 from dqo.cli.sweep_file import read_sweep
-from dqo.cli.yaml_reader import parse_yaml
 from dqo.records import read_prompts
 from dqo.tasks import hub_data, load_task
+from dqo.yaml_files import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

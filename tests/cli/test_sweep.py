@@ -115,7 +115,7 @@ def test_the_whole_of_it(sweep_file, stand_in, tmp_path, capsys):
     said = capsys.readouterr()
     assert "4 of 7 runs are done already" in said.err
     trained = sorted(path.parent.name for path in out.glob("runs/*/trained") if path.read_text() == "x")
-    assert trained == ["dqo-alpha0.5-seed0", "dqo-alpha0.5-seed1", "dqo-alpha1.0-seed0", "dqo-alpha1.0-seed1",
+    assert trained == ["dqo-alpha0.5-seed0", "dqo-alpha0.5-seed1", "dqo-alpha1-seed0", "dqo-alpha1-seed1",
                        "reward-only-alpha0-seed0", "reward-only-alpha0-seed1"]  # fmt: skip
     results = json.loads((out / "results.json").read_text())
     points = {(point["arm"], point["alpha"]): point for point in results["points"]}
@@ -145,7 +145,7 @@ def test_a_broken_arm_is_named_and_the_rest_goes_on(sweep_file, stand_in, tmp_pa
     said = capsys.readouterr()
     assert "failed: broken-alpha0.5-seed0: training: reward 'words' raised KeyError: 3; mend it." in said.err
     results = json.loads((tmp_path / "sweep" / "results.json").read_text())
-    assert [one["run"] for one in results["missing"]] == ["broken-alpha0.5-seed0", "broken-alpha1.0-seed0"]
+    assert [one["run"] for one in results["missing"]] == ["broken-alpha0.5-seed0", "broken-alpha1-seed0"]
     assert [point["arm"] for point in results["points"]] == ["fine", "fine"]
     assert main(["sweep", file]) == 1
     assert (tmp_path / "sweep/runs/broken-alpha0.5-seed0/trained").read_text() == "xx", "a failed run is tried again"

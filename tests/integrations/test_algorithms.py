@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from dqo.cli.recipe import CONFIGS, load_recipe
 from dqo.cli.train import TRAINERS
-from dqo.cli.yaml_reader import parse_yaml
+from dqo.yaml_files import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 DOCS, RECIPES = (ROOT / "docs" / "algorithms.md").read_text(), ROOT / "recipes"

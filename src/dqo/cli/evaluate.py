@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from dqo.cli.recipe_checks import check_heldout
 from dqo.cli.sample import DEFAULT_LENGTH, Sampler, chat_settings, folders
-from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import RecipeError
 from dqo.folder_lock import owning
 from dqo.records import Group, Prompt, read_groups, read_prompts
+from dqo.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from dqo.evaluation.protocols import Protocol

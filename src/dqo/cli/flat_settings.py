@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import RecipeError
 from dqo.run_format import check_format
+from dqo.yaml_files import read_yaml_file
 
 SECTIONS = ("task_options", "data", "lora", "trainer")
 

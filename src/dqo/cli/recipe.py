@@ -14,13 +14,13 @@ from typing import Any, Literal, get_type_hints
 from dqo.cli.flat_settings import SECTIONS, flat_settings, not_cleared, read_settings
 from dqo.cli.lora import LoraSettings
 from dqo.cli.recipe_checks import check_heldout, check_numbers, check_whole_groups, outside_training
-from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import RecipeError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.models import DEFAULT_POLICY
 from dqo.rewards.loading import read_entries
 from dqo.setting_types import fits, in_words
+from dqo.yaml_files import parse_yaml
 
 CONFIGS = {"grpo": DQOConfig, "rloo": DQORLOOConfig, "ppo": DQOPPOConfig}
 DIVERSITY = tuple(spec.name for spec in fields(DiversityArguments))

@@ -6,13 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dqo.cli.flat_settings import SECTIONS, nested_settings, read_settings
-from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import DQOError, RecipeError
-from dqo.records import write_text
 from dqo.run_format import FORMAT
+from dqo.yaml_files import read_yaml_file, write_yaml_file
 
 _VERSIONS = ("dqo", "torch", "trl", "transformers")
 # What may change between a run and its continuation: how long it goes on, and what it costs to watch and keep.
@@ -31,7 +28,7 @@ def save_settings(path: Path, settings: Mapping[str, Any]) -> None:
         settings: As `Recipe.settings` or `resolved_settings` gives them.
     """
     document = {"format": FORMAT, **settings}
-    write_text(path, yaml.safe_dump(document, sort_keys=False, allow_unicode=True))
+    write_yaml_file(path, document)
 
 
 def resolved_settings(settings: Mapping[str, Any], trainer: Any) -> dict[str, Any]:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.cli.run_folder import model_source, run_chat_settings
-from dqo.cli.yaml_reader import parse_yaml
 from dqo.errors import RecipeError
 from dqo.folder_lock import owning
 from dqo.records import Group, Prompt, read_prompts
 from dqo.response import TraceMarkers
+from dqo.setting_types import plain
+from dqo.yaml_files import parse_yaml
 
 if TYPE_CHECKING:
     from dqo.evaluation.sample import Source
@@ -48,7 +49,7 @@ def folders(args: argparse.Namespace) -> list[tuple[float, Path]]:
     temperatures = args.temperature or [1.0]
     if len(temperatures) == 1:
         return [(temperatures[0], Path(args.out))]
-    return [(value, Path(args.out) / f"temperature-{value:g}") for value in temperatures]
+    return [(value, Path(args.out) / f"temperature-{plain(value)}") for value in temperatures]
 
 
 def chat_settings(args: argparse.Namespace) -> dict[str, Any]:

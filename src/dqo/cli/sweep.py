@@ -10,15 +10,12 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
-import yaml
-
 from dqo.cli.flat_settings import nested_settings
 from dqo.cli.run_folder import RunFolder
 from dqo.cli.sweep_file import read_sweep
-from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import RecipeError
 from dqo.folder_lock import owning
-from dqo.records import Prompt, write_text
+from dqo.records import Prompt
 from dqo.sweep.collect import read_evaluations
 from dqo.sweep.plan import BASE, Run, Sweep, check_evaluation, claim_evaluation
 from dqo.sweep.plots import write_plots
@@ -26,6 +23,7 @@ from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
 from dqo.sweep.summary import summarise
 from dqo.sweep.tables import write_tables
 from dqo.training_log import read_steps
+from dqo.yaml_files import read_yaml_file, write_yaml_file
 
 _NEEDED_LATE = ("sacrebleu", "moocore", "matplotlib")  # to evaluate and to tell the results, after hours of training
 _SAVING = 300.0  # seconds that a large checkpoint may take
@@ -178,7 +176,7 @@ def _claim(one: Run, sweep: Sweep) -> None:
 
 
 def _write_recipe(one: Run) -> None:
-    write_text(one.recipe, yaml.safe_dump(nested_settings(one.settings), sort_keys=False, allow_unicode=True))
+    write_yaml_file(one.recipe, nested_settings(one.settings))
 
 
 def _tidy(one: Run, keep: str) -> None:

@@ -22,12 +22,12 @@ from dqo.cli.lora import peft_config
 from dqo.cli.recipe import Recipe, build_recipe
 from dqo.cli.recipe_checks import outside_training
 from dqo.cli.run_inputs import task_options
-from dqo.cli.yaml_reader import read_yaml_file
 from dqo.errors import DQOError, RecipeError
 from dqo.records import Prompt, read_prompts
-from dqo.setting_types import fits, in_words
+from dqo.setting_types import fits, in_words, plain
 from dqo.sweep.plan import BASE, Evaluation, Run, Sweep, run_name
 from dqo.tasks import Task, load_task, takes_path
+from dqo.yaml_files import read_yaml_file
 
 _KEYS = {"base": str, "output_dir": str, "arms": dict[str, Any], "alphas": list[float | str], "seeds": list[int],
          "evaluation": dict[str, Any], "base_model": bool, "keep": str}  # fmt: skip
@@ -101,7 +101,8 @@ def _runs(document: Mapping[str, Any], base: dict[str, Any], output_dir: Path, p
                     f"{origin}: diversity: none has no weight, so the runs at alphas {alphas} would be one and the "
                     "same; give the arm `alpha: 0`."
                 )
-        for alpha in alphas if alphas is not None else [changes.get("alpha", base.get("alpha", 1.0))]:
+        for given in alphas if alphas is not None else [changes.get("alpha", base.get("alpha", 1.0))]:
+            alpha = plain(given)  # the folder's name, and so the run, is the same however a number is written
             for seed in seeds:
                 name = run_name(arm, alpha, seed)
                 if name.lower() in folders:  # some file systems do not tell Dqo from dqo

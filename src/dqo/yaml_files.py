@@ -1,17 +1,20 @@
-"""YAML as people expect it: 1e-5 is a number, `no` is a word, and a key may not come twice.
+"""Reads and writes YAML as people expect it: 1e-5 is a number, `no` is a word, and a key may not come twice.
 
-PyYAML's safe loader follows YAML 1.1, where `1e-5` is text, `no` is false and 12:30 is 750; this one keeps its safety
-(plain data only) and reads scalars by the core schema of YAML 1.2.
+PyYAML follows YAML 1.1, where `1e-5` is text, `no` is false and 12:30 is 750. The reader keeps the safety of its safe
+loader (plain data only) and reads scalars by the core schema of YAML 1.2. The writer puts a text in quotes where either
+version would read something else, so what is written here is read back as it was, by other programs too.
 """
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dqo.errors import RecipeError
+from dqo.records import write_text
 
 
 class _Reader(yaml.SafeLoader):
@@ -33,15 +36,41 @@ class _Reader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Writer(yaml.SafeDumper):
+    yaml_representers: dict = {  # noqa: RUF012  # plain data alone: the reader knows no dates and no sets
+        kind: represent
+        for kind, represent in yaml.SafeDumper.yaml_representers.items()
+        if kind in (bool, int, float, list, tuple, dict, type(None), None)
+    }
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        """A text, in double quotes where it has more than one line or characters that do not print."""
+        if not _writable(text):
+            raise RecipeError(f"expected text without NUL and half characters to write as YAML, got {text!r}.")
+        return self.represent_scalar(f"{_TAG}str", text, style=None if text.isprintable() else '"')
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write what comes twice twice."""
+        return True
+
+
+_Writer.add_representer(str, _Writer.represent_text)
+
+
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = {
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
     "null": (r"null|Null|NULL|~|", ["n", "N", "~", ""]),
     "int": (r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    "float": (r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?", "-+.0123456789"),
+    "float": (
+        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
 }
 for _name, (_pattern, _first) in _SCALARS.items():
-    _Reader.add_implicit_resolver(_TAG + _name, re.compile(f"^(?:{_pattern})$"), list(_first))
+    for _class in (_Reader, _Writer):
+        _class.add_implicit_resolver(_TAG + _name, re.compile(rf"^(?:{_pattern})\Z"), list(_first))
 _MOST_PARTS = 10_000  # values of one file, those that an alias repeats counted again
 _MOST_CHARACTERS = 200_000  # of one text; the reader needs some 20 s for a million
 _MOST_DIGITS = 400  # of a number: more do not fit a double
@@ -73,6 +102,35 @@ def read_yaml_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: expected `key: value` lines, got a {type(value).__name__}; see recipes/.")
     return value
+
+
+def write_yaml_file(path: str | Path, document: Mapping[str, Any]) -> None:
+    """Write a mapping that `read_yaml_file` reads back as it is, atomically.
+
+    Args:
+        path: The file; its folder is made when missing.
+        document: Plain data by text keys; a tuple becomes a list.
+
+    Raises:
+        RecipeError: A text that no YAML file can hold.
+        DataError: A file that cannot be written.
+    """
+    write_text(path, to_yaml(document))
+
+
+def to_yaml(value: Any) -> str:
+    """A value as YAML.
+
+    Args:
+        value: Mappings by text keys, lists, text, numbers, booleans, None.
+
+    Returns:
+        Text that `parse_yaml` reads back as that value.
+
+    Raises:
+        RecipeError: A text that no YAML file can hold.
+    """
+    return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
 def parse_yaml(text: str, origin: str) -> Any:
@@ -143,7 +201,13 @@ def _check_scalar(node: yaml.ScalarNode, place: str) -> None:
     kind, value = node.tag.removeprefix(_TAG), node.value
     if kind not in (*_SCALARS, "str") or (kind != "str" and not re.fullmatch(_SCALARS[kind][0], value)):
         raise RecipeError(f"{place}: expected plain data, got {value!r} tagged {node.tag!r}; remove the tag.")
-    if kind in ("int", "float") and (len(value) > _MOST_DIGITS or math.isinf(float(value))):
+    digits = kind in ("int", "float") and value.lstrip("+-").lower() not in (".inf", ".nan")
+    if digits and (len(value) > _MOST_DIGITS or math.isinf(float(value))):
         raise RecipeError(f"{place}: expected a number that a computer can hold, got {value!r}; change the value.")
-    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+    if not _writable(value):
         raise RecipeError(f"{place}: expected text without NUL and half characters, got {value!r}; change the value.")
+
+
+def _writable(text: str) -> bool:
+    """Whether a text has neither NUL nor half a character."""
+    return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text)
