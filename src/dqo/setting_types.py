@@ -17,7 +17,8 @@ def fits(value: Any, hint: Any) -> bool:
         hint: A type hint of a settings dataclass: scalars, enums, unions, lists, dicts, Literal, Any.
 
     Returns:
-        True if it fits; a whole number fits a float, a boolean or infinity fits no number, and a text fits an enum by value.
+        True if it fits; a whole number fits a float, a boolean or infinity fits no number, and a text fits an enum by
+        value.
     """
     origin = get_origin(hint)
     if hint is Any:
