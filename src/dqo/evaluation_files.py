@@ -15,6 +15,8 @@ from dqo.run_format import check_format
 UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
 # Differences in any of these would be read as differences between the models.
 MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "scoring", "pass_threshold")
+# Of how the responses were drawn: differences in these are cautioned, because to compare temperatures is a purpose.
+SAMPLED = ("temperature", "max_new_tokens", "system_prompt", "chat_template", "form")
 
 _INTERVAL = ("mean", "low", "high")
 _TEXTS = ("encoder", "heldout_encoder", "task", "equivalence", "protocol", "version")
@@ -91,38 +93,55 @@ def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
     return values
 
 
-def disagree(fact: str, documents: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether evaluations differ in something they must agree on to be compared.
-
-    Args:
-        fact: One of `MUST_AGREE`.
-        documents: What their metrics.json hold.
-
-    Returns:
-        True where two differ. One without `scoring` has no quality to compare, or a task and is older than that entry,
-        and agrees with any; without a task its quality is of unknown origin and agrees with no other.
-    """
-    values = [_scoring(document) if fact == "scoring" else document.get(fact) for document in documents]
-    told = [value for value in values if value is not None or fact != "scoring"]
-    return any(value != told[0] for value in told)
-
-
-def unknown_scoring(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A caution about evaluations that agree in not knowing what their quality is.
+def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Finds what evaluations were not made alike in. Comparison, sweep and report all decide it here.
 
     Args:
         documents: Name of each evaluation -> what its metrics.json holds.
 
     Returns:
-        One sentence, or none where at most one evaluation has rewards of unknown origin.
+        Fact of `MUST_AGREE` or `SAMPLED` -> what each evaluation has, for those in which two differ. An evaluation
+        that does not know how its responses were drawn has none of `SAMPLED`. One without `scoring` has no quality to
+        compare, or a task and is older than that entry; without a task its quality is of unknown origin.
     """
+    tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, *SAMPLED)}
+    for name, document in documents.items():
+        for fact in MUST_AGREE:
+            value = _scoring(document) if fact == "scoring" else document.get(fact)
+            if value is not None or fact != "scoring":
+                tables[fact][name] = value
+        if document.get("sampling"):
+            for fact in SAMPLED:
+                tables[fact][name] = document["sampling"].get(fact)
+    return {fact: told for fact, told in tables.items() if not _equal([*told.values()])}
+
+
+def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Says why differences between evaluations may not be differences between the models.
+
+    Args:
+        documents: Name of each evaluation -> what its metrics.json holds.
+
+    Returns:
+        A sentence for each fact in which they are unlike, and for what nothing says of some of them.
+    """
+    found = []
+    for fact, told in unlike(documents).items():
+        values = ", ".join(f"{name}: {str(value)[:80]}" for name, value in told.items())
+        found.append(f"The evaluations differ in {fact} ({values}): read no difference between them as one of models.")
+    unknown = [name for name, document in documents.items() if not document.get("sampling")]
+    if 0 < len(unknown) < len(documents):
+        found.append(
+            f"Nothing says how the responses of {', '.join(unknown)} were drawn: temperature, length, system prompt "
+            "and chat template may be others."
+        )
     names = [name for name, document in documents.items() if _scoring(document) == UNKNOWN_SCORING]
-    if len(names) < 2:
-        return []
-    return [
-        f"The rewards of {', '.join(names)} came with the responses, and nothing says what gave them: compare quality "
-        "only if it was the same, or score all of them anew with --task or --reward."
-    ]
+    if len(names) > 1:
+        found.append(
+            f"The rewards of {', '.join(names)} came with the responses, and nothing says what gave them: compare "
+            "quality only if it was the same, or score all of them anew with --task or --reward."
+        )
+    return found
 
 
 def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +157,10 @@ def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
     """
     task = {} if document.get("task") is None else {"task": document["task"]}
     return (document.get("scoring") or {}) | task or UNKNOWN_SCORING
+
+
+def _equal(values: Sequence[Any]) -> bool:
+    return all(value == values[0] for value in values)
 
 
 def _scoring(document: Mapping[str, Any]) -> dict[str, Any] | None:

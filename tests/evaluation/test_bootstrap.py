@@ -131,7 +131,7 @@ def test_drawn_signs_agree_with_all_of_them():
     rng = np.random.default_rng(10)
     columns = rng.normal(0.2, 1.0, size=(12, 12))
     exact = [found.p for found in bootstrap_differences(columns.tolist())]  # 4,096 sign vectors
-    drawn = [found.p for found in bootstrap_differences(columns.tolist(), resamples=4000)]
+    drawn = [found.p for found in bootstrap_differences(columns.tolist(), flips=4000)]
     assert drawn == pytest.approx(exact, abs=4 * 0.5 / 4000**0.5)
     assert drawn != exact
 

@@ -47,6 +47,12 @@ def collapsed(words, tmp_path):
     return answer(tmp_path / "collapsed" / "eval", words, lambda i, j: "green green" if i % 4 else COLOURS[j])
 
 
+def of_all(comparison):
+    """The cautions without the notes of each run."""
+    own = tuple(f"{name}: " for name in comparison["runs"])
+    return [caution for caution in comparison["cautions"] if not caution.startswith(own)]
+
+
 def printed(table):
     from rich.console import Console
 
@@ -68,7 +74,8 @@ def test_comparison_of_two_runs(varied, collapsed, tmp_path):
     assert vendi["p"] < vendi["p_holm"] < 0.05
     assert comparison["differences"]["collapsed"]["empty"] == NOTHING
     assert comparison["front"] == ["varied", "collapsed"]
-    assert comparison["cautions"] == []
+    assert of_all(comparison) == []
+    assert any(caution.startswith("collapsed: distinct_3") for caution in comparison["cautions"]), "why there is a –"
     for name, run in comparison["runs"].items():
         told = {metric: value | {"prompts": 24} for metric, value in run["metrics"].items() if value}
         told |= {"distinct_2": comparison["shared"][name].get("distinct_2")}  # defined for fewer prompts
@@ -113,7 +120,7 @@ def test_a_run_asked_easier_prompts_too_is_not_ahead_for_that(words, tmp_path):
     )
     assert comparison["shared"]["narrow"]["quality"]["mean"] == pytest.approx(0.5)
     assert "0.400 [0.400, 0.400]" in printed(comparison_table(comparison))
-    assert comparison["cautions"] == [
+    assert of_all(comparison) == [
         "The runs did not answer the same prompts (wide: 40, narrow: 20): all that is compared is over the 20 that all "
         "of them answered."
     ]
@@ -138,7 +145,7 @@ def test_means_are_over_the_prompts_that_have_a_value_in_all_runs():
 def test_few_prompts_and_unscored_ones_are_cautioned(words, tmp_path):
     picky = lambda completions, prompts, **_: [None if p == "prompt 3" else 1.0 for p in prompts]  # noqa: E731
     runs = [answer(tmp_path / name, words, lambda i, j: COLOURS[j], ids=range(4), reward=picky) for name in "ab"]
-    assert compare(runs, tmp_path / "out")["cautions"] == [
+    assert of_all(compare(runs, tmp_path / "out")) == [
         "Quality is over the 3 of 4 shared prompts that are scored in all runs.",
         "4 shared prompts; below 20 the intervals are too narrow, and below 6 no p-value can reach 0.05.",
     ]
@@ -151,13 +158,13 @@ def test_rewards_of_unknown_origin_are_compared_with_their_like_only_and_not_in_
         assert evaluate(scored, encoder=words, equivalence=SameText(), out=folder)["scoring"] == {
             "rewards": "carried, origin unknown"
         }
-    (caution,) = compare(carried, tmp_path / "out")["cautions"]
+    (caution,) = of_all(compare(carried, tmp_path / "out"))
     assert caution.startswith("The rewards of first, second came with the responses, and nothing says what gave them")
     with pytest.raises(DataError, match=r"agree on scoring to be compared, got \{'reward': 'lengthy'\} in varied and"):
         compare([varied, carried[0]], tmp_path / "out")
     path = carried[0] / "metrics.json"  # as written before `scoring` told the origin
     path.write_text(json.dumps(json.loads(path.read_text()) | {"scoring": None}))
-    assert compare(carried, tmp_path / "out")["cautions"] == [caution]
+    assert of_all(compare(carried, tmp_path / "out")) == [caution]
     with pytest.raises(DataError, match=r"agree on scoring to be compared"):
         compare([varied, carried[0]], tmp_path / "out")
 
@@ -173,16 +180,52 @@ def test_any_two_runs_are_compared_and_many_metrics_make_each_less_sure(words, v
     pairs = {(pair["a"], pair["b"]): pair["metrics"] for pair in comparison["pairs"]}
     assert list(pairs) == [("varied", "collapsed"), ("varied", "third"), ("collapsed", "third")]
     assert pairs["collapsed", "third"]["classes"]["mean"] == pytest.approx(3.5 - 1.75)
-    for metrics in pairs.values():
-        known = [difference for difference in metrics.values() if difference]
-        least = min(known, key=lambda difference: difference["p"])
-        assert least["p_holm"] == pytest.approx(len(known) * least["p"])
-        assert least["p_holm"] < 1
+    known = [difference for metrics in pairs.values() for difference in metrics.values() if difference]
+    least = min(known, key=lambda difference: difference["p"])
+    assert least["p_holm"] == pytest.approx(len(known) * least["p"]), "over all metrics of all pairs"
+    assert least["p_holm"] < 0.05
     assert comparison["differences"] == {"collapsed": pairs["varied", "collapsed"], "third": pairs["varied", "third"]}
     table = printed(difference_table(comparison))
     assert "third − collapsed" in table
     assert "+0.000 [+0.000, +0.000] p 1.0000 " in table
     assert "Choose the metric and the pair that decide before looking" in " ".join(table.split())
+
+
+SAMPLING = {
+    "temperature": 1.0, "max_new_tokens": 64, "system_prompt": None, "chat_template": "3f", "form": "plain", "seed": 0,
+    "model": "one",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change", [{"temperature": 0.7}, {"max_new_tokens": 32}, {"system_prompt": "Be brief."}, {"chat_template": None},
+               {"form": "verbalized:5"}],
+)  # fmt: skip
+def test_responses_drawn_in_another_way_are_compared_with_a_caution(words, varied, collapsed, tmp_path, change):
+    from dqo.report.overview import cautions
+    from dqo.report.sources import read_runs
+
+    def sampled(folder, settings):
+        document = json.loads((folder / "metrics.json").read_text())
+        (folder / "metrics.json").write_text(json.dumps(document | {"sampling": settings}))
+
+    sampled(varied, SAMPLING)
+    (caution,) = of_all(compare([varied, collapsed], tmp_path / "out"))
+    assert caution.startswith("Nothing says how the responses of collapsed were drawn")
+    sampled(collapsed, SAMPLING | {"seed": 1, "model": "another"})
+    assert of_all(compare([varied, collapsed], tmp_path / "out")) == []
+    sampled(collapsed, SAMPLING | change)
+    ((fact, value),) = change.items()
+    (caution,) = of_all(compare([varied, collapsed], tmp_path / "out"))
+    assert caution.startswith(f"The evaluations differ in {fact} (varied: {SAMPLING[fact]}, collapsed: {value})")
+    assert caution in cautions(read_runs([varied, collapsed])), "the report says the same"
+
+
+def test_of_many_runs_only_those_with_the_first_are_compared(words, varied, tmp_path):
+    others = [answer(tmp_path / name, words, lambda i, j: COLOURS[j % 2]) for name in "bcdefghi"]
+    pairs = compare([varied, *others], tmp_path / "out")["pairs"]
+    assert [(pair["a"], pair["b"]) for pair in pairs] == [("varied", name) for name in "bcdefghi"]
+    assert pairs[0]["metrics"]["vendi_1"]["p_holm"] < 0.05, "as many flips as the correction needs"
 
 
 def test_of_many_runs_the_table_shows_those_against_the_first(words, varied, tmp_path):

@@ -16,6 +16,7 @@ import dqo.report
 import dqo.report.samples
 from dqo.embedders import HashedEmbedder
 from dqo.errors import DataError, DQOError, EncoderError, ModelError
+from dqo.evaluation.definitions import definition_of
 from dqo.evaluation.run import evaluate
 from dqo.records import Group, write_groups
 from dqo.report import write_report
@@ -209,10 +210,46 @@ def test_without_common_prompts_no_run_is_ahead(tmp_path):
     assert "other: no prompt_metrics.jsonl, so that no run is said to be ahead" in text["Cautions"]
 
 
-def test_of_nine_runs_the_best_is_compared_with_the_second_best(tmp_path):
+def test_of_nine_runs_the_best_is_compared_with_the_first_and_not_with_a_rival_chosen_after_looking(tmp_path):
     folders = [colours(tmp_path / f"run{k}", lambda i, k=k: k / 10, range(20)) for k in range(9)]
     _, _, text = written(folders, tmp_path)
-    assert re.search(r"Quality ↑ run8 0\.800 ahead of run7 by 0\.100", text["Best of each"])
+    assert re.search(r"Quality ↑ run8 0\.800 ahead of run0 by 0\.800", text["Best of each"])
+    assert "run7" not in text["Best of each"].split("Vendi")[0]
+
+
+def test_of_three_runs_the_best_is_ahead_of_those_it_is_shown_to_be_ahead_of(tmp_path):
+    far = colours(tmp_path / "far", lambda i: 0.2, range(20))
+    near = colours(tmp_path / "near", lambda i: 0.5 + (0.3 if i % 2 else -0.3), range(20))
+    best = colours(tmp_path / "best", lambda i: 0.5 + (0.31 if i % 3 else -0.31), range(20))
+    _, _, text = written([far, near, best], tmp_path)
+    assert re.search(
+        r"Quality ↑ best 0\.593 ahead of far by 0\.393 .*? not shown to be ahead of near", text["Best of each"]
+    )
+
+
+def test_what_is_called_above_is_so_by_the_corrected_p(tmp_path):
+    """p by itself is 2/2^7 = 0.016 and the interval excludes 0; over all metrics of the pair nothing is shown."""
+    base = colours(tmp_path / "base", lambda i: 0.5, range(7))
+    other = colours(tmp_path / "other", lambda i: 0.6, range(7))
+    page, _, text = written([base, other], tmp_path)
+    assert "not shown to be ahead of base" in text["Best of each"]
+    assert "above the baseline" not in text["other"]
+    assert ">better<" not in page
+
+
+def test_what_is_null_is_a_dash_with_its_reason(tmp_path):
+    page, _, _ = written([colours(tmp_path / "one", lambda i: 0.5, range(3))], tmp_path)
+    assert 'data-x="null: no response has n words, or white space does not' in page
+    assert 'data-x="null: nothing decides which responses mean the same"' in page
+
+
+def test_only_diversity_is_offered_across(tmp_path, samples):
+    folders = [samples.evaluated(tmp_path / name, diversity=1, skill=0.5) for name in "ab"]
+    axes = written(folders, tmp_path)[1]["axes"]
+    assert {"vendi_1", "heldout/vendi_1", "distinct_2", "self_bleu", "good/vendi_1"} <= set(axes["x"])
+    assert all(definition_of(name).kind.startswith("diversity") for name in axes["x"])
+    assert all(definition_of(name).kind == "quality" for name in axes["y"])
+    assert "encoder_disagreement" not in axes["x"] + axes["y"]
 
 
 def test_quality_of_unknown_origin_is_cautioned_where_it_is_compared(tmp_path, samples):

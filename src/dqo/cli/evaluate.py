@@ -77,7 +77,7 @@ def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
         headline: Metrics that come first, above an empty line.
 
     Returns:
-        One line a metric, mean and interval; "null" where there is no value; the notes at the end.
+        One line a metric, mean and interval; "–" where there is no value; the notes at the end.
     """
     lines = [f"{document['n_prompts']} prompts, {document['n_samples']} responses each, mean [95 % interval]:"]
     metrics = document["metrics"]
@@ -87,7 +87,7 @@ def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
 
 
 def _line(name: str, value: dict[str, float] | None) -> str:
-    numbers = f"{value['mean']:8.3f}  [{value['low']:.3f}, {value['high']:.3f}]" if value else "    null"
+    numbers = f"{value['mean']:8.3f}  [{value['low']:.3f}, {value['high']:.3f}]" if value else "       –"
     return f"  {name:24}{numbers}"
 
 

@@ -63,7 +63,12 @@ class Shift(NamedTuple):
 
 
 def bootstrap_differences(
-    columns: Sequence[Sequence[float]], *, level: float = 0.95, resamples: int = 5000, seed: int = 0
+    columns: Sequence[Sequence[float]],
+    *,
+    level: float = 0.95,
+    resamples: int = 5000,
+    flips: int = 5000,
+    seed: int = 0,
 ) -> list[Shift]:
     """Mean differences of two runs over the prompts they share, with intervals and p-values, for many metrics.
 
@@ -75,8 +80,9 @@ def bootstrap_differences(
     Args:
         columns: For each metric one finite difference a prompt, all of one length P.
         level: Coverage aimed at.
-        resamples: How many times the prompts are drawn with replacement, and how many sign vectors are drawn; where
-            there are no more than that, each is taken once, otherwise the one seen counts as one more.
+        resamples: How many times the prompts are drawn with replacement.
+        flips: How many sign vectors are drawn; where there are no more than that, each is taken once, otherwise the one
+            seen counts as one more.
         seed: Seed of generators of its own.
 
     Returns:
@@ -91,7 +97,7 @@ def bootstrap_differences(
     table = _table(columns)  # (P, M)
     means = _means(table, resamples, seed)  # (R, M)
     lows, highs = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)  # (M,) each
-    ps = _sign_flips(table, resamples, seed)  # (M,)
+    ps = _sign_flips(table, flips, seed)  # (M,)
     return [Shift(*map(float, row)) for row in zip(table.mean(axis=0), lows, highs, ps, strict=True)]
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
-from dqo.evaluation.differences import FEW, FEW_PROMPTS, NOTE, on_common_prompts, pairwise
+from dqo.evaluation.differences import FEW, FEW_PROMPTS, NOTE, SHOWN_BELOW, on_common_prompts, pairwise
 from dqo.evaluation.frontier import pareto_front
 from dqo.evaluation_files import (
     MUST_AGREE,
-    disagree,
+    likeness_cautions,
     read_metrics,
     read_prompt_metrics,
     short_names,
-    unknown_scoring,
+    unlike,
 )
 from dqo.folder_lock import owning
 from dqo.records import Group, read_groups, write_json, write_text
@@ -41,7 +41,7 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
     """Write comparison.json, comparison.png and samples.md for runs that `evaluate` has measured.
 
     All that is compared is compared on the prompts that all of them answered: differences, prompt by prompt between any
-    two runs, as well as the table, the picture and the front.
+    two of up to eight runs, as well as the table, the picture and the front.
 
     Args:
         runs: Two or more folders, each an evaluation's or one that holds it as `eval/`.
@@ -101,7 +101,7 @@ def comparison_table(comparison: dict[str, Any]) -> "Table":
         comparison: As `compare` returns it.
 
     Returns:
-        A rich table; a star marks a difference to the first run with p < 0.05.
+        A rich table; a star marks a difference to the first run with corrected p < 0.05.
     """
     from rich.markup import escape
     from rich.table import Table
@@ -116,7 +116,7 @@ def comparison_table(comparison: dict[str, Any]) -> "Table":
         cells = []
         for name, values in runs.items():
             difference = differences.get(name, {}).get(metric)
-            star = "*" if difference and difference["p_holm"] < 0.05 else " "
+            star = "*" if difference and difference["p_holm"] < SHOWN_BELOW else " "
             value = values.get(metric)
             cells.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]{star}" if value else "–")
         table.add_row(metric, *map(escape, cells))
@@ -128,14 +128,14 @@ def _load(folders: Sequence[str | Path]) -> list[Run]:
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise DataError(f"A comparison needs two or more different folders, got {', '.join(map(str, folders))}.")
     runs = [_read(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
-    for run in runs[1:]:
-        for fact in MUST_AGREE:
-            if disagree(fact, (runs[0].document, run.document)):
-                first, other = runs[0].document.get(fact), run.document.get(fact)
-                raise DataError(
-                    f"Runs must agree on {fact} to be compared, got {first!r} in {runs[0].name} and {other!r} in "
-                    f"{run.name}; evaluate both alike."
-                )
+    for fact, told in unlike({run.name: run.document for run in runs}).items():
+        if fact in MUST_AGREE:
+            (first, value), *rest = told.items()
+            other, another = next((name, found) for name, found in rest if found != value)
+            raise DataError(
+                f"Runs must agree on {fact} to be compared, got {value!r} in {first} and {another!r} in {other}; "
+                "evaluate both alike."
+            )
     return runs
 
 
@@ -185,7 +185,8 @@ def _cautions(runs: list[Run], shared: list[str], means: dict[str, list[dict[str
             found.append(f"Quality is over the {scored} of {len(shared)} shared prompts that are scored in all runs.")
     if len(shared) < FEW_PROMPTS:
         found.append(f"{len(shared)} shared prompt{'s' * (len(shared) > 1)}; {FEW}.")
-    return found + unknown_scoring({run.name: run.document for run in runs})
+    found += likeness_cautions({run.name: run.document for run in runs})
+    return found + [f"{run.name}: {note}" for run in runs for note in run.document.get("notes", [])]
 
 
 def _axes(means: dict[str, list[dict[str, float] | None]]) -> tuple[str, str] | None:

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
 Values = Mapping[str, Mapping[str, float | None]]  # prompt id -> metric -> value
 NOTE = (
     "Over the prompts both answered: intervals by a paired bootstrap, p-values by flipping the signs of the prompts' "
-    "differences; p is Holm's over all metrics of a pair of runs. Choose the metric and the pair that decide before "
-    "looking. The spread between training seeds is in none of these numbers."
+    "differences; p is Holm's over all metrics of all pairs that are compared. Choose the metric and the pair that "
+    "decide before looking. The spread between training seeds is in none of these numbers."
 )
 FEW_PROMPTS = 20
 FEW = f"below {FEW_PROMPTS} the intervals are too narrow, and below 6 no p-value can reach 0.05"
+SHOWN_BELOW = 0.05  # the corrected p of a difference that counts as shown, wherever one is
+MOST_RUNS = 8  # of more runs not every pair is compared: the corrections would hide all differences
 _PAIRS_SHOWN = 3
+_FLIPS_A_TEST = 40  # so that the least p of sign flips stays below 0.05 after the correction
 
 
 class Difference(NamedTuple):
@@ -36,11 +39,8 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Is "up" or "down" where the interval excludes 0 and p is below 0.05, otherwise "same": no difference shown.
-
-        The interval alone would exclude 0 in every second pair of equal runs on two prompts.
-        """
-        return "same" if self.low <= 0 <= self.high or self.p >= 0.05 else "up" if self.mean > 0 else "down"
+        """Is "up" or "down" where the corrected p is below 0.05, otherwise "same": no difference shown."""
+        return "same" if self.p_holm >= SHOWN_BELOW else "up" if self.mean > 0 else "down"
 
     def mirrored(self) -> "Difference":
         """The same seen from the other run."""
@@ -55,7 +55,7 @@ def paired_differences(
     Args:
         runs: For each run, prompt id -> metric -> value; None where a prompt has none.
         pairs: Places (a, b) of the runs to compare.
-        metrics: Which to compare; Holm's correction is over all of them, for each pair by itself.
+        metrics: Which to compare; Holm's correction is over all of them and all pairs.
 
     Returns:
         (a, b) -> metric -> difference b - a over the prompts with a value in both; metrics with fewer than two such
@@ -69,18 +69,28 @@ def paired_differences(
             if len(known) >= 2:
                 columns.setdefault(tuple(known), {})[a, b, metric] = list(known.values())
     raw = {}
+    flips = _FLIPS_A_TEST * sum(map(len, columns.values()))
     for keys, some in columns.items():
-        rows = bootstrap_differences(list(some.values()))
+        rows = bootstrap_differences(list(some.values()), flips=max(5000, flips))
         raw |= {place: (*row, len(keys)) for place, row in zip(some, rows, strict=True)}
+    corrected = dict(zip(raw, holm([p for *_, p, _ in raw.values()]), strict=True))
     found: dict[tuple[int, int], dict[str, Difference]] = {}
     for a, b in pairs:
-        kept = {metric: raw[a, b, metric] for metric in metrics if (a, b, metric) in raw}
-        corrected = holm([p for *_, p, _ in kept.values()])
-        found[a, b] = {
-            metric: Difference(*row, p_holm, prompts)
-            for (metric, (*row, prompts)), p_holm in zip(kept.items(), corrected, strict=True)
-        }
+        places = [(a, b, metric) for metric in metrics if (a, b, metric) in raw]
+        found[a, b] = {place[2]: Difference(*raw[place][:-1], corrected[place], raw[place][-1]) for place in places}
     return found
+
+
+def compared_pairs(runs: int) -> list[tuple[int, int]]:
+    """Which runs are compared, whatever their numbers say: any two of up to eight, otherwise each with the first.
+
+    Args:
+        runs: How many there are.
+
+    Returns:
+        Places (a, b), a before b.
+    """
+    return [(a, b) for a, b in combinations(range(runs), 2) if a == 0 or runs <= MOST_RUNS]
 
 
 def on_common_prompts(
@@ -119,7 +129,7 @@ def on_common_prompts(
 
 
 def pairwise(runs: Mapping[str, Values], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """Differences b - a of every pair of runs, as plain data.
+    """Differences b - a of the pairs of runs that are compared, as plain data.
 
     Args:
         runs: Run name -> its values for the prompts that are to count, two runs or more.
@@ -129,7 +139,7 @@ def pairwise(runs: Mapping[str, Values], metrics: Sequence[str]) -> list[dict[st
         [{"a", "b", "metrics": {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}], pairs in the order
         of the runs; None where fewer than two prompts have the metric in both.
     """
-    names, places = list(runs), list(combinations(range(len(runs)), 2))
+    names, places = list(runs), compared_pairs(len(runs))
     found = paired_differences(list(runs.values()), places, metrics)
     return [
         {
@@ -167,6 +177,6 @@ def difference_table(comparison: dict[str, Any]) -> "Table":
 def _cell(difference: dict[str, float] | None) -> str:
     if difference is None:
         return "–"
-    star = "*" if difference["p_holm"] < 0.05 else " "
+    star = "*" if difference["p_holm"] < SHOWN_BELOW else " "
     interval = f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
     return f"{difference['mean']:+.3f} {interval} p {difference['p_holm']:.4f}{star}"

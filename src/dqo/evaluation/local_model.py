@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dqo.chat import check_system, rendered
 from dqo.errors import DataError, ModelError
-from dqo.evaluation.sample import Answer, Request, check_settings
+from dqo.evaluation.sample import Answer, Request, check_settings, template_mark
 from dqo.generation.inverse_cdf import inverse_cdf
 from dqo.generation.shared import Sampling, generate_shared
 from dqo.generation.support import why_not_shared
@@ -78,7 +78,7 @@ class LocalModel:
         return {
             "model": self.model.config._name_or_path,
             "weights": hashlib.sha256(torch.cat(heads).numpy().tobytes()).hexdigest()[:16],
-            "chat_template": bool(self.tokenizer.chat_template),
+            "chat_template": template_mark(self.tokenizer.chat_template),
             "system_prompt": self.system_prompt,
             "chat_template_kwargs": self.chat_template_kwargs,
             "trace_markers": self.trace_markers,

@@ -6,7 +6,7 @@ from typing import Any
 
 from dqo.chat import check_system, conversation, rendered
 from dqo.errors import ModelError
-from dqo.evaluation.sample import Answer, Request, check_settings
+from dqo.evaluation.sample import Answer, Request, check_settings, template_mark
 from dqo.hub import first_words
 from dqo.models import resolve_policy
 from dqo.response import ResponseReader, TraceMarkers
@@ -86,7 +86,7 @@ class VllmEngine:
         return {
             "backend": f"vllm {self._vllm.__version__}",
             "model": self.model,
-            "chat_template": self._chat,
+            "chat_template": template_mark(self._engine.get_tokenizer().chat_template),
             "system_prompt": self.system_prompt,
             "chat_template_kwargs": self.chat_template_kwargs,
             "trace_markers": self.trace_markers,

@@ -15,12 +15,13 @@ from dqo.evaluation.definitions import definition_of
 
 
 class Definition(NamedTuple):
-    """How a number is explained on the page; `better` is "higher", "lower" or "" where neither is better as such."""
+    """How a number is explained on the page: `better` is "higher", "lower" or "" for neither; `undefined`, when null."""
 
     label: str
     text: str
     better: str = ""
     range: str = ""
+    undefined: str = ""
 
 
 def define(name: str, *, training: bool = False) -> Definition:
@@ -58,7 +59,7 @@ def _measured(name: str) -> Definition:
         found = definition_of(name)
     except DQOError:
         return Definition(name, f"Found in metrics.json under the name {name}; this report has no definition of it.")
-    return Definition(found.title, found.text, found.better, _range(found.low, found.high, found.unit))
+    return Definition(found.title, found.text, found.better, _range(found.low, found.high, found.unit), found.undefined)
 
 
 def _range(low: float | None, high: float | str | None, unit: str) -> str:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dqo.evaluation.differences import FEW, FEW_PROMPTS, Difference, on_common_prompts
-from dqo.evaluation_files import MUST_AGREE, disagree, unknown_scoring
+from dqo.evaluation.differences import FEW, FEW_PROMPTS, MOST_RUNS, Difference, on_common_prompts
+from dqo.evaluation_files import likeness_cautions
 from dqo.report.sources import RunFiles
 
 Shared = Mapping[str, Sequence[dict[str, float] | None]]  # metric -> each run's mean over the prompts of all
@@ -30,13 +30,13 @@ class Fact(NamedTuple):
 
 
 class Leader(NamedTuple):
-    """The run that is best in a metric on the prompts of all, the next best, and how far apart these two are."""
+    """The run with the highest mean in a metric on the prompts of all, and its difference to each run compared."""
 
     metric: str
     place: int
     value: float
-    rival: int
-    ahead: Difference | None
+    ahead: dict[int, Difference]
+    unproven: list[int]
 
 
 def headline(runs: Sequence[RunFiles]) -> list[str]:
@@ -65,42 +65,30 @@ def shared_means(runs: Sequence[RunFiles]) -> Shared:
     return on_common_prompts([run.values for run in runs], [run.document.get("metrics", {}) for run in runs])
 
 
-def first_two(runs: Sequence[RunFiles], shared: Shared) -> dict[str, tuple[int, int]]:
-    """Places of the best and the next best run in each of the metrics that decide.
-
-    Args:
-        runs: All runs.
-        shared: As `shared_means` returns it.
-
-    Returns:
-        Metric -> (best, second); without metrics that fewer than two runs have.
-    """
-    found = {}
-    for metric in headline(runs):
-        means = {place: value["mean"] for place, value in enumerate(shared.get(metric, ())) if value}
-        if len(means) > 1:
-            best, second = sorted(means, key=means.__getitem__, reverse=True)[:2]
-            found[metric] = (best, second)
-    return found
-
-
 def leaders(
     runs: Sequence[RunFiles], shared: Shared, differences: Sequence[Sequence[Mapping[str, Difference]]]
 ) -> list[Leader]:
-    """Which run is best in each of the metrics that decide.
+    """Which run is best in each of the metrics that decide, and which others it is shown to be ahead of.
 
     Args:
         runs: All runs.
         shared: As `shared_means` returns it.
-        differences: As `all_differences` returns them, with the pairs of `first_two` among them.
+        differences: As `all_differences` returns them; no pair is chosen for what it shows.
 
     Returns:
         One entry a metric; none where fewer than two runs were evaluated, or none of their prompts are the same.
     """
-    return [
-        Leader(metric, best, shared[metric][best]["mean"], second, differences[second][best].get(metric))
-        for metric, (best, second) in first_two(runs, shared).items()
-    ]
+    found = []
+    for metric in headline(runs):
+        means = {place: value["mean"] for place, value in enumerate(shared.get(metric, ())) if value}
+        if len(means) > 1:
+            best = max(means, key=means.__getitem__)
+            tested = {place: differences[place][best].get(metric) for place in means if place != best}
+            ahead = {place: d for place, d in tested.items() if d and d.verdict == "up"}
+            # Of many runs some pairs are not compared at all; of few, a pair may share too few prompts.
+            unproven = [p for p, d in tested.items() if p not in ahead and (d or len(runs) <= MOST_RUNS)]
+            found.append(Leader(metric, best, means[best], ahead, unproven))
+    return found
 
 
 def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[str, Difference]) -> list[Fact]:
@@ -154,15 +142,8 @@ def cautions(runs: Sequence[RunFiles]) -> list[str]:
     Returns:
         Sentences.
     """
-    found = []
     evaluated = [run for run in runs if run.document]
-    for fact in MUST_AGREE:
-        if disagree(fact, [run.document for run in evaluated]):
-            told = ", ".join(f"{run.name}: {run.document.get(fact)}" for run in evaluated)
-            found.append(
-                f"The evaluations differ in {fact} ({told}): read no difference between them as one of models."
-            )
-    found += unknown_scoring({run.name: run.document for run in evaluated}) + _unlike_prompts(evaluated)
+    found = likeness_cautions({run.name: run.document for run in evaluated}) + _unlike_prompts(evaluated)
     found += [f"{run.name}: {note}" for run in evaluated for note in run.document.get("notes", [])]
     for run in evaluated:
         if run.document["n_prompts"] < FEW_PROMPTS:

@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dqo._version import __version__
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError
+from dqo.evaluation.definitions import MEANING, QUALITY, WORDS
 from dqo.evaluation.frontier import pareto_front
 from dqo.records import write_text
 from dqo.report.curves import columns, significant
@@ -26,7 +27,6 @@ from dqo.report.overview import (
     Shared,
     against_baseline,
     cautions,
-    first_two,
     headline,
     leaders,
     over_training,
@@ -100,9 +100,8 @@ def _document(runs: list[RunFiles], shared: Shared) -> dict[str, Any]:
 def _axes(intervals: dict[str, list[list[float] | None]], shared: Shared) -> dict[str, Any]:
     """Metrics for the two axes of the trade-off and the front of each pair; none where the prompts are not the same."""
     known = [name for name, column in intervals.items() if any(column)]
-    y = [n for n in known if n == "quality" or (n.startswith(("max@", "pass@")) and n[-1] != "k" and n[-2:] != "@1")]
-    skip = ("words", "truncated", "empty", "quality", "compression_ratio")
-    x = [n for n in known if not n.startswith(("max@", "pass@")) and n not in skip]
+    kinds = by_kind([name for name in known if not name.endswith(("@k", "@1"))])  # which repeat other metrics
+    y, x = kinds.get(QUALITY, []), [*kinds.get(MEANING, []), *kinds.get(WORDS, [])]
     x.sort(key=lambda name: ("vendi_1" not in name, not name.startswith("heldout/")))
     fronts = {}
     for across in x:
@@ -146,7 +145,7 @@ def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now:
     # pass@k and max@k are left out because they repeat the largest k
     metrics = [name for name in document["evaluation"] if not name.endswith("@k")]
     values = [run.values if run.document else {} for run in runs]
-    differences = all_differences(values, metrics, also=first_two(runs, shared).values())
+    differences = all_differences(values, metrics)
     data, notes = packed(document, runs)
     assets = files("dqo.report") / "assets"
     vendor = [(assets / "vendor" / name).read_text(encoding="utf-8") for name in _VENDOR]

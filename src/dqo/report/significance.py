@@ -1,32 +1,24 @@
 """Which runs a page compares with which, and what the metrics are about; the differences are those of `dqo compare`."""
 
-from collections.abc import Collection, Mapping, Sequence
-from itertools import combinations
+from collections.abc import Mapping, Sequence
 
 from dqo.errors import DQOError
 from dqo.evaluation.definitions import HEALTH, MEANING, QUALITY, WORDS, definition_of
-from dqo.evaluation.differences import Difference, Values, paired_differences
-
-_RUNS = 8  # of more runs not every pair is compared: the tables would be most of the page
+from dqo.evaluation.differences import MOST_RUNS, Difference, Values, compared_pairs, paired_differences
 
 
-def all_differences(
-    runs: Sequence[Values], metrics: Sequence[str], also: Collection[tuple[int, int]] = ()
-) -> list[list[dict[str, Difference]]]:
-    """Compare any two runs prompt by prompt.
+def all_differences(runs: Sequence[Values], metrics: Sequence[str]) -> list[list[dict[str, Difference]]]:
+    """Compare runs prompt by prompt.
 
     Args:
         runs: For each run, prompt id -> metric -> value; None where a prompt has none.
         metrics: Which to compare.
-        also: Places of two runs that are compared however many there are, because the page says something of them.
 
     Returns:
-        found[a][b]: metric -> difference b - a, as `paired_differences` has it. Of more than eight runs only the pairs
-        with the first and those of `also` are compared, the other entries are empty.
+        found[a][b]: metric -> difference b - a, as `paired_differences` has it; empty for pairs that are not among
+        `compared_pairs`.
     """
-    wanted = {tuple(sorted(pair)) for pair in also}
-    pairs = combinations(range(len(runs)), 2)
-    places = [(a, b) for a, b in pairs if a == 0 or len(runs) <= _RUNS or (a, b) in wanted]
+    places = compared_pairs(len(runs))
     found: list[list[dict[str, Difference]]] = [[{} for _ in runs] for _ in runs]
     for (a, b), there in paired_differences(runs, places, metrics).items():
         found[a][b] = there
@@ -44,7 +36,7 @@ def bases(differences: Sequence[Sequence[Mapping[str, Difference]]]) -> dict[int
         Run -> the runs compared with it; the first run alone where there are two, or too many.
     """
     found = {a: [b for b, pair in enumerate(row) if pair] for a, row in enumerate(differences) if any(row)}
-    whole = 2 < len(differences) <= _RUNS
+    whole = 2 < len(differences) <= MOST_RUNS
     return found if whole else {a: others for a, others in found.items() if a == 0}
 
 

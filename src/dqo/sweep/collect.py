@@ -6,17 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError
-from dqo.evaluation_files import read_metrics, read_prompt_metrics
-from dqo.json_files import parse_object, read_text
+from dqo.evaluation_files import MUST_AGREE, read_metrics, read_prompt_metrics, unlike
 from dqo.records import Prompt, read_groups
-from dqo.run_format import check_format
 from dqo.sweep.plan import Evaluation, Run
-
-# What must be the same in two evaluations for their numbers to differ by the models alone.
-_FACTS = {
-    "metrics.json": ("task", "n_prompts", "n_samples", "encoder", "heldout_encoder", "pass_threshold", "seed"),
-    "sampling.json": ("n", "seed", "temperature", "max_new_tokens", "chat_template"),
-}
 
 
 @dataclass(frozen=True)
@@ -54,18 +46,17 @@ def read_evaluations(runs: Sequence[Run], evaluation: Evaluation, prompts: Seque
         folder = run.folder / evaluation.folder
         if not (folder / "metrics.json").exists():
             continue
-        documents = {name: _document(folder / name) for name in _FACTS}
-        facts = {f"{name}: {key}": documents[name].get(key) for name, keys in _FACTS.items() for key in keys}
+        document = read_metrics(folder / "metrics.json")
         if standard is None:
-            standard = (run.name, facts)
-        for key, value in facts.items():
-            if standard[1][key] != value:
+            standard = (run.name, document)
+        for fact, told in unlike({standard[0]: standard[1], run.name: document}).items():
+            if fact in MUST_AGREE:
                 raise DataError(
-                    f"{folder}: expected every run to be evaluated alike, but {key} is {value!r} here and "
-                    f"{standard[1][key]!r} in {standard[0]}; delete the folder of the one that is wrong."
+                    f"{folder}: expected every run to be evaluated alike, but {fact} is {told[run.name]!r} here and "
+                    f"{told[standard[0]]!r} in {standard[0]}; delete the folder of the one that is wrong."
                 )
         _check_prompts(folder, prompts)
-        found.append(Evaluated(run, documents["metrics.json"], _values(folder)))
+        found.append(Evaluated(run, document, _values(folder)))
     return found
 
 
@@ -90,11 +81,3 @@ def _values(folder: Path) -> dict[str, dict[str, float | None]]:
                 f"{', '.join(row)}; delete {folder} to have it made anew."
             )
     return {name: {key: row[name] for key, row in rows.items()} for name in names}
-
-
-def _document(path: Path) -> dict[str, Any]:
-    if path.name == "metrics.json":
-        return read_metrics(path)
-    document = parse_object(read_text(path, "record of a finished evaluation"), str(path))
-    check_format(document, path)
-    return document

@@ -16,6 +16,7 @@ from dqo._version import __version__
 from dqo.errors import DQOError
 from dqo.evaluation.frontier import pareto_front
 from dqo.evaluation.metrics import LEVEL
+from dqo.evaluation_files import likeness_cautions
 from dqo.sweep.collect import Evaluated
 from dqo.sweep.front import hypervolume_at_k, normalise
 from dqo.sweep.plan import BASE
@@ -47,7 +48,7 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
         "n_samples": evaluated[0].document["n_samples"],
         "points": [_point(arm, alpha, runs) for (arm, alpha), runs in points.items()],
         "hypervolume": {},
-        "notes": [],
+        "notes": likeness_cautions({one.run.name: one.document for one in evaluated}),
     }
     if axes is None:
         document["notes"].append("No front and no hypervolume: no quality was measured.")
@@ -76,11 +77,10 @@ def student_interval(values: Sequence[float]) -> dict[str, float]:
 
 
 def _axes(evaluated: Sequence[Evaluated]) -> list[str] | None:
-    """Diversity by the held-out judge where there is one, and quality; None where quality was not measured."""
+    """Diversity by the held-out judge where there is one, and quality; None where a run lacks either."""
     metrics = evaluated[0].document["metrics"]
-    if any(one.document["metrics"].get("quality") is None for one in evaluated):
-        return None
-    return ["heldout/vendi_1" if "heldout/vendi_1" in metrics else "vendi_1", "quality"]
+    axes = ["heldout/vendi_1" if "heldout/vendi_1" in metrics else "vendi_1", "quality"]
+    return axes if all(one.document["metrics"].get(axis) for one in evaluated for axis in axes) else None
 
 
 def _point(arm: str, alpha: float | str | None, runs: list[Evaluated]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _point(arm: str, alpha: float | str | None, runs: list[Evaluated]) -> dict[s
 
 def _add_fronts(document: dict[str, Any], runs: list[list[Evaluated]], axes: list[str]) -> None:
     """Say of every point whether no other of all arms beats it, and measure what each arm covers."""
-    diversity, quality = (_by_prompt(runs, axis) for axis in axes)  # (K, P) each, a row a point
+    diversity, quality = _by_prompt(runs, axes)  # (K, P) each, a row a point
     n_samples = document["n_samples"]
     means = normalise(quality.mean(axis=1), diversity.mean(axis=1), n_samples)  # (K, 2)
     unbeaten = pareto_front(means.tolist())
@@ -127,11 +127,14 @@ def _covered(means: np.ndarray, resampled: np.ndarray, k: int) -> dict[str, floa
     return {"mean": float(hypervolume_at_k(means, k)), "low": float(low), "high": float(high)}
 
 
-def _by_prompt(runs: list[list[Evaluated]], metric: str) -> np.ndarray:
-    """(K, P) values of a metric, means over seeds, over the prompts that are scored in every run."""
+def _by_prompt(runs: list[list[Evaluated]], axes: list[str]) -> list[np.ndarray]:
+    """(K, P) values of each axis, means over seeds, over the prompts where both are defined in every run."""
     everyone = [one for point in runs for one in point]
-    scored = [key for key in everyone[0].values["quality"]
-              if all(one.values["quality"].get(key) is not None for one in everyone)]  # fmt: skip
-    if not scored:
-        raise DQOError("it needs a prompt that is fully scored in every run, got none.")
-    return np.array([[statistics.fmean(one.values[metric][key] for one in point) for key in scored] for point in runs])
+    defined = [key for key in everyone[0].values["quality"]
+               if all(one.values[axis].get(key) is not None for one in everyone for axis in axes)]  # fmt: skip
+    if not defined:
+        raise DQOError(f"it needs a prompt with {' and '.join(axes)} in every run, got none.")
+    return [
+        np.array([[statistics.fmean(one.values[axis][key] for one in point) for key in defined] for point in runs])
+        for axis in axes
+    ]

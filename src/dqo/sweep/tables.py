@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dqo.evaluation.definitions import definition_of
 from dqo.records import write_json, write_text
 from dqo.sweep.collect import Evaluated
 
@@ -65,8 +66,19 @@ def markdown(document: dict[str, Any]) -> str:
     for one in document.get("missing", []):
         missing.setdefault(one["reason"], []).append(one["run"])
     lines += [f"\nNot in the tables: {', '.join(runs)}, {reason}." for reason, runs in missing.items()]
-    lines += [f"\n{note}" for note in document["notes"]]
+    lines += [f"\n{note}" for note in [*_nulls(document), *document["notes"]]]
     return "\n".join(lines) + "\n"
+
+
+def _nulls(document: dict[str, Any]) -> list[str]:
+    """Why there is no number in a column, or no column."""
+    found = []
+    for name, title in _TITLES.items():
+        told = [point["metrics"][name] for point in document["points"] if name in point["metrics"]]
+        if None in told:
+            where = "is – where" if any(told) else "has no column:"
+            found.append(f"{title.format(n=document['n_samples'])} {where} {definition_of(name).undefined}.")
+    return found
 
 
 def _hypervolumes(document: dict[str, Any], n: int, level: str) -> str:
