@@ -171,7 +171,7 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
     assert (tmp_path / "sweep" / "eval-four" / "results.json").exists()
     metrics = tmp_path / "sweep/runs/dqo-alpha1-seed0/eval/metrics.json"
     metrics.write_text(metrics.read_text().replace('"encoder": "hashed"', '"encoder": "other"'))
-    assert "metrics.json: encoder is 'other' here and 'hashed' in base" in refused(sweep_file(**same), "--dry-run")
+    assert "encoder is 'other' here and 'hashed' in base" in refused(sweep_file(**same), "--dry-run")
 
 
 @pytest.mark.parametrize(

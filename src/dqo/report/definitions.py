@@ -15,7 +15,7 @@ from dqo.evaluation.definitions import definition_of
 
 
 class Definition(NamedTuple):
-    """How a number is explained on the page: `better` is "higher", "lower" or "" for neither; `undefined`, when null."""
+    """How a number is explained on the page: `better` is "higher", "lower" or ""; `undefined` says when null."""
 
     label: str
     text: str

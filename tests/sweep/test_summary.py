@@ -1,0 +1,62 @@
+"""What a sweep says of metrics that are undefined, and of runs that were not sampled alike."""
+
+import pytest
+
+from dqo.sweep.collect import Evaluated
+from dqo.sweep.plan import Run
+from dqo.sweep.summary import summarise
+from dqo.sweep.tables import markdown
+
+SAMPLING = {"temperature": 1.0, "max_new_tokens": 8, "system_prompt": None, "chat_template": "3f", "form": "plain"}
+
+
+def evaluated(tmp_path, alpha, columns, sampling=SAMPLING):
+    """A run whose metrics have these values for prompts 0, 1, ...; None where undefined."""
+    values = {name: {str(i): value for i, value in enumerate(column)} for name, column in columns.items()}
+    means = {}
+    for name, column in columns.items():
+        known = [value for value in column if value is not None]
+        means[name] = dict.fromkeys(("mean", "low", "high"), sum(known) / len(known)) if known else None
+    document = {"metrics": means, "n_samples": 4, "sampling": sampling}
+    return Evaluated(Run("dqo", alpha, 0, tmp_path / f"dqo-alpha{alpha}-seed0", {}), document, values)
+
+
+def test_an_axis_that_is_undefined_for_a_prompt_leaves_that_prompt_out(tmp_path):
+    runs = [
+        evaluated(tmp_path, 0.0, {"quality": [1.0, 0.5, 0.0], "vendi_1": [1.0, None, 2.0]}),
+        evaluated(tmp_path, 1.0, {"quality": [0.5, 0.5, None], "vendi_1": [4.0, 4.0, 4.0]}),
+    ]
+    document = summarise(runs)
+    assert document["notes"] == []
+    # on prompt 0 alone: quality 1 at Vendi 1 covers nothing, quality 0.5 at the most covers half
+    assert document["hypervolume"]["dqo"]["2"]["mean"] == pytest.approx(0.5)
+
+
+def test_a_run_without_one_axis_leaves_no_front_and_says_so(tmp_path):
+    runs = [
+        evaluated(tmp_path, 0.0, {"quality": [1.0, 0.5], "vendi_1": [None, None]}),
+        evaluated(tmp_path, 1.0, {"quality": [0.5, 0.5], "vendi_1": [4.0, 4.0]}),
+    ]
+    document = summarise(runs)
+    assert document["axes"] is None
+    assert "No front and no hypervolume" in document["notes"][0]
+
+
+def test_the_table_says_why_a_column_is_empty(tmp_path):
+    rows = {"quality": [1.0], "vendi_1": [1.0]}
+    runs = [evaluated(tmp_path, 0.0, rows | {"distinct_2": [None], "words": [None]}),
+            evaluated(tmp_path, 1.0, rows | {"distinct_2": [0.5], "words": [None]})]  # fmt: skip
+    text = markdown(summarise(runs))
+    assert "distinct-2 is – where no response has n words, or white space does not separate" in text
+    assert "words has no column: white space does not separate the words of some response." in text
+
+
+@pytest.mark.parametrize("change", [{"temperature": 0.7}, {"max_new_tokens": 4}, {"system_prompt": "Brief."},
+                                    {"chat_template": "b1"}])  # fmt: skip
+def test_runs_that_were_sampled_in_other_ways_are_cautioned(tmp_path, change):
+    rows = {"quality": [1.0], "vendi_1": [1.0]}
+    runs = [evaluated(tmp_path, 0.0, rows), evaluated(tmp_path, 1.0, rows, SAMPLING | change)]
+    ((fact, value),) = change.items()
+    said = f"The evaluations differ in {fact} (dqo-alpha0.0-seed0: {SAMPLING[fact]}, dqo-alpha1.0-seed0: {value})"
+    assert summarise(runs)["notes"][0].startswith(said)
+    assert said in markdown(summarise(runs))
