@@ -17,7 +17,7 @@ def evaluated(tmp_path, alpha, columns, sampling=SAMPLING):
     for name, column in columns.items():
         known = [value for value in column if value is not None]
         means[name] = dict.fromkeys(("mean", "low", "high"), sum(known) / len(known)) if known else None
-    document = {"metrics": means, "n_samples": 4, "sampling": sampling}
+    document = {"metrics": means, "n_samples": 4, "sampling": sampling, "task": "cities"}
     return Evaluated(Run("dqo", alpha, 0, tmp_path / f"dqo-alpha{alpha}-seed0", {}), document, values)
 
 

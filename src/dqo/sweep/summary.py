@@ -51,7 +51,7 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
         "notes": likeness_cautions({one.run.name: one.document for one in evaluated}),
     }
     if axes is None:
-        document["notes"].append("No front and no hypervolume: no quality was measured.")
+        document["notes"].append("No front and no hypervolume: a run has no quality or no diversity.")
         return document
     try:
         _add_fronts(document, list(points.values()), axes)
