@@ -1,6 +1,7 @@
 """The four tasks on public data sets, on small files of our own; the hub is a function that yields rows."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,8 @@ def test_commongen_scores_like_concepts(folder):
     assert scores == [1.0, 0.5, 0.5, 0.0]
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
 HUB_ROWS = {
     "gsm8k": [{"question": f"Q{n}?", "answer": f"1+{n}=<<1+{n}={n + 1}>>{n + 1}\n#### 1,00{n}"} for n in range(9)],
     "dolly": [{"instruction": f"I{n} [2]", "context": "c" * (n % 2), "response": "r", "category": "qa"}
@@ -182,12 +185,12 @@ def test_hub_rows_are_streamed_once_and_kept(name, monkeypatch, tmp_path):
 
     monkeypatch.setattr(hub_data, "_stream", stream)
     monkeypatch.setenv("DQO_CACHE", str(tmp_path))
-    options = {"dev_size": 1, "test_size": 1, "revision": "abc"}
+    options = {"dev_size": 1, "test_size": 1, "revision": COMMIT}
     prompts = load_task(name, **options).prompts("train")
     assert prompts
     assert prompts == load_task(name, **options).prompts("train")
     expected = {"dolly": 1}.get(name, 2)
-    assert asked == [("abc", "train"), ("abc", "validation" if name == "commongen" else "test")][:expected]
+    assert asked == [(COMMIT, "train"), (COMMIT, "validation" if name == "commongen" else "test")][:expected]
     if name == "gsm8k":
         assert prompts[0].reference == "1001"
         assert "<<" not in prompts[0].meta["solution"]
@@ -197,6 +200,80 @@ def test_hub_rows_are_streamed_once_and_kept(name, monkeypatch, tmp_path):
     if name == "commongen":
         assert prompts[0].reference[0].startswith("t")
         assert len(prompts[0].reference) == 2
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub whose newest commit a test sets; `asked` lists what was streamed."""
+
+    class Hub:
+        commit, asked = "a" * 40, []
+
+    class Api:
+        def dataset_info(self, name, revision=None, timeout=None):
+            if Hub.commit is None:
+                raise OSError("no network")
+            return type("Info", (), {"sha": Hub.commit})
+
+    def stream(data, split, task):
+        Hub.asked.append((data.config, data.splits[split], data.revision[0]))
+        rows, first = HUB_ROWS[task], int(0.7 * len(HUB_ROWS[task]))
+        yield from rows if len(data.splits) == 1 else rows[:first] if split == "train" else rows[first:]
+
+    Hub.asked = []
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    monkeypatch.setattr(hub_data, "_stream", stream)
+    monkeypatch.setenv("DQO_CACHE", str(tmp_path))
+    return Hub
+
+
+@pytest.mark.parametrize("name", HUB_ROWS)
+def test_no_two_prompts_of_a_data_set_share_an_id(name, hub):
+    task = load_task(name, dev_size=2, **({"fluency_model": None} if name == "commongen" else {}))
+    ids = [prompt.id for split in ("train", "dev", "test") for prompt in task.prompts(split)]
+    assert len(set(ids)) == len(ids) > 5
+    assert all(prompt.id == prompt.meta["id"] for prompt in task.prompts("test"))
+
+
+def test_the_newest_commit_is_asked_for_each_time_and_read_once(hub):
+    for commit in "aab":
+        hub.commit = commit * 40
+        load_task("commongen", fluency_model=None).prompts("train")
+    assert hub.asked == [
+        (None, "train", "a"),
+        (None, "validation", "a"),
+        (None, "train", "b"),
+        (None, "validation", "b"),
+    ]
+    hub.commit = None
+    load_task("commongen", fluency_model=None, revision="a" * 40).prompts("train")
+    with pytest.raises(DataError, match=rf"data.revision to a commit that is kept here \({'a' * 40}, {'b' * 40}\)"):
+        load_task("commongen", fluency_model=None).prompts("train")
+    assert len(hub.asked) == 4
+
+
+def test_kept_rows_belong_to_a_config_and_are_asked_with_todays_words(hub, monkeypatch):
+    first = load_task("commongen", fluency_model=None).prompts("test")[0].prompt
+    monkeypatch.setattr("dqo.tasks.commongen._QUESTION", "Put {words} into a sentence.")
+    second = load_task("commongen", fluency_model=None).prompts("test")[0].prompt
+    assert (first[:18], second[:5], len(hub.asked)) == ("Write one sentence", "Put a", 2)
+    task = type(load_task("gsm8k"))
+    for config in ("main", "socratic", "main"):
+        monkeypatch.setattr(task, "hub", replace(task.hub, config=config))
+        task().prompts("train")
+    assert [asked[:2] for asked in hub.asked[2:]] == [
+        ("main", "train"), ("main", "test"), ("socratic", "train"), ("socratic", "test")
+    ]  # fmt: skip
+
+
+def test_ids_that_two_files_share_are_told_apart_whatever_the_sizes(folder):
+    rows = [row(f"What is {n} + 1?", str(n + 1), id=f"q{n % 20}") for n in range(40)]
+    path = folder(rows[:20], rows[20:])
+    test = load_task("gsm8k", path=path).prompts("test")
+    assert test[0].id == test[0].meta["id"] == "test-q0"
+    small = load_task("gsm8k", path=path, train_size=1, test_size=1, dev_size=2)
+    assert small.prompts("test") == test[:1]
+    assert {prompt.id[:7] for split in ("train", "dev") for prompt in small.prompts(split)} == {"train-q"}
 
 
 def test_neither_hub_nor_file_is_one_sentence(monkeypatch, tmp_path):

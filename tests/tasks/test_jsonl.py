@@ -34,6 +34,17 @@ def test_splits_and_scores(write):
     assert not task.cuts_span
 
 
+def test_ids_that_two_splits_share_are_told_apart(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    for folder, text in (("a", "one"), ("b", "two")):
+        rows = [{"prompt": f"{text} {n}", "meta": {"id": str(n)}} for n in range(2)]
+        (tmp_path / folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = task_of(train=str(tmp_path / "a" / "rows.jsonl"), test=str(tmp_path / "b" / "rows.jsonl"))
+    assert [(p.id, p.meta["id"]) for p in task.prompts("train")] == [("train-0", "train-0"), ("train-1", "train-1")]
+    assert [p.id for p in task.prompts("test")] == ["test-0", "test-1"]
+
+
 def test_unscorable_and_length(write):
     task = task_of(train=write("train.jsonl", "a"), max_completion_length=7)
     assert task.max_completion_length == 7

@@ -14,7 +14,7 @@ _WORD = re.compile(r"\S+")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
 
 
-def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _records(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
     for row in rows:
         article, highlights = row["article"].strip(), row["highlights"].strip()
         if not article or not highlights:
@@ -23,7 +23,7 @@ def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "prompt": article,
             "reference": highlights,
             "meta": {
-                "id": f"cnn_dailymail-{row['id']}",
+                "id": f"cnn_dailymail-{split}-{row['id']}",
                 "article_words": len(article.split()),
                 "highlights": len(highlights.splitlines()),
             },

@@ -14,7 +14,7 @@ from dqo.tasks.sentence_quality import SentenceQuality
 _QUESTION = "Write one sentence about an everyday scene that uses all of these words: {words}."
 
 
-def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _records(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
     """One prompt a concept set; the hub has one row a sentence, those of a set one after another."""
     sets: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
@@ -25,7 +25,7 @@ def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         yield {
             "prompt": _QUESTION.format(words=", ".join(concepts)),
             "reference": sentences,
-            "meta": {"id": f"commongen-{number:05d}", "concepts": list(concepts)},
+            "meta": {"id": f"commongen-{split}-{number:05d}", "concepts": list(concepts)},
         }
 
 

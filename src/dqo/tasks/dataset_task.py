@@ -8,7 +8,7 @@ from dqo.errors import RecipeError
 from dqo.records import Prompt
 from dqo.tasks.cut import cut, plain
 from dqo.tasks.hub_data import HubData, has_split, read_rows
-from dqo.tasks.splits import pick_split
+from dqo.tasks.splits import distinct_ids, pick_split
 
 
 @dataclass(kw_only=True)
@@ -85,7 +85,11 @@ class DatasetTask:
         limit = None if self.train_size is None else self.train_size + spare
         rows = read_rows(data, self.path, "train", limit, self.name)
         if own_test:
-            test = read_rows(data, self.path, "test", self.test_size, self.name)[: self.test_size]
+            test = read_rows(data, self.path, "test", self.test_size, self.name)
+            rows, test = distinct_ids(
+                {"train": rows, "test": test}
+            ).values()  # of whole files, so no size changes an id
+            test = test[: self.test_size]
         else:
             test, rows = cut(rows, self.test_size, key=self.key, seed=self.seed, label="test")
         for prompt in (*rows, *test):

@@ -14,7 +14,7 @@ from dqo.tasks.reference_task import ReferenceTask
 _CITATION = re.compile(r"\[\d+\]")  # the data set's owners recommend removing these
 
 
-def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _records(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(rows):
         instruction, context, response = (
             _CITATION.sub("", row[column] or "").strip() for column in ("instruction", "context", "response")
@@ -25,7 +25,7 @@ def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             "prompt": f"{instruction}\n\n{context}" if context else instruction,
             "reference": response,
             "meta": {
-                "id": f"dolly-{number:05d}",
+                "id": f"dolly-{split}-{number:05d}",
                 "category": row["category"],
                 "instruction_chars": len(instruction),
                 "has_context": bool(context),

@@ -9,6 +9,7 @@ from dqo.errors import DataError
 from dqo.records import Prompt
 from dqo.rewards.final_answer import final_answer
 from dqo.rewards.math_answer import MathReward
+from dqo.rewards.math_number import read_number
 from dqo.tasks.dataset_task import DatasetTask
 from dqo.tasks.hub_data import HubData
 
@@ -16,17 +17,16 @@ WRONG = 0.1  # an answer is stated where it was asked for, but it is another one
 TAIL = 0.5  # factor for a response that goes on after its answer
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
-def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _records(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(rows):
         solution, _, answer = row["answer"].rpartition("####")
         solution = _CALCULATOR.sub("", solution).strip()
         yield {
             "prompt": row["question"],
             "reference": answer.strip().replace(",", ""),
-            "meta": {"id": f"gsm8k-{number:05d}", "solution": solution, "steps": len(solution.splitlines())},
+            "meta": {"id": f"gsm8k-{split}-{number:05d}", "solution": solution, "steps": len(solution.splitlines())},
         }
 
 
@@ -34,10 +34,10 @@ def _records(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 class Gsm8kTask(DatasetTask):
     r"""Word problems; quality 1 for the right number, `WRONG` for another one, 0 for none or a response cut off.
 
-    The answer is the first that is stated as asked, after "####", in \\boxed{} or after "the answer is". What follows
-    it is left out of the embedded span and halves the quality (`TAIL`), because a policy paid for the answer alone
-    learns to answer and then to write something unique. Answers are compared as numbers, and by math-verify where they
-    are more than a number; nothing of an answer is executed.
+    The answer is what is stated as asked, after "####", in \\boxed{} or <answer>, or after "the answer is"; a number
+    that only stands in the solution is none. What follows it is left out of the embedded span and halves the quality
+    (`TAIL`), because a policy paid for the answer alone learns to answer and then to write something unique. Answers
+    are compared as numbers, and by math-verify where they are more than a number; nothing of an answer is executed.
 
     Attributes:
         timeout: Seconds an answer may take to compare before it counts as wrong.
@@ -72,7 +72,7 @@ class Gsm8kTask(DatasetTask):
 
     def check(self, prompt: Prompt) -> None:
         """Refuse a reference that is no number."""
-        if not isinstance(prompt.reference, str) or not _NUMBER.fullmatch(prompt.reference):
+        if not isinstance(prompt.reference, str) or read_number(prompt.reference) is None:
             raise DataError(
                 f"prompt {prompt.id!r}: the task 'gsm8k' needs the answer as one number in `reference`, such as "
                 f'"72", got {prompt.reference!r}; mend the row.'

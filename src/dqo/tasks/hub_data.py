@@ -1,20 +1,23 @@
-"""Rows of a public data set: from a local copy, or streamed from the hub once and kept as JSON lines.
+"""Rows of a public data set: from a local copy, or streamed from the hub once per commit and kept as JSON lines.
 
 A local copy is a folder with `train.jsonl` (and `test.jsonl`), or one file, which then holds everything.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError
 from dqo.hub import cache_folder, first_words
+from dqo.json_files import to_json
 from dqo.records import Prompt, read_prompts, write_text
 
 Row = dict[str, Any]
+_COMMIT = re.compile("[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -23,10 +26,11 @@ class HubData:
 
     Attributes:
         name: "owner/name".
-        revision: Commit that is read; None reads the newest, because no commit could be checked.
+        revision: Commit, branch or tag that is read; None reads the newest commit there is at the time.
         config: Name of the configuration, None for the only one.
         splits: Our split -> the hub's; without "test", the test prompts are cut from train.
-        to_records: The rows of one split -> {"prompt", "reference", "meta"} each.
+        to_records: The rows of one split and our name of it -> {"prompt", "reference", "meta"} each. The ids in `meta`
+            are unique in the whole data set, so they carry the split.
         most: Our split -> prompts read where no size is asked for; all of them where it does not stand here.
     """
 
@@ -34,7 +38,7 @@ class HubData:
     revision: str | None
     config: str | None
     splits: Mapping[str, str]
-    to_records: Callable[[Iterator[Row]], Iterator[Row]]
+    to_records: Callable[[Iterator[Row], str], Iterator[Row]]
     most: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -62,7 +66,7 @@ def read_rows(data: HubData, path: str | None, split: str, limit: int | None, ta
         DataError: No such file, a bad line, or a hub that cannot be reached.
     """
     if path is None:
-        return read_prompts(_cached(data, split, limit or data.most.get(split), task))
+        return _hub_rows(data, split, limit or data.most.get(split), task)
     place = Path(path).expanduser()
     file = place / f"{split}.jsonl" if place.is_dir() else place
     if not file.is_file():
@@ -73,17 +77,47 @@ def read_rows(data: HubData, path: str | None, split: str, limit: int | None, ta
     return read_prompts(file)
 
 
-def _cached(data: HubData, split: str, limit: int | None, task: str) -> Path:
-    """The JSON-lines file of a split in the cache, written now if it is not there yet."""
-    parts = (data.name.replace("/", "--"), data.revision or "newest", split, str(limit or "all"))
+def _hub_rows(data: HubData, split: str, limit: int | None, task: str) -> list[Prompt]:
+    """Prompts of a hub split, its rows kept in the cache as the hub has them.
+
+    The file is named after everything that decides which rows these are. What prompts are made of them is decided at
+    each reading.
+    """
+    revision = _commit(data, task)
+    parts = (data.name.replace("/", "--"), revision, data.config or "default", data.splits[split], str(limit or "all"))
     file = cache_folder() / "data" / f"{'-'.join(parts)}.jsonl"
     if not file.is_file():
         from tqdm.auto import tqdm
 
-        rows = islice(data.to_records(_stream(data, split, task)), limit)
-        records = tqdm(rows, desc=f"reading {data.name}", unit="row", total=limit)
-        write_text(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    return file
+        kept: list[Row] = []
+        rows = _keeping(_stream(replace(data, revision=revision), split, task), kept)
+        for _ in tqdm(
+            islice(data.to_records(rows, split), limit), desc=f"reading {data.name}", unit="row", total=limit
+        ):
+            pass
+        write_text(file, "".join(to_json(file, row) + "\n" for row in kept))
+    lines = (json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
+    return [Prompt(record["meta"]["id"], **record) for record in islice(data.to_records(lines, split), limit)]
+
+
+def _keeping(rows: Iterator[Row], kept: list[Row]) -> Iterator[Row]:
+    for row in rows:
+        kept.append(row)
+        yield row
+
+
+def _commit(data: HubData, task: str) -> str:
+    """The commit that a revision stands for: asked of the hub, unless it is one, so that no old copy passes for new."""
+    if data.revision and _COMMIT.fullmatch(data.revision):
+        return data.revision
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().dataset_info(data.name, revision=data.revision, timeout=10).sha
+    except Exception as error:
+        raise _unreachable(data, task, error) from error
+    assert found, "every revision of the hub has a commit"
+    return found
 
 
 def _stream(data: HubData, split: str, task: str) -> Iterator[Row]:
@@ -100,8 +134,16 @@ def _stream(data: HubData, split: str, task: str) -> Iterator[Row]:
     except GeneratorExit:
         raise
     except Exception as error:
-        raise DataError(
-            f"task {task!r}: expected the data set {data.name!r} from the hub or a local copy, but the hub said no "
-            f"({first_words(error)}) and data.path is not set; check the network, or set data.path to a JSON-lines "
-            "file or to a folder with train.jsonl and test.jsonl."
-        ) from error
+        raise _unreachable(data, task, error) from error
+
+
+def _unreachable(data: HubData, task: str, error: Exception) -> DataError:
+    """What to do without the hub; copies that are kept can be read by their commit."""
+    start = data.name.replace("/", "--") + "-"
+    kept = {file.name.removeprefix(start).split("-")[0] for file in (cache_folder() / "data").glob(f"{start}*.jsonl")}
+    copies = f", or data.revision to a commit that is kept here ({', '.join(sorted(kept))})" if kept else ""
+    return DataError(
+        f"task {task!r}: expected the data set {data.name!r} from the hub or a local copy, but the hub said no "
+        f"({first_words(error)}) and data.path is not set; check the network, or set data.path to a JSON-lines "
+        f"file or to a folder with train.jsonl and test.jsonl{copies}."
+    )

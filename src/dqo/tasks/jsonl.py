@@ -11,7 +11,7 @@ from dqo.json_files import is_number
 from dqo.records import Prompt, read_prompts
 from dqo.rewards import CheckedReward
 from dqo.rewards.imported import checked_span, import_function, import_reward
-from dqo.tasks.splits import SPLITS
+from dqo.tasks.splits import SPLITS, distinct_ids
 
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
@@ -79,10 +79,9 @@ class JsonlTask:
                 f"task 'jsonl': expected a file for the split {split!r}, got none; set the option `{split}`."
             )
         if not self._read:
-            self._read = {
-                name: load_prompts(source, name) for name, source in self._sources.items() if source is not None
-            }
-            _refuse_overlap(self._read)
+            read = {name: load_prompts(source, name) for name, source in self._sources.items() if source is not None}
+            _refuse_overlap(read)
+            self._read = distinct_ids(read)
         return list(self._read[split])
 
     def answer_span(self, response: str) -> str:

@@ -1,10 +1,13 @@
 """Seeded train, dev and test splits of a generated task that share no item."""
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from dqo.errors import RecipeError
+from dqo.records import Prompt
 
 SPLITS = ("train", "dev", "test")
 _ATTEMPTS = 2000  # draws for one item before the space counts as exhausted
@@ -66,6 +69,30 @@ def pick_split(splits: Mapping[str, list[Item]], split: str) -> list[Item]:
     if split not in splits:
         raise RecipeError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}.")
     return list(splits[split])
+
+
+def distinct_ids(splits: Mapping[str, list[Prompt]]) -> dict[str, list[Prompt]]:
+    """Puts the split in front of ids that two splits share, as where each file counts from 0.
+
+    What is found by its id (a finished answer, a baseline's, the same prompt of another run) is then never that of
+    another split.
+
+    Args:
+        splits: The prompts of each split.
+
+    Returns:
+        The same prompts; an id that is changed is changed in `meta` too, where it stands there.
+    """
+    times = Counter(prompt.id for prompts in splits.values() for prompt in prompts)
+    return {
+        split: [_renamed(prompt, f"{split}-{prompt.id}") if times[prompt.id] > 1 else prompt for prompt in prompts]
+        for split, prompts in splits.items()
+    }
+
+
+def _renamed(prompt: Prompt, name: str) -> Prompt:
+    meta = prompt.meta | {"id": name} if "id" in prompt.meta else prompt.meta
+    return replace(prompt, id=name, meta=meta)
 
 
 def _fresh(
