@@ -163,3 +163,35 @@ def test_responses_are_judged_by_a_reward_of_a_recipe(tmp_path, capsys):
     ):
         assert run("eval", *flags, "--reward", reward) == 2
         assert said in capsys.readouterr().err
+
+
+def test_a_run_is_asked_and_read_as_in_its_training(tiny_policy_folder, prompts, tmp_path, capsys):
+    """Chat template variables and trace markers come from the run, unless flags give others."""
+    final = tmp_path / "run" / "checkpoints" / "final"
+    final.parent.mkdir(parents=True)
+    tiny_policy_folder.rename(final)
+    (tmp_path / "run" / "config.yaml").write_text(
+        "task: cities\ntrace_markers: red...blue\ntrainer: {chat_template_kwargs: {thinks: true}}\n"
+    )
+    template = "{% for m in messages %}{{ m['content'] }} {% endfor %}{% if thinks %}red{% endif %}"
+    (final / "chat_template.jinja").write_text(template)
+    flags = ["--model", tmp_path / "run", "--data", prompts, "--n", 2, "--max-new-tokens", 4]
+    assert run("sample", *flags, "--out", tmp_path / "as-trained") == 0
+    settings = json.loads((tmp_path / "as-trained" / "sampling.json").read_text())
+    assert settings["chat_template_kwargs"] == {"thinks": True}
+    assert settings["trace_markers"] == "red...blue"
+    assert settings["prompt_opens_trace"] is True
+    assert run("sample", *flags, "--chat-template-kwargs", "{thinks: false}", "--out", tmp_path / "other") == 0
+    assert json.loads((tmp_path / "other" / "sampling.json").read_text())["prompt_opens_trace"] is False
+    groups = tmp_path / "as-trained" / "groups.jsonl"
+    lines = [json.loads(line) for line in groups.read_text().splitlines()]
+    for line in lines:
+        line["responses"] = ["old blue tree", "big small"]
+    groups.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert run("eval", "--responses", groups, "--encoder", "hashed", "--out", tmp_path / "eval") == 0
+    document = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert document["trace_markers"] == "red...blue"
+    assert document["metrics"]["words"]["mean"] == document["metrics"]["empty"]["mean"] == 0.5
+    assert "100.0% of 4 responses have a reasoning trace" in capsys.readouterr().out
+    for wrong in (["--chat-template-kwargs", "thinks"], ["--trace-markers", "red"]):
+        assert run("sample", *flags, *wrong, "--out", tmp_path / "wrong") == 2

@@ -158,6 +158,15 @@ def test_a_system_prompt_is_the_first_message(server):
     assert second["role"] == "user"
 
 
+def test_variables_of_the_chat_template_are_sent_and_recorded(server):
+    thinking = {"enable_thinking": True}
+    model = ServedModel("tiny", server.url, **SETTINGS, chat_template_kwargs=thinking)
+    sample_from(model, PROMPTS[:1], 1)
+    assert server.asked[-1]["chat_template_kwargs"] == model.settings()["chat_template_kwargs"] == thinking
+    sample_from(ServedModel("tiny", server.url, **SETTINGS), PROMPTS[:1], 1)
+    assert "chat_template_kwargs" not in server.asked[-1]
+
+
 def test_an_answer_without_text_is_an_empty_response(server):
     server.misbehave = lambda body, number: {"content": None, "reasoning_content": "hm"}
     assert {text for group in draw(server) for text in group.responses} == {""}

@@ -25,6 +25,7 @@ class Row:
     tool_tail: str = ""
     padding: bool = False
     output: int = 0
+    prompt: str = "the dog"
     values: list[float] = field(default_factory=list)
 
     @property
@@ -72,6 +73,7 @@ def put(tq, tokenizer, rows):
     ids = [tokenizer(f"{row.words} {row.tool_tail}").input_ids for row in rows]
     assert [len(x) for x in ids] == [len(row.mask) for row in rows], "one token a word"
     fields = {
+        "prompts": nested([tokenizer(row.prompt).input_ids for row in rows], torch.int64),
         "responses": nested(ids, torch.int64),
         "response_mask": nested([row.mask for row in rows], torch.int64),
         "rm_scores": nested([row.token_scores() for row in rows], torch.float32),

@@ -154,11 +154,31 @@ def test_every_output_of_a_session_carries_the_session_s_part(make_trainer, tran
     rows[-1].words = "big house"
     batch, metrics = put(transfer_queue, tiny_tokenizer, rows), {}
     make_trainer("grpo")._compute_advantage(batch, metrics)
-    texts = ["the old", "the dog runs fast", "the dog runs fast", "green tree"]
+    texts = ["big house\nthe old", "the dog runs fast", "the dog runs fast", "green tree"]
     part = ALPHA * batches.brute_force_credits(texts)[0]
     shaped = read(transfer_queue, batch, "token_level_rewards")
     assert [sum(shaped[0]), sum(shaped[-1])] == pytest.approx([part, part], abs=1e-5)
     assert metrics["diversity/rows"] == 7
+
+
+def test_reasoning_traces_are_not_embedded(make_trainer, transfer_queue, tiny_tokenizer):
+    """Closed; closed where the prompt opened it; cut off where the prompt opened it, so that no marker shows."""
+    rows = [
+        Row("a", 0, "red tree blue the dog", 1.0),
+        Row("a", 1, "cat sings blue the dog", 1.0, prompt="the dog red"),
+        Row("a", 2, "cat sleeps", 0.0, prompt="the dog red"),
+        Row("a", 3, "green tree", 1.0),
+    ]
+    batch, metrics = put(transfer_queue, tiny_tokenizer, rows), {}
+    make_trainer("grpo", "+dqo.trace_markers=red...blue")._compute_advantage(batch, metrics)
+    shaped = [sum(row) for row in read(transfer_queue, batch, "token_level_rewards")]
+    credits = batches.brute_force_credits(["the dog", "the dog", "", "green tree"])
+    assert credits[2] == pytest.approx(0.0)
+    assert shaped == pytest.approx(
+        [row.score + ALPHA * credit for row, credit in zip(rows, credits, strict=True)], abs=1e-5
+    )
+    assert metrics["responses/traced"] == 0.75
+    assert metrics["responses/unclosed"] == 0.25
 
 
 def test_kl_in_reward_is_taken_off_the_shaped_reward(make_trainer, transfer_queue, tiny_tokenizer):

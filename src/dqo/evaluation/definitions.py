@@ -141,13 +141,17 @@ DEFINITIONS: dict[str, Definition] = {
         "one of the two encoders sees no difference",
     ),
     "words": Definition(
-        "Length", "Mean number of words of a response, split at white space.", HEALTH, "", 0, None, "words", "count",
+        "Length", "Mean number of words of a response, its reasoning trace left out, split at white space.",
+        HEALTH, "", 0, None, "words", "count",
         _NO_WORDS,
     ),
     "truncated": Definition(
         "Truncated", "Share of responses cut off at the token limit.", HEALTH, "lower", 0, 1, "share", "count"
     ),
-    "empty": Definition("Empty", "Share of responses without any text.", HEALTH, "lower", 0, 1, "share", "count"),
+    "empty": Definition(
+        "Empty", "Share of responses without any text, reasoning traces not counted.",
+        HEALTH, "lower", 0, 1, "share", "count",
+    ),
 }  # fmt: skip
 
 _NUMBERED = (

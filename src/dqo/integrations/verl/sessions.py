@@ -5,7 +5,7 @@ sequences that the response was cut into (one, unless an agent loop returns seve
 any size, and padding rows are told by their tag.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,17 +36,17 @@ def group_rows(keys: Sequence[str], tags: Sequence[dict[str, Any]]) -> list[list
     return groups
 
 
-def read_group(sessions: list[list[int]], keys: Sequence[str], texts: dict[int, str], scores: list[Tensor]) -> Group:
+def read_group(sessions: list[list[int]], keys: Sequence[str], texts: Mapping[int, str], scores: list[Tensor]) -> Group:
     """Texts and task rewards of a group's sessions.
 
     Args:
         sessions: rows of each session, the final output last.
         keys: N row keys, for messages.
-        texts: response text of each final row.
+        texts: response text of each row.
         scores: N rows of task reward by token, (T_row,).
 
     Returns:
-        The group; a reward is the sum over the tokens of the session's final row.
+        The group; a text is that of all rows of the session, a reward the sum over the tokens of its final row.
 
     Raises:
         RewardError: a reward is NaN or infinite; names the row.
@@ -58,8 +58,8 @@ def read_group(sessions: list[list[int]], keys: Sequence[str], texts: dict[int, 
                 f"Expected a finite task reward for every response, row {keys[session[-1]]} has {reward}, which would "
                 "spoil the advantages of its whole group; mend the reward function."
             )
-    finals = [session[-1] for session in sessions]
-    return Group([texts[row] for row in finals], rewards, [keys[row] for row in finals])
+    written = ["\n".join(str(texts[row]) for row in session if texts[row].strip()) for session in sessions]
+    return Group(written, rewards, [keys[session[-1]] for session in sessions])
 
 
 def add_credit(

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dqo.diversity import DiversitySpec
 from dqo.embedders.naming import with_whole_path
 from dqo.errors import RecipeError
+from dqo.response import TraceMarkers
 from dqo.signals import SIGNALS
 
 # What the rewards and embeddings of a batch suffice for; likelihoods, advantages and the loss stay verl's.
@@ -41,6 +42,8 @@ class DQOSettings(DiversitySpec):
             `trainer.n_gpus_per_node * trainer.nnodes` that verl takes whole.
         answer_span: "pkg.module.function" or "path/to/file.py:function", response text -> the text that is embedded;
             the whole text where not given.
+        trace_markers: reasoning traces that are removed before: "default", "off", or pairs of markers such as
+            "<plan>...</plan>"; see `dqo.response.TraceMarkers.parse`.
     """
 
     encoder: str = "all-MiniLM-L6-v2"
@@ -51,9 +54,11 @@ class DQOSettings(DiversitySpec):
     encoder_cpus: int = 1
     encoder_gpus: float = 0.0
     answer_span: str | None = None
+    trace_markers: str = "default"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        TraceMarkers.parse(self.trace_markers)
         for name, low in (("encoder_actors", 0), ("encoder_cpus", 1), ("encoder_batch_size", 1), ("encoder_gpus", 0)):
             if getattr(self, name) < low:
                 raise RecipeError(f"dqo.{name}: expected at least {low}, got {getattr(self, name)}; raise it.")

@@ -26,6 +26,7 @@ from dqo.core import effective_alpha
 from dqo.integrations.verl.scoring import ActorScorer, Group, GroupScorer, ScoredGroup
 from dqo.integrations.verl.sessions import add_credit, group_rows, read_group
 from dqo.integrations.verl.settings import base_mode, divides_by_group_std, read_settings, warn_of_group_std
+from dqo.response import Response, ResponseReader, TraceMarkers
 
 
 class DQOMixin:
@@ -62,7 +63,7 @@ class DQOMixin:
             data = tq.kv_batch_get(
                 keys=batch.keys,
                 partition_id=batch.partition_id,
-                select_fields=["responses", "response_mask", "rm_scores"],
+                select_fields=["prompts", "responses", "response_mask", "rm_scores"],
             )
             scores = list(data["rm_scores"].unbind())  # N times (T_row,)
             shaped = self._shaped_scores(batch, data, scores, metrics)
@@ -78,21 +79,23 @@ class DQOMixin:
     def _shaped_scores(self, batch: KVBatchMeta, data: TensorDict, scores: list[Tensor], metrics: dict) -> list[Tensor]:
         """N rows of reward by token with diversity's part, and the step's numbers into the metrics."""
         masks = list(data["response_mask"].unbind())  # N times (T_row,)
-        responses = list(data["responses"].unbind())  # N times (T_row,)
         groups = group_rows(batch.keys, batch.tags)
-        finals = [session[-1] for sessions in groups for session in sessions]
-        texts = {row: self._text(responses[row], masks[row]) for row in finals}
+        texts = self._texts(data, [row for sessions in groups for session in sessions for row in session])
         read = [read_group(sessions, batch.keys, texts, scores) for sessions in groups]
         # A response that is alone has nobody to differ from: a constant credit would be a reward for surviving.
         several = [p for p, group in enumerate(read) if len(group.texts) > 1]
         found = self._score([read[p] for p in several])
         metrics.update(self._diversity_metrics(read, found))
+        metrics["responses/traced"] = _mean([float(text.traced) for text in texts.values()])
+        metrics["responses/unclosed"] = _mean([float(text.unclosed) for text in texts.values()])
         kept = [groups[p] for p in several]
         return add_credit(scores, masks, kept, found, [read[p] for p in several])
 
-    def _text(self, response: Tensor, mask: Tensor) -> str:
-        """What the policy wrote; what tools and users wrote into the response is masked and no merit of the policy."""
-        return self.tokenizer.decode(response[mask.bool()].tolist(), skip_special_tokens=True)
+    def _texts(self, data: TensorDict, rows: list[int]) -> dict[int, Response]:
+        """What the policy wrote by row; what tools and users wrote is masked and no merit of the policy."""
+        reader = ResponseReader(self.tokenizer, TraceMarkers.parse(self.dqo.trace_markers))
+        prompts, ids, masks = (list(data[name].unbind()) for name in ("prompts", "responses", "response_mask"))
+        return {row: reader(prompts[row].tolist(), ids[row].tolist(), masks[row].tolist()) for row in rows}
 
     def _diversity_metrics(self, read: list[Group], found: list[ScoredGroup]) -> dict[str, Any]:
         """Means over the batch, under the names that DQO has in every host."""
