@@ -36,7 +36,7 @@ _CHANGE = (
 _TURN = (
     r"(?i:no|never|nearly|almost|under|above|below|between|without|except|twice|double|triple|times|least|most|how|one|"
     r"root|square|cube|sum|product|difference|quotient|opposite|inverse|reciprocal|rest|percent|step|option|question|"
-    r"problem|equation)\b"
+    r"problem|equation|from|log|ln|sin|cos|tan|sqrt)\b"
 )
 _NO_UNIT = r"(?i:is|are|was|were|wrong|incorrect|off|mod|base|short)\b"  # "18 is wrong", "18 mod 5"
 _LETTERS = rf"(?!{_CHANGE}|{_NO_UNIT})(?:[A-Za-zµ][A-Za-zµ']+|[ghlLms]\b|a(?=\s)|[ap]\.m\b)\.?(?:\s?\^\{{?-?[1-3]\}}?)?"
