@@ -1,11 +1,14 @@
-"""Kill -9 at random points of training, evaluation and sweep, go on, and count what was lost: it must be nothing.
+"""Start everything twice, interrupt it at random points, go on, and count what was lost: it must be nothing.
 
-    python benchmarks/storm.py --kills 20 --seed 0
+    python benchmarks/storm.py --times 20 --seed 0                 # Ctrl-C: SIGINT to the process groups
+    python benchmarks/storm.py --times 20 --seed 0 --signal KILL   # kill -9
 
-A random two-layer policy and the hashed encoder make a run last seconds, so that most kills fall into the moments that
-matter: a checkpoint that is written, the last lines of a file. Every command is a forked process, killed after a random
-share of the time that it takes undisturbed, then started again until it ends. Of a sweep the kill hits the sweep, the
-process that works for it, or both. Each ending is compared with the undisturbed one.
+A random two-layer policy and the hashed encoder make a run last seconds, so that most interruptions fall into the
+moments that matter: a checkpoint that is written, the last lines of a file. Every command runs as two forked processes
+in groups of their own, begun a random time apart: one is refused (train, eval), or they share the work (sweep). Both
+are interrupted after a random share of the time that the command takes undisturbed, and started again until it is done.
+With KILL, of a sweep the signal hits the sweep, the process that works for it, or both. Each ending is compared with
+the undisturbed one.
 """
 
 import argparse
@@ -18,8 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -72,7 +77,7 @@ def make_inputs(folder: Path) -> None:
     short = recipe | {"algorithm": "grpo", "alpha": 1.0, "trainer": trainer | {"max_steps": 3}}
     del short["vendi_target"]
     (folder / "base.yaml").write_text(yaml.safe_dump(short))
-    for name in ("whole", "killed"):
+    for name in ("whole", "disturbed"):
         document = {"base": str(folder / "base.yaml"), "output_dir": str(folder / f"sweep-{name}"), "seeds": [0],
                     "arms": {"dqo": {}}, "alphas": [0.5, 1.0],
                     "evaluation": {"data": str(folder / "unseen.jsonl"), "n": 4}}  # fmt: skip
@@ -126,12 +131,16 @@ def start(argv: list[str], log: Path, env: dict[str, str] | None = None) -> int:
     status = 70
     try:
         os.setpgid(0, 0)
+        for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            signal.signal(number, handler)  # a test run in the background ignores Ctrl-C
         os.environ |= env or {}
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(target, 1), os.dup2(target, 2)
-        schedule.subprocess.Popen = Forked
+        schedule.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
         status = dqo(argv)
         sys.stdout.flush()  # the exit below does not
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -144,13 +153,15 @@ def working_for(process: int) -> list[int]:
         return []
 
 
-def strike(process: int, dice: random.Random) -> str:
-    """Kill a process, the one that works for it, or both; waits for the first if it was hit."""
+def strike(process: int, number: signal.Signals, dice: random.Random) -> None:
+    """Interrupt the group of a process; kill a process, the one that works for it, or both."""
+    if number == signal.SIGINT:
+        os.killpg(process, number)
+        return
     workers = working_for(process)
     hit = dice.choice(["command", "worker", "both"]) if workers else "command"
     for victim in ([process] if hit != "worker" else []) + (workers if hit != "command" else []):
-        os.kill(victim, signal.SIGKILL)
-    return hit
+        os.kill(victim, number)
 
 
 def ended(process: int, seconds: float) -> int | None:
@@ -172,7 +183,7 @@ def finished(folder: Path) -> dict[str, object]:
         if path.name.startswith("checkpoint-") and path.is_dir() and flaw(path) is None:
             found[name] = "whole"
         elif path.name == "final":
-            found[name] = (path / "model.safetensors").stat().st_mtime_ns
+            found[name] = (path / "model.safetensors").read_bytes()
         elif path.name == "metrics.json":
             found[name] = path.read_bytes()
         elif path.name == "groups.jsonl" and not (path.parent / "metrics.json").exists():
@@ -198,7 +209,7 @@ def lost(before: dict[str, object], after: dict[str, object]) -> list[str]:
 
 
 def ending(kind: str, folder: Path) -> object:
-    """What must not depend on kills: weights and log of a training, files of an evaluation, results of a sweep."""
+    """What must stay as it is: weights and log of a training, files of an evaluation, results of a sweep."""
     if kind == "train":
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         rows = [{name: value for name, value in row.items() if "time" not in name} for row in rows]
@@ -211,52 +222,76 @@ def ending(kind: str, folder: Path) -> object:
     return results["points"], results["hypervolume"], [path.read_bytes() for path in policies]
 
 
-def storm(kind: str, inputs: Path, kills: int, dice: random.Random) -> dict[str, object]:
-    """Work undisturbed once, then under kills, in as many rounds as they take; returns the counts."""
+def twice(
+    kind: str, inputs: Path, log: Path, duration: float, number: signal.Signals, dice: random.Random
+) -> tuple[list[int], int]:
+    """Start a command twice and interrupt what still runs; returns the exit statuses and how many were interrupted."""
+    running, statuses, hit = [], [], 0
+    for wait in (dice.uniform(0, 0.5 * duration), dice.uniform(0, 0.8 * duration)):
+        running.append(start(command(kind, inputs, "disturbed"), log))
+        time.sleep(wait)
+    for process in running:
+        status = ended(process, 0.01)
+        if status is None:
+            strike(process, number, dice)
+            hit += 1
+            status = ended(process, 3600)  # a training finishes its step
+        statuses.append(status)
+    return statuses, hit
+
+
+def storm(kind: str, inputs: Path, times: int, number: signal.Signals, dice: random.Random) -> dict[str, object]:
+    """Work undisturbed once, then under interruptions, in as many rounds as they take; returns the counts."""
     log, begun = inputs / f"{kind}.log", time.monotonic()
     if ended(start(command(kind, inputs, "whole"), log), 3600) != 0:
         sys.exit(f"{kind} fails undisturbed: {log.read_text()[-2000:]}")
     duration, expected = time.monotonic() - begun, ending(kind, inputs / f"{kind}-whole")
-    counts, gone, hits = Counter(), [], Counter()
-    folder = inputs / f"{kind}-killed"
-    while counts["kills"] < kills:
+    counts, gone, statuses = Counter({"interruptions": 0, "different endings": 0}), [], Counter()
+    folder = inputs / f"{kind}-disturbed"
+    while counts["interruptions"] < times:
         shutil.rmtree(folder, ignore_errors=True)
         before: dict[str, object] = {}
-        while True:
-            process = start(command(kind, inputs, "killed"), log)
-            in_time = counts["kills"] < kills
-            status = ended(process, dice.uniform(0, 0.8 * duration) if in_time else 3600)
-            if status is None:
-                hit = strike(process, dice)
-                hits[hit] += 1
-                counts["kills"] += 1
-                status = ended(process, 3600)  # a sweep whose worker was hit reports it and ends
+        found = [None]
+        while 0 not in found:
+            if counts["interruptions"] < times:
+                found, hit = twice(kind, inputs, log, duration, number, dice)
+                counts["interruptions"] += hit > 0
+            else:
+                found = [ended(start(command(kind, inputs, "disturbed"), log), 3600)]
+            statuses.update(found)
             now = finished(folder) if folder.exists() else {}
             gone += lost(before, now)
             before = now
-            if status == 0:
-                break
         counts["rounds"] += 1
         counts["different endings"] += ending(kind, folder) != expected
-    return {"kind": kind, "undisturbed_s": round(duration, 1), **counts, "hit": dict(hits), "lost": gone}
+    return {"kind": kind, "undisturbed_s": round(duration, 1), **counts, "statuses": dict(statuses), "lost": gone}
+
+
+# Done, refused because the other one works, interrupted, interrupted before the command line took over; killed; and of
+# a sweep whose process was killed: a run failed.
+EXPECTED = {signal.SIGINT: {0, 75, 130, -2}, signal.SIGKILL: {0, 1, 75, -9}}
 
 
 def main() -> int:
     """Run the storm and print one JSON line a kind; 1 where something was lost or ended differently."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20, help="of each kind (default: %(default)s)")
+    parser.add_argument("--times", type=int, default=20, help="interruptions of each kind (default: %(default)s)")
+    parser.add_argument("--signal", choices=("INT", "KILL"), default="INT", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default="train,eval,sweep")
     args = parser.parse_args()
     sys.stdout.flush()
-    failed = False
+    failed, number = False, signal.Signals[f"SIG{args.signal}"]
     with tempfile.TemporaryDirectory() as folder:
         if ended(os.fork() or (make_inputs(Path(folder)), os._exit(0)), 600) != 0:
             sys.exit("the inputs could not be made")
         for kind in args.kinds.split(","):
-            counts = storm(kind, Path(folder), args.kills, random.Random(f"{args.seed} {kind}"))
+            counts = storm(kind, Path(folder), args.times, number, random.Random(f"{args.seed} {kind}"))
             failed |= bool(counts["lost"]) or counts["different endings"] > 0
             print(json.dumps(counts), flush=True)
+            if not set(counts["statuses"]) <= EXPECTED[number]:
+                failed = True
+                print((Path(folder) / f"{kind}.log").read_text()[-4000:], file=sys.stderr)
     return int(failed)
 
 

@@ -1,4 +1,4 @@
-"""A short storm: kill -9 at random points of training and evaluation loses nothing and changes no ending."""
+"""A short storm: Ctrl-C and kill -9 at random points of commands that are started twice lose and change nothing."""
 
 import json
 import subprocess
@@ -11,14 +11,15 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "storm.py"
 
 
 @pytest.mark.slow
-def test_nothing_finished_is_lost():
-    command = [sys.executable, str(SCRIPT), "--kills", "3", "--kinds", "train,eval", "--seed", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    for kind, line in zip(("train", "eval"), done.stdout.splitlines(), strict=True):
+@pytest.mark.parametrize(("number", "kinds"), [("INT", "train,eval,sweep"), ("KILL", "train,eval")])
+def test_nothing_finished_is_lost(number, kinds):
+    command = [sys.executable, str(SCRIPT), "--times", "3", "--kinds", kinds, "--seed", "1", "--signal", number]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    for kind, line in zip(kinds.split(","), done.stdout.splitlines(), strict=True):
         counts = json.loads(line)
         assert counts["kind"] == kind
-        assert counts["kills"] == 3, "a storm without a kill would show nothing"
+        assert counts["interruptions"] == 3, "a storm without an interruption would show nothing"
         assert counts["lost"] == []
         assert counts["different endings"] == 0
 
