@@ -141,3 +141,20 @@ def test_a_failing_reward_leaves_no_files(words, tmp_path):
 def test_task_and_reward_exclude_each_other(words, tmp_path):
     with pytest.raises(RecipeError, match=r"quality from a task or from a reward, got both; leave one out"):
         evaluate(GROUPS, encoder=words, task=ColourTask(), reward=has_red, out=tmp_path)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_an_evaluation_that_is_cut_short_leaves_no_files_of_two(words, first_letters, tmp_path, monkeypatch, same):
+    evaluate(GROUPS, encoder=words, out=tmp_path)
+    before = (tmp_path / "metrics.json").read_bytes()
+
+    def interrupted(path, value):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dqo.evaluation.run.write_json", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(GROUPS, encoder=words if same else first_letters, out=tmp_path)
+    if same:
+        assert (tmp_path / "metrics.json").read_bytes() == before, "what is finished is not lost"
+    else:
+        assert not (tmp_path / "metrics.json").exists(), "it would stand for groups and values of the other one"

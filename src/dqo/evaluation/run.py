@@ -139,10 +139,13 @@ def _scoring(groups: Sequence[Group], task: "Task | None", reward: Reward | None
 
 
 def _write(out: Path, groups: Sequence[Group], values: PromptValues, document: dict[str, Any]) -> None:
-    """The three files; metrics.json comes last."""
+    """The three files; metrics.json comes last, and one of other numbers goes first: the three belong together."""
     rows = [{"id": group.id} | {name: column[i] for name, column in values.items()} for i, group in enumerate(groups)]
+    of_prompts, text = out / "prompt_metrics.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    if not of_prompts.exists() or of_prompts.read_bytes() != text.encode():
+        (out / "metrics.json").unlink(missing_ok=True)
     write_groups(out / "groups.jsonl", groups)
-    write_text(out / "prompt_metrics.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(of_prompts, text)
     write_json(out / "metrics.json", document)
 
 
