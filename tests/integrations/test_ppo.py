@@ -64,10 +64,10 @@ def test_each_token_is_paid_as_written(truncated, tiny_policy_folder, tiny_token
     trainer = make(AutoModelForCausalLM.from_pretrained(tiny_policy_folder), tiny_tokenizer, tmp_path, **settings)
     trainer._state_values = spy_values(trainer, seen := [])
     trainer.train()
-    batch, values = trainer.batch, seen[-1][0]
+    batch, values = trainer.batch, seen[-1]
     assert values.abs().max() > 1e-3, "zero values would make the next lines vacuous"
     scores = trainer.table.sum(1)
-    kl = seen[-1][1] - batch["ref_per_token_logps"]
+    kl = batch["old_per_token_logps"] - batch["ref_per_token_logps"]
     assert kl.abs().max() > 1e-4
     ends, cut = (tiny_tokenizer.eos_token_id, tiny_tokenizer.pad_token_id), 0
     for row, ids in enumerate(completions_of(batch)):
@@ -102,7 +102,7 @@ def test_values_are_those_of_the_states_before_each_token_and_behind_the_last(
     trainer.train()
     batch = trainer.batch
     with torch.no_grad():
-        values, _ = trainer._state_values(batch)
+        values = trainer._state_values(batch)
         assert values.std() > 1e-4, "a critic that has not learned would make the next lines vacuous"
         backbone = trainer.critic.backbone or backbone_of(trainer.model)
         for row, ids in enumerate(completions_of(batch)):
@@ -154,7 +154,7 @@ def test_critic_learns_the_known_value_of_the_first_state(critic, tiny_policy, t
     torch.testing.assert_close(tiny_policy.state_dict(), start, atol=0, rtol=0)
     batch = trainer.batch
     with torch.no_grad():
-        values, _ = trainer._state_values(batch)
+        values = trainer._state_values(batch)
         logits = trainer.model(batch["prompt_ids"], attention_mask=batch["prompt_mask"]).logits[:, -1]
     known = (logits.softmax(-1) * short).sum(-1)
     assert 0.1 < known.mean() < 0.9

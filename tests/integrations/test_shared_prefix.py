@@ -19,7 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from dqo.integrations.trl.prefix_layout import IGNORED
 from dqo.integrations.trl.prefix_support import supports_shared_prefix
-from dqo.integrations.trl.shared_prefix import carries_cache_gradients, shared_prefix_logps
+from dqo.integrations.trl.shared_prefix import shared_prefix_logps
 
 VOCAB, PAD, C = 64, 0, 6
 SMALL = {
@@ -32,7 +32,7 @@ SMALL = {
     "pad_token_id": PAD,
     "max_position_embeddings": 64,
 }
-LAYOUTS = ["unshared", "packed", "expanded"]
+PER_ROW = [1, 2, 8]  # completions per packed row: plain rows, parts of groups, whole groups
 
 
 def policy(config, attention="sdpa", temperature=0.7):
@@ -90,8 +90,8 @@ def gradients(model, logps, entropies):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(model, ids, mask, layout):
-    ours, theirs = shared_prefix_logps(model, ids, mask, C, layout=layout), trl_call(model, ids, mask)
+def assert_same(model, ids, mask, completions):
+    ours, theirs = shared_prefix_logps(model, ids, mask, C, completions=completions), trl_call(model, ids, mask)
     for ours_values, their_values in zip(ours, theirs, strict=True):
         torch.testing.assert_close(ours_values, their_values, atol=1e-5, rtol=1e-5)
     our_grads, their_grads = gradients(model, *ours), gradients(model, *theirs)
@@ -108,27 +108,20 @@ def llama():
     return policy(LlamaConfig(**SMALL))
 
 
-# Prompts of one token leave no prefix to expand, so there the layout is left to the rule.
-CASES = [
-    (name, None if name == "only prompts of one token" and layout == "expanded" else layout)
-    for name in BATCHES
-    for layout in LAYOUTS
-]
+@pytest.mark.parametrize("completions", PER_ROW)
+@pytest.mark.parametrize("name", BATCHES)
+def test_values_and_gradients_equal_trl(llama, name, completions):
+    assert_same(llama, *BATCHES[name], completions)
 
 
-@pytest.mark.parametrize(("name", "layout"), CASES)
-def test_values_and_gradients_equal_trl(llama, name, layout):
-    assert_same(llama, *BATCHES[name], layout)
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_only_positions_with_a_label_reach_the_vocabulary(llama, layout, monkeypatch):
+@pytest.mark.parametrize("completions", PER_ROW)
+def test_only_positions_with_a_label_reach_the_vocabulary(llama, completions, monkeypatch):
     ids, mask = BATCHES["early ends"]
     projected, whole = [], trl_utils._ChunkedLogProbFunction.apply
     spy = SimpleNamespace(apply=lambda hidden, *rest: projected.append(len(hidden)) or whole(hidden, *rest))
     monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", spy)
     trl_call(llama, ids, mask)
-    shared_prefix_logps(llama, ids, mask, C, layout=layout)
+    shared_prefix_logps(llama, ids, mask, C, completions=completions)
     completion_tokens = int(mask[:, -C:].sum())
     assert projected[0] > 2 * completion_tokens, "the host's head projects prompts and padding too on this device"
     assert projected[1] == completion_tokens
@@ -146,7 +139,6 @@ def test_a_call_without_one_real_token_is_zero_and_still_differentiable(llama):
     assert not any(p.grad.any() for p in llama.parameters() if p.grad is not None)
 
 
-@pytest.mark.parametrize("layout", ["packed", "expanded"])
 @pytest.mark.parametrize(
     ("config", "attention"),
     [
@@ -159,44 +151,51 @@ def test_a_call_without_one_real_token_is_zero_and_still_differentiable(llama):
     ],
     ids=["eager", "qwen2", "learned positions", "experts without aux loss"],
 )  # fmt: skip
-def test_other_architectures(config, attention, layout):
+def test_other_architectures(config, attention):
     model = policy(config, attention)
     assert supports_shared_prefix(model) is None
-    assert_same(model, *BATCHES["shuffled rows"], layout)
+    assert_same(model, *BATCHES["shuffled rows"], 2)
 
 
-@pytest.mark.parametrize("layout", ["packed", "expanded"])
-def test_lora(layout):
+def test_lora():
     from peft import LoraConfig, get_peft_model
 
     settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(policy(LlamaConfig(**SMALL)), settings)
     assert supports_shared_prefix(model) is None
-    assert_same(model, *BATCHES["early ends"], layout)
+    assert_same(model, *BATCHES["early ends"], 2)
     assert all("lora" in name for name, p in model.named_parameters() if p.grad is not None)
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
-def test_gradient_checkpointing_packs(reentrant):
+def test_gradient_checkpointing(reentrant):
     model = policy(LlamaConfig(**SMALL))
-    assert carries_cache_gradients(model)
     model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    assert not carries_cache_gradients(model)
     assert_same(model, *BATCHES["early ends"], None)
-    assert carries_cache_gradients(model.eval())
 
 
-def test_weights_flattened_by_the_first_fsdp_are_packed(tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_equal_rows_have_equal_values_to_the_last_bit_whatever_the_grad_mode(dtype):
+    ids, mask = BATCHES["early ends"]
+    model = policy(LlamaConfig(**SMALL)).to(dtype)
+    with torch.no_grad():
+        old, _ = shared_prefix_logps(model, ids, mask, C)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    new, _ = shared_prefix_logps(model, ids, mask, C)
+    assert new.requires_grad
+    assert torch.equal(old, new)
+
+
+def test_weights_flattened_by_the_first_fsdp(tmp_path):
     import torch.distributed as dist
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     model = policy(LlamaConfig(**SMALL))
     with torch.no_grad():
-        expected = shared_prefix_logps(model, *BATCHES["early ends"], C, layout="unshared")[0]
+        expected = shared_prefix_logps(model, *BATCHES["early ends"], C)[0]
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
     try:
         sharded = FullyShardedDataParallel(model, use_orig_params=True, device_id=torch.device("cpu"))
-        assert not carries_cache_gradients(sharded)
         with torch.no_grad():
             found = shared_prefix_logps(sharded, *BATCHES["early ends"], C)[0]
     finally:
@@ -207,9 +206,8 @@ def test_weights_flattened_by_the_first_fsdp_are_packed(tmp_path):
 def test_reference_without_entropy():
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SMALL)).eval()
     add_fused_lm_head(model)
-    for layout in LAYOUTS:
-        with torch.no_grad():
-            assert shared_prefix_logps(model, *BATCHES["early ends"], C, layout=layout)[1] is None
+    with torch.no_grad():
+        assert shared_prefix_logps(model, *BATCHES["early ends"], C)[1] is None
 
 
 def jamba():
@@ -257,10 +255,10 @@ def test_numbers_catch_what_the_configuration_hides():
     honest = copy.deepcopy(model.config)
     model.config.layer_types = ["full_attention"] * 2
     assert honest.sliding_window == 3
-    with pytest.raises(AssertionError, match=r"log-probabilities change by .* \(packed layout\)"):
+    with pytest.raises(AssertionError, match=r"log-probabilities change by .* when responses share a prompt"):
         assert supports_shared_prefix(model) is None, supports_shared_prefix(model)
     ids, mask = BATCHES["one group"]
-    error = (shared_prefix_logps(model, ids, mask, C, layout="packed")[0] - trl_call(model, ids, mask)[0]).abs().max()
+    error = (shared_prefix_logps(model, ids, mask, C, completions=8)[0] - trl_call(model, ids, mask)[0]).abs().max()
     assert error > 1e-2
 
 

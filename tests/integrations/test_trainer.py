@@ -8,16 +8,13 @@ from dataclasses import fields
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MixtralConfig, MixtralForCausalLM
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
 from dqo import DQOConfig, DQOPPOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.core import effective_alpha
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
-from dqo.generation.shared import Sampling, reads_columns
-from dqo.integrations.trl import prefix_mixin
-from dqo.integrations.trl.shared_prefix import shared_prefix_logps
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
 COMMON = {
@@ -269,30 +266,6 @@ def test_evaluation_with_default_settings(trainer_class, config_class, tiny_poli
     assert line["time/rollout"] < line["time/step"], "rollouts of an evaluation are no part of a step"
 
 
-@pytest.mark.parametrize(("family", "columns"), [("gpt2", True), ("llama", False)])
-def test_sampling_stands_for_the_old_policy_only_where_padding_moves_no_position(
-    family, columns, tiny_policy, tiny_tokenizer, tmp_path
-):
-    policy = tiny_policy
-    if family == "gpt2":
-        torch.manual_seed(0)
-        size = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128, "vocab_size": len(tiny_tokenizer)}
-        size |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        policy = GPT2LMHeadModel(GPT2Config(**size, initializer_range=0.5, eos_token_id=1, pad_token_id=0))
-    settings = {"per_device_train_batch_size": 16, "temperature": 1.0, "learning_rate": 0.0}  # prompts of all lengths
-    trainer = make(DQORLOOTrainer, DQORLOOConfig, policy, tiny_tokenizer, tmp_path, **settings)
-    assert reads_columns(trainer.model) == columns
-    assert trainer._draws_exactly(Sampling(temperature=1.0)) != columns
-    trainer.train()
-    batch = trainer.batch
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
-    with torch.no_grad():  # as the host does: padded, without positions
-        logps = policy(input_ids=ids, attention_mask=mask).logits[:, :-1].log_softmax(-1)
-    logps = logps.gather(2, ids[:, 1:, None]).squeeze(2)[:, -batch["completion_ids"].shape[1] :]
-    torch.testing.assert_close(batch["old_logps"], (logps * batch["completion_mask"]).sum(1), atol=1e-4, rtol=0)
-
-
 def test_checkpoint_loads_and_training_resumes(tiny_policy, tiny_tokenizer, tmp_path):
     settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
     make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings).train()
@@ -472,56 +445,6 @@ def test_group_size_that_does_not_match_the_rows_is_refused(tiny_policy, tiny_to
     trainer._get_train_sampler = lambda dataset=None: list(range(4)) * 2
     with pytest.raises(GroupError, match="another prompt"):
         trainer.train()
-
-
-@pytest.fixture
-def forwards(monkeypatch):
-    """Whether each computation of log-probabilities, from here on, was one with gradient."""
-    seen = []
-
-    def spy(*args, **kwargs):
-        seen.append(torch.is_grad_enabled())
-        return shared_prefix_logps(*args, **kwargs)
-
-    monkeypatch.setattr(prefix_mixin, "shared_prefix_logps", spy)
-    return seen
-
-
-@pytest.mark.parametrize(
-    ("trainer_class", "config_class", "settings"),
-    [(DQOTrainer, DQOConfig, {"num_iterations": 2, "max_steps": 2}), (DQORLOOTrainer, DQORLOOConfig, {})],
-    ids=["grpo", "rloo"],
-)
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_old_log_probabilities_come_from_sampling_and_equal_a_forward(
-    trainer_class, config_class, settings, temperature, tiny_policy, tiny_tokenizer, tmp_path, forwards
-):
-    trainer = make(
-        trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path, temperature=temperature,
-        learning_rate=0.0, **settings,
-    )  # fmt: skip
-    trainer.train()
-    assert all(forwards), "no forward without gradient was needed for the old policy"
-    batch = trainer.batch
-    with torch.no_grad():
-        forward, _ = shared_prefix_logps(
-            trainer.model,
-            torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1),
-            torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1),
-            batch["completion_ids"].shape[1],
-        )
-    if trainer_class is DQOTrainer:
-        torch.testing.assert_close(batch["old_per_token_logps"], forward, atol=1e-5, rtol=1e-5)
-    else:
-        torch.testing.assert_close(batch["old_logps"], forward.sum(1), atol=1e-4, rtol=1e-5)
-
-
-@pytest.mark.parametrize("settings", [{"top_k": 5}, {"bf16": True}], ids=["filter", "bf16"])
-def test_inexact_sampling_log_probabilities_are_not_reused(settings, tiny_policy, tiny_tokenizer, tmp_path, forwards):
-    trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, num_iterations=2, **settings)
-    trainer.train()
-    assert trainer.shares_rollouts
-    assert False in forwards, "the old policy was computed"
 
 
 @pytest.mark.parametrize("as_list", [False, True])

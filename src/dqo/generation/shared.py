@@ -138,31 +138,6 @@ def why_not_in_groups(model: PreTrainedModel) -> str | None:
     return None
 
 
-@full_float32()
-def reads_columns(model: PreTrainedModel) -> bool:
-    """Whether padding on the left changes what a model says where nobody gives positions, as hosts do not.
-
-    True of absolute positions (GPT-2), which are then counted from the first column; rotary ones see distances only.
-
-    Args:
-        model: causal LM; its mode is left as it was.
-
-    Returns:
-        True where the logits of a padded prompt differ from those of the prompt alone by more than rounding.
-    """
-    ids = torch.tensor([[0] * 4 + [token % model.config.vocab_size for token in range(3, 9)]], device=model.device)
-    mask = torch.tensor([[0] * 4 + [1] * 6], device=model.device)  # (1, 10)
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            padded = model(input_ids=ids, attention_mask=mask).logits[0, 4:].float()  # (6, V)
-            plain = model(input_ids=ids[:, 4:]).logits[0].float()  # (6, V)
-    finally:
-        model.train(was_training)
-    return not torch.allclose(padded, plain, atol=1e-3 if model.dtype == torch.float32 else 0.2)
-
-
 class _Rollout:
     """State of one call: the rows still running, what they have seen, and what each row has produced."""
 

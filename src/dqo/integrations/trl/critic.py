@@ -11,7 +11,6 @@ from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 
 from dqo.errors import ModelError, RecipeError
-from dqo.generation.cache import cache_keyword
 from dqo.integrations.trl.hidden_tap import backbone_of
 from dqo.integrations.trl.shared_prefix import shared_prefix_forward
 from dqo.models import load_backbone
@@ -41,23 +40,9 @@ class Critic(nn.Module):
         """The backbone's."""
         return self.backbone.config
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor,
-        cache: Any = None,
-        use_cache: bool = False,
-        **_of_the_language_head: Any,
-    ) -> Any:
+    def forward(self, shift_labels: Tensor | None = None, **inputs: Any) -> Any:
         """The backbone's outputs, in a call made for a causal LM with TRL's fused head."""
-        return self.backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=use_cache,
-            **{cache_keyword(self.backbone): cache},
-        )
+        return self.backbone(use_cache=False, **inputs)
 
     def read(self, hidden: Tensor, gradient: float = 1.0) -> Tensor:
         """Values of states, in float32 outside autocast.
@@ -89,9 +74,13 @@ class Critic(nn.Module):
         size, parts = batch_size or len(input_ids), []
         for start in range(0, len(input_ids), size):
             rows = slice(start, start + size)
-            layout = None if self.shares_prefix else "unshared"
-            outputs, pick = shared_prefix_forward(self, input_ids[rows], attention_mask[rows], columns, layout=layout)
-            parts.append(self.read(pick(outputs.last_hidden_state)))
+            if self.shares_prefix:
+                outputs, pick = shared_prefix_forward(self, input_ids[rows], attention_mask[rows], columns)
+                hidden = pick(outputs.last_hidden_state)  # (n, C, D)
+            else:
+                outputs = self(input_ids=input_ids[rows], attention_mask=attention_mask[rows])
+                hidden = outputs.last_hidden_state[:, -columns - 1 : -1]  # (n, C, D)
+            parts.append(self.read(hidden))
         return torch.cat(parts)
 
 

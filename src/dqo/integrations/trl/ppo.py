@@ -62,10 +62,11 @@ class PPOMixin:
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
         ):
-            values, logps = self._state_values(batch)  # (N_local, C+1), (N_local, C) or None
-            if self.args.kl_in == "reward" and logps is None:
+            values = self._state_values(batch)  # (N_local, C+1)
+            logps = None
+            if self.args.kl_in == "reward":  # by the call that TRL makes for the reference, or bf16 rounding is a KL
                 logps = batch.get("old_per_token_logps")
-                logps = self._policy_logps(batch) if logps is None else logps
+                logps = self._policy_logps(batch) if logps is None else logps  # (N_local, C)
         _, combined = self._scored  # (P, G) of all processes
         paid = token_rewards(
             batch,
@@ -73,7 +74,7 @@ class PPOMixin:
             values,
             ends=(*self.eos_token_ids, self._tokenizer.pad_token_id),
             bootstrap=self.args.truncated == "bootstrap",
-            logps=logps if self.args.kl_in == "reward" else None,
+            logps=logps,
             beta=self.beta,
         )
         old_values, mask = values[:, :-1], paid.mask  # (N_local, C) each
@@ -86,8 +87,11 @@ class PPOMixin:
         self._replace_logged_advantages(gather(advantages.sum(1) / mask.sum(1).clamp(min=1)))
         return batch | {"advantages": advantages, "returns": returns, "old_values": old_values, "value_mask": mask}
 
-    def _state_values(self, batch: dict) -> tuple[Tensor, Tensor | None]:
-        """Values of the state before each token and behind the last, (N, C+1), and the policy's (N, C) logps or None.
+    def _scores_by_logps(self) -> bool:
+        return self.args.kl_in == "reward" or super()._scores_by_logps()
+
+    def _state_values(self, batch: dict) -> Tensor:
+        """Values of the state before each token and behind the last: (N, C+1).
 
         The state behind the last token is read as the one before a token that is made up: nothing looks at it.
         """
@@ -98,11 +102,11 @@ class PPOMixin:
         size = self.args.per_device_train_batch_size
         if self.critic.backbone is None:
             with self.hidden_tap.listening():
-                logps, _, _ = self._get_per_token_logps_and_entropies(self.model, ids, seen, C + 1, batch_size=size)
-                return self.critic.read(self.hidden_tap.take(C + 1)), logps[:, :C]
+                self._get_per_token_logps_and_entropies(self.model, ids, seen, C + 1, batch_size=size)
+                return self.critic.read(self.hidden_tap.take(C + 1))
         self.critic.eval()
         with self.accelerator.autocast():
-            return self.critic.values(ids, seen, C + 1, size), None
+            return self.critic.values(ids, seen, C + 1, size)
 
     def _policy_logps(self, batch: dict) -> Tensor:
         """Log-probabilities (N, C) of the policy as it sampled, where the host had no use for them."""

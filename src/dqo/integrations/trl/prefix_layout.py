@@ -1,29 +1,31 @@
 """Where the tokens of a micro-batch go when rows with equal prompts share that prompt: index and mask bookkeeping.
 
-Notation: N rows, U distinct prompts among them, T completion tokens, L = prompt columns less one, S = columns of a
-packed row. Every layout re-enters the *last prompt token* at the head of each completion, at the position it has in
-the prompt, and leaves it out of the shared prefix: its output scores the first completion token, so that label k of a
-completion always sits on input token k (TRL's `shift_labels`).
+Notation: N rows, U packed rows, T completion tokens, L = prompt columns less one, S = columns of a packed row. A packed
+row holds a prompt and m of its completions; m = 1 is the plain row. Every completion re-enters the *last prompt token*
+at its head, at the position it has in the prompt, and leaves it out of the shared prefix: its output scores the first
+completion token, so that label k of a completion always sits on input token k (TRL's `shift_labels`).
 
 Positions are the columns of TRL's own left-padded batch, so rotary and learned positions both give TRL's values.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 IGNORED = -100  # label that TRL's fused head does not score
-KEYS_A_TOKEN = 2000  # measured: SmolLM2-135M, float32 on a CPU; wider models afford more, so this errs against packing
+# Keys whose attention costs a query as much as the rest of the network. Measured: SmolLM2-135M, float32 on a CPU; wider
+# models afford more, so this errs against packing.
+KEYS_PER_TOKEN = 2000
 
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Rows of one call, their distinct prompts apart from their completions.
+    """Rows of one call, their prompts apart from their completions.
 
     Attributes:
         prompt_of_row: (N,) long, index of each row's prompt in `prompts`.
-        prompts: (U, L+1) long, distinct prompts, left-padded.
+        prompts: (U, L+1) long, left-padded, one per packed row.
         prompt_mask: (U, L+1) bool, False on padding.
         heads: (N, T) long, last prompt token followed by the completion less its last token.
         labels: (N, T) long, completion tokens, `IGNORED` on padding.
@@ -42,19 +44,10 @@ class SharedRows:
         """L, columns of the shared prefix."""
         return self.prompts.shape[1] - 1
 
-    def positions(self, start: int, stop: int) -> Tensor:
-        """(1, stop - start) positions of the columns from start to stop, counted from the first kept column."""
-        return torch.arange(start + self.offset, stop + self.offset, device=self.prompts.device)[None]
-
-    def row_mask(self) -> Tensor:
-        """(N, L+T) long, one on every real token of each row's prefix and head tokens."""
-        prefix = self.prompt_mask[self.prompt_of_row, : self.prefix_length]  # (N, L)
-        return torch.cat([prefix, self.labels != IGNORED], dim=1).long()
-
 
 @dataclass(frozen=True)
 class PackedRows:
-    """One row a distinct prompt: its prefix, then its completions one after the other, right-padded.
+    """One row per prompt of `SharedRows`: its prefix, then its completions one after the other, right-padded.
 
     Attributes:
         input_ids: (U, S) long.
@@ -153,32 +146,43 @@ def pack_rows(rows: SharedRows) -> PackedRows:
     )
 
 
-def cheapest_layout(rows: SharedRows, expandable: bool) -> str:
-    """The layout with the least work for these lengths: "unshared", "packed" or "expanded".
+def split_groups(rows: SharedRows, completions: int | None = None) -> SharedRows:
+    """Repeats prompts so that each has at most so many completions.
 
-    Work is counted in tokens through the network; attention adds queries times keys at `KEYS_A_TOKEN` to one token.
-    Packing pays a dense mask, (P + G*T)^2, but no padding; expansion pays padding to the longest completion, but each
-    completion looks at its prompt and itself only.
+    Old, reference and new log-probabilities of a ratio must come from one arithmetic, so the number follows from the
+    rows alone: never from the grad mode, gradient checkpointing or the model.
 
     Args:
-        rows: the call's rows.
-        expandable: whether the model may read a cache with gradient.
+        rows: the call's rows, each distinct prompt once.
+        completions: m, completions per packed row; by default the number with the least work.
 
     Returns:
-        The layout's name; ties go to the simpler one.
+        The same rows, prompts in their order, the completions of each in theirs.
     """
-    L, (N, T), U = rows.prefix_length, rows.labels.shape, len(rows.prompts)
-    if U == N:
-        return "unshared"
-    counts = (rows.labels != IGNORED).sum(1)  # (N,)
-    tokens = counts.new_zeros(U).index_add_(0, rows.prompt_of_row, counts)  # (U,) a weighted bincount is not repeatable
-    S = int((rows.prompt_mask[:, :L].sum(1) + tokens).max())
-    work = {"unshared": _work(N * (L + T), L + T)}
-    if expandable and L > 0:
-        work["expanded"] = _work(U * L, L) + _work(N * T, L + T)
-    work["packed"] = _work(U * S, S)
-    return min(work, key=work.__getitem__)
+    N = len(rows.prompt_of_row)
+    same = rows.prompt_of_row[:, None] == rows.prompt_of_row  # (N, N)
+    rank = same.tril(-1).sum(1)  # (N,) completions of the same prompt that come before
+    m = completions or _cheapest(rows, rank)
+    packs, pack_of_row = torch.unique(rows.prompt_of_row * N + rank // m, return_inverse=True)  # (U,), (N,)
+    prompts = packs // N  # (U,)
+    return replace(
+        rows, prompt_of_row=pack_of_row, prompts=rows.prompts[prompts], prompt_mask=rows.prompt_mask[prompts]
+    )
 
 
-def _work(queries: int, keys: int) -> float:
-    return queries * (1 + keys / KEYS_A_TOKEN)
+def _cheapest(rows: SharedRows, rank: Tensor) -> int:
+    """Completions per packed row with the least work: tokens through the network, and queries times keys."""
+    counts = (rows.labels != IGNORED).sum(1).tolist()  # N
+    prefix = rows.prompt_mask[:, :-1].sum(1).tolist()  # one per prompt
+    places = list(zip(rows.prompt_of_row.tolist(), rank.tolist(), counts, strict=True))
+
+    def work(m: int) -> float:
+        tokens: dict[tuple[int, int], int] = {}  # of each packed row
+        for prompt, place, count in places:
+            pack = prompt, place // m
+            tokens[pack] = tokens.get(pack, prefix[prompt]) + count
+        S = max(tokens.values())  # the others are padded
+        return len(tokens) * S * (1 + S / KEYS_PER_TOKEN)
+
+    largest = int(rank.max()) + 1
+    return min(sorted({1, largest, *(2**power for power in range(1, largest.bit_length()))}), key=work)

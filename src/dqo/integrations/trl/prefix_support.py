@@ -1,8 +1,8 @@
 """Which models may share a prompt between rows: those in which every token sees its whole past through attention alone.
 
 The check reads the configuration for what only shows on long sequences (windows) or in the loss (experts), then runs
-both layouts of a made-up group through the model: layers that leak state from one response into the next, or positions
-that follow the column instead of `position_ids`, change the numbers at once.
+a made-up group through the model, packed and plain: layers that leak state from one response into the next, or
+positions that follow the column instead of `position_ids`, change the numbers at once.
 """
 
 import torch
@@ -46,10 +46,10 @@ def _why_config(model: nn.Module) -> str | None:
 @torch.no_grad()
 @full_float32()
 def _why_numbers(model: nn.Module) -> str | None:
-    """Both layouts against TRL's own call, on a made-up group of two and a single response."""
+    """The packed rows against TRL's own call, on a made-up group of two and a single response."""
     weight = next(model.parameters())
     if weight.numel() == 0:
-        return "its weights are not in memory (ZeRO-3), so the layouts cannot be checked against the plain computation."
+        return "its weights are not in memory (ZeRO-3), so packed rows cannot be checked against the plain computation."
     input_ids, attention_mask, T = _made_up_rows(model.config.vocab_size, weight.device)
     labels = input_ids.masked_fill(attention_mask == 0, IGNORED)  # (3, P+T)
     labels[:, :-T] = IGNORED
@@ -58,11 +58,10 @@ def _why_numbers(model: nn.Module) -> str | None:
     model.eval()
     try:
         plain = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels, fused_lm_head=True)
-        for layout in ("packed", "expanded"):
-            logps, _ = shared_prefix_logps(model, input_ids, attention_mask, T, layout=layout)  # (3, T)
-            error = (logps - plain.log_probs[:, -T:]).abs().max().item()
-            if not error < tolerance:
-                return f"its log-probabilities change by {error:.1g} when responses share a prompt ({layout} layout)."
+        logps, _ = shared_prefix_logps(model, input_ids, attention_mask, T, completions=2)  # (3, T)
+        error = (logps - plain.log_probs[:, -T:]).abs().max().item()
+        if not error < tolerance:
+            return f"its log-probabilities change by {error:.1g} when responses share a prompt."
     except Exception as error:  # any failure of a foreign architecture is the answer, and is told
         return f"its forward does not take a shared prompt ({first_words(error)})."
     finally:
