@@ -209,6 +209,14 @@ def test_a_response_that_says_nothing_is_worth_nothing(name, options, nothing):
     assert call(name, [nothing], options=options, **columns) == [0.0]
 
 
+@pytest.mark.parametrize("name", ["rouge", "chrf", "similarity", "math"])
+@pytest.mark.parametrize("blank", ["", " ", [], [""], ["", "\n"]])
+def test_a_blank_reference_is_none(name, blank):
+    options = {"encoder": "hashed"} if name == "similarity" else {}
+    with pytest.raises(RewardError, match="`reference` of row 0, got none"):
+        call(name, ["#### ."], reference=[blank], options=options)
+
+
 def test_words_of_any_script_and_symbols_count():
     assert call("length", ["猫", "🙂", "5", "word . . ."], options={"max_words": 1}) == [1.0] * 4
     assert call("ended", ["猫", "🙂"], ended=[True, True]) == [1.0, 1.0]

@@ -67,13 +67,15 @@ class MathReward:
         rewards = []
         for row, (completion, gold) in enumerate(zip(completions, reference, strict=True)):
             golds = [gold] if isinstance(gold, str) else gold
-            if not golds:
+            if not any(text.strip() for text in golds):
                 raise RewardError(
                     f"reward 'math': expected the right answer in `reference` of row {row}, got none; use data with "
                     "answers, or another reward."
                 )
             found = final_answer(completion_text(completion))
-            rewards.append(float(found is not None and any(self._equal(text, found.text) for text in golds)))
+            rewards.append(
+                float(found is not None and any(self._equal(text, found.text) for text in golds if text.strip()))
+            )
         return rewards
 
     def _compare(self, gold: str, answer: str) -> bool:

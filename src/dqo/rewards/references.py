@@ -18,11 +18,11 @@ def references_of(reward: str, reference: Sequence[str | list[str]]) -> list[lis
         N lists of at least one text.
 
     Raises:
-        RewardError: A row without a reference; names it.
+        RewardError: A row without a reference, or with blank ones alone; names it.
     """
     rows = [[texts] if isinstance(texts, str) else list(texts) for texts in reference]
     for row, texts in enumerate(rows):
-        if not texts:
+        if not any(text.strip() for text in texts):
             raise RewardError(
                 f"reward {reward!r}: expected at least one text in `reference` of row {row}, got none; use data with "
                 "references, or another reward."
