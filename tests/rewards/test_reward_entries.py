@@ -177,6 +177,11 @@ def test_rouge_refuses_references_of_which_it_reads_a_digit_or_an_acronym_only(r
         call("rouge", ["2024 3"], reference=[reference])
 
 
+def test_length_does_not_count_words_that_no_space_separates():
+    thai, russian = "แมวตัวหนึ่งนั่งอยู่บนเสื่อสีแดง", "кошка сидит на красном коврике"
+    assert call("length", [thai, russian, "two words"], options={"min_words": 5}) == [None, 1.0, 0.4]
+
+
 def test_shape():
     words = ["w " * n for n in (0, 2, 4, 8, 12, 16, 20)]
     expected = [0, 0.5, 1, 1, 0.5, 0, 0]

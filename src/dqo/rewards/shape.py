@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from dqo.errors import RecipeError, RewardError
+from dqo.language import separates_words
 from dqo.response import completion_text
 
 
 class LengthReward:
     """1 for a response of a wanted number of words, falling linearly to 0 at none and at twice the most.
 
-    A response without a word is worth 0 whatever the limits; marks alone are no word.
+    A response without a word is worth 0 whatever the limits; marks alone are no word. One whose words white space does
+    not separate (Chinese, Japanese, Thai and the like) cannot be scored.
 
     Args:
         min_words: Fewest words worth 1.
@@ -31,10 +33,12 @@ class LengthReward:
         self.__name__ = "length"
         self._least, self._most = min_words, max_words
 
-    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """N numbers in [0, 1]; TRL's arguments, of which the completions are looked at."""
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """N numbers in [0, 1] or None; TRL's arguments, of which the completions are looked at."""
         texts = [completion_text(completion) for completion in completions]
-        return [self._score(sum(map(says_something, text.split()))) for text in texts]
+        return [
+            self._score(sum(map(says_something, text.split()))) if separates_words(text) else None for text in texts
+        ]
 
     def _score(self, words: int) -> float:
         if words == 0:
