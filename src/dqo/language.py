@@ -18,6 +18,7 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u1aaf\u1b00-\u1b7f\ua980-\ua9ff\uaa60-\uaadf\u3005-\u3007"
     "\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
+_UNSPACED_RUN = re.compile(_UNSPACED.pattern + "{2,}")  # one character alone is one word
 _MOST_UNREAD = 0.25  # of a text's letters; a foreign name in a sentence hides little of it
 _TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "IDEOGRAPHIC": "CJK"}
 # Frequent words that say little else. Those that English texts hold too are left out, be it as words ("die", "come",
@@ -48,11 +49,12 @@ def separates_words(text: str) -> bool:
         text: Any text.
 
     Returns:
-        False where more than a quarter of the letters are of scripts without spaces, such as Chinese, Japanese or Thai.
+        False where more than a quarter of the letters stand in runs of two or more of scripts without spaces, such as
+        Chinese, Japanese or Thai.
     """
     if text.isascii():
         return True
-    unspaced = len(_UNSPACED.findall(text))
+    unspaced = sum(map(len, _UNSPACED_RUN.findall(text)))
     return unspaced <= _MOST_UNREAD * len(_LETTER.findall(_UNSPACED.sub("x", text)))
 
 

@@ -78,7 +78,8 @@ def test_words_are_not_counted_where_no_space_separates_them(text):
 
 
 @pytest.mark.parametrize(
-    "text", [RUSSIAN, ARABIC, FRENCH, "고양이가 빨간 매트에 앉아 있다", "🎉 🎉", "42", "Beijing is 北京"]
+    "text",
+    [RUSSIAN, ARABIC, FRENCH, "고양이가 빨간 매트에 앉아 있다", "🎉 🎉", "42", "Beijing is 北京", "猫", "一 只 猫"],
 )
 def test_words_are_counted_where_spaces_separate_them(text):
     assert distinct_n([text] * 4, 1) == len(set(text.split())) / len(text.split()) / 4
