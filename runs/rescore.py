@@ -21,6 +21,8 @@ def flags(document: dict[str, Any]) -> list[str]:
     """Returns the flags of `dqo eval` that the content of a metrics.json asks for."""
     scoring, equivalence = document.get("scoring") or {}, document.get("equivalence") or ""
     found = ["--encoder", document["encoder"], "--seed", str(document.get("seed", 0))]
+    if document.get("trace_markers"):
+        found += ["--trace-markers", document["trace_markers"]]
     if document.get("heldout_encoder"):
         found += ["--heldout-encoder", document["heldout_encoder"]]
     if document.get("task"):

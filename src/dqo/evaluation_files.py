@@ -16,7 +16,8 @@ UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
 # Differences in any of these would be read as differences between the models.
 MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "scoring", "pass_threshold")
 # Of how the responses were drawn: differences in these are cautioned, because to compare temperatures is a purpose.
-SAMPLED = ("temperature", "max_new_tokens", "system_prompt", "chat_template", "form")
+SAMPLED = ("temperature", "max_new_tokens", "system_prompt", "chat_template", "chat_template_kwargs", "form")
+_TEXT = ("trace_markers",)  # what text of a response is judged
 
 _INTERVAL = ("mean", "low", "high")
 _TEXTS = ("encoder", "heldout_encoder", "task", "equivalence", "protocol", "version")
@@ -100,13 +101,13 @@ def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
         documents: Name of each evaluation -> what its metrics.json holds.
 
     Returns:
-        Fact of `MUST_AGREE` or `SAMPLED` -> what each evaluation has, for those in which two differ. An evaluation
+        Fact of `MUST_AGREE` or `SAMPLED`, or "trace_markers" -> what each evaluation has, for those in which two differ. An evaluation
         that does not know how its responses were drawn has none of `SAMPLED`. One without `scoring` has no quality to
         compare, or a task and is older than that entry; without a task its quality is of unknown origin.
     """
-    tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, *SAMPLED)}
+    tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, *_TEXT, *SAMPLED)}
     for name, document in documents.items():
-        for fact in MUST_AGREE:
+        for fact in (*MUST_AGREE, *_TEXT):
             value = _scoring(document) if fact == "scoring" else document.get(fact)
             if value is not None or fact != "scoring":
                 tables[fact][name] = value

@@ -198,7 +198,7 @@ SAMPLING = {
 
 
 @pytest.mark.parametrize(
-    "change", [{"temperature": 0.7}, {"max_new_tokens": 32}, {"system_prompt": "Be brief."}, {"chat_template": None},
+    "change", [{"temperature": 0.7}, {"max_new_tokens": 32}, {"system_prompt": "Be brief."}, {"chat_template": None}, {"chat_template_kwargs": {"enable_thinking": False}},
                {"form": "verbalized:5"}],
 )  # fmt: skip
 def test_responses_drawn_in_another_way_are_compared_with_a_caution(words, varied, collapsed, tmp_path, change):
@@ -217,7 +217,7 @@ def test_responses_drawn_in_another_way_are_compared_with_a_caution(words, varie
     sampled(collapsed, SAMPLING | change)
     ((fact, value),) = change.items()
     (caution,) = of_all(compare([varied, collapsed], tmp_path / "out"))
-    assert caution.startswith(f"The evaluations differ in {fact} (varied: {SAMPLING[fact]}, collapsed: {value})")
+    assert caution.startswith(f"The evaluations differ in {fact} (varied: {SAMPLING.get(fact)}, collapsed: {value})")
     assert caution in cautions(read_runs([varied, collapsed])), "the report says the same"
 
 
