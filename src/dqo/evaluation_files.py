@@ -101,7 +101,8 @@ def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
         documents: Name of each evaluation -> what its metrics.json holds.
 
     Returns:
-        Fact of `MUST_AGREE` or `SAMPLED`, or "trace_markers" -> what each evaluation has, for those in which two differ. An evaluation
+        Fact -> what each evaluation has, for those in which two differ: of `MUST_AGREE`, `SAMPLED`, the trace markers. An
+        evaluation
         that does not know how its responses were drawn has none of `SAMPLED`. One without `scoring` has no quality to
         compare, or a task and is older than that entry; without a task its quality is of unknown origin.
     """

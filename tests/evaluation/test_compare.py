@@ -198,9 +198,16 @@ SAMPLING = {
 
 
 @pytest.mark.parametrize(
-    "change", [{"temperature": 0.7}, {"max_new_tokens": 32}, {"system_prompt": "Be brief."}, {"chat_template": None}, {"chat_template_kwargs": {"enable_thinking": False}},
-               {"form": "verbalized:5"}],
-)  # fmt: skip
+    "change",
+    [
+        {"temperature": 0.7},
+        {"max_new_tokens": 32},
+        {"system_prompt": "Be brief."},
+        {"chat_template": None},
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"form": "verbalized:5"},
+    ],
+)
 def test_responses_drawn_in_another_way_are_compared_with_a_caution(words, varied, collapsed, tmp_path, change):
     from dqo.report.overview import cautions
     from dqo.report.sources import read_runs
