@@ -101,10 +101,9 @@ def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
         documents: Name of each evaluation -> what its metrics.json holds.
 
     Returns:
-        Fact -> what each evaluation has, for those in which two differ: of `MUST_AGREE`, `SAMPLED`, the trace markers. An
-        evaluation
-        that does not know how its responses were drawn has none of `SAMPLED`. One without `scoring` has no quality to
-        compare, or a task and is older than that entry; without a task its quality is of unknown origin.
+        Fact -> what each evaluation has, for those in which two differ: of `MUST_AGREE`, `SAMPLED`, the trace markers.
+        An evaluation that does not know how its responses were drawn has none of `SAMPLED`. One without `scoring` has
+        no quality to compare, or a task and is older than that entry; without a task its quality is of unknown origin.
     """
     tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, *_TEXT, *SAMPLED)}
     for name, document in documents.items():
