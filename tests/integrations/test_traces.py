@@ -167,3 +167,79 @@ def test_what_an_environment_wrote_is_neither_judged_nor_embedded(thinking_token
     trainer.train()
     assert embedded == ["the dog\nruns"] * 4
     assert logged(trainer)["quality"] == 0.0, "the tool's word earns nothing"
+
+
+CALL = '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 2}}</tool_call>'
+
+
+def add(a: int, b: int) -> str:
+    """Adds.
+
+    Args:
+        a: One number.
+        b: The other.
+
+    Returns:
+        What no response may be credited for.
+    """
+    return "TOOL OUTPUT"
+
+
+@pytest.fixture
+def calling_tokenizer():
+    """One token a character, with a template and a parser for tool calls."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokens = ["<pad>", "<eos>", "<unk>", *map(chr, range(10, 127))]
+    raw = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token="<unk>"))
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.Split("", "isolated"), decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m['role'] }}]{% if m['content'] is string %}{{ m['content'] }}{% endif %}"
+        "{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    call = {"type": "function", "function": "{content}"}
+    tokenizer.response_template = {
+        "defaults": {"role": "assistant"},
+        "start_anchor": "[assistant]",
+        "fields": {
+            "reasoning_content": {"open": "<think>", "close_pattern": r"</think>\s*", "content": "text"},
+            "tool_calls": {"open": "<tool_call>", "close_pattern": r"</tool_call>\s*", "repeats": True,
+                           "content": "json", "transform": call},
+            "content": {"close_pattern": r"<eos>\s*", "content": "text"},
+        },
+    }  # fmt: skip
+    return tokenizer
+
+
+def test_all_turns_around_a_tool_call_are_one_text(calling_tokenizer, tmp_path):
+    """TRL's own loop of tool calls: it parses the call, runs the tool, and samples the next turn."""
+    turns = iter([f"<think>hm</think>Let me add.{CALL}", "<think>so</think>It is 4."])
+
+    class Scripted(DQOTrainer):
+        def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+            ids = calling_tokenizer(next(turns))["input_ids"] + [calling_tokenizer.eos_token_id]
+            return [list(ids) for _ in prompt_ids], None
+
+    embedded = []
+
+    def embedder(texts):
+        embedded.extend(texts)
+        return load_embedder("hashed")(texts)
+
+    args = DQOConfig(
+        str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=400, use_cpu=True,
+        bf16=False, report_to=[], save_strategy="no", max_steps=1,
+    )  # fmt: skip
+    data = Dataset.from_list([{"prompt": [{"role": "user", "content": "2+2?"}]}] * 4)
+    trainer = Scripted(
+        policy_of(calling_tokenizer), FormatReward("TOOL OUTPUT"), args=args, train_dataset=data,
+        processing_class=calling_tokenizer, embedder=embedder, tools=[add],
+    )  # fmt: skip
+    trainer.train()
+    assert embedded == [f"Let me add.{CALL}\nIt is 4."] * 4
+    assert logged(trainer)["tools/call_frequency"] == 1.0, "the tool was called"
+    assert logged(trainer)["quality"] == 0.0
