@@ -1,0 +1,139 @@
+"""Trains GRPO, RLOO and PPO on another commit and on this tree, and compares logs and weights byte for byte.
+
+    python benchmarks/golden.py --against REV
+
+checks REV out into a temporary worktree, runs the same six-step trainings on both trees (float32, one thread, no shared
+prompts), and prints one line per run. Exit status 1 where a log line (clocks aside) or a weight differs.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+WORDS = ["the", "a", "dog", "cat", "bird", "runs", "sings", "sleeps", "eats", "red", "blue", "green", "big", "small"]
+CLOCKS = ("time/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
+RUNS = {
+    "grpo": {"combine": "quality_weighted", "beta": 0.1, "num_iterations": 2, "scale_rewards": "group"},
+    "rloo": {"combine": "gate", "quality_threshold": 0.3, "beta": 0.1},
+    "ppo": {"combine": "add", "beta": 0.1, "kl_in": "reward", "num_iterations": 2, "critic": "separate"},
+}
+
+
+def quality(completions, **columns):
+    """Share of words of at most three letters."""
+    return [sum(len(word) <= 3 for word in text.split()) / max(1, len(text.split())) for text in completions]
+
+
+def train(kind: str, folder: Path) -> dict:
+    """One run with the `dqo` that is importable: its log without clocks, and a digest of every weight."""
+    import torch
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    import dqo
+
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
+    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
+    )
+    torch.manual_seed(0)
+    policy = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, eos_token_id=1,
+            bos_token_id=None,
+        )
+    )  # fmt: skip
+    policy.save_pretrained(folder / "start")
+    policy = LlamaForCausalLM.from_pretrained(folder / "start")
+    name = {"grpo": "DQO", "rloo": "DQORLOO", "ppo": "DQOPPO"}[kind]
+    args = getattr(dqo, f"{name}Config")(
+        str(folder / kind), alpha=0.5, encoder="hashed", shared_prefix=False, num_generations=4, max_steps=6, seed=3,
+        per_device_train_batch_size=8, gradient_accumulation_steps=2, max_completion_length=8, learning_rate=1e-2,
+        logging_steps=1, bf16=False, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, **RUNS[kind],
+    )  # fmt: skip
+    prompts = [" ".join(WORDS[i : i + 4]) for i in range(8)]
+    trainer = getattr(dqo, f"{name}Trainer")(
+        policy, reward_funcs=quality, args=args, train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    log = [{k: v for k, v in line.items() if not k.startswith(CLOCKS)} for line in trainer.state.log_history]
+    networks = {"policy": policy, "critic": getattr(trainer, "critic", None)}
+    weights = {
+        f"{network}.{key}": hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
+        for network, module in networks.items()
+        if module is not None
+        for key, value in module.state_dict().items()
+    }
+    return {"log": log, "weights": weights}
+
+
+def run(tree: Path, kind: str, out: Path) -> dict:
+    """`train` in a process of its own, with the package of `tree`."""
+    out.mkdir(parents=True)
+    env = {**os.environ, "PYTHONPATH": str(tree / "src"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", kind, "--out", str(out)]
+    done = subprocess.run(command, env=env, cwd=out, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{kind} on {tree} failed:\n{done.stderr[-3000:]}")
+    return json.loads((out / "found.json").read_text())
+
+
+def compare(kind: str, before: dict, after: dict) -> list[str]:
+    """What differs between two runs, in words."""
+    found = []
+    for old, new in zip(before["log"], after["log"], strict=True):
+        found += [
+            f"step {old.get('step')}: {name} was {old.get(name)!r}, is {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if json.dumps(old.get(name)) != json.dumps(new.get(name))
+        ]
+    names = before["weights"].keys() | after["weights"].keys()
+    return found + [f"weight {n}" for n in sorted(names) if before["weights"].get(n) != after["weights"].get(n)]
+
+
+def main() -> int:
+    """Compare, or train as a child."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", help="commit to compare with")
+    parser.add_argument("--child", choices=RUNS, help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        (options.out / "found.json").write_text(json.dumps(train(options.child, options.out)))
+        return 0
+    if not options.against:
+        parser.error("--against: expected a commit to compare with")
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder) / "base"
+        git = ["git", "-C", str(ROOT), "worktree"]
+        subprocess.run([*git, "add", "--quiet", "--detach", str(base), options.against], check=True)
+        try:
+            differing = 0
+            for kind in RUNS:
+                before, after = (run(tree, kind, Path(folder) / f"{kind}-{i}") for i, tree in enumerate((base, ROOT)))
+                found = compare(kind, before, after)
+                steps = sum("loss" in line for line in before["log"])
+                size = f"{steps} steps, {len(before['weights'])} weights"
+                print(f"{kind}: {size}: {'equal to the last bit' if not found else f'{len(found)} differences'}")
+                print("".join(f"  {line}\n" for line in found[:10]), end="")
+                differing += bool(found)
+        finally:
+            subprocess.run([*git, "remove", "--force", str(base)], check=True)
+    return int(differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
