@@ -25,7 +25,8 @@ from dqo.sweep.tables import write_tables
 from dqo.training_log import read_steps
 from dqo.yaml_files import read_yaml_file, write_yaml_file
 
-_NEEDED_LATE = ("sacrebleu", "moocore", "matplotlib")  # to evaluate and to tell the results, after hours of training
+# To evaluate and to write the results, after hours of training.
+_NEEDED_LATE = ("matplotlib", "moocore", "numpy", "rich", "rouge_score", "sacrebleu", "scipy", "tqdm")
 _SAVING = 300.0  # seconds that a large checkpoint may take
 DQO = [sys.executable, "-m", "dqo"]  # what runs a stage
 

@@ -1,0 +1,152 @@
+"""Every import of the package is declared by the extra that needs it; an extra is enough for what it promises."""
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dqo.cli import main as command_line
+from dqo.cli import sweep
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src" / "dqo"
+FILES = sorted(path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py"))
+# Of the packages that are not imported by their own name.
+DISTRIBUTIONS = {"yaml": "pyyaml", "hydra": "hydra-core", "transfer_queue": "transferqueue"}
+# The longest matching start of a path says which extras it belongs to; each of them must declare what it imports.
+EXTRAS_OF = {
+    "": [],
+    "cli/": ["train"],
+    "cli/compare.py": ["report"],
+    "cli/report.py": ["report"],
+    "cli/sweep": ["train", "report"],
+    "cli/yaml_reader.py": ["train", "report"],
+    "embedders/": ["embed"],
+    "embedders/hidden_states.py": ["train"],
+    "embedders/served.py": ["endpoint"],
+    "endpoint.py": ["endpoint"],
+    "evaluation/": ["train", "report"],
+    "evaluation/compare.py": ["report"],
+    "evaluation/differences.py": ["report"],
+    "evaluation/frontier.py": ["report"],
+    "evaluation/judge.py": ["endpoint"],
+    "evaluation/local_model.py": ["train"],
+    "evaluation/ngrams.py": ["report"],
+    "evaluation/pair_models.py": ["train"],
+    "evaluation/served_model.py": ["endpoint"],
+    "evaluation/tradeoff_plot.py": ["report"],
+    "generation/": ["train"],
+    "hub.py": ["train", "embed", "data"],
+    "integrations/trl/": ["train"],
+    "integrations/verl/": ["verl"],
+    "models.py": ["train"],
+    "report/": ["report"],
+    "rewards/": ["data"],
+    "rewards/fluency.py": ["train"],
+    "rewards/judge.py": ["endpoint"],
+    "rewards/likelihood.py": ["train"],
+    "rewards/reward_model.py": ["train"],
+    "sweep/": ["report"],
+    "tasks/": ["data"],
+}
+NOT_OURS_TO_BRING = {"vllm"}  # an engine of its own, whose absence is a sentence
+BROUGHT_FOR_OTHERS = {"gguf", "protobuf", "cachetools", "fastapi", "uvicorn"}  # pyproject.toml says for whom
+# What one extra alone must be able to import.
+PROMISES = {
+    "": ["core/__init__.py", "diversity.py", "spec.py", "alpha.py", "signals/__init__.py", "records.py"],
+    "train": ["cli/train.py", "cli/sample.py", "integrations/trl/__init__.py"],
+    "report": ["cli/report.py", "cli/compare.py", "report/page.py", "report/watch.py", "sweep/summary.py",
+               "sweep/plots.py", "sweep/tables.py", "evaluation/run.py"],
+    "embed": ["embedders/__init__.py", "embedders/onnx.py", "embedders/sentence.py"],
+    "data": ["tasks/__init__.py", "tasks/hub_data.py", "rewards/coverage.py", "rewards/rouge.py"],
+    "endpoint": ["endpoint.py", "embedders/served.py", "rewards/judge.py"],
+}  # fmt: skip
+
+
+def declared(extra):
+    """Distributions of the base and an extra, normalised."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
+    return {distribution(re.match(r"[\w.-]+", line)[0]) for line in lines}
+
+
+def distribution(name):
+    return DISTRIBUTIONS.get(name, name).lower().replace("_", "-")
+
+
+def imports(file, everywhere=True):
+    """Modules that a file imports, those for types left out: all of them, or those needed to import the file itself."""
+    tree = ast.parse((SRC / file).read_text())
+    found, waiting = set(), [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if not for_types and (everywhere or not inside):
+            waiting += ast.iter_child_nodes(node)
+    return found
+
+
+def others(modules):
+    """Of modules the top names of those that neither Python nor this package brings."""
+    tops = {module.split(".")[0] for module in modules}
+    return tops - set(sys.stdlib_module_names) - {"dqo"} - NOT_OURS_TO_BRING
+
+
+def extras_of(file):
+    return EXTRAS_OF[max((start for start in EXTRAS_OF if file.startswith(start)), key=len)]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_import_is_declared_by_the_extras_of_its_file(file):
+    for extra in extras_of(file) or [""]:
+        missing = {name for name in others(imports(file)) if distribution(name) not in declared(extra)}
+        assert not missing, f"{file} belongs to dqo[{extra}], which does not declare {missing}"
+
+
+@pytest.mark.parametrize(("extra", "file"), [(extra, file) for extra, files in PROMISES.items() for file in files])
+def test_an_extra_alone_can_import_what_it_is_for(extra, file):
+    """All that is loaded on the way, without the imports that wait for a call."""
+    waiting, seen, missing = [file], set(), {}
+    while waiting:
+        here = waiting.pop()
+        seen.add(here)
+        modules = imports(here, everywhere=False)
+        missing |= {name: here for name in others(modules) if distribution(name) not in declared(extra)}
+        for module in modules:
+            path = "/".join(module.split(".")[1:])
+            packages = [f"{part}__init__.py" for part in ("", *(f"{path[:i]}/" for i in range(len(path) + 1)
+                        if path[i : i + 1] in ("/", "")))]  # fmt: skip
+            if module.split(".")[0] == "dqo":
+                waiting += [there for there in (*packages, f"{path}.py") if there in FILES and there not in seen]
+    assert not missing, f"dqo[{extra}] is to import {file}, and does not declare {missing}"
+
+
+def test_what_is_declared_is_imported_or_brought_for_others():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    used = {distribution(name) for file in FILES for name in others(imports(file))}
+    for extra in project["optional-dependencies"].keys() - {"dev"}:
+        idle = declared(extra) - used - BROUGHT_FOR_OTHERS
+        assert not idle, f"dqo[{extra}] declares {idle}, which nothing imports"
+
+
+def test_the_advice_for_a_missing_package_names_an_extra_that_has_it():
+    verl = {name for file in FILES if extras_of(file) == ["verl"] for name in others(imports(file))}
+    used = {name for file in FILES for name in others(imports(file)) if extras_of(file) != ["verl"]}
+    assert set(command_line._PACKAGES) == used, "verl is started by a program of its own"
+    assert "ray" in verl
+    for name, extra in command_line._PACKAGES.items():
+        assert distribution(name) in declared(extra), name
+
+
+def test_a_sweep_looks_for_all_it_needs_late_before_it_starts():
+    late = {name for file in FILES if "report" in extras_of(file) and file.startswith(("sweep/", "evaluation/"))
+            for name in others(imports(file))}  # fmt: skip
+    assert set(sweep._NEEDED_LATE) == late - {"torch"}
