@@ -10,7 +10,12 @@ SEED=${SEED:-0}
 TASK=${TASK:-cities}
 MODEL=${MODEL:-HuggingFaceTB/SmolLM2-135M-Instruct}
 PROMPTS=${PROMPTS:-30}
-OUT=${OUT:-outputs/demo-$TASK-seed$SEED}
+# A folder of its own for each model, task and seed; the number tells owner/name from owner-name.
+name=""
+if [ "$MODEL" != HuggingFaceTB/SmolLM2-135M-Instruct ]; then
+  name=-$(basename "$MODEL" | tr -c 'A-Za-z0-9._\n' -)-$(printf %s "$MODEL" | cksum | cut -d ' ' -f 1)
+fi
+OUT=${OUT:-outputs/demo-$TASK$name-seed$SEED}
 export TOKENIZERS_PARALLELISM=false
 case "$TASK" in
   cities) asked=(--task cities --max-new-tokens 24) ;;
@@ -19,7 +24,6 @@ case "$TASK" in
 esac
 
 train() { # folder, overrides
-  [ -d "$OUT/$1/checkpoints/final" ] && { echo "dqo: $OUT/$1 is trained already"; return; }
   dqo train "recipes/$TASK.yaml" --resume model="$MODEL" seed="$SEED" output_dir="$OUT/$1" "${@:2}"
 }
 evaluate() { # folder, model

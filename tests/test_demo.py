@@ -30,7 +30,7 @@ def recorded(tmp_path, **settings):
     for tool in tools.iterdir():
         tool.chmod(0o755)
     path = f"{tools}:{os.environ['PATH']}"
-    env = {**os.environ, "PATH": path, "CALLS": str(tmp_path / "calls"), "OUT": str(tmp_path / "out"), **settings}
+    env = {**os.environ, "PATH": path, "CALLS": str(tmp_path / "calls"), "OUT": str(tmp_path / "out")} | settings
     done = subprocess.run(["bash", str(SCRIPT)], env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     return (tmp_path / "calls").read_text().splitlines()
@@ -57,3 +57,32 @@ def test_an_unknown_task_ends_at_once_with_the_choice():
     assert done.returncode == 2
     assert done.stderr.startswith("demo: TASK must be cities or concepts, got poems; ")
     assert done.stdout == ""
+
+
+def folder_of(tmp_path, **settings):
+    """The folder that a demo writes into where none is given."""
+    [train] = [call for call in recorded(tmp_path, OUT="", **settings) if call.endswith("/dqo")]
+    return train.rpartition("output_dir=")[2].removesuffix("/dqo")
+
+
+def test_every_model_task_and_seed_has_a_folder_of_its_own(tmp_path):
+    choices = [
+        {}, {"SEED": "1"}, {"TASK": "concepts"}, {"MODEL": "Qwen/Qwen2.5-0.5B-Instruct"}, {"MODEL": "a/b"},
+        {"MODEL": "a-b"}, {"MODEL": "c/b"}, {"MODEL": "/models/my model"}, {"MODEL": "a/b", "SEED": "1"},
+    ]  # fmt: skip
+    folders = []
+    for place, settings in enumerate(choices):
+        (here := tmp_path / str(place)).mkdir()
+        folders.append(folder_of(here, **settings))
+    assert len(set(folders)) == len(choices), folders
+    assert folders[0] == "outputs/demo-cities-seed0", "the folder that the README names"
+    assert all(re.fullmatch(r"outputs/demo-[\w.-]+", folder) for folder in folders), folders
+    (again := tmp_path / "again").mkdir()
+    assert folder_of(again, **choices[-1]) == folders[-1], "the same command goes on where it stopped"
+
+
+def test_a_folder_that_holds_a_trained_model_is_not_taken_on_trust(tmp_path):
+    """Whether it was trained with these settings is for `dqo train --resume` to say."""
+    for arm in ("dqo", "reward-only"):
+        (tmp_path / "out" / arm / "checkpoints" / "final").mkdir(parents=True)
+    assert sum(call.startswith("train ") and "--resume" in call for call in recorded(tmp_path)) == 2

@@ -10,7 +10,7 @@ import yaml
 
 from dqo.cli.main import main
 from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
-from dqo.errors import ModelError
+from dqo.errors import ModelError, RecipeError
 from dqo.models import load_policy
 
 ROOT = Path(__file__).parents[2]
@@ -154,7 +154,7 @@ def test_a_policy_that_sees_images_is_measured_by_the_part_that_writes():
              "num_key_value_heads": 2, "head_dim": 8, "vocab_size": 64, "max_position_embeddings": 128}  # fmt: skip
     eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     shape = policy_shape(Gemma3Config(text_config=small, vision_config=eyes), None, "all-linear")
-    assert (shape.layers, shape.width, shape.kv_width, shape.positions) == (2, 32, 16, 128)
+    assert (shape.layers, shape.width, shape.kv_width, shape.positions) == (2, 32, 2 * 16, 128)
 
 
 def test_another_kind_of_model_is_told():
@@ -167,7 +167,7 @@ def test_another_kind_of_model_is_told():
 def test_memory_by_hand(tiny_policy):
     shape = policy_shape(tiny_policy.config, None, "all-linear")
     own = sum(weight.numel() for weight in tiny_policy.parameters())
-    assert (shape.parameters, shape.trained, shape.kv_width) == (own, own, 16)
+    assert (shape.parameters, shape.trained, shape.kv_width) == (own, own, 2 * 16)
     # two layers, each q 32→32, k and v 32→16, o 32→32, gate and up 32→64, down 64→32; rank 2 adds 2·(in + out)
     assert policy_shape(tiny_policy.config, 2, "all-linear").trained == 2 * 2 * (64 + 48 + 48 + 64 + 96 + 96 + 96)
     assert policy_shape(tiny_policy.config, 2, ["q_proj"]).trained == 2 * 2 * 64
@@ -260,3 +260,62 @@ def test_a_dry_run_says_that_the_folder_is_taken(own_recipe, tmp_path, capsys):
     (tmp_path / "run" / "thesis.txt").touch()
     assert main(["train", "--dry-run", str(own_recipe())]) == 1
     assert "run': expected an empty or new folder, but it holds files; add --resume" in capsys.readouterr().out
+
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "kv_width"),
+    [
+        ("mamba", {"state_size": 4}, 0),
+        ("mamba2", {"num_heads": 4, "head_dim": 16, "n_groups": 1, "state_size": 4}, 0),
+        ("falcon_mamba", {"state_size": 4}, 0),
+        ("rwkv", {"attention_hidden_size": 32}, 0),
+        ("gpt2", {"n_head": 4}, 3 * 32),  # three layers, four heads of 8
+        ("mistral", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24}, 3 * 48),
+    ],
+)
+def test_shapes_of_models_with_and_without_attention(kind, settings, kv_width):
+    from transformers import AutoConfig
+
+    shape = policy_shape(AutoConfig.for_model(kind, **SMALL, **settings), None, "all-linear")
+    assert (shape.layers, shape.width, shape.kv_width) == (3, 32, kv_width)
+
+
+def test_shapes_of_layers_that_differ():
+    from transformers import AutoConfig
+
+    layers = ["sliding_attention", "sliding_attention", "full_attention"]
+    config = AutoConfig.for_model(
+        "gemma4_text", **SMALL, intermediate_size=64, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        global_head_dim=16, num_global_key_value_heads=1, layer_types=layers, hidden_size_per_layer_input=0,
+        vocab_size_per_layer_input=97, attention_k_eq_v=True,
+    )  # fmt: skip
+    assert policy_shape(config, None, "all-linear").kv_width == 2 * 2 * 8 + 1 * 16
+
+
+def test_a_policy_without_attention_passes_the_dry_run(own_recipe, tmp_path, tiny_tokenizer, capsys):
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(**SMALL | {"vocab_size": len(tiny_tokenizer)}, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path / "mamba")
+    tiny_tokenizer.save_pretrained(tmp_path / "mamba")
+    assert main(["train", "--dry-run", str(own_recipe(model=str(tmp_path / "mamba")))]) == 0
+    said = capsys.readouterr().out
+    assert "MambaForCausalLM" in said
+    assert "keys and values" not in said
+
+
+def test_several_gpus_in_one_process_are_refused(own_recipe, monkeypatch, capsys):
+    from dqo.integrations.trl import DQOConfig, DQOTrainer
+
+    recipe = str(own_recipe())
+    monkeypatch.setattr(DQOConfig, "n_gpu", property(lambda self: 4))
+    message = "expected one GPU per process, got 4 visible ones and no launcher; start with `accelerate launch"
+    assert main(["train", recipe]) == 2
+    assert message in capsys.readouterr().err
+    assert main(["train", "--dry-run", recipe]) == 1
+    assert message in capsys.readouterr().out
+    with pytest.raises(RecipeError, match="--num_processes 4 -m dqo train"):
+        DQOTrainer("absent/policy", lambda **_: [], DQOConfig("out", use_cpu=True))

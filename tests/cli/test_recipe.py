@@ -234,3 +234,31 @@ def test_every_setting_of_the_host_has_a_type_that_its_default_fits(recipe_file)
                 checked += 1
                 assert fits(spec.default, hint), (spec.name, spec.default, hint)
         assert checked > 100, "the host has far more settings than that"
+
+
+@pytest.mark.parametrize(
+    ("lines", "twice"),
+    [
+        ("trainer:\n  max_steps: 1\ntrainer.max_steps: 2\n", "trainer.max_steps"),
+        ("trainer.max_steps: 2\ntrainer:\n  max_steps: 1\n", "trainer.max_steps"),
+        ("lora.r: 2\nlora: {r: 4}\n", "lora.r"),
+        ("task_options: {words: 3}\ntask_options.words: 3\n", "task_options.words"),
+        ("data: {path: a.jsonl}\ndata.path: a.jsonl\n", "data.path"),
+    ],
+)
+def test_a_setting_by_two_spellings_is_refused(tmp_path, lines, twice):
+    path = tmp_path / "r.yaml"
+    path.write_text(f"task: concepts\noutput_dir: out\n{lines}")
+    with pytest.raises(RecipeError, match=rf"r.yaml: expected each setting once, got '{twice}' both in its section"):
+        load_recipe(path)
+
+
+def test_two_spellings_of_different_settings_belong_together(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("task: concepts\noutput_dir: out\ntrainer: {max_steps: 1}\ntrainer.beta: 0.5\n")
+    assert load_recipe(path, ["trainer.max_steps=2"]).trainer == {"max_steps": 2, "beta": 0.5}, "an override may repeat"
+
+
+def test_the_place_of_the_data_is_given_once(recipe_file):
+    with pytest.raises(RecipeError, match=r"got `data.path` 'a' and `task_options.path` 'b'; remove the second"):
+        load_recipe(recipe_file(BASE), ["task=gsm8k", "data.path=a", "task_options.path=b"])

@@ -160,6 +160,38 @@ def test_checkpoints_go_when_they_are_not_kept_and_the_run_stays_done(sweep_file
     assert (run / "trained").read_text() == "x"
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "reason"),
+    [
+        ("metrics.json", lambda text: text[:40], "expected one JSON object, got"),
+        ("metrics.json", lambda text: text.replace("hashed", "other"), "encoder is 'other' here and 'hashed' in base"),
+        ("groups.jsonl", lambda text: text.splitlines()[0], "expected answers to the 2 prompts of this sweep, got 1"),
+        ("prompt_metrics.jsonl", lambda text: "", "got an empty file"),
+        ("prompt_metrics.jsonl", None, "got No such file or directory"),
+    ],
+)
+@pytest.mark.parametrize("name", ["base", "dqo-alpha1.0-seed0"])
+def test_one_bad_evaluation_leaves_the_others_in_the_tables(
+    sweep_file, stand_in, tmp_path, capsys, name, file, change, reason
+):
+    sweep = sweep_file(seeds=[0])
+    assert main(["sweep", sweep]) == 0
+    path = tmp_path / "sweep" / "runs" / name / "eval" / file
+    path.write_text(change(path.read_text())) if change else path.unlink()
+    reason = reason.replace("in base", "in " + ("base" if name != "base" else "reward-only-alpha0-seed0"))
+    capsys.readouterr()
+    assert main(["sweep", sweep, "--dry-run"]) == 0
+    assert reason in capsys.readouterr().err, "told before hours of training"
+    assert main(["sweep", sweep]) == 1
+    said = capsys.readouterr()
+    assert f"failed: {name}: " in said.err
+    assert reason in said.err
+    results = json.loads((tmp_path / "sweep" / "results.json").read_text())
+    assert [one["run"] for one in results["missing"]] == [name]
+    assert reason in results["missing"][0]["reason"]
+    assert len(results["points"]) == 3, "of base, reward-only and two alphas"
+
+
 def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, refused, tmp_path):
     same = {"arms": {"dqo": {"alpha": 1}}, "alphas": None, "seeds": [0]}
     assert main(["sweep", sweep_file(**same)]) == 0
@@ -169,9 +201,6 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
     assert "evaluated alike, but 'n' was 3 and is now 4" in refused(sweep_file(**same, evaluation=more))
     assert main(["sweep", sweep_file(**same, evaluation=more | {"folder": "eval-four"})]) == 0
     assert (tmp_path / "sweep" / "eval-four" / "results.json").exists()
-    metrics = tmp_path / "sweep/runs/dqo-alpha1-seed0/eval/metrics.json"
-    metrics.write_text(metrics.read_text().replace('"encoder": "hashed"', '"encoder": "other"'))
-    assert "encoder is 'other' here and 'hashed' in base" in refused(sweep_file(**same), "--dry-run")
 
 
 @pytest.mark.parametrize(
@@ -242,7 +271,9 @@ def test_each_job_has_its_threads_and_device(monkeypatch):
     environment = sweep_command.environments(jobs=3, threads=4)
     assert [environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["2", "5", "2"]
     assert environment(0)["OMP_NUM_THREADS"] == "4"
-    assert sweep_command.environments(jobs=1, threads=None)(0) == {}, "one job at a time has the whole machine"
+    assert sweep_command.environments(jobs=1, threads=None)(0) == {"CUDA_VISIBLE_DEVICES": "2"}, "one per process"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
+    assert sweep_command.environments(jobs=1, threads=None)(0) == {}, "one job at a time has all processors"
 
 
 @pytest.mark.slow

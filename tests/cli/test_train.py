@@ -167,7 +167,9 @@ def test_full_disk_is_told_in_a_sentence(own_recipe, tmp_path):
     )
     result = subprocess.run([sys.executable, "-c", limited, "train", str(own_recipe())], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr[-2000:]
-    assert result.stderr.splitlines()[-1].startswith(f"dqo: error: {tmp_path / 'run'}: writing the run failed with")
+    assert result.stderr.splitlines()[-1].startswith(
+        f"dqo: error: {tmp_path / 'run' / 'checkpoints'}: writing failed ("
+    )
     assert "Traceback" not in result.stderr
 
 
@@ -224,3 +226,19 @@ def test_a_run_goes_on_and_starts_anew_on_another_kind_of_machine(own_recipe, tm
     again = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert again == yaml.safe_load((run / "config.yaml").read_text()) | {"output_dir": str(tmp_path / "again")}
     assert yaml.safe_load((tmp_path / "again" / "resolved.yaml").read_text())["trainer"]["bf16"] is True
+
+
+def test_a_finished_run_is_left_alone_and_one_of_other_settings_refused(own_recipe, tmp_path, capsys):
+    recipe = own_recipe(trainer={"max_steps": 2})
+    assert main(["train", str(recipe)]) == 0
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("[!.]*")}
+    capsys.readouterr()
+    assert main(["train", str(recipe), "--resume"]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines()[-1].endswith("run has finished with these settings; there is nothing left to train")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("[!.]*")} == files
+    for other in ("seed=7", "alpha=3", "model=owner/other"):
+        assert main(["train", str(recipe), "--resume", other]) == 2
+        assert f"'{other.partition('=')[0]}' was" in capsys.readouterr().err
+    assert main(["train", str(recipe), "--resume", "trainer.max_steps=3"]) == 0
+    assert [row["step"] for row in logged(tmp_path / "run")] == [1, 2, 3]

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from dqo.errors import DataError
 from dqo.report.watch import watch
 
 
@@ -20,8 +21,9 @@ def test_a_run_is_followed_from_before_its_first_step_to_its_end(tmp_path):
     run, out, told, moments = tmp_path / "run", tmp_path / "r.html", [], []
     log = run / "metrics.jsonl"
 
+    run.mkdir()  # as `dqo train` does before it loads the policy
+
     def first_step():
-        run.mkdir()
         log.write_text('{"step": 1, "quality": 0.5}\n')
 
     def second_step():
@@ -60,3 +62,37 @@ def test_an_interruption_leaves_a_page_that_stands_still(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         watch([tmp_path], out, every=5, tell=print, sleep=interrupted)
     assert refresh(out) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("outputs/mine/", "got none of that name; did you mean '.*outputs/mines'"),
+        ("outputs/else", "got none of that name; start the run first"),
+        ("absent/run", "got none of that name; start the run first"),
+        ("outputs", "got one that holds 'mines' and no run; name the folder of a run"),
+        ("outputs/notes.txt", "got none of that name"),
+    ],
+)
+def test_a_folder_in_which_no_run_has_begun_is_not_waited_for(tmp_path, name, message):
+    (tmp_path / "outputs" / "mines").mkdir(parents=True)
+    (tmp_path / "outputs" / "notes.txt").write_text("")
+
+    def never(seconds):
+        raise AssertionError("it waits")
+
+    with pytest.raises(DataError, match=f"expected the folder of a run to watch, {message}"):
+        watch([tmp_path / name], tmp_path / "r.html", every=1, tell=print, sleep=never)
+
+
+@pytest.mark.parametrize("file", [None, "config.yaml", "train.log", "recipe.yaml", ".lock"])
+def test_a_run_that_has_begun_is_waited_for(tmp_path, file):
+    (tmp_path / "run").mkdir()
+    if file:
+        (tmp_path / "run" / file).write_text("")
+
+    def waits(seconds):
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        watch([tmp_path / "run"], tmp_path / "r.html", every=1, tell=print, sleep=waits)

@@ -25,6 +25,7 @@ from dqo.cli.run_notes import run_notes
 from dqo.errors import DQOError, RecipeError
 from dqo.evaluation.score import check_scoring
 from dqo.hub import check_login
+from dqo.integrations.trl.trainable import check_one_device
 from dqo.records import Prompt
 from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries
 from dqo.rewards.task_reward import task_quality
@@ -63,6 +64,7 @@ class DryRun:
         _show("output", f"{self.recipe.output_dir} (a dry run writes nothing)")
         self._try("output", self._folder)
         self._try("packages", self._packages)
+        self._try("devices", lambda: check_one_device(self.config))
         prompts = self._try("data", self._data) or []
         tokenizer, shape = self._try("policy", self._policy) or (None, None)
         self._rewards(prompts)

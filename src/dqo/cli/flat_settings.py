@@ -41,14 +41,18 @@ def flat_settings(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
         Dotted name -> value.
 
     Raises:
-        RecipeError: A section that is no mapping.
+        RecipeError: A section that is no mapping, or a setting that is given twice.
     """
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in document.items():
-        if key not in SECTIONS:
-            flat[key] = value
-        elif isinstance(value, dict):
-            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        if key not in SECTIONS or isinstance(value, dict):
+            given = {f"{key}.{name}": inner for name, inner in value.items()} if key in SECTIONS else {key: value}
+            if twice := [name for name in given if name in flat]:
+                raise RecipeError(
+                    f"{origin}: expected each setting once, got {twice[0]!r} both in its section and by its dotted "
+                    "name; remove one of the two."
+                )
+            flat |= given
         elif value is not None:
             raise RecipeError(f"{origin}: `{key}` must be a mapping of settings, got {value!r}; indent them below it.")
     return flat

@@ -27,7 +27,7 @@ class PolicyShape:
         trained: Those that are trained: all of them, or the LoRA additions.
         layers: Number of layers.
         width: Hidden width.
-        kv_width: Width of keys (and of values) of one token in one layer.
+        kv_width: Width of keys (and of values) of one token, over all layers; 0 for a model without attention.
         vocabulary: Number of tokens.
         positions: Longest sequence; None where the model does not say.
     """
@@ -62,9 +62,13 @@ def policy_shape(config: "PretrainedConfig", lora_rank: int | None, targets: Seq
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
+        text = config.get_text_config()  # of a model that takes images too the part that writes
     except ValueError as error:
         raise ModelError(f"expected a causal language model, but got a {config.model_type} ({first_words(error)}); "
                          "choose another.") from error  # fmt: skip
+    if not hasattr(text, "num_hidden_layers"):
+        raise ModelError(f"expected `num_hidden_layers` in the config of a {config.model_type} to estimate its memory, "
+                         "got none; a run needs no estimate and can start without this dry run.")  # fmt: skip
     parameters = sum(weight.numel() for weight in model.parameters())
     trained = parameters
     if lora_rank is not None:
@@ -74,19 +78,28 @@ def policy_shape(config: "PretrainedConfig", lora_rank: int | None, targets: Seq
             wanted = layer is not head if targets == "all-linear" else name.split(".")[-1] in targets
             if isinstance(layer, torch.nn.Linear) and wanted:
                 trained += lora_rank * (layer.in_features + layer.out_features)
-    config = config.get_text_config()  # of a model that takes images too the part that writes
-    heads = config.num_attention_heads
-    head_width = getattr(config, "head_dim", None) or config.hidden_size // heads
     return PolicyShape(
         kind=type(model).__name__,
         parameters=parameters,
         trained=trained,
-        layers=config.num_hidden_layers,
-        width=config.hidden_size,
-        kv_width=(getattr(config, "num_key_value_heads", None) or heads) * head_width,
-        vocabulary=config.vocab_size,
-        positions=getattr(config, "max_position_embeddings", None),
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        kv_width=_kv_width(text),
+        vocabulary=text.vocab_size,
+        positions=getattr(text, "max_position_embeddings", None),
     )
+
+
+def _kv_width(config: "PretrainedConfig") -> int:
+    """Width of the keys of one token over all layers; models such as Mamba keep a state of fixed size instead."""
+    alike = not getattr(config, "is_heterogeneous", False)  # else numbers of heads differ from layer to layer
+    layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
+    total = 0
+    for layer in layers:
+        if heads := getattr(layer, "num_attention_heads", None):
+            width = getattr(layer, "head_dim", None) or layer.hidden_size // heads
+            total += (getattr(layer, "num_key_value_heads", None) or heads) * width
+    return total
 
 
 def memory_parts(shape: PolicyShape, config: Any, dtype: str, longest_prompt: int) -> dict[str, float]:
@@ -116,6 +129,6 @@ def memory_parts(shape: PolicyShape, config: Any, dtype: str, longest_prompt: in
         "reference": shape.parameters * size if config.beta and shape.trained == shape.parameters else 0,
         "activations": checkpointed if config.gradient_checkpointing else layer * shape.layers,
         "logits": 2 * rows * config.max_completion_length * shape.vocabulary * 4,
-        "keys and values": 0 if config.use_vllm else 2 * generated * tokens * shape.layers * shape.kv_width * working,
+        "keys and values": 0 if config.use_vllm else 2 * generated * tokens * shape.kv_width * working,
     }
     return {name: value / GIB for name, value in parts.items() if value}

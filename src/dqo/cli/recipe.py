@@ -185,6 +185,11 @@ def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source:
     for key in ("task", "output_dir"):
         if key not in settings:
             raise RecipeError(f"{source}: expected the setting `{key}`, got none; add a line `{key}: ...`.")
+    if "data.path" in settings and "task_options.path" in settings:
+        raise RecipeError(
+            f"{source}: expected the place of the data once, got `data.path` {settings['data.path']!r} and "
+            f"`task_options.path` {settings['task_options.path']!r}; remove the second."
+        )
     return _recipe(settings)
 
 

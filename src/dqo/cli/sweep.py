@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
     chosen = _chosen(sweep, args.only)
     for one in sweep.runs:
         _check_folder(one, sweep)
-    read_evaluations(sweep.runs, sweep.evaluation, prompts)  # what cannot be compared is told before the first run
+    _, wrong = read_evaluations(sweep.runs, sweep.evaluation, prompts)
+    for sentence in wrong.values():  # now, not after hours of training
+        _say(f"left out of the results: {sentence}")
     if args.dry_run:
         print(_plan(sweep, chosen))
         return 0
@@ -63,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         environment=environments(args.jobs, args.threads_per_job),
         say=_say,
     )
-    _report(sweep, prompts, errors)
+    errors = _report(sweep, prompts, errors)
     for name, error in errors.items():
         _say(f"failed: {name}: {error}")
     return 1 if errors else 0
@@ -202,10 +204,10 @@ def environments(jobs: int, threads: int | None) -> Callable[[int], dict[str, st
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = max(1, usable // jobs)
     variables = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    devices = _devices() if jobs > 1 else []
+    devices = _devices()
 
-    def environment(slot: int) -> dict[str, str]:
-        return variables | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if devices else {})
+    def environment(slot: int) -> dict[str, str]:  # a process takes one device, and refuses to be shown several
+        return variables | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if len(devices) > 1 else {})
 
     return environment
 
@@ -219,12 +221,13 @@ def _devices() -> list[str]:
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
-def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> None:
-    """Write tables and pictures of every evaluated run of the sweep, asked for now or earlier."""
-    evaluated = read_evaluations(sweep.runs, sweep.evaluation, prompts)
+def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> dict[str, str]:
+    """Write tables and pictures of every evaluated run of the sweep; returns what is wrong with the others."""
+    evaluated, wrong = read_evaluations(sweep.runs, sweep.evaluation, prompts)
+    errors = errors | wrong
     if not evaluated:
         _say("no run is evaluated, so there are no results")
-        return
+        return errors
     there = {one.run.name for one in evaluated}
     document = summarise(evaluated) | {
         "evaluation": asdict(sweep.evaluation),
@@ -239,6 +242,7 @@ def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> None
         pictures = write_plots(sweep.results, document)
     names = ["results.json", "results.csv", "results.md", *(path.name for path in pictures)]
     print(f"written: {sweep.results}/{{{','.join(names)}}}")
+    return errors
 
 
 def _say(line: str) -> None:

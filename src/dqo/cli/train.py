@@ -9,13 +9,15 @@ import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import broadcast_object_list
 
 from dqo.chat import check_system, conversation
-from dqo.checkpoints import newest_whole, remembered
+from dqo.checkpoints import STATE, newest_whole, remembered
 from dqo.cli.dry_run import DryRun
+from dqo.cli.flat_settings import read_settings
 from dqo.cli.host_refusals import refusals_told
 from dqo.cli.lora import peft_config
 from dqo.cli.out_of_memory import memory_explained
@@ -38,6 +40,8 @@ from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.progress import compact_progress
 from dqo.integrations.trl.run_log import RunLog
 from dqo.integrations.trl.signals import SaveOnSignal
+from dqo.integrations.trl.trainable import check_one_device
+from dqo.json_files import parse_object, read_text
 from dqo.models import check_whole, load_policy
 from dqo.output_files import writing
 from dqo.records import Prompt
@@ -74,14 +78,18 @@ def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
     """Trains in a folder that this run owns."""
     task = recipe_task(recipe)
     recipe = replace(recipe, trainer={"max_completion_length": task.max_completion_length} | recipe.trainer)
+    check_one_device(recipe.config)
     prompts = training_prompts(recipe, task)
     for sentence in run_notes(recipe, task):
         _say(sentence)
     settings = recipe.settings()
-    checkpoint = _resumed(settings, folder, prompts) if resume and _is_main_process() else None
+    found = _resumed(settings, folder, prompts) if resume and _is_main_process() else (None, False)
+    checkpoint, finished = broadcast_object_list(list(found))  # the main process alone has read every file of it
+    if finished:
+        _say(f"{folder.path} has finished with these settings; there is nothing left to train")
+        return None
     with refusals_told():
         trainer = build_trainer(recipe, task, prompts, folder)
-    [checkpoint] = broadcast_object_list([checkpoint])  # the main process alone has read every file of it
     start, stop = time.monotonic(), SaveOnSignal()
     try:
         with (
@@ -164,8 +172,8 @@ def _dataset(prompts: list[Prompt], chat: bool, system: str | None) -> "Dataset"
     )
 
 
-def _resumed(settings: Mapping[str, Any], folder: RunFolder, prompts: list[Prompt]) -> Any:
-    """The checkpoint to continue from, after a check that it belongs to this recipe and data; None starts anew."""
+def _resumed(settings: Mapping[str, Any], folder: RunFolder, prompts: list[Prompt]) -> tuple[Path | None, bool]:
+    """Finds the checkpoint to continue from, None to start anew, and says whether the run has finished with it."""
     search = newest_whole(folder.checkpoints)
     for passed_over, reason in search.skipped:
         _say(f"{passed_over} is skipped: {reason}")
@@ -181,7 +189,7 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder, prompts: list[Promp
                 "of other settings needs another output_dir."
             )
         _say(f"{folder.path} holds no complete checkpoint yet, so the run starts from scratch")
-        return None
+        return None, False
     check_same_run(folder.config, settings)
     step, until = int(search.newest.name.rpartition("-")[2]), settings["trainer"].get("max_steps", -1)
     if 0 < until < step:
@@ -191,8 +199,19 @@ def _resumed(settings: Mapping[str, Any], folder: RunFolder, prompts: list[Promp
         )
     if kept := remembered(search.newest).get("prompts"):
         PromptsDigest(prompts).load(kept)
+    if _has_finished(folder, search.newest, settings):
+        return search.newest, True
     _say(f"continuing from {search.newest}")
-    return search.newest
+    return search.newest, False
+
+
+def _has_finished(folder: RunFolder, checkpoint: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether a run has come to its end, which these settings leave where it was."""
+    before = read_settings(folder.config)
+    if any(before.get(f"trainer.{name}") != settings["trainer"][name] for name in ("max_steps", "num_train_epochs")):
+        return False
+    state = parse_object(read_text(checkpoint / STATE, "state of a checkpoint"), str(checkpoint / STATE))
+    return folder.final.is_dir() and state["global_step"] >= state["max_steps"]
 
 
 def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds: float) -> str:

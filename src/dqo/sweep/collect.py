@@ -1,6 +1,6 @@
 """Finished evaluations of a sweep, read back and refused where they were not made alike."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ class Evaluated:
     values: dict[str, dict[str, float | None]]
 
 
-def read_evaluations(runs: Sequence[Run], evaluation: Evaluation, prompts: Sequence[Prompt]) -> list[Evaluated]:
-    """The runs whose evaluation is finished.
+def read_evaluations(
+    runs: Sequence[Run], evaluation: Evaluation, prompts: Sequence[Prompt]
+) -> tuple[list[Evaluated], dict[str, str]]:
+    """Reads the runs whose evaluation is finished; a bad one leaves the others in the tables.
 
     Args:
         runs: Of a sweep; those without a finished evaluation are left out.
@@ -35,29 +37,34 @@ def read_evaluations(runs: Sequence[Run], evaluation: Evaluation, prompts: Seque
         prompts: That every run must have answered, no more and no fewer.
 
     Returns:
-        Evaluated runs, in the order given.
-
-    Raises:
-        DataError: A broken file, other prompts, or two runs that were sampled or judged differently.
+        Evaluated runs that were judged alike, in the order given; and by the name of a run why its
+        evaluation is not among them: a broken file, other prompts, or other facts than most have.
     """
-    found: list[Evaluated] = []
-    standard: tuple[str, dict[str, Any]] | None = None
+    found: dict[str, Evaluated] = {}
+    wrong: dict[str, str] = {}
     for run in runs:
         folder = run.folder / evaluation.folder
         if not (folder / "metrics.json").exists():
             continue
-        document = read_metrics(folder / "metrics.json")
-        if standard is None:
-            standard = (run.name, document)
-        for fact, told in unlike({standard[0]: standard[1], run.name: document}).items():
-            if fact in MUST_AGREE:
-                raise DataError(
-                    f"{folder}: expected every run to be evaluated alike, but {fact} is {told[run.name]!r} here and "
-                    f"{told[standard[0]]!r} in {standard[0]}; delete the folder of the one that is wrong."
-                )
-        _check_prompts(folder, prompts)
-        found.append(Evaluated(run, document, _values(folder)))
-    return found
+        try:
+            _check_prompts(folder, prompts)
+            found[run.name] = Evaluated(run, read_metrics(folder / "metrics.json"), _values(folder))
+        except DataError as error:
+            wrong[run.name] = str(error)
+    standard = max(found, key=lambda name: sum(not _odd(found, name, other) for other in found), default="")
+    for name in list(found):  # the standard is like most; of equals the first
+        for fact, told in _odd(found, standard, name).items():
+            wrong[name] = (
+                f"{found[name].run.folder / evaluation.folder}: expected every run to be evaluated alike, but {fact} "
+                f"is {told[name]!r} here and {told[standard]!r} in {standard}; delete the folder of the one that is wrong."
+            )
+    return [one for name, one in found.items() if name not in wrong], wrong
+
+
+def _odd(found: Mapping[str, Evaluated], standard: str, name: str) -> dict[str, dict[str, Any]]:
+    """Facts in which two evaluations must agree and do not, each with both values."""
+    facts = unlike({key: found[key].document for key in (standard, name)})
+    return {fact: told for fact, told in facts.items() if fact in MUST_AGREE}
 
 
 def _check_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:

@@ -1,10 +1,26 @@
-"""Which policies a run would leave as they are, or start from something else than was given."""
+"""Refuses what would train otherwise than was asked: frozen weights, a replaced adapter, a batch split over GPUs."""
 
 from typing import Any
 
 import torch
 
 from dqo.errors import RecipeError
+
+
+def check_one_device(args: Any) -> None:
+    """Refuses several GPUs in one process, over which torch's DataParallel would split the groups of each batch.
+
+    Args:
+        args: Settings of a trainer.
+
+    Raises:
+        RecipeError: Naming the number of GPUs and both ways out.
+    """
+    if args.n_gpu > 1:
+        raise RecipeError(
+            f"expected one GPU per process, got {args.n_gpu} visible ones and no launcher; start with `accelerate "
+            f"launch --multi_gpu --num_processes {args.n_gpu} -m dqo train ...`, or set CUDA_VISIBLE_DEVICES=0."
+        )
 
 
 def check_trainable(model: Any, peft_config: Any) -> None:

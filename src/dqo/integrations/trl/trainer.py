@@ -48,7 +48,7 @@ from dqo.integrations.trl.reward_column import (
 )
 from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
 from dqo.integrations.trl.run_memory import Remembers, RolloutAlpha, RunMemory
-from dqo.integrations.trl.trainable import check_trainable
+from dqo.integrations.trl.trainable import check_one_device, check_trainable
 from dqo.response import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
 from dqo.rewards.imported import checked_span
 from dqo.weights import check_loads, recorded_loads
@@ -88,6 +88,7 @@ class DQOMixin:
         if wrong or args.centres_groups != self._config_class.centres_groups:  # PPO's settings are a kind of GRPO's
             wanted = self._config_class.__name__
             raise RecipeError(f"this trainer needs a {wanted}, got {type(args).__name__}; pass args={wanted}(...).")
+        check_one_device(args)
         check_trainable(model, kwargs.get("peft_config"))
         if args.encoder == "policy":  # of the run's own starting point, frozen
             args = copy.copy(args)
