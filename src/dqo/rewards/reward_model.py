@@ -10,7 +10,7 @@ from torch import Tensor
 from dqo.chat import chat_text
 from dqo.errors import ModelError, RecipeError
 from dqo.hub import is_hub_name, why_failed, why_unavailable
-from dqo.models import DTYPES, best_device
+from dqo.models import DTYPES, best_device, check_base
 from dqo.response import completion_text, prompt_text
 from dqo.weights import load_whole
 
@@ -177,6 +177,7 @@ def check_outline(name: str) -> str:
                 f"reward model: expected {name!r} to be a folder or a model the hub serves, but the hub said no "
                 f"({reason}); check name and network."
             )
+    check_base(source)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
