@@ -23,7 +23,7 @@ EXTRAS_OF = {
     "cli/compare.py": ["report"],
     "cli/report.py": ["report"],
     "cli/sweep": ["train", "report"],
-    "cli/yaml_reader.py": ["train", "report"],
+    "yaml_files.py": ["train", "report"],
     "embedders/": ["embed"],
     "embedders/hidden_states.py": ["train"],
     "embedders/served.py": ["endpoint"],

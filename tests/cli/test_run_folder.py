@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dqo.cli.run_folder import model_source, run_of, run_system_prompt
+from dqo.cli.run_folder import model_source, run_chat_settings, run_of
 from dqo.errors import ModelError
 
 PROMPT = "a sad cat"
@@ -38,23 +38,23 @@ def test_every_way_to_write_a_path_means_the_same_run(run, tmp_path, monkeypatch
             f"~/outputs/run/{part}", str(tmp_path / "link" / part), f"{tmp_path}/link/../run/{part}",
         ]  # fmt: skip
         for way in ways:
-            assert run_system_prompt(way) == PROMPT, (here, way)
+            assert run_chat_settings(way).get("system_prompt") == PROMPT, (here, way)
             assert Path(model_source(way)).expanduser().samefile(loaded), (here, way)
     finally:
         os.chdir(tmp_path)
 
 
 def test_links_to_a_part_of_a_run_and_a_folder_of_checkpoints_elsewhere(run, tmp_path, monkeypatch):
-    assert run_system_prompt(str(tmp_path / "link-to-final")) == PROMPT
+    assert run_chat_settings(str(tmp_path / "link-to-final")).get("system_prompt") == PROMPT
     (run / "checkpoints").rename(tmp_path / "scratch")
     (run / "checkpoints").symlink_to(tmp_path / "scratch")
-    assert run_system_prompt(str(run / "checkpoints" / "final")) == PROMPT
+    assert run_chat_settings(str(run / "checkpoints" / "final")).get("system_prompt") == PROMPT
     monkeypatch.chdir(run / "checkpoints")
     monkeypatch.setenv("PWD", str(run / "checkpoints"))  # as a shell sets it after this `cd`
-    assert run_system_prompt("final") == PROMPT
+    assert run_chat_settings("final").get("system_prompt") == PROMPT
     assert Path(model_source(".")).samefile(tmp_path / "scratch" / "final")
     monkeypatch.setenv("PWD", "/elsewhere")
-    assert run_system_prompt("final") is None, "nothing leads back from there"
+    assert run_chat_settings("final").get("system_prompt") is None, "nothing leads back from there"
 
 
 def test_what_is_no_part_of_a_run_stays_what_it_is(run, tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_what_is_no_part_of_a_run_stays_what_it_is(run, tmp_path, monkeypatch):
     (run / "eval" / "x").mkdir(parents=True)
     for name in ("owner/model", "", "HuggingFaceTB/SmolLM2-135M-Instruct", str(tmp_path / "owner" / "model"), "eval",
                  "eval/x", "x" * 5000, "a\0b", str(run.parent)):  # fmt: skip
-        assert (run_of(name), model_source(name), run_system_prompt(name)) == (None, name, None)
+        assert (run_of(name), model_source(name), run_chat_settings(name).get("system_prompt")) == (None, name, None)
 
 
 def test_an_unfinished_run_is_refused_however_it_is_named(run, monkeypatch):

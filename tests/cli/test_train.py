@@ -9,7 +9,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dqo.cli.main import main
-from dqo.cli.run_folder import run_system_prompt
+from dqo.cli.run_folder import run_chat_settings
 
 pytestmark = pytest.mark.slow
 PROMISED = {"step", "quality", "diversity/credit", "diversity/vendi", "alpha", "kl", "time/step", "time/embed"}
@@ -110,8 +110,8 @@ def test_a_run_is_trained_and_evaluated_with_its_system_prompt(own_recipe, promp
         out = tmp_path / "at" / asked
         assert main([*command, *flags, "--limit", "1", "--max-new-tokens", "4", "--out", str(out)]) == 0
         assert json.loads((out / "sampling.json").read_text())["system_prompt"] == asked
-    assert run_system_prompt(str(tmp_path / "run" / "checkpoints" / "final")) == "a sad cat"
-    assert run_system_prompt(str(tmp_path / "tiny-policy")) is run_system_prompt("owner/name") is None
+    assert run_chat_settings(str(tmp_path / "run" / "checkpoints" / "final")).get("system_prompt") == "a sad cat"
+    assert run_chat_settings(str(tmp_path / "tiny-policy")) == run_chat_settings("owner/name") == {}
 
 
 def test_a_start_that_was_refused_does_not_take_the_folder(own_recipe, tmp_path, capsys):

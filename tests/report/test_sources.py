@@ -1,10 +1,13 @@
 """Reading folders: what is missing is left out, what is broken is one sentence."""
 
 import json
+import time
 
 import pytest
 
-from dqo.errors import DataError
+from dqo.cli.main import main
+from dqo.cli.run_settings import save_settings
+from dqo.errors import DataError, DQOError
 from dqo.report.sources import locate, read_runs, stamp
 
 
@@ -44,6 +47,45 @@ def test_what_is_broken_is_named(tmp_path, file, content, sentence):
     (tmp_path / file).write_text(content)
     with pytest.raises(DataError, match=sentence):
         read_runs([tmp_path])
+
+
+GROWING = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 7)
+)
+
+
+@pytest.mark.parametrize("file", ["config.yaml", "resolved.yaml"])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (GROWING, "expected at most 10000 values, aliases written out, got more"),
+        ("a: &a [*a]\n", "let no alias hold itself"),
+        ("a: " + "[" * 5000 + "]" * 5000, "expected some hundred levels of YAML at most"),
+        ("a: " + "x" * 300_000, "expected at most 200000 characters of YAML"),
+        ("a: !!python/object/apply:os.system [id]\n", "expected plain data"),
+        ("- 1\n", "expected the settings of a run, got list"),
+        ("alpha: 1\nalpha: 2\n", "the key 'alpha' comes twice"),
+        ("", "expected the settings of a run, got NoneType"),
+    ],
+)
+def test_settings_that_somebody_sent_are_read_with_care(tmp_path, capsys, file, content, sentence):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "quality": 0.5}\n')
+    (tmp_path / file).write_text(content)
+    start = time.monotonic()
+    with pytest.raises(DQOError, match=sentence) as caught:
+        read_runs([tmp_path])
+    assert str(tmp_path / file) in str(caught.value)
+    assert time.monotonic() - start < 5
+    assert main(["report", str(tmp_path), "-o", str(tmp_path / "r.html")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_settings_are_read_by_the_rules_they_are_written_by(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "quality": 0.5}\n')
+    given = {"run_name": "1e-5", "model": "no", "trainer": {"learning_rate": 1e-5, "report_to": "12:30"}}
+    save_settings(tmp_path / "config.yaml", given)
+    [run] = read_runs([tmp_path])
+    assert run.config == {"format": 1} | given
 
 
 def test_no_folder_the_same_folder_twice_and_an_empty_folder_are_refused(tmp_path):

@@ -8,10 +8,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
-import yaml
-
 from dqo.errors import DQOError
 from dqo.evaluation.definitions import definition_of
+from dqo.yaml_files import parse_yaml
 
 
 class Definition(NamedTuple):
@@ -71,4 +70,4 @@ def _range(low: float | None, high: float | str | None, unit: str) -> str:
 @cache
 def _table() -> dict[str, Any]:
     source = files("dqo.report") / "assets" / "definitions.yaml"
-    return yaml.safe_load(source.read_text(encoding="utf-8"))
+    return parse_yaml(source.read_text(encoding="utf-8"), source.name)

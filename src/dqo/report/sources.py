@@ -9,14 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dqo.errors import DataError
 from dqo.evaluation_files import read_metrics, read_prompt_metrics, short_names
 from dqo.json_files import read_text
 from dqo.records import Group, read_groups
 from dqo.run_format import check_format
 from dqo.training_log import read_steps
+from dqo.yaml_files import parse_yaml
 
 _PARTS = {
     "config": "config.yaml",
@@ -66,6 +65,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
 
     Raises:
         DataError: A folder that holds nothing to report, is given twice, or has a file that cannot be read.
+        RecipeError: Settings that are no YAML, or grow beyond reason by aliases and nesting.
     """
     paths = [Path(folder) for folder in folders]
     if not paths or len({path.resolve() for path in paths}) < len(paths):
@@ -139,16 +139,9 @@ def _final(folder: Path) -> Path:
 
 
 def _yaml(path: Path) -> dict[str, Any]:
-    """A config.yaml, which PyYAML wrote; what people write by hand goes through the reader of recipes instead."""
-    try:
-        config = yaml.safe_load(read_text(path, "config.yaml of a run"))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise DataError(f"{path}: expected the settings of a run as YAML, got {error}.") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # PyYAML's, of values it cannot make
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: expected the settings of a run as plain YAML, got {error!r}.") from error
-    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
-        raise DataError(f"{path}: expected the settings of a run, got {type(config).__name__}; restore the file.")
-    check_format(config, path)
-    return config
+    """A config.yaml or resolved.yaml: somebody may have sent the folder, so the reader refuses what would grow."""
+    settings = parse_yaml(read_text(path, "file of settings of a run"), str(path))
+    if not isinstance(settings, dict):
+        raise DataError(f"{path}: expected the settings of a run, got {type(settings).__name__}; restore the file.")
+    check_format(settings, path)
+    return settings
