@@ -170,7 +170,7 @@ def test_checkpoints_go_when_they_are_not_kept_and_the_run_stays_done(sweep_file
         ("prompt_metrics.jsonl", None, "got No such file or directory"),
     ],
 )
-@pytest.mark.parametrize("name", ["base", "dqo-alpha1.0-seed0"])
+@pytest.mark.parametrize("name", ["base", "dqo-alpha1-seed0"])
 def test_one_bad_evaluation_leaves_the_others_in_the_tables(
     sweep_file, stand_in, tmp_path, capsys, name, file, change, reason
 ):

@@ -56,7 +56,7 @@ def read_evaluations(
         for fact, told in _odd(found, standard, name).items():
             wrong[name] = (
                 f"{found[name].run.folder / evaluation.folder}: expected every run to be evaluated alike, but {fact} "
-                f"is {told[name]!r} here and {told[standard]!r} in {standard}; delete the folder of the one that is wrong."
+                f"is {told[name]!r} here and {told[standard]!r} in {standard}; delete the folder of the wrong one."
             )
     return [one for name, one in found.items() if name not in wrong], wrong
 
