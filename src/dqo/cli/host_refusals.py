@@ -12,7 +12,9 @@ from dqo.hub import first_words
 _PACKAGE = Path(dqo.__file__).parent
 _HOSTS = ("accelerate", "datasets", "peft", "transformers", "trl")
 # What we call with settings. Whatever else of TRL's we call with the wrong thing is a bug of ours.
-_TAKE_SETTINGS = ("__init__", "__post_init__", "train", "create_optimizer", "create_scheduler")
+_TAKE_SETTINGS = (
+    "__init__", "__post_init__", "train", "create_optimizer", "create_scheduler", "get_reporting_integration_callbacks",
+)  # fmt: skip
 
 
 @contextmanager
