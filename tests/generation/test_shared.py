@@ -268,6 +268,57 @@ def test_autocast_samples_the_autocast_policy():
     assert model.config._attn_implementation == "sdpa"
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_in_bf16_rounds_its_result_and_nothing_before_it(autocast):
+    """Scores up to 30, whose bf16 neighbours lie .125 apart: rounding them would change a weight by an eighth."""
+    gen = torch.Generator().manual_seed(0)
+    prompts, G, H, L, width = 2, 4, 2, 40, 16
+
+    def randn(*shape):
+        return (2.5 * torch.randn(*shape, generator=gen)).bfloat16()
+
+    cache = RolloutCache(room=3)
+    prompt_k, prompt_v = randn(prompts, H, L, width), torch.randn(prompts, H, L, width, generator=gen).bfloat16()
+    cache.update(prompt_k, prompt_v, 0)
+    prompt_of_row = torch.arange(prompts).repeat_interleave(G)
+    cache.start(prompt_of_row, torch.ones(prompts, L, dtype=torch.long))
+    q, k, v = randn(prompts * G, 2 * H, 1, width), randn(prompts * G, H, 1, width), randn(prompts * G, H, 1, width)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours, _ = grouped_attention(None, q, *cache.update(k, v, 0), None)
+    assert ours.dtype == torch.bfloat16
+    for row, u in enumerate(prompt_of_row.tolist()):
+        keys = torch.cat([prompt_k[u], k[row]], dim=1).double()
+        values = torch.cat([prompt_v[u], v[row]], dim=1).double()
+        exact = plain_attention(q[row, :, 0].double(), keys, values)
+        torch.testing.assert_close(ours[row, 0].double(), exact, atol=2**-9, rtol=2**-8)
+
+
+def teacher_forced_in_steps(model, prompt, completion):
+    """Log-probabilities by transformers' own cache, a token at a time."""
+    outputs, found = model(torch.tensor([prompt]), use_cache=True), []
+    name = cache_keyword(model)
+    for token in completion:
+        found.append(outputs.logits[0, -1].float().log_softmax(-1)[token])
+        outputs = model(torch.tensor([[token]]), use_cache=True, **{name: outputs["past_key_values"]})
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def test_sampling_in_bf16_is_as_near_to_a_forward_as_transformers_own_cache():
+    model = policy(vocabulary=200, sharpness=4.0).eval()
+    prompts = [list(range(3, 63))] * 4 + [list(range(10, 40))] * 4
+    with torch.autocast("cpu", torch.bfloat16):
+        completions, logprobs = sample(model, prompts, 64)
+        ours, theirs = [], []
+        for prompt, completion, drawn in zip(prompts, completions, logprobs, strict=True):
+            forward = teacher_forced(model, prompt, completion, 1.0)
+            ours.append(forward - torch.tensor(drawn))
+            theirs.append(forward - teacher_forced_in_steps(model, prompt, completion))
+    ours, theirs = torch.cat(ours).abs().mean(), torch.cat(theirs).abs().mean()
+    assert theirs > 1e-4, "without rounding the next line would say nothing"
+    assert ours < 1.15 * theirs
+
+
 def test_draws_in_blocks_equal_one_cumulative_sum():
     gen = torch.Generator().manual_seed(0)
     p = torch.rand(64, 700, generator=gen).pow(8)

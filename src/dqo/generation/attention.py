@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from dqo.errors import ModelError
-from dqo.generation.cache import RolloutLayer
+from dqo.generation.cache import RolloutLayer, as_attended
 
 NAME = "dqo_rollout"
 _CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "sliding_window")
@@ -49,16 +49,19 @@ def grouped_attention(
     scaling = width**-0.5 if kwargs.get("scaling") is None else kwargs["scaling"]
     L, H = key.keys.shape[-2], key.keys.shape[1]
     own_keys, own_values = (buffer[:, :, : key.length] for buffer in key.buffers)  # (R, H, t, width)
-    query = (query * scaling).reshape(R, H, heads // H, width)  # (R, H, heads/H, width)
-    to_prompt = key.rows.group(query) @ key.keys.transpose(-1, -2)  # (U, H, W*heads/H, L)
-    if key.rows.prompt_bias is not None:
-        to_prompt = to_prompt + key.rows.prompt_bias
-    to_own = query @ own_keys.transpose(-1, -2)  # (R, H, heads/H, t)
-    scores = torch.cat([key.rows.ungroup(to_prompt), to_own], dim=-1)  # (R, H, heads/H, L+t)
-    weights = scores.softmax(dim=-1, dtype=torch.float32).to(own_values.dtype)  # (R, H, heads/H, L+t)
-    from_prompt = key.rows.ungroup(key.rows.group(weights[..., :L]) @ key.values)  # (R, H, heads/H, width)
-    attended = from_prompt + weights[..., L:] @ own_values  # (R, H, heads/H, width)
-    return attended.reshape(R, 1, heads, width), None
+    query = as_attended(query)
+    # As fused attention does it: rounded scores would move every token's log-probability off the trainer's.
+    with torch.autocast(query.device.type, enabled=False):
+        scaled = (query.float() * scaling).reshape(R, H, heads // H, width)  # (R, H, heads/H, width)
+        to_prompt = key.rows.group(scaled) @ key.keys.float().transpose(-1, -2)  # (U, H, W*heads/H, L)
+        if key.rows.prompt_bias is not None:
+            to_prompt = to_prompt + key.rows.prompt_bias
+        to_own = scaled @ own_keys.float().transpose(-1, -2)  # (R, H, heads/H, t)
+        scores = torch.cat([key.rows.ungroup(to_prompt), to_own], dim=-1)  # (R, H, heads/H, L+t)
+        weights = scores.softmax(dim=-1)  # (R, H, heads/H, L+t)
+        from_prompt = key.rows.ungroup(key.rows.group(weights[..., :L]) @ key.values.float())  # (R, H, heads/H, width)
+        attended = from_prompt + weights[..., L:] @ own_values.float()  # (R, H, heads/H, width)
+    return attended.reshape(R, 1, heads, width).to(query.dtype), None
 
 
 AttentionInterface.register(NAME, grouped_attention)

@@ -81,7 +81,7 @@ class RolloutLayer(DynamicLayer):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         """Appends states, (batch, heads, t, width) each; returns those of all tokens, or once started itself, twice."""
-        key_states, value_states = _as_attended(key_states), _as_attended(value_states)
+        key_states, value_states = as_attended(key_states), as_attended(value_states)
         if self.rows is None:
             return super().update(key_states, value_states)
         if self.buffers is None:
@@ -151,7 +151,7 @@ class RolloutCache(Cache):
             layer.keep(running, None if all_needed else prompts, self.rows)
 
 
-def _as_attended(states: Tensor) -> Tensor:
+def as_attended(states: Tensor) -> Tensor:
     """In the dtype that attention would cast to under autocast: cast once here, not with every later token."""
     if torch.is_autocast_enabled(states.device.type):
         return states.to(torch.get_autocast_dtype(states.device.type))

@@ -8,7 +8,8 @@ from accelerate.logging import get_logger
 from trl import RLOOTrainer
 from trl.models import unwrap_model_for_generation
 
-from dqo.generation.shared import Sampling, generate_shared, why_not_in_groups
+from dqo.generation.effective import effective_sampling
+from dqo.generation.shared import generate_shared, why_not_in_groups
 
 logger = get_logger(__name__)
 
@@ -31,6 +32,8 @@ class SharedRolloutMixin:
     def _why_host_generates(self) -> str | None:
         if self.args.generation_kwargs:
             return f"`generation_kwargs` {sorted(self.args.generation_kwargs)} are the host's to apply."
+        if beyond := effective_sampling(self.model, self.generation_config)[1]:
+            return f"the model's `generation_config` sets {', '.join(beyond)}, which TRL applies."
         if self.args.cache_implementation:
             return f"`cache_implementation={self.args.cache_implementation!r}` is the host's to apply."
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
@@ -41,13 +44,7 @@ class SharedRolloutMixin:
         """Completions of this process's rows, in the form of the host's default path."""
         if not self.shares_rollouts or images is not None or multimodal_fields:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
-        sampling = Sampling(
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-        )
+        sampling, _ = effective_sampling(self.model, self.generation_config)
         with (
             unwrap_model_for_generation(
                 self.model_wrapped,
@@ -57,7 +54,7 @@ class SharedRolloutMixin:
             torch.no_grad(),
             self.accelerator.autocast(),  # one context for all steps casts the weights once, not once a token
         ):
-            completion_ids, _ = generate_shared(
+            completion_ids, logprobs = generate_shared(
                 policy,
                 prompt_ids,
                 sampling=sampling,
@@ -65,5 +62,7 @@ class SharedRolloutMixin:
                 eos_token_ids=self.eos_token_ids,
                 pad_token_id=self._tokenizer.pad_token_id,
             )
-        # GRPOTrainer returns log-probabilities beside them, None where the trainer shall compute its own.
-        return completion_ids if isinstance(self, RLOOTrainer) else (completion_ids, None)
+        if isinstance(self, RLOOTrainer):
+            return completion_ids
+        # GRPOTrainer takes log-probabilities beside them where it corrects for how far the policy has moved since.
+        return completion_ids, None if self.off_policy_mask_threshold is None else logprobs
