@@ -55,7 +55,7 @@ class SharedRolloutMixin:
             self.accelerator.autocast(),  # one context for all steps casts the weights once, not once a token
         ):
             completion_ids, logprobs = generate_shared(
-                policy,
+                getattr(policy, "_orig_mod", policy),  # as `generate` does: every step's new length would compile anew
                 prompt_ids,
                 sampling=sampling,
                 max_new_tokens=self.max_completion_length,
