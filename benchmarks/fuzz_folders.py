@@ -201,7 +201,6 @@ def _answers() -> st.SearchStrategy:
 def _server(body: bytes, folder: Path) -> None:
     """An answer as a sampled response that is written and read again, as a judgement, a rating and an embedding."""
     from dqo.embedders.served import ServedEmbedder
-    from dqo.evaluation.judge import Judge
     from dqo.evaluation.sample import sample_from
     from dqo.evaluation.served_model import ServedModel
     from dqo.records import Prompt
@@ -213,8 +212,8 @@ def _server(body: bytes, folder: Path) -> None:
     for ask in (
         lambda: sample_from(ServedModel("m", server.url, seed=0, max_new_tokens=3, temperature=1.0, **settings),
                             [Prompt("p", "Say.", [], {})], 2, out=folder / "out"),
-        lambda: Judge("m", server.url, **settings).same([("a", "b")]),
-        lambda: Judge("m", server.url, **settings).quality(["p"], ["a"]),
+        lambda: JudgeReward(server.url, "m", **settings).same([("a", "b")]),
+        lambda: JudgeReward(server.url, "m", **settings).quality(["p"], ["a"]),
         lambda: JudgeReward(server.url, "m", **settings)(prompts=["p"], completions=["a"]),
         lambda: ServedEmbedder(server.url, "m", **settings)(["a", "b"]),
     ):  # fmt: skip

@@ -6,9 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class LocalServer:
-    """Answers POST requests with what `reply(path, body)` returns: a dict, or a status to fail with."""
+    """Answers POST requests with what `reply(path, body)` returns: a document, a status, or (status, document).
 
-    def __init__(self, reply):
+    `models` is what GET requests are answered with, in the same forms.
+    """
+
+    def __init__(self, reply, models=404):
         self.requests, self.keys = [], []
         lock, outer = threading.Lock(), self
 
@@ -18,12 +21,19 @@ class LocalServer:
                 with lock:
                     outer.requests.append(body)
                     outer.keys.append(self.headers.get("Authorization"))
-                    answer = reply(self.path, body)
-                status, document = (answer, {"error": {"message": "no"}}) if isinstance(answer, int) else (200, answer)
+                self._send(reply(self.path, body))
+
+            def do_GET(self):
+                self._send(models)
+
+            def _send(self, answer):
+                answer = (answer, {"error": {"message": "no"}}) if isinstance(answer, int) else answer
+                status, document = answer if isinstance(answer, tuple) else (200, answer)
                 payload = json.dumps(document).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))
+                self.send_header("retry-after-ms", "10")
                 self.end_headers()
                 self.wfile.write(payload)
 
@@ -31,6 +41,7 @@ class LocalServer:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -39,9 +50,9 @@ class LocalServer:
         self._server.server_close()
 
 
-def chat(text):
-    """A chat completion that says `text`."""
-    message = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+def chat(text, finish="stop", **fields):
+    """A chat completion that says `text`; `fields` go into its message."""
+    message = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": text} | fields}
     return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [message]}
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EndpointError
-from dqo.evaluation.judge import Judge
 from dqo.evaluation.sample import sample_from
 from dqo.evaluation.served_model import ServedModel
 from dqo.records import Prompt
@@ -96,7 +95,7 @@ def sampling(url):
 
 
 def evaluation_judge(url):
-    judge = Judge("m", url, timeout=TIMEOUT, retries=1)
+    judge = JudgeReward(url, "m", timeout=TIMEOUT, retries=1)
     return lambda: judge.quality(["?", "?"], ["a", "bbb"])
 
 

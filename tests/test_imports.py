@@ -18,7 +18,7 @@ LAYERS = (
     {"signals"},
     {"spec"},
     {"alpha", "chat", "detectors", "diversity", "embedders", "endpoint", "generation", "hub", "language", "models"}
-    | {"folder_lock", "registry", "response", "setting_types", "weights", "yaml_files"},
+    | {"endpoint_replies", "folder_lock", "registry", "response", "setting_types", "weights", "yaml_files"},
     {"rewards"},
     {"tasks"},
     {"evaluation"},

@@ -184,4 +184,4 @@ def test_a_server_that_repeats_the_key_does_not_get_it_into_a_message(monkeypatc
         raise ValueError(f"the key {client.api_key} is wrong")
 
     with pytest.raises(EndpointError, match="the key <OPENAI_API_KEY> is wrong"):
-        Endpoint("http://localhost:1/v1", retries=0).map(ask, ["x"])
+        Endpoint("http://localhost:1/v1", "m", retries=0).map(ask, ["x"])

@@ -1,14 +1,21 @@
-"""Servers that speak OpenAI's protocol (vLLM, TEI, SGLang, hosted ones): many requests in one call, retried."""
+"""The client of servers that speak OpenAI's protocol (vLLM, TEI, SGLang, hosted ones): many requests at once, retried.
+
+A server that refuses a parameter is adapted to once: the parameter is renamed or left out, and `notes` says so.
+"""
 
 import asyncio
+import contextlib
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
+from queue import SimpleQueue
+from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
+from dqo.endpoint_replies import NoAnswer, Reply, detail, read_models, read_reply, refused_parameter, without
 from dqo.errors import EndpointError, RecipeError
 from dqo.hub import first_words
 
@@ -17,18 +24,36 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+_FATAL = (401, 402, 404, 405)  # the key, the bill, the URL, the model: no other request would fare better
+_DEAD = 3  # different requests in a row that fail before any is answered: the server is down
+_PATIENCE = 2.0  # seconds that requests under way have to end after Ctrl-C
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A request that the server gave no answer to, though it is there: a filtered prompt, or one that is too long.
+
+    Attributes:
+        reason: The server's own words.
+        error: To raise where an answer cannot be done without.
+    """
+
+    reason: str
+    error: EndpointError
 
 
 class Endpoint:
-    """One server. A request that fails is tried again after growing waits; one that keeps failing is an error.
+    """One model on one server. A request that fails is tried again after growing waits.
 
     Args:
         base_url: Such as "http://localhost:8000/v1".
+        model: Name of the model there.
         api_key_env: Name of the environment variable with the key; servers without keys need none. The key itself
             cannot be given, so that it ends up in no recipe and no log.
         timeout: Seconds one attempt may take.
         retries: Attempts after the first, for lost connections, time-outs, status 408, 409, 429 and 5xx.
         concurrency: Requests under way at once.
+        parameters: Set in every request, in place of what would be sent; None leaves a parameter out.
 
     Raises:
         RecipeError: A setting out of range, or the package openai is missing.
@@ -38,10 +63,12 @@ class Endpoint:
     def __init__(
         self,
         base_url: str,
+        model: str,
         api_key_env: str = "OPENAI_API_KEY",
         timeout: float = 60.0,
         retries: int = 4,
         concurrency: int = 16,
+        parameters: Mapping[str, Any] | None = None,
     ):
         try:
             import openai  # noqa: F401
@@ -56,52 +83,238 @@ class Endpoint:
                 f"endpoint: expected timeout above 0, retries of at least 0 and concurrency of at least 1, got "
                 f"{timeout!r}, {retries!r} and {concurrency!r}."
             )
-        self.base_url, self.api_key_env = base_url, api_key_env
+        self.base_url, self.model, self.api_key_env = base_url, model, api_key_env
         self.timeout, self.retries, self.concurrency = timeout, retries, concurrency
+        self.parameters = dict(parameters or {})
+        self._offered: list[str] = []
+        self._refused: dict[str, str] = {}  # parameter -> what was done about it, in words
+        self._answered: Any = None  # a request that the server has answered, to ask again whether it is still there
+        self._begun = False
 
-    def map(self, call: Callable[["AsyncOpenAI", Item], Awaitable[Answer]], items: Sequence[Item]) -> list[Answer]:
-        """The answers to all items, in their order.
-
-        It runs an event loop in a thread of its own, so that it can be called from anywhere, a notebook included.
+    def trust(self, ask: Callable[["AsyncOpenAI", Item], Awaitable[Answer]], item: Item) -> None:
+        """Name a request that the server answered at an earlier start: what fails where this does not, fails alone.
 
         Args:
-            call: One request with the client of the package openai.
-            items: What to ask.
+            ask: As for `stream`.
+            item: What was asked.
+        """
+        self._answered = self._answered or (ask, item)
 
-        Returns:
-            One answer an item.
+    @property
+    def notes(self) -> list[str]:
+        """What the server refused and what was done about it, one sentence a parameter."""
+        return list(self._refused.values())
+
+    def models(self) -> dict[str, str]:
+        """Names of the models that the server lists, each with its owner; empty where the server has no such list.
 
         Raises:
-            EndpointError: A request that failed for good; the others are dropped.
+            EndpointError: Nothing listens at the URL.
         """
-        if not items:
-            return []
-        with ThreadPoolExecutor(1) as thread:
+
+        async def listed(client: "AsyncOpenAI", _: None) -> dict[str, str]:
+            from openai import APIConnectionError, OpenAIError
+
             try:
-                return thread.submit(asyncio.run, self._all(call, items)).result()
-            except EndpointError:
-                raise
-            except Exception as error:
-                raise self._failure(error) from error
+                quick = client.with_options(timeout=min(self.timeout, 10.0), max_retries=min(self.retries, 1))
+                return read_models(await quick.get("/models", cast_to=object))
+            except APIConnectionError as error:
+                if type(error.__cause__).__name__ == "ConnectError":
+                    raise
+            except (OpenAIError, ValueError):  # the list is a courtesy: completions may work without it
+                pass
+            return {}
 
-    async def _all(self, call: Callable[..., Awaitable[Answer]], items: Sequence[Item]) -> list[Answer]:
-        from openai import AsyncOpenAI
+        [(_, models)] = self._stream(listed, [None], alone=True)
+        self._offered = sorted(models)
+        if models and self.model not in models:
+            print(
+                f"dqo: warning: endpoint {self.base_url} does not list {self.model!r} but "
+                f"{', '.join(self._offered[:20])}; asking it all the same",
+                file=sys.stderr,
+            )
+        return models
 
-        slots = asyncio.Semaphore(self.concurrency)
+    async def complete(self, client: "AsyncOpenAI", messages: list[dict[str, str]], **settings: Any) -> Reply:
+        """One chat completion.
 
-        async def limited(item: Item) -> Answer:
-            async with slots:
-                return await call(client, item)
+        Args:
+            client: As `stream` gives it.
+            messages: The conversation.
+            **settings: Parameters of the request.
 
+        Returns:
+            Text and finish reason.
+
+        Raises:
+            NoAnswer: A document without an answer in it.
+        """
+        return read_reply(await self.post(client, "/chat/completions", {"messages": messages} | settings))
+
+    async def post(self, client: "AsyncOpenAI", path: str, settings: Mapping[str, Any]) -> Any:
+        """The document that answers one request, without the parameters that the server refuses.
+
+        Args:
+            client: As `stream` gives it.
+            path: Such as "/embeddings".
+            settings: Body of the request without the model.
+
+        Returns:
+            JSON as it came.
+        """
+        from openai import APIStatusError
+
+        wanted = {"model": self.model} | dict(settings) | self.parameters
+        body = {name: value for name, value in wanted.items() if value is not None}
+        refused: dict[str, str] = {}  # by this request; kept for the others once one without them is answered
+        while True:
+            sent = without(body, self._refused | refused)
+            try:
+                document = await client.post(path, body=sent, cast_to=object)
+            except APIStatusError as error:
+                name = refused_parameter(error, sent)
+                if name is None or name in refused:
+                    raise
+                refused[name] = self._note(name, sent, error)
+                continue
+            for name in refused.keys() - self._refused.keys():
+                self._refused[name] = refused[name]
+                print(f"dqo: warning: {refused[name]}", file=sys.stderr)
+            return document
+
+    def stream(
+        self,
+        ask: Callable[["AsyncOpenAI", Item], Awaitable[Answer]],
+        items: Sequence[Item],
+        distinct: Callable[[Item], str] = str,
+    ) -> Iterator[tuple[int, Answer | Unanswered]]:
+        """Answers as they come, each with the place of its item.
+
+        The requests run in a thread of their own, so that this can be called from anywhere, a notebook included.
+        Ctrl-C, or closing the iterator, ends them.
+
+        Args:
+            ask: One request with the client of the package openai.
+            items: What to ask.
+            distinct: What makes two items the same question.
+
+        Yields:
+            Place and answer; `Unanswered` for an item that the server does not answer although it answers others.
+
+        Raises:
+            EndpointError: The server is down, or refuses key, URL or model.
+        """
+        return self._stream(ask, items, distinct)
+
+    def map(
+        self, ask: Callable[["AsyncOpenAI", Item], Awaitable[Answer]], items: Sequence[Item]
+    ) -> list[Answer | Unanswered]:
+        """The answers to all items, in their order; arguments and errors as for `stream`."""
+        answers = dict(self.stream(ask, items))
+        return [answers[place] for place in range(len(items))]
+
+    def _stream(
+        self, ask: Any, items: Sequence[Any], distinct: Any = None, alone: bool = False
+    ) -> Iterator[tuple[int, Any]]:
+        if not items:
+            return
+        arrived: SimpleQueue[Any] = SimpleQueue()
+        loop = asyncio.new_event_loop()
+        task = loop.create_task(self._run(ask, items, distinct, alone, arrived.put))
+
+        def work() -> None:
+            end: BaseException | None = None
+            try:
+                loop.run_until_complete(task)
+            except BaseException as error:  # handed to the thread that asked
+                end = error
+            finally:
+                loop.close()
+                arrived.put(end)
+
+        thread = Thread(target=work, name="endpoint", daemon=True)
+        thread.start()
+        try:
+            while isinstance(arrival := arrived.get(), tuple):
+                yield arrival
+            if arrival is not None:
+                raise self._failure(arrival) from arrival
+        finally:
+            with contextlib.suppress(RuntimeError):  # the loop may have just closed
+                loop.call_soon_threadsafe(task.cancel)
+            thread.join(_PATIENCE)
+
+    async def _run(self, ask: Any, items: Sequence[Any], distinct: Any, alone: bool, put: Any) -> None:
+        from openai import AsyncOpenAI, OpenAIError
+
+        held: dict[int, Exception] = {}  # failed before anything was answered: asked again at the end
+        waiting = iter(range(len(items)))
         client = AsyncOpenAI(
             base_url=self.base_url,
             api_key=os.environ.get(self.api_key_env) or "none",
             timeout=self.timeout,
             max_retries=self.retries,
         )
-        async with client, asyncio.TaskGroup() as group:
-            tasks = [group.create_task(limited(item)) for item in items]
-        return [task.result() for task in tasks]
+
+        async def one(place: int) -> None:
+            try:
+                answer = await ask(client, items[place])
+                self._answered = self._answered if alone else (ask, items[place])
+            except (OpenAIError, NoAnswer) as error:
+                doubtful = is_retried(error) or getattr(error, "status_code", None) == 403  # 403: the key, or a filter
+                if doubtful and self._answered is None:
+                    held[place] = error
+                    if alone or len({distinct(items[other]) for other in held}) >= _DEAD:
+                        raise
+                    return
+                answer = await self._settled(client, ask, items[place], error)
+            put((place, answer))
+
+        async def several() -> None:
+            for place in waiting:
+                await one(place)
+
+        async with client:
+            if not (self._begun or alone):  # alone, so that a refused parameter is refused once
+                self._begun = True
+                await one(next(waiting))
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.concurrency, len(items))):
+                    group.create_task(several())
+            if held and self._answered is None:
+                raise next(iter(held.values()))
+            for place in held:
+                await one(place)
+
+    async def _settled(self, client: "AsyncOpenAI", ask: Any, item: Any, error: Exception) -> Any:
+        """What a failed request comes to, where the server still answers: a late answer, or none."""
+        from openai import OpenAIError
+
+        if is_retried(error):
+            known, good = self._answered
+            try:
+                await known(client, good)
+            except (OpenAIError, NoAnswer):
+                raise error from None
+            try:
+                return await ask(client, item)
+            except (OpenAIError, NoAnswer) as again:
+                error = again
+        status = getattr(error, "status_code", None)
+        if status in _FATAL:
+            raise error
+        return Unanswered(without_key(detail(error), self.api_key_env), self._failure(error))
+
+    def _note(self, name: str, sent: Mapping[str, Any], error: Exception) -> str:
+        """What is done about a refused parameter, for people."""
+        said = without_key(detail(error), self.api_key_env)
+        parameter = name.split(" ")[0]
+        value = sent[parameter]
+        came = f"{parameter}={value!r}" if isinstance(value, int | float) and parameter != "seed" else parameter
+        after = without(sent, [*self._refused, name])
+        new = [f"{other}={after[other]!r} was sent instead" for other in after if sent.get(other) != after[other]]
+        done = new[0] if new else f"it was left out, so that the server's own default {parameter} holds"
+        return f"endpoint {self.base_url} refused {came} ({said}): {done}."
 
     def _failure(self, error: BaseException) -> EndpointError:
         while isinstance(error, BaseExceptionGroup):
@@ -111,14 +324,22 @@ class Endpoint:
         status: Any = getattr(error, "status_code", None)
         if status in (401, 403):
             advice = f"set the environment variable {self.api_key_env} to a key that it accepts"
-        elif status in (400, 404, 422):
-            advice = "check the URL, the name of the model and what the server supports"
+        elif status in (404, 405):
+            offered = f" (the server lists {', '.join(self._offered[:20])})" if self._offered else ""
+            advice = f"check the URL, which mostly ends in /v1, and the name of the model {self.model!r}{offered}"
+        elif status is not None and not is_retried(error):
+            advice = "change what the server complains about; an option can set or leave out any parameter"
+        elif isinstance(error, NoAnswer):
+            advice = f"check that the server answers for the model {self.model!r}"
         else:
-            advice = "start the server or check the URL, then continue the run with --resume"
+            advice = (
+                "start the server or check the URL, then continue the run with --resume, or an evaluation with the "
+                "same command"
+            )
+        said = without_key(detail(error), self.api_key_env)
         tries = f" after {self.retries} retries" if is_retried(error) else ""
         return EndpointError(
-            f"endpoint {self.base_url}: expected an answer, got {without_key(first_words(error), self.api_key_env)}"
-            f"{tries}; {advice}."
+            f"endpoint {self.base_url}: expected an answer, got {type(error).__name__}: {said}{tries}; {advice}."
         )
 
 
@@ -157,7 +378,7 @@ def checked_url(url: str, key_env: str) -> str:
 
 
 def is_retried(error: BaseException) -> bool:
-    """Whether the client sends a request again that failed so: lost connections, time-outs, 408, 409, 429 and 5xx.
+    """Whether another try may fare better: after lost connections, time-outs, 408, 409, 429 and 5xx.
 
     Args:
         error: Of the package openai, or another.
@@ -167,8 +388,9 @@ def is_retried(error: BaseException) -> bool:
     """
     from openai import APIConnectionError, APIStatusError
 
-    if isinstance(error, APIStatusError):
-        return error.status_code in (408, 409, 429) or error.status_code >= 500
+    status = error.code if isinstance(error, NoAnswer) else getattr(error, "status_code", None)
+    if isinstance(error, NoAnswer | APIStatusError):
+        return status is not None and (status in (408, 409, 429) or status >= 500)
     return isinstance(error, APIConnectionError)
 
 

@@ -18,7 +18,6 @@ from dqo.errors import DataError
 from dqo.json_files import is_number, parse_object, read_text, to_json, to_utf8
 from dqo.output_files import writing
 
-FINISH = ("eos", "length")
 _MISSING = object()
 
 
@@ -34,7 +33,10 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Group:
-    """The G responses to one prompt; `finish` and `rewards` run parallel to them, `rewards` None means not scored."""
+    """The G responses to one prompt; `finish` and `rewards` run parallel to them, `rewards` None means not scored.
+
+    A `finish` is "eos", "length", or what a server says beside these, such as "content_filter".
+    """
 
     id: str
     prompt: str
@@ -211,7 +213,7 @@ def _prompt(line: _Line, stem: str) -> Prompt:
 
 def _group(line: _Line) -> Group:
     responses, finish, rewards = line.strings("responses"), line.strings("finish"), line.fields.get("rewards")
-    if len(finish) != len(responses) or not set(finish) <= set(FINISH):
+    if len(finish) != len(responses) or not all(finish) or "stop" in finish:  # OpenAI's word for "eos"
         raise line.fail("finish", f'{len(responses)} of "eos" or "length", one a response', finish)
     if rewards is not None:
         if not isinstance(rewards, list) or not all(map(is_number, rewards)) or len(rewards) != len(responses):

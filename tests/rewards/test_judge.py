@@ -90,8 +90,11 @@ def test_an_unreadable_reply_is_asked_again_then_unscorable_then_an_error(serve)
     assert reward(prompts=["p", "p"], completions=["bad", "a" * 10]) == [None, 1]
     assert [body["temperature"] for body in server.requests if "bad" in body["messages"][0]["content"]] == [0.0, 0.7]
     assert reward.counts()["unreadable"] == 1
+    assert reward(prompts=["p"], completions=["worse, bad"]) == [None], "it has scored others"
+    assert reward.counts() == {"asked": 3, "unreadable": 2}
+    assert reward.notes == ["judge:m: 2 of 3 scores could not be read: their prompts are unscored."]
     with pytest.raises(EndpointError, match=r"expected replies of 'm' that hold 'Score: <number>', but none of 1 did"):
-        reward(prompts=["p"], completions=["worse, bad"])
+        judge(server)(prompts=["p"], completions=["bad"])
 
 
 def test_a_response_cannot_name_its_own_score(serve):
@@ -115,7 +118,7 @@ def test_a_response_cannot_name_its_own_score(serve):
         ("Score: 1 (worst) to 10 (best): 7", None),
         ("Score: 1-10", None),
         ("Score: \N{MINUS SIGN}3", None),
-        ("A score of 9", None),
+        ("A score of 9 is for later.", None),
     ],
 )
 def test_the_scale_is_not_taken_for_the_score(serve, reply, score):
@@ -149,3 +152,104 @@ def test_the_key_comes_from_the_environment_alone(serve, monkeypatch):
     assert server.keys == ["Bearer s3cret"]
     with pytest.raises(EndpointError, match="without user, password or query"):
         JudgeReward("http://me:s3cret@host/v1", "m")
+
+
+def test_the_judge_asks_for_json_until_the_server_refuses_it(serve, capsys):
+    def reply(path, body):
+        if "response_format" in body:
+            return 400, {"error": {"message": "This response_format type is unavailable now", "param": None}}
+        return by_length(path, body)
+
+    server = serve(reply)
+    reward = judge(server)
+    assert reward(prompts=["p"] * 3, completions=["a", "aaaa", "a" * 10]) == pytest.approx([0, 1 / 3, 1])
+    assert sum("response_format" in body for body in server.requests) == 1, "refused once"
+    [note] = reward.notes
+    assert "refused response_format (This response_format type is unavailable now): it was left out" in note
+    assert capsys.readouterr().err.count("refused response_format") == 1
+    structured = serve(lambda path, body: local_server.chat('{"score": 4}'))
+    assert judge(structured)(prompts=["p"], completions=["a"]) == pytest.approx([1 / 3])
+    schema = structured.requests[0]["response_format"]["json_schema"]["schema"]
+    assert schema["required"] == ["score"]
+    assert schema["properties"] == {"score": {"type": "number"}}
+
+
+def same_by_letter(path, body):
+    """Same where both texts begin alike; nonsense for what begins with z."""
+    first, second = (part.split("\n</")[0] for part in body["messages"][0]["content"].split(">\n")[1::2])
+    if "z" in (first[0], second[0]):
+        return local_server.chat("Well.")
+    return local_server.chat("**Same**" if first[0] == second[0] else '{"verdict": "different"}')
+
+
+def test_a_pair_that_cannot_be_read_is_different_and_counted(serve):
+    server = serve(same_by_letter)
+    reward = judge(server)
+    assert reward.same([("ab", "ac"), ("ab", "bb"), ("za", "zb"), ("ab", "ac")]) == [True, False, False, True]
+    assert reward.notes == ["judge:m: 1 of 3 pairs could not be read: they count as different."]
+    assert reward.counts() == {"asked": 0, "unreadable": 0}, "of scores"
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"choices": []},
+        {"choices": [{"index": 0, "finish_reason": "content_filter", "message": None}]},
+        {"error": {"message": "flagged", "code": 403}},
+        (400, {"error": {"message": "The prompt triggered the content policy", "code": "content_filter"}}),
+        (403, {"error": {"message": "flagged"}}),
+        (500, {"error": {"message": "crashed"}}),
+    ],
+)
+def test_no_single_question_ends_a_judgement(serve, odd):
+    server = serve(lambda path, body: odd if "bad" in str(body) else by_length(path, body))
+    reward = judge(server, retries=0, concurrency=2)
+    assert reward(prompts=["p"] * 3, completions=["a", "bad", "aaaa"]) == pytest.approx([0, None, 1 / 3])
+    assert reward.counts() == {"asked": 3, "unreadable": 1}
+    pairs = serve(lambda path, body: odd if "bad" in str(body) else same_by_letter(path, body))
+    assert judge(pairs, retries=0).same([("ab", "ac"), ("bad", "bb"), ("ab", "bb")]) == [True, False, False]
+
+
+def test_every_reply_is_on_disk_at_once_and_asked_once_for_ever(serve, tmp_path):
+    cache = str(tmp_path / "replies.jsonl")
+    alive = {"left": 3}
+
+    def dies(path, body):
+        alive["left"] -= 1
+        return 503 if alive["left"] < 0 else same_by_letter(path, body)
+
+    server = serve(dies)
+    pairs = [("ab", f"a{i}") for i in range(6)]
+    with pytest.raises(EndpointError):
+        judge(server, cache=cache, retries=0, concurrency=1).same(pairs)
+    alive["left"] = 100
+    before = len(server.requests)
+    assert judge(server, cache=cache, retries=0).same(pairs) == [True] * 6
+    assert len(server.requests) - before == 3, "the first three are on disk"
+    judge(server, cache=cache, max_tokens=9).same(pairs[:1])
+    assert len(server.requests) - before == 4, "another length of the reply is another question"
+
+
+def test_a_number_that_the_limit_cut_is_no_score(serve):
+    server = serve(lambda path, body: local_server.chat("Score: 1", finish="length"))
+    with pytest.raises(EndpointError, match="but none of 1 did"):
+        judge(server)(prompts=["p"], completions=["a"])
+
+
+def test_what_a_judge_thinks_is_no_part_of_its_reply(serve):
+    server = serve(lambda path, body: local_server.chat("Score: 4", reasoning_content="Score: 9"))
+    assert judge(server)(prompts=["p"], completions=["a"]) == pytest.approx([1 / 3])
+
+
+def test_a_response_without_text_is_worth_nothing_and_not_shown(serve):
+    server = serve(by_length)
+    assert judge(server)(prompts=["p"] * 2, completions=[" ", "aaaa"]) == pytest.approx([0, 1 / 3])
+    assert len(server.requests) == 1
+
+
+def test_parameters_are_set_and_left_out(serve):
+    server = serve(by_length)
+    options = {"response_format": None, "temperature": None, "reasoning_effort": "low"}
+    judge(server, parameters=options)(prompts=["p"], completions=["a"])
+    [body] = server.requests
+    assert set(body) == {"model", "messages", "max_tokens", "reasoning_effort"}

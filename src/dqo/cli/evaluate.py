@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.cli.recipe_checks import check_heldout
-from dqo.cli.sample import DEFAULT_LENGTH, Sampler, chat_settings, folders
+from dqo.cli.sample import DEFAULT_LENGTH, Sampler, chat_settings, folders, key_values
 from dqo.errors import RecipeError
 from dqo.folder_lock import owning
 from dqo.records import Group, Prompt, read_groups, read_prompts
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
             "encoder": load_embedder(args.encoder),
             "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,
             "equivalence": load_equivalence(args.equivalence or "embedding"),
-            "reward": _reward(args.reward) if args.reward else None,
+            "reward": _reward(args.reward, args.out) if args.reward else None,
             "scoring": _scoring(args),
         } | _judged(args)
         length = task.max_completion_length if task else DEFAULT_LENGTH
@@ -123,9 +123,19 @@ def _judged(args: argparse.Namespace) -> dict[str, Any]:
         return {}
     if not args.judge or not args.judge_endpoint:
         raise RecipeError("--judge MODEL and --judge-endpoint URL belong together, got one of them; add the other.")
-    from dqo.evaluation.judge import Judge, SameByJudge
+    from dqo.evaluation.equivalence import SameByJudge
+    from dqo.rewards.judge import JudgeReward
 
-    judge = Judge(args.judge, args.judge_endpoint, timeout=args.timeout)
+    cache, parameters = str(Path(args.out) / "judge.jsonl"), key_values(args.judge_option, "--judge-option")
+    judge = JudgeReward(
+        args.judge_endpoint,
+        args.judge,
+        cache=cache,
+        timeout=args.timeout,
+        concurrency=args.batch_size,
+        parameters=parameters,
+    )
+    judge.check()
     decided = {} if args.equivalence else {"equivalence": SameByJudge(judge)}
     return decided if args.task or args.reward else decided | {"reward": judge.quality}
 
@@ -141,13 +151,7 @@ def _task(args: argparse.Namespace) -> "Task | None":
 
 
 def _task_options(args: argparse.Namespace) -> dict[str, Any]:
-    options = {}
-    for option in args.task_option:
-        name, equals, text = option.partition("=")
-        if not equals:
-            raise RecipeError(f"--task-option {option!r}: expected key=value; add the missing part.")
-        options[name] = parse_yaml(text, f"--task-option {option!r}")
-    return options
+    return key_values(args.task_option, "--task-option")
 
 
 def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -156,7 +160,7 @@ def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
         return {"reward": args.reward}
     if args.task:
         return {"task_options": {name: value for name, value in _task_options(args).items() if name != "path"}}
-    return {"judge": args.judge} if args.judge else None
+    return {"judge": args.judge, "scale": [1, 10]} if args.judge else None
 
 
 def _carried(args: argparse.Namespace, groups: list[Group]) -> dict[str, Any]:
@@ -170,7 +174,7 @@ def _carried(args: argparse.Namespace, groups: list[Group]) -> dict[str, Any]:
     return {"scoring": carried_scoring(origin), "pass_threshold": origin.get("pass_threshold", 0.5)}
 
 
-def _reward(text: str) -> Any:
+def _reward(text: str, folder: str) -> Any:
     """A reward as a recipe writes it, by name or as a mapping with its options, or a function by where it lies."""
     from dqo.rewards.loading import QUALITY, REWARDS, load_reward, own_reward, read_entries
 
@@ -181,7 +185,7 @@ def _reward(text: str) -> Any:
             f"--reward {text!r}: expected one reward without weight, and --task for a task's own quality."
         )
     # a function of the user may be asynchronous here, which `load_reward` refuses for training
-    return load_reward(entry) if entry.reward in REWARDS else own_reward(entry)
+    return load_reward(entry, folder) if entry.reward in REWARDS else own_reward(entry)
 
 
 def _responses(args: argparse.Namespace) -> list[Group]:

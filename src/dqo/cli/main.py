@@ -142,6 +142,10 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         help="model that rates quality and says what means the same, where no --task, --reward or --equivalence does",
     )  # fmt: skip
     parser.add_argument("--judge-endpoint", metavar="URL", help="OpenAI-compatible server of --judge")
+    parser.add_argument(
+        "--judge-option", action="append", default=[], metavar="NAME=VALUE",
+        help="parameter of every request to --judge; NAME=null leaves it out; may be repeated",
+    )  # fmt: skip
     _add_sampling(parser, max_new_tokens="the task's or protocol's, else 256", n="the protocol's, else 10")
 
 
@@ -176,6 +180,10 @@ def _add_sampling(parser: argparse.ArgumentParser, max_new_tokens: str, n: str) 
     parser.add_argument(
         "--endpoint", metavar="URL", help="OpenAI-compatible server of --model; its key is read from OPENAI_API_KEY"
     )
+    parser.add_argument(
+        "--endpoint-option", action="append", default=[], metavar="NAME=VALUE",
+        help="parameter of every request to --endpoint, such as top_p=0.9; NAME=null leaves it out; may be repeated",
+    )  # fmt: skip
     parser.add_argument(
         "--timeout", type=float, default=600.0, help="seconds a request may take (default: %(default)s)"
     )

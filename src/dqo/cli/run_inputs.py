@@ -108,7 +108,7 @@ def reward_functions(recipe: Recipe, task: Task, stops: Collection[int]) -> list
         if entry.reward == QUALITY:
             function: RecordReward = TaskReward(task, stops)
         else:
-            reward = load_reward(entry)
+            reward = load_reward(entry, recipe.output_dir)
             function = RecordReward(reward, stops, reward.__name__)
         same = sum(other.__name__.split("_#")[0] == function.__name__ for other in functions)
         if same:

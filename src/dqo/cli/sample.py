@@ -1,7 +1,7 @@
 """`dqo sample`: responses to the prompts of a file, and the sampling that `dqo eval` shares."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,28 @@ def chat_settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
+def key_values(options: Sequence[str], flag: str) -> dict[str, Any]:
+    """What a repeated flag of the form key=value says.
+
+    Args:
+        options: Each "key=value", the value in YAML.
+        flag: For messages.
+
+    Returns:
+        Key -> value.
+
+    Raises:
+        RecipeError: One without "=".
+    """
+    values = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals:
+            raise RecipeError(f"{flag} {option!r}: expected key=value; add the missing part.")
+        values[name] = parse_yaml(text, f"{flag} {option!r}")
+    return values
+
+
 class Sampler:
     """What the flags say about sampling; a model is loaded once for all temperatures.
 
@@ -128,11 +150,10 @@ class Sampler:
         if args.endpoint:
             from dqo.evaluation.served_model import ServedModel
 
-            concurrency = args.batch_size
             common.pop("trace_markers", None)  # a server's text holds its markers or none
-            return lambda t: ServedModel(
-                args.model, args.endpoint, temperature=t, concurrency=concurrency, timeout=args.timeout, **common
-            )
+            common |= {"concurrency": args.batch_size, "timeout": args.timeout}
+            common["parameters"] = key_values(args.endpoint_option, "--endpoint-option")
+            return lambda t: ServedModel(args.model, args.endpoint, temperature=t, **common)
         if args.backend == "vllm":
             from dqo.evaluation.vllm_engine import VllmEngine
 

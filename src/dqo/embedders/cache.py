@@ -33,11 +33,15 @@ class CachedEmbedder:
             raise EncoderError(f"an embedding cache needs a capacity of at least 1 text, got {capacity}.")
         self.name = embedder.name
         self.dimension = embedder.dimension
-        self.notes: list[str] = getattr(embedder, "notes", [])
         self.vocabulary: str | None = getattr(embedder, "vocabulary", None)
         self._embedder = embedder
         self._capacity = capacity
         self._rows: OrderedDict[str, Tensor] = OrderedDict()
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of the wrapped embedder, which may find more as it works."""
+        return getattr(self._embedder, "notes", [])
 
     def __call__(self, texts: list[str]) -> Tensor:
         """(N, D) rows in the order of the texts, a fresh tensor each time."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks
 from dqo.embedders.naming import EncoderName
-from dqo.endpoint import Endpoint
+from dqo.endpoint import Endpoint, Unanswered
 from dqo.errors import EncoderError, EndpointError
 from dqo.json_files import is_number
 
@@ -54,9 +54,13 @@ class ServedEmbedder:
         self.name = str(EncoderName(f"endpoint:{base_url}#{model}", prompt=prompt or None))
         self._prompt = prompt
         self.batch_size = check_batch_size(batch_size)
-        self._model = model
-        self._endpoint = Endpoint(base_url, timeout=timeout, retries=retries)
-        self.dimension = len(self._endpoint.map(self._ask, [["probe"]])[0][0])
+        self._endpoint = Endpoint(base_url, model, timeout=timeout, retries=retries)
+        self.dimension = len(self._vectors([["probe"]])[0])
+
+    @property
+    def notes(self) -> list[str]:
+        """What the server refused, and what was sent in its place."""
+        return self._endpoint.notes
 
     def __call__(self, texts: list[str]) -> Tensor:
         """(N, D) float32 rows of norm 1 on the CPU; a zero row for a blank text."""
@@ -73,7 +77,7 @@ class ServedEmbedder:
     def _encode(self, texts: list[str]) -> Tensor:
         texts = [self._prompt + text for text in texts]
         requests = [texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size)]
-        rows = [row for answer in self._endpoint.map(self._ask, requests) for row in answer]
+        rows = self._vectors(requests)
         if len(rows) != len(texts) or len({len(row) for row in rows}) != 1:
             raise EncoderError(
                 f"encoder {self.name!r} should return one vector a text, but returned {len(rows)} for {len(texts)}, of "
@@ -81,16 +85,25 @@ class ServedEmbedder:
             )
         return torch.tensor(rows, dtype=torch.float32)  # (B, D)
 
+    def _vectors(self, requests: list[list[str]]) -> list[list[float]]:
+        rows = []
+        for answer in self._endpoint.map(self._ask, requests):
+            if isinstance(answer, Unanswered):
+                raise answer.error
+            rows += answer
+        return rows
+
     async def _ask(self, client: "AsyncOpenAI", texts: list[str]) -> list[list[float]]:
-        answer = await client.embeddings.create(model=self._model, input=texts, encoding_format="float")
+        answer = await self._endpoint.post(client, "/embeddings", {"input": texts})
         try:
-            rows = [row.embedding for row in sorted(answer.data, key=lambda row: row.index)]
+            rows = [row["embedding"] for row in sorted(answer["data"], key=lambda row: row["index"])]
             sound = len(rows) == len(texts) and all(row and all(map(is_number, row)) for row in rows)
-        except (AttributeError, TypeError):  # the client builds its objects of whatever came
+        except (KeyError, TypeError):  # JSON of something else
             sound = False
         if not sound:
             raise EndpointError(
                 f"endpoint {self._endpoint.base_url}: expected a vector of finite numbers for each of {len(texts)} "
-                f"texts from {self._model!r}, got {str(answer)[:120]!r}; check that the server offers embeddings."
+                f"texts from {self._endpoint.model!r}, got {str(answer)[:120]!r}; check that the server offers "
+                "embeddings."
             )
         return rows

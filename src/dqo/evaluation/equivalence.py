@@ -1,9 +1,12 @@
 """From a name to what decides that two responses mean the same."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dqo.errors import RecipeError
+
+if TYPE_CHECKING:
+    from dqo.rewards.judge import JudgeReward
 
 CHOICES = "embedding, noveltybench-1.0, noveltybench-1.0:<model folder> or nli:<model>"
 
@@ -16,6 +19,26 @@ class Equivalence(Protocol):
     def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """One answer a pair."""
         ...
+
+
+class SameByJudge:
+    """An LLM judge as what decides that two responses mean the same.
+
+    Args:
+        judge: The judge.
+    """
+
+    def __init__(self, judge: "JudgeReward"):
+        self.name, self._judge = judge.name, judge
+
+    @property
+    def notes(self) -> list[str]:
+        """How many pairs could not be read, and what the server refused."""
+        return self._judge.notes
+
+    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """One answer per pair."""
+        return self._judge.same(pairs)
 
 
 def load_equivalence(name: str) -> Equivalence | None:

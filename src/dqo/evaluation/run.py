@@ -1,6 +1,7 @@
 """One evaluation: groups in, a folder with groups.jsonl, prompt_metrics.jsonl and metrics.json out."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from dqo.evaluation.equivalence import Equivalence
 from dqo.evaluation.meaning import same_meaning
 from dqo.evaluation.metrics import CLASSED, PromptValues, metrics_document, prompt_values, undefined_notes
 from dqo.evaluation.protocols import Protocol
+from dqo.evaluation.sampling_folder import sampling_notes
 from dqo.evaluation.score import Reward, score_with_reward, score_with_task
 from dqo.evaluation.traces import judged, trace_notes
 from dqo.evaluation_files import UNKNOWN_SCORING
@@ -95,9 +97,11 @@ def evaluate(
     notes = [
         *trace_notes(groups),
         *_uneven(groups),
+        *_ended(groups),
         *_unscored(groups, scorer_given=task is not None or reward is not None),
     ]
-    notes += ([unchecked] if unchecked else []) + _about_encoders(encoder, heldout_encoder)
+    notes += ([unchecked] if unchecked else []) + kinship(encoder, heldout_encoder)
+    notes += [*sampling_notes(sampling), *_own_notes(encoder, heldout_encoder, reward, equivalence)]
     document = metrics_document(
         groups,
         values,
@@ -164,9 +168,18 @@ def _about_undefined(
     return notes
 
 
-def _about_encoders(encoder: Encoder, heldout: Encoder | None) -> list[str]:
-    own = [note for one in (encoder, heldout) for note in getattr(one, "notes", [])]
-    return [*dict.fromkeys(own), *kinship(encoder, heldout)]
+def _own_notes(*parts: Any) -> list[str]:
+    """What encoders and judges have to say about themselves, each sentence once."""
+    parts = tuple(getattr(part, "fn", part) for part in parts)  # of a checked reward
+    owners = [getattr(part, "__self__", part) for part in parts]  # of a method
+    return list(dict.fromkeys(note for owner in owners for note in getattr(owner, "notes", [])))
+
+
+def _ended(groups: Sequence[Group]) -> list[str]:
+    """Responses that a server ended for reasons of its own."""
+    ends = Counter(finish for group in groups for finish in group.finish if finish not in ("eos", "length"))
+    return [f"{count} responses ended by {finish!r}, neither by themselves nor at the limit of their length."
+            for finish, count in ends.items()]  # fmt: skip
 
 
 def _uneven(groups: Sequence[Group]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tqdm.auto import tqdm
 
+from dqo.endpoint import Unanswered
 from dqo.errors import DataError
 from dqo.evaluation.sampling_folder import SamplingFolder
 from dqo.folder_lock import owning
@@ -22,7 +23,9 @@ from dqo.records import Group, Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-Answer = tuple[str, str]  # text and finish, "eos" or "length"
+Answer = tuple[str, str]  # text and finish: "eos", "length", or what a server says beside these
+_ROUNDS = 3  # of calls, for the responses that a server failed to give
+_REFUSED = 50  # prompts without any answer, before the server is to blame and not the prompts
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Source(Protocol):
         """Refuse what could not be answered, before anything is."""
         ...
 
-    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer | Unanswered]]:
         """The answer of every request, in any order, each as soon as it is there."""
         ...
 
@@ -91,11 +94,12 @@ def sample_from(
         form: `Plain` or `Verbalized`; plain where not given.
 
     Returns:
-        One group a prompt, in the prompts' order, rewards None.
+        One group a prompt, in the prompts' order, rewards None. A prompt whose n responses a server does not give
+        is left out; sampling.json holds its id and the server's reason.
 
     Raises:
         DataError: An n below 1, a prompt the source cannot take, or a folder that holds another run.
-        EndpointError: An endpoint that fails for good; what is finished stays in the folder.
+        EndpointError: An endpoint that fails for good or answers no prompt; what is finished stays in the folder.
         FolderBusyError: Another process writes to the folder.
     """
     if not n == int(n) >= 1:
@@ -111,38 +115,63 @@ def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path |
     settings = source.settings() | {"form": form.name, "n": n}
     in_trace = bool(settings.get("prompt_opens_trace"))
     folder = SamplingFolder(out, settings, prompts)
+    if folder.done and hasattr(source, "trust"):
+        known = next(iter(folder.done.values()))
+        source.trust(Request(known.id, 0, form.message(known.prompt)))
     waiting = {prompt.id: _Waiting(prompt) for prompt in prompts if prompt.id not in folder.done}
     with tqdm(total=len(waiting) * n, desc="sampling", unit="response", disable=not waiting) as bar:
-        for last in [False] * (form.rounds - 1) + [True]:
+        for number in range(1, _ROUNDS + 1):
             requests = [request for prompt in waiting.values() for request in prompt.requests(form, n)]
             for request, answer in source.draw(requests):
                 prompt = waiting[request.prompt_id]
                 before = len(prompt.responses())
-                prompt.take(request, form.read(answer, in_trace))
-                found = len(prompt.responses())
-                bar.update(min(n, found) - min(n, before))
-                if prompt.asked == 0 and (last or found >= n):
+                prompt.take(request, answer if isinstance(answer, Unanswered) else form.read(answer, in_trace))
+                bar.update(min(n, len(prompt.responses())) - min(n, before))
+                if prompt.is_done(n, last=number >= form.rounds):
                     folder.add(prompt.group(n, form))
                     del waiting[request.prompt_id]
+                    folder.record(getattr(source, "notes", []))
+                elif isinstance(answer, Unanswered) and not folder.done:
+                    _check_any_answer(waiting)
+    left_out = {prompt.prompt.id: prompt.unanswered.reason for prompt in waiting.values()}
+    folder.record(getattr(source, "notes", []), left_out)
     return folder.finish(prompts)
+
+
+def _check_any_answer(waiting: dict[str, "_Waiting"]) -> None:
+    """Raise what the server said where it has answered nothing so far, to many prompts or to all."""
+    refused = [prompt for prompt in waiting.values() if prompt.unanswered and not prompt.asked]
+    if len(refused) >= min(_REFUSED, len(waiting)) and not any(prompt.read for prompt in waiting.values()):
+        raise refused[0].unanswered.error
 
 
 class _Waiting:
     """A prompt that is not finished: what it was asked and what came back, by number of the call."""
 
     def __init__(self, prompt: Prompt):
-        self.prompt, self.asked = prompt, 0
+        self.prompt, self.asked, self.calls = prompt, 0, 0
         self.read: dict[int, list[Answer]] = {}
+        self.unanswered: Unanswered | None = None  # the last call of the round that had no answer
 
     def requests(self, form: Any, n: int) -> list[Request]:
-        calls = form.calls(n - len(self.responses()))
-        self.asked, first = calls, len(self.read)
+        if self.calls and not self.read:  # none of its calls was answered: asking again would change nothing
+            return []
+        first, self.asked, self.unanswered = self.calls, form.calls(n - len(self.responses())), None
+        self.calls += self.asked
         message = form.message(self.prompt.prompt)
-        return [Request(self.prompt.id, first + i, message) for i in range(calls)]
+        return [Request(self.prompt.id, first + i, message) for i in range(self.asked)]
 
-    def take(self, request: Request, responses: list[Answer]) -> None:
-        self.read[request.number] = responses
+    def take(self, request: Request, came: list[Answer] | Unanswered) -> None:
         self.asked -= 1
+        if isinstance(came, Unanswered):
+            self.unanswered = came
+        else:
+            self.read[request.number] = came
+
+    def is_done(self, n: int, last: bool) -> bool:
+        """Whether all calls are back and give n responses, or what is missing is the model's own failure."""
+        enough = len(self.responses()) >= n or (last and self.unanswered is None)
+        return self.asked == 0 and enough
 
     def responses(self) -> list[Answer]:
         return [response for number in sorted(self.read) for response in self.read[number]]

@@ -4,7 +4,7 @@ A line is written once, whole, when its prompt is finished; a kill can only leav
 of the same settings keeps the whole lines and draws the rest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,47 @@ class SamplingFolder:
 
     def finish(self, prompts: Sequence[Prompt]) -> list[Group]:
         """All groups in the order of the prompts; the file, whose lines come as they are finished, is put in order."""
-        groups = [self.done[prompt.id] for prompt in prompts]
-        if self.path is not None and list(self.done) != [prompt.id for prompt in prompts]:
+        groups = [self.done[prompt.id] for prompt in prompts if prompt.id in self.done]
+        if self.path is not None and list(self.done) != [group.id for group in groups]:
             write_groups(self.path, groups)
         return groups
+
+    def record(self, adapted: Sequence[str], left_out: Mapping[str, str] | None = None) -> None:
+        """Write what a server refused beside the settings; what an earlier start adapted holds for its responses too.
+
+        Args:
+            adapted: Sentences about parameters.
+            left_out: Prompt id -> the server's reason; None where the run goes on.
+        """
+        if self.path is None or (not adapted and left_out is None):
+            return
+        path = self.path.with_name("sampling.json")
+        before = parse_object(read_text(path, "record of this run"), str(path))
+        after = before | {"adapted": list(dict.fromkeys([*before.get("adapted", []), *adapted]))}
+        after |= {} if left_out is None else {"left_out": dict(left_out)}
+        after = {name: value for name, value in after.items() if value or name not in ("adapted", "left_out")}
+        if after != before:
+            write_json(path, after)
+
+
+def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:
+    """What a reader of the numbers must know about how the responses were drawn.
+
+    Args:
+        sampling: What sampling.json holds; None where it is not known.
+
+    Returns:
+        Sentences, for the notes of an evaluation.
+    """
+    known = sampling or {}
+    left_out, notes = known.get("left_out") or {}, list(known.get("adapted") or [])
+    if left_out:
+        first, reason = next(iter(left_out.items()))
+        notes.append(
+            f"{len(left_out)} prompts are left out, because the server did not answer them: the first is {first!r} "
+            f"({reason}); sampling.json lists all, and the same command asks them again."
+        )
+    return notes
 
 
 def read_settings(folder: str | Path) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import RecipeError
@@ -98,11 +99,12 @@ def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
     return entries or [Entry(QUALITY, 1.0, {})]
 
 
-def load_reward(entry: Entry) -> CheckedReward:
+def load_reward(entry: Entry, folder: str | Path | None = None) -> CheckedReward:
     """The callable of an entry other than `quality`, with everything it returns checked.
 
     Args:
         entry: Of `read_entries`.
+        folder: Of the run or evaluation; a judge keeps its replies in judge.jsonl there, unless its entry says where.
 
     Returns:
         A reward in TRL's convention, called with `prompts`, `completions` and COLUMNS.
@@ -112,7 +114,8 @@ def load_reward(entry: Entry) -> CheckedReward:
     """
     if entry.reward in REWARDS:
         extra = "endpoint" if entry.reward == "judge" else "data"
-        return CheckedReward(build("reward", REWARDS, entry.reward, entry.options, extra))
+        own = {"cache": str(Path(folder) / "judge.jsonl")} if entry.reward == "judge" and folder else {}
+        return CheckedReward(build("reward", REWARDS, entry.reward, own | dict(entry.options), extra))
     function = own_reward(entry)
     own = function.func if isinstance(function, partial) else function
     if inspect.iscoroutinefunction(own) or inspect.iscoroutinefunction(getattr(own, "__call__", None)):  # noqa: B004

@@ -1,0 +1,203 @@
+"""Replies of judges as they come: what states a score, what leaves a doubt, and which texts are called the same."""
+
+import pytest
+
+from dqo.rewards.judge_replies import read_same, read_score
+
+SCORES = [
+    ('{"score": 8}', 8),
+    ('```json\n{"score": 8}\n```', 8),
+    ("Rating: 8/10", 8),
+    ("[[8]]", 8),
+    ("8/10", 8),
+    ("Final score is 8.", 8),
+    ("**Score:** 8", 8),
+    ("Score: 8,5", 8.5),
+    ("8.5", 8.5),
+    ("eight", 8),
+    ("I'd give this a 7 out of 10", 7),
+    ("Score: 8", 8),
+    ("score: 8.", 8),
+    ("Score = 9.5", 9.5),
+    ("9", 9),
+    ("8.", 8),
+    ("**8**", 8),
+    ("Rating: [[8]]", 8),
+    ('{"rating": "8/10"}', 8),
+    ('{"reason": "Score: 3 at first", "score": 8}', 8),
+    ("{'score': 8}", 8),
+    ("Score (1-10): 9", 9),
+    ("Score (1 = worst, 10 = best): 9", 9),
+    ("Score: 9 (highest possible score: 10)", 9),
+    ("(Score: 9)", 9),
+    ("Scores differ: 3 for style.\n\n**Score:** 9/10.", 9),
+    ("On a scale of 1 to 10, I would rate this response 7.", 7),
+    ("On a scale from 1 (worst) to 10 (best): 7", 7),
+    ("On a scale of 1 to 10, where 1 is worst and 10 is best, I give it a 6.", 6),
+    ("The response is fine.\n\n8", 8),
+    ("8\n\nThe response is fine.", 8),
+    ("8 - a good answer", 8),
+    ("<score>8</score>", 8),
+    ("$\\boxed{8}$", 8),
+    ("Score: 8 out of 10", 8),
+    ("Score: 8 points", 8),
+    ("I give it a score of 9.", 9),
+    ("The rating is 7/10.", 7),
+    ("Overall: 7/10", 7),
+    ("Clarity score: 5\nStyle score: 6\nOverall score: 7", 7),
+    ("**Final Score: 8/10**", 8),
+    ("Grade: 8", 8),
+    ("Score\uff1a8", 8),
+    ("This deserves an 8.", 8),
+    ("My rating: 8", 8),
+    ("Score: <8>", 8),
+    ("Score: ten", 10),
+    ("seven and a half", 7.5),
+    ("## Score\n8", 8),
+    ("Score: 6. On reflection, Score: 7", 7),
+    ("A score of 9", 9),
+    ("10/10", 10),
+    ("Score: **8**/10", 8),
+    ('{"scores": {"clarity": 3}, "overall": 7}', 7),
+    ("Rating: 8/10 because it is clear", 8),
+    ("Out of 10, I'd say 7.", 7),
+    ('"8"', 8),
+    ("Score: 8 - good", 8),
+    ("The response is correct. 8/10", 8),
+    ("Score - 8", 8),
+    ("Score 8", 8),
+    ("Score: 08", 8),
+    ("8 out of 10.", 8),
+    ("Rate: 8", 8),
+    ('{"score": 8.0, "max_score": 10}', 8),
+    ("I would rate it 8/10.", 8),
+    ("I rate this response an 8 out of 10 for its clarity.", 8),
+    ("**Rating**: 8", 8),
+    ("Score: 8/10\n\nThe scale is from 1 to 10.", 8),
+    ("Score:8", 8),
+    ("Final answer: 8", 8),
+    ("The score I would give is 8.", 8),
+    ("Score: 7\xbd", 7.5),
+    ("Eight out of ten.", 8),
+    ("\u2605 8/10 \u2605", 8),
+    ("Total score: 8/10", 8),
+    ("- Score: 8", 8),
+    ("| Score | 8 |", 8),
+]
+UNREAD = [
+    "Score: 1 (worst) to 10 (best): 7",
+    "Score: 1-10",
+    "Score: \u22123",
+    "Score: 11",
+    "Score: 85/100",
+    "4/5",
+    "Score: 4/5",
+    "80%",
+    "Score: 7 or 8",
+    "7-8",
+    "between 7 and 8",
+    "Score: N/A",
+    "",
+    "Hm.",
+    "I cannot rate this on a scale of 1 to 10.",
+    "Give one line: Score: <a number from 1 (worst) to 10 (best)>",
+    "A score of 9 would need more detail.",
+    "The score is not 8.",
+    "I would give it a 9 if it had examples.",
+    "Clarity score: 3\nStyle score: 8",
+    '{"score": null}',
+    '{"confidence": 9}',
+    "Maximum score: 10",
+    "1. The response is good. 2. It is short.",
+    "The response lists 7 cities.",
+    '{"score": 12}',
+    "It got 2 of 10 facts wrong.",
+    "The answer was written in 2024.",
+    "Score: B+",
+    '{"score": {"type": "number", "minimum": 1, "maximum": 10}}',
+    "It deserves more than 5.",
+    "Score: high",
+    "10 is the highest score.",
+    "Style 3/10, accuracy 8/10",
+    "The highest score is 10.",
+    "The response mentions 3 points.",
+    "Score: 8%",
+    "Not a 9.",
+    "I'd say the response has 3 problems.",
+]
+VERDICTS = [
+    ("same", True),
+    ("Same.", True),
+    ("**Same**", True),
+    ("different.", False),
+    ('{"verdict": "same"}', True),
+    ('```json\n{"verdict": "different"}\n```', False),
+    ("Answer: same", True),
+    ("They are the same.", True),
+    ("They are not the same.", False),
+    ("They aren't the same.", False),
+    ("Not different.", True),
+    ("Different, because the first names Rome.", False),
+    ("[[same]]", True),
+    ("Same or different? Different.", False),
+    ("They say the same thing in different words.", True),
+    ("Verdict: **different**", False),
+    ("Both name Rome.\n\nsame", True),
+    ('"same"', True),
+    ("Same topic, but different content.", False),
+    ("", None),
+    ("Yes", None),
+    ("Well, one is longer.", None),
+    ('Two responses to the same request follow... "same" or "different".', None),
+    ("The answer is: same", True),
+    ("SAME", True),
+    ('{"same": false}', False),
+    ("I think: different", False),
+    ("The two responses are different.", False),
+    ("Final answer: Different", False),
+    ("Same - both say no.", True),
+]
+
+
+@pytest.mark.parametrize(("reply", "score"), SCORES)
+def test_scores_that_are_read(reply, score):
+    assert read_score(reply, 1, 10) == score
+
+
+@pytest.mark.parametrize("reply", UNREAD)
+def test_replies_that_hold_no_sure_score(reply):
+    assert read_score(reply, 1, 10) is None
+
+
+def test_the_tables_are_as_long_as_they_should_be():
+    assert len(dict(SCORES)) >= 70
+    assert len(set(UNREAD)) >= 35
+
+
+@pytest.mark.parametrize(
+    ("reply", "lowest", "highest", "score"),
+    [("Score: .5", 0, 1, 0.5), ("0,75", 0, 1, 0.75), ("4/5", 1, 5, 4), ("Score: 4/10", 1, 5, None), 
+     ("85/100", 0, 100, 85),
+     ("Score: 85", 1, 10, None), ("Score: -3", -5, 5, -3), ("On a scale of 1 to 5: 4", 1, 5, 4), ("0", 1, 10, None)],
+)  # fmt: skip
+def test_other_scales(reply, lowest, highest, score):
+    assert read_score(reply, lowest, highest) == score
+
+
+@pytest.mark.parametrize(("reply", "same"), VERDICTS)
+def test_verdicts(reply, same):
+    assert read_same(reply) is same
+
+
+def test_long_hostile_replies_are_read_in_time():
+    for reply in (
+        "a" * 50_000,
+        "1" * 50_000,
+        "(" * 50_000,
+        "{" * 5_000,
+        "score " * 10_000,
+        "8/" * 20_000,
+        " " * 50_000,
+    ):
+        assert read_score(reply, 1, 10) is None
+        assert read_same(reply) is None
