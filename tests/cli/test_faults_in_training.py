@@ -43,7 +43,8 @@ def test_a_judge_that_dies_stops_the_run_and_leaves_its_checkpoint_to_go_on_from
     assert main([*command, "--resume"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
-    assert [row["rewards/judge/mean"] for row in rows] == pytest.approx([1 / 3] * 5)
+    shown = [1 - row["responses/empty"] for row in rows]  # what holds no text is worth 0 and is not shown to the judge
+    assert [row["rewards/judge/mean"] for row in rows] == pytest.approx([share / 3 for share in shown])
 
 
 def test_a_reward_model_with_two_labels_is_refused_and_the_finished_run_stays(
