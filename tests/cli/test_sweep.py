@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from dqo.cli import sweep as sweep_command
-from dqo.cli.main import main
+from dqo.cli.main import build_parser, main
 from dqo.cli.sweep_file import read_sweep
 from dqo.errors import RecipeError
 
@@ -93,9 +93,11 @@ def refused(capsys):
 
 def test_every_policy_is_asked_with_the_base_s_system_prompt(sweep_file, refused):
     sweep, _ = read_sweep(sweep_file({"system_prompt": "Be brief."}))
-    flags = sweep.evaluation.flags()
-    assert flags[flags.index("--system-prompt") + 1] == "Be brief."
-    assert "--system-prompt" not in read_sweep(sweep_file())[0].evaluation.flags()
+    assert "--system-prompt=Be brief." in sweep.evaluation.flags()
+    sweep, _ = read_sweep(sweep_file({"system_prompt": "-n: no names\n--\n1e-5"}))
+    args = build_parser().parse_args(["eval", "--model", "m", *sweep.evaluation.flags(), "--out", "o"])
+    assert args.system_prompt == "-n: no names\n--\n1e-5", "text that looks like a flag is text"
+    assert not any("--system-prompt" in flag for flag in read_sweep(sweep_file())[0].evaluation.flags())
     said = refused(sweep_file(arms={"dqo": {"system_prompt": "x"}}), "--dry-run")
     assert "`system_prompt` cannot differ between arms; every policy is asked alike" in said
 

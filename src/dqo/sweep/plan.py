@@ -53,7 +53,7 @@ class Evaluation:
         flags = ["--task", self.task]
         flags += option_flags(self.task_options)
         flags += ["--data", self.data] if self.data else ["--split", self.split]
-        flags += [] if self.system_prompt is None else ["--system-prompt", self.system_prompt]
+        flags += [] if self.system_prompt is None else [f"--system-prompt={self.system_prompt}"]
         flags += ["--limit", str(self.prompts)] if self.prompts else []
         flags += ["--heldout-encoder", self.heldout_encoder] if self.heldout_encoder else []
         for name in ("n", "seed", "encoder", "max_new_tokens", "temperature", "batch_size"):
