@@ -120,8 +120,10 @@ def test_what_only_the_host_s_settings_show_is_refused_too(recipe_file, override
         _ = recipe.config
 
 
-def test_the_run_s_own_start_is_no_second_judge_of_itself(recipe_file):
-    overrides = ["model=some/model", "encoder=policy", "heldout_encoder=policy:some/model"]
+@pytest.mark.parametrize("heldout", ["policy", "policy:some/model"])
+def test_the_run_s_own_start_is_no_second_judge_of_itself(heldout, recipe_file):
+    _ = load_recipe(recipe_file(BASE), ["encoder=hashed", f"heldout_encoder={heldout}"]).config
+    overrides = ["model=some/model", "encoder=policy", f"heldout_encoder={heldout}"]
     with pytest.raises(RecipeError, match="heldout_encoder: expected another encoder"):
         _ = load_recipe(recipe_file(BASE), overrides).config
 

@@ -244,9 +244,12 @@ def test_the_run_s_own_start_as_encoder_is_named_for_the_evaluation(sweep_file, 
     start = f"policy:{tiny_policy_folder}"
     sweep, _ = read_sweep(sweep_file(recipe=recipe))
     assert sweep.evaluation.encoder == start
-    given = {"split": "train", "encoder": "hashed", "heldout_encoder": start}
-    with pytest.raises(RecipeError, match=f"held-out encoder .* got '{start}', which reward-only-alpha0-seed0 trains"):
-        read_sweep(sweep_file(recipe=recipe, evaluation=given))
+    for heldout in (start, "policy"):
+        given = {"split": "train", "encoder": "hashed", "heldout_encoder": heldout}
+        with pytest.raises(RecipeError, match=f"held-out encoder .* got '{start}', which reward-only-alpha0-seed0 tra"):
+            read_sweep(sweep_file(recipe=recipe, evaluation=given))
+    sweep, _ = read_sweep(sweep_file(recipe={"encoder": "hashed", "heldout_encoder": "policy"}))
+    assert sweep.evaluation.heldout_encoder == start
 
 
 def test_an_empty_section_of_an_arm_takes_back_the_base_s(sweep_file):

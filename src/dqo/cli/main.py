@@ -130,8 +130,16 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--data", metavar="FILE", help='JSON lines with a field "prompt"; else the prompts of the task')
     parser.add_argument("--split", choices=("train", "dev", "test"), help="the task's prompts to use (default: test)")
-    parser.add_argument("--encoder", default="all-MiniLM-L6-v2", help="judge of diversity (default: %(default)s)")
-    parser.add_argument("--heldout-encoder", help="second judge, which the policy was not trained against")
+    parser.add_argument(
+        "--encoder",
+        default="all-MiniLM-L6-v2",
+        help="judge of diversity, NAME or NAME?pooling=cls&prompt=TEXT (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--heldout-encoder",
+        metavar="ENCODER",
+        help="second judge, which the policy was not trained against; policy:MODEL is of another family",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
     parser.add_argument("--protocol", help="paper, noveltybench-1.0 or passk: settings that belong together, by name")
     parser.add_argument(

@@ -36,7 +36,7 @@ class DiversityReward:
             group of two. At least 3, because at 2 both credits are equal and cancel in the group mean.
         num_generations_eval: the trainer's, where it differs. A batch whose prompts fit both sizes is read as groups
             of the larger.
-        encoder: name or folder of an encoder (see load_embedder), or a callable list[str] -> (N, D).
+        encoder: name or folder of an encoder with its options (see load_embedder), or a callable list[str] -> (N, D).
         kernel: "cosine", "gaussian" or "linear".
         sigma: bandwidth of the Gaussian kernel.
         ridge: regularisation strength > 0.

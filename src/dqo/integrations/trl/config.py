@@ -90,7 +90,8 @@ class DiversityArguments(AlphaArguments):
         default=False, metadata={"help": "No advantage in groups whose task rewards are all equal."}
     )
     encoder: str = field(
-        default="all-MiniLM-L6-v2", metadata={"help": "Name or folder of the encoder that embeds the responses."}
+        default="all-MiniLM-L6-v2",
+        metadata={"help": "Name or folder of the encoder that embeds the responses, with its options."},
     )
     encoder_batch_size: int = field(default=64, metadata={"help": "Texts embedded at once."})
     encoder_device: str | None = field(

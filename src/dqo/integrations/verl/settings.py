@@ -31,7 +31,7 @@ class DQOSettings(DiversitySpec):
     """What diversity means (see DiversitySpec, whose fields these are too) and who computes it.
 
     Attributes:
-        encoder: name or folder of the encoder that embeds the responses.
+        encoder: name or folder of the encoder that embeds the responses, with its options (see load_embedder).
         encoder_batch_size: texts embedded at once.
         encoder_device: device of torch for the encoder; None takes the CPU, or the reserved GPU where `encoder_gpus`
             is above 0.
