@@ -16,7 +16,16 @@ UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
 # Differences in any of these would be read as differences between the models.
 MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "scoring", "pass_threshold")
 # Of how the responses were drawn: differences in these are cautioned, because to compare temperatures is a purpose.
-SAMPLED = ("temperature", "max_new_tokens", "system_prompt", "chat_template", "chat_template_kwargs", "form")
+SAMPLED = (
+    "temperature",
+    "max_new_tokens",
+    "system_prompt",
+    "chat_template",
+    "chat_template_kwargs",
+    "form",
+    "parameters",  # of a server, as given
+    "adapted",  # parameters that the server refused, so that its own default counted
+)
 _TEXT = ("trace_markers",)  # what text of a response is judged
 
 _INTERVAL = ("mean", "low", "high")

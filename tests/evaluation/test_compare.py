@@ -206,6 +206,8 @@ SAMPLING = {
         {"chat_template": None},
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"form": "verbalized:5"},
+        {"parameters": {"top_p": 0.9}},
+        {"adapted": ["temperature was left out"]},
     ],
 )
 def test_responses_drawn_in_another_way_are_compared_with_a_caution(words, varied, collapsed, tmp_path, change):
