@@ -16,7 +16,6 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-WORDS = ["the", "a", "dog", "cat", "bird", "runs", "sings", "sleeps", "eats", "red", "blue", "green", "big", "small"]
 CLOCKS = ("time/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
 RUNS = {
     "grpo": {"combine": "quality_weighted", "beta": 0.1, "num_iterations": 2, "scale_rewards": "group"},
@@ -34,29 +33,15 @@ def train(kind: str, folder: Path) -> dict:
     """One run with the `dqo` that is importable: its log without clocks, and a digest of every weight."""
     import torch
     from datasets import Dataset
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     import dqo
+    from tiny import WORDS, save_tiny_policy
 
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
-    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
-    torch.manual_seed(0)
-    policy = LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=128, pad_token_id=0, eos_token_id=1,
-            bos_token_id=None,
-        )
-    )  # fmt: skip
-    policy.save_pretrained(folder / "start")
-    policy = LlamaForCausalLM.from_pretrained(folder / "start")
+    save_tiny_policy(folder / "start")
+    policy, tokenizer = (auto.from_pretrained(folder / "start") for auto in (AutoModelForCausalLM, AutoTokenizer))
     name = {"grpo": "DQO", "rloo": "DQORLOO", "ppo": "DQOPPO"}[kind]
     args = getattr(dqo, f"{name}Config")(
         str(folder / kind), alpha=0.5, encoder="hashed", shared_prefix=False, num_generations=4, max_steps=6, seed=3,
