@@ -6,7 +6,7 @@ of 512 tokens and eight completions of 64, half of that work is for prompt posit
 
 from typing import Any
 
-from accelerate.utils import extract_model_from_parallel, is_compiled_module
+from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 
 from dqo.integrations.trl.hidden_tap import backbone_of
@@ -28,8 +28,6 @@ def score_labels(model: nn.Module, *, shift_labels: Tensor, **inputs: Any) -> An
         The model's outputs; `log_probs` and `entropy` (None where the head was made without it) are (U, S), zero on
         ignored positions.
     """
-    if is_compiled_module(extract_model_from_parallel(model)):  # a hook per call would compile anew every call
-        return model(**inputs, shift_labels=shift_labels, fused_lm_head=True)
     labelled = shift_labels != IGNORED  # (U, S)
     if not labelled.any():  # the host's head wants a position, and ignores this one
         labelled[0, 0] = True
