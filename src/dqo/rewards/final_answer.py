@@ -4,13 +4,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from dqo.rewards.math_number import stated_number
+from dqo.rewards.math_number import MAX_CHARACTERS, stated_number
 
 _HASHES = re.compile(r"#{4,}[ \t]*([^\n]*?)(?=####|\n|\Z)")  # there may be several on one line
 _LABEL = re.compile(r"(?i)\W*(?:the\s+)?(?:final\s+)?answer\b(?:\s+is\b)?\s*[:=]?")
 # "#### Step 1: add" and "#### 2. Add it", as Markdown has them; \frac is an answer's
 _HEADING = re.compile(r"[^\w\\]*(?:\d+[.):]\s+)?[A-Za-z]{2}")
-_TAGGED = re.compile(r"(?is)<answer>(.*?)(?:</answer>|\Z)")
+_TAGGED = re.compile(r"(?is)<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)")  # the innermost of nested ones
 _BOXED = re.compile(r"\\f?boxed\s*\{")
 # No two neighbours may match the same blanks: on a run of them the time would grow with its cube.
 _SAID = re.compile(
@@ -102,7 +102,7 @@ def _boxed(text: str, stop: int) -> Iterator[tuple[str, int]]:
 def _said(text: str, stop: int) -> Iterator[tuple[str, int]]:
     starts = sorted(found.end() for pattern in (_SAID, _TITLE) for found in pattern.finditer(text, 0, stop))
     for start in starts:
-        clause = _CLAUSE.match(text, start, stop)
+        clause = _CLAUSE.match(text, start, min(stop, start + MAX_CHARACTERS))
         assert clause is not None, "it matches anything"
         if re.search(r"[\d\\]", clause.group()):
             yield _stated(clause.group()), start + len(_stated(clause.group()))

