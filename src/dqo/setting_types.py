@@ -1,7 +1,7 @@
 """Whether a value from YAML fits a type hint, and the hint in words."""
 
+import sys
 from enum import Enum
-from math import isfinite
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -30,7 +30,8 @@ def fits(value: Any, hint: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(fits(item, *get_args(hint)) for item in value)
     if hint in (int, float):
-        return isinstance(value, int if hint is int else (int, float)) and type(value) is not bool and isfinite(value)
+        numbers = int if hint is int else (int, float)
+        return isinstance(value, numbers) and type(value) is not bool and abs(value) <= sys.float_info.max
     if isinstance(hint, type) and issubclass(hint, Enum):
         return value in [member.value for member in hint]
     return isinstance(value, origin or hint)

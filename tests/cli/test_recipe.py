@@ -238,6 +238,14 @@ def test_every_setting_of_the_host_has_a_type_that_its_default_fits(recipe_file)
         assert checked > 100, "the host has far more settings than that"
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400, -(10**400), True])
+def test_what_no_number_of_the_machine_holds_fits_no_number(value):
+    from dqo.setting_types import fits
+
+    assert not fits(value, float)
+    assert not fits(value, int)
+
+
 @pytest.mark.parametrize(
     ("lines", "twice"),
     [
