@@ -156,6 +156,22 @@ VERDICTS = [
     ("The two responses are different.", False),
     ("Final answer: Different", False),
     ("Same - both say no.", True),
+    ("Same\n\nBoth name Rome.", True),
+    ("SAME\n\nExplanation: they differ only in style, with a different tone.", True),
+    ("Different\nThe first names Rome.", False),
+    ("Are they the same? No.", False),
+    ("Same? yes", True),
+    ("Are these two different?\nNo.", True),
+    ("Hardly the same.", False),
+    ("They never say the same.", False),
+    ("This is far from the same answer.", False),
+    ("It would be wrong to call them the same.", False),
+    ("No doubt the same.", True),
+    ("They are different in wording but the same in meaning.", True),
+    ("Both give the same answer.", True),
+    ('{"same": "no"}', False),
+    ('{"same": "yes"}', True),
+    ("Would a reader call them the same?", None),
 ]
 
 
@@ -178,7 +194,8 @@ def test_the_tables_are_as_long_as_they_should_be():
     ("reply", "lowest", "highest", "score"),
     [("Score: .5", 0, 1, 0.5), ("0,75", 0, 1, 0.75), ("4/5", 1, 5, 4), ("Score: 4/10", 1, 5, None), 
      ("85/100", 0, 100, 85),
-     ("Score: 85", 1, 10, None), ("Score: -3", -5, 5, -3), ("On a scale of 1 to 5: 4", 1, 5, 4), ("0", 1, 10, None)],
+     ("Score: 85", 1, 10, None), ("Score: -3", -5, 5, -3), ("On a scale of 1 to 5: 4", 1, 5, 4), ("0", 1, 10, None),
+     ("Score: 4 (out of 5)", 1, 10, None), ("Score: 4 (out of 5)", 1, 5, 4), ("Score (out of 10): 8", 1, 10, 8)],
 )  # fmt: skip
 def test_other_scales(reply, lowest, highest, score):
     assert read_score(reply, lowest, highest) == score
@@ -198,6 +215,7 @@ def test_long_hostile_replies_are_read_in_time():
         "score " * 10_000,
         "8/" * 20_000,
         " " * 50_000,
+        "Is it not, " * 8_000 + "?",
     ):
         assert read_score(reply, 1, 10) is None
         assert read_same(reply) is None

@@ -54,7 +54,9 @@ _SCALE = re.compile(
 _ASIDE = re.compile(r"\([^()]*\)")
 _ABOUT_SCALE = re.compile(
     rf"(?i){_DIGITS}\s*(?:to|-|–|=)\s*\w|=\s*{_DIGITS}|worst|best|highest|lowest|max|min|possible|scale|\bnot\b"
+    r"|^\((?:out )?of "
 )
+_TOP_ASIDE = re.compile(r"(?i)(?<=\d)\s*\((?:out\s+)?of\s+(\d+(?:\.\d+)?)\)")  # "8 (out of 10)"
 _KEYS = ("finalscore", "overallscore", "totalscore", "finalrating", "overallrating", "overall", "score", "rating",
          "grade", "mark", "points", "value")  # fmt: skip
 _END_LENGTH = 2000  # characters in which a score is looked for, at each end
@@ -73,10 +75,16 @@ _VERDICT_KEYS = (
 )
 _NO_VERDICT = re.compile(  # the question repeated, other words for the same, and the same of something else
     r"(?i)[\"']?\bsame\b[\"']?\s*(?:or|/|\|)\s*[\"']?different\b[\"']?"
-    r"|\b(?:in|with|using|by)\s+(?:\w+\s+)?different\s+(?:words?|ways?|wording|terms|phrasings?|phrases)\b"
-    r"|\bsame\s+(?!thing|meaning|content|idea|message|information|point|because|since|as|in|and|but|here|overall)\w+"
+    r"|\bdifferent\s+(?:words?|ways?|wording|terms|phrasings?|phrases|styles?|tones?)\b"
+    r"|\bdifferent(?:ly)?\s+in\s+(?:wording|phrasing|style|tone|form|length)\b"
+    r"|\bsame[^\S\n]+"  # not "same" and, below it, the first word of a reason
+    r"(?!thing|meaning|content|idea|message|information|point|answer|because|since|as|in|and|but|here|overall)\w+"
 )
-_VERDICT = re.compile(r"(?i)(?P<no>(?:\bnot|n't)\s+(?:\w+\s+)?(?:the\s+)?)?\b(?P<word>same|different)\b")
+_ASKED = re.compile(r"(?i)(?<![^.?!\n])(?P<question>[^.?!\n]*)\?\W*(?:(?P<yes>yes|no)\b)?")
+_VERDICT = re.compile(
+    r"(?i)(?P<no>(?:\b(?:not|never|hardly|neither|no(?!\s+doubt)|far\s+from|(?:wrong|incorrect)\s+to)|n't)\s+"
+    r"(?:\w+\s+){0,3}?)?\b(?P<word>same|different)\b"
+)
 _END = r"(?=\W*(?:$|[.,;:!?\n–—-]|because\b|since\b|as\b))"
 _NAMED_VERDICT = re.compile(
     r"(?i)\b(?:answer|verdict|conclusion|judge?ment|decision|result)\b[\s\"'\]>:=-]*(?:is\s+)?[\s\"'\[(<]*"
@@ -114,8 +122,14 @@ def read_same(reply: str) -> bool | None:
     for found in _objects(reply):
         stated, value = _under(found, _VERDICT_KEYS)
         if stated:
+            value = {"yes": True, "true": True, "no": False, "false": False}.get(str(value).lower(), value)
             return value if isinstance(value, bool) else read_same(value) if isinstance(value, str) else None
-    text = _NO_VERDICT.sub(" ", _plain(reply))
+    text = _plain(reply)
+    for asked in _ASKED.finditer(text):
+        words = {found["word"].lower() for found in _VERDICT.finditer(asked["question"])}
+        if asked["yes"] and len(words) == 1:
+            return (asked["yes"].lower() == "yes") == ("same" in words)
+    text = _NO_VERDICT.sub(" ", _ASKED.sub(" ", text))
     if named := _NAMED_VERDICT.findall(text):
         return named[-1].lower() == "same"
     for line in (text.strip(), text.strip().rpartition("\n")[2]):
@@ -130,6 +144,7 @@ def _in_words(text: str, highest: float) -> float | None:
     for form in ("brackets", "box", "tag"):
         if found := list(_FOUND[form].finditer(text)):
             return _value(found[-1], highest)
+    text = _TOP_ASIDE.sub(r"/\1", text)
     text = _ASIDE.sub(lambda aside: " " if _ABOUT_SCALE.search(aside[0]) else aside[0], text)
     text = _SCALE.sub(" ", text)
     for form in ("label", "loose label"):  # "Maximum score: 10"
