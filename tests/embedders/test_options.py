@@ -124,6 +124,14 @@ def test_a_name_survives_being_written_and_read(name, prompt):
     assert read_name(name) == EncoderName(name)
 
 
+def test_a_prompt_may_be_longer_than_a_file_s_name():
+    prompt = "Instruct: Given a question, retrieve passages that answer it.\nQuery: " * 5
+    given = EncoderName("a/b", prompt=prompt)
+    assert read_name(str(given)) == given
+    assert canonical(str(given)) == "a/b"
+    assert with_whole_path(str(given)) == str(given)
+
+
 def test_a_folder_wins_and_is_found_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "odd?pooling=cls").mkdir()

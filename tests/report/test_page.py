@@ -340,3 +340,15 @@ def test_the_scripts_never_parse_a_string_as_markup_or_code():
         re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|fetch\(|https?:", own)
         == []
     )
+
+
+@pytest.mark.parametrize("options", ["", "?pooling=cls"])
+def test_maps_of_an_encoder_in_a_folder_are_drawn_anew(tmp_path, samples, monkeypatch, options):
+    """Its weights may change under its name, and so they may with options behind it."""
+    (tmp_path / "encoder").mkdir()
+    given = []
+    monkeypatch.setattr("dqo.report.page.semantic_maps", lambda *args: given.append(args[3]) or {})
+    folder = samples.evaluated(tmp_path / "a", diversity=0.5, skill=0.5)
+    write_report([folder], tmp_path / "r.html", encoder=f"{tmp_path / 'encoder'}{options}")
+    write_report([folder], tmp_path / "r.html", encoder="hashed")
+    assert given == [None, tmp_path / "cache" / "report-maps"]

@@ -1,7 +1,6 @@
 """From the name of an encoder to the encoder."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from dqo.embedders.cache import CachedEmbedder
@@ -48,9 +47,8 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     given = read_name(name)
     named = replace(given, name=ALIASES.get(given.name, given.name))
     kind, _, rest = named.name.partition(":")
-    folder = Path(named.name).expanduser()
-    if named.name and folder.is_dir():
-        return CachedEmbedder(_sentence(given, str(folder), device=device, dtype=dtype, batch_size=batch_size))
+    if named.folder:
+        return CachedEmbedder(_sentence(given, str(named.folder), device=device, dtype=dtype, batch_size=batch_size))
     if kind == "endpoint":
         return CachedEmbedder(_served(given, rest, batch_size))
     short = canonical(named.name)

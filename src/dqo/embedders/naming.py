@@ -4,6 +4,7 @@ Options are a part of the name, so that every place that takes an encoder takes 
 the name of their encoder keep two settings of one encoder apart.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -42,6 +43,12 @@ class EncoderName:
         words = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
         return "?" * bool(words) + "&".join(words)
 
+    @property
+    def folder(self) -> Path | None:
+        """The folder that the name without options is; None where it is none."""
+        path = Path(self.name).expanduser()
+        return path if self.name and os.path.isdir(path) else None  # False too for a name longer than a file's can be
+
     def __str__(self) -> str:
         return self.name + self.options
 
@@ -61,7 +68,7 @@ def read_name(text: str) -> EncoderName:
     """
     if not isinstance(text, str):
         raise EncoderError(f"Expected the name or folder of an encoder, got a {type(text).__name__}; write its name.")
-    if text and Path(text).expanduser().is_dir():
+    if EncoderName(text).folder:
         return EncoderName(text)
     # The address of a server may have a query of its own; its model stands behind the first #.
     server, mark, rest = text.partition("#") if text.startswith("endpoint:") else ("", "", text)
@@ -94,9 +101,8 @@ def canonical(text: str) -> str:
         path.
     """
     name = read_name(text).name
-    name = ALIASES.get(name, name)
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if name and folder.is_dir() else name.removeprefix(_OWNER)
+    named = EncoderName(ALIASES.get(name, name))
+    return str(named.folder.resolve()) if named.folder else named.name.removeprefix(_OWNER)
 
 
 def with_whole_path(text: str) -> str:
@@ -109,8 +115,7 @@ def with_whole_path(text: str) -> str:
         A name of the same encoder; `text` itself where it names no folder.
     """
     named = read_name(text)
-    folder = Path(named.name).expanduser()
-    return str(folder.resolve()) + named.options if named.name and folder.is_dir() else text
+    return str(named.folder.resolve()) + named.options if named.folder else text
 
 
 def hub_name(name: str) -> str:

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dqo._version import __version__
 from dqo.embedders import load_embedder
+from dqo.embedders.naming import read_name
 from dqo.errors import DQOError
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS
 from dqo.evaluation.frontier import pareto_front
@@ -124,8 +125,8 @@ def _maps(runs: list[RunFiles], encoder: str | None, maps: int) -> dict[str, Any
         return {"maps": {}, "mapEncoder": None, "mapNote": None}
     name = encoder or next((run.document["encoder"] for run in runs if run.document.get("encoder")), "hashed")
     note = None
-    cache = None if Path(name).is_dir() else default_cache()  # a folder's weights may change under its name
     try:
+        cache = None if read_name(name).folder else default_cache()  # a folder's weights may change under its name
         found = semantic_maps(runs, lambda: _embedder(name), name, cache, maps)
     except (DQOError, ModuleNotFoundError) as error:
         if encoder:
