@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class LocalServer:
     """Answers POST requests with what `reply(path, body)` returns: a document, a status, or (status, document).
 
+    A document is JSON, or the bytes of something else.
+
     `models` is what GET requests are answered with, in the same forms.
     """
 
@@ -29,7 +31,7 @@ class LocalServer:
             def _send(self, answer):
                 answer = (answer, {"error": {"message": "no"}}) if isinstance(answer, int) else answer
                 status, document = answer if isinstance(answer, tuple) else (200, answer)
-                payload = json.dumps(document).encode()
+                payload = document if isinstance(document, bytes) else json.dumps(document).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(payload)))

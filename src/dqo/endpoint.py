@@ -177,6 +177,8 @@ class Endpoint:
                     raise
                 refused[name] = self._note(name, sent, error)
                 continue
+            except ValueError as error:  # of the JSON, or of its UTF-8: a proxy's page, or half an answer
+                raise NoAnswer(f"a body that is no JSON ({first_words(error)})") from error
             for name in refused.keys() - self._refused.keys():
                 self._refused[name] = refused[name]
                 print(f"dqo: warning: {refused[name]}", file=sys.stderr)

@@ -182,6 +182,10 @@ NO_ANSWER = {
     "moderated": (403, {"error": {"message": "Your input was flagged"}}),
     "crash": (500, {"error": {"message": "boom"}}),
     "a list": ["surprise"],
+    "a proxy's page": b"<html>Bad gateway</html>",
+    "half a body": b'{"choices": [{"index": 0, "mess',
+    "another encoding": '{"choices": [{"message": {"content": "caf\u00e9"}}]}'.encode("latin-1"),
+    "nothing": b"",
 }  # fmt: skip
 
 
