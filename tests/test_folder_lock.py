@@ -1,5 +1,6 @@
 """A folder has one owner: others are refused by name, a dead owner's lock is free, threads and locks do not mix."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -10,12 +11,12 @@ from contextlib import suppress
 
 import pytest
 
-from dqo.errors import FolderBusyError
+from dqo.errors import DataError, FolderBusyError
 from dqo.evaluation.compare import compare
 from dqo.evaluation.run import evaluate
 from dqo.evaluation.sample import sample_groups
 from dqo.folder_lock import LOCK, owner, owning
-from dqo.records import Group, Prompt
+from dqo.records import Group, Prompt, append_jsonl
 
 HOLD = """
 import os, sys, time
@@ -45,6 +46,19 @@ def hold(tmp_path):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number):
+    def no_flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", no_flock)
+    told = pytest.raises(DataError, match=r"run: writing failed \(.*\); its file system gives no locks \(flock\)")
+    with told, owning(tmp_path / "run"):
+        pass
+    with pytest.raises(DataError, match="gives no locks"):
+        append_jsonl(tmp_path / "log.jsonl", {"a": 1})
 
 
 def test_the_second_is_refused_by_the_name_of_the_first(hold, tmp_path):
