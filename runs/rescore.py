@@ -2,12 +2,14 @@
 
     python runs/rescore.py outputs/sweep -o rescored
 
-Every evaluation below the folders (metrics.json beside groups.jsonl) is made anew with the settings that it records,
-under its own path in the folder of `-o`. A quality or an equivalence by an LLM judge is not asked for again: the kept
-rewards stay, and the encoder's threshold decides where there is one.
+Every evaluation below the folders (metrics.json beside groups.jsonl) is made anew with the encoders, the task or reward
+and the equivalence that it records, under its own path in the folder of `-o`. The measures that a protocol adds are left
+out. A quality or an equivalence by an LLM judge is not asked for again: the kept rewards stay, and the encoder's threshold
+decides where there is one.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,11 +42,13 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path, help="folders of evaluations, or of runs that hold them")
     parser.add_argument("-o", "--out", type=Path, required=True, help="folder of the new evaluations")
     args = parser.parse_args()
-    found = [(folder, path.parent) for folder in args.folders for path in sorted(folder.rglob("metrics.json"))]
+    folders = [folder.resolve() for folder in args.folders]
+    found = sorted({path.parent for folder in folders for path in folder.rglob("metrics.json")})
+    above = os.path.commonpath([folder.parent for folder in folders])  # so that no two have one path below `-o`
     failed = []
-    for folder, evaluation in found:
+    for evaluation in found:
         responses = evaluation / "groups.jsonl"
-        out = args.out / folder.resolve().name / evaluation.relative_to(folder)
+        out = args.out / evaluation.relative_to(above)
         command = [sys.executable, "-m", "dqo", "eval", "--responses", str(responses), "--out", str(out)]
         if (
             not responses.exists()

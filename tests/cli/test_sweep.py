@@ -1,6 +1,7 @@
 """`dqo sweep`: plan, refusals, failures, results from made-up evaluations; and one real run, killed and resumed."""
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dqo.cli import sweep as sweep_command
 from dqo.cli.main import build_parser, main
 from dqo.cli.sweep_file import read_sweep
 from dqo.errors import RecipeError
+from dqo.sweep.plan import Run
 
 # Stands for `python -m dqo` where the test is about the sweep: quality and Vendi follow from arm and alpha.
 STAND_IN = """
@@ -304,3 +306,20 @@ def test_a_run_killed_in_training_resumes_from_its_checkpoint(sweep_file, tmp_pa
 def test_a_package_needed_for_the_results_is_asked_for_before_the_first_run(sweep_file, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "moocore", None)
     assert refused(sweep_file()).endswith("needs the package 'moocore'; run `pip install -e '.[report]'`.")
+
+
+@pytest.mark.parametrize(
+    ("log", "seconds"),
+    [
+        (None, math.inf),
+        ('{"step": 1, "time/step": 20.0}\n{"step": 2, "time/step": 30.0}\n{"step"', 390.0),
+        ('{"step": 1}\n', math.inf),
+        ('{"step": 1, "time/step": "long"}\n', math.inf),
+        ('{"step": 1, "time/step": 20.0}\n\0\0\0\0\n', math.inf),  # as a power cut may leave it
+    ],
+)
+def test_a_training_is_waited_for_as_long_as_its_log_says(tmp_path, log, seconds):
+    """Five minutes to save and three of its longest steps; for ever where the log says nothing."""
+    if log is not None:
+        (tmp_path / "metrics.jsonl").write_text(log)
+    assert sweep_command._patience(Run("dqo", 1, 0, tmp_path, {})) == seconds

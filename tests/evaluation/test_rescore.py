@@ -36,3 +36,15 @@ def test_old_figures_are_replaced_by_those_of_today_and_lost_responses_are_named
     assert f"not rescored: {tmp_path / 'sweep/lost/eval'}" in done.stdout
     assert json.loads((tmp_path / "new/sweep/kept/eval/metrics.json").read_text()) == right
     assert json.loads(path.read_text()) == wrong, "the old figures stay where they are"
+
+
+def test_folders_of_one_name_are_kept_apart(tmp_path):
+    for name, responses in (("a", ["x y", "x y"]), ("b", ["x y", "z w"])):
+        groups = [Group("1", "p", [], responses, ["eos"] * 2, None, {})]
+        evaluate(groups, encoder=load_embedder("hashed"), out=tmp_path / name / "eval")
+    command = [sys.executable, SCRIPT, tmp_path / "a/eval", tmp_path / "b/eval", "-o", tmp_path / "new"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert "rescored: 2 of 2 evaluations" in done.stdout
+    for name in ("a", "b"):
+        before, after = (json.loads((tmp_path / at / name / "eval/metrics.json").read_text()) for at in ("", "new"))
+        assert after["metrics"] == before["metrics"]

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from dqo.cli.flat_settings import nested_settings
 from dqo.cli.run_folder import RunFolder
 from dqo.cli.sweep_file import read_sweep
-from dqo.errors import RecipeError
+from dqo.errors import DataError, RecipeError
 from dqo.folder_lock import owning
+from dqo.json_files import is_number
 from dqo.records import Prompt
 from dqo.sweep.collect import read_evaluations
 from dqo.sweep.plan import BASE, Run, Sweep, check_evaluation, claim_evaluation
@@ -168,8 +170,10 @@ def _job(one: Run, sweep: Sweep) -> Job:
 def _patience(one: Run) -> float:
     """Seconds to finish a step of a training, as its log knows it, and to save it."""
     log = RunFolder(one.folder).metrics
-    steps = [row["time/step"] for row in read_steps(log) if row.get("time/step")] if log.exists() else []
-    return _SAVING + 3 * max(steps, default=math.inf)
+    with suppress(DataError):  # a log that cannot be read says as little as none: the training is waited for
+        steps = [row["time/step"] for row in read_steps(log) if is_number(row.get("time/step"))]
+        return _SAVING + 3 * max(steps, default=math.inf)
+    return math.inf
 
 
 def _claim(one: Run, sweep: Sweep) -> None:

@@ -217,11 +217,11 @@ def _start(work: _Work, environment: dict[str, str]) -> None:
 def _stop(works: Iterable[_Work]) -> None:
     """Asks the processes of a stopped sweep to end, and ends those that take longer than their stage may."""
     running = [work for work in works if work.process is not None and work.process.poll() is None]
-    begun = time.monotonic()
     for work in running:
         work.process.terminate()
-    while running := [work for work in running if work.process.poll() is None]:
-        _kill(work for work in running if time.monotonic() - begun > work.stage.patience())
+    deadlines = [(work, time.monotonic() + work.stage.patience()) for work in running]
+    while deadlines := [(work, end) for work, end in deadlines if work.process.poll() is None]:
+        _kill(work for work, end in deadlines if time.monotonic() > end)
         time.sleep(_TICK)
 
 
