@@ -3,9 +3,9 @@
     python runs/rescore.py outputs/sweep -o rescored
 
 Every evaluation below the folders (metrics.json beside groups.jsonl) is made anew with the encoders, the task or reward
-and the equivalence that it records, under its own path in the folder of `-o`. The measures that a protocol adds are left
-out. A quality or an equivalence by an LLM judge is not asked for again: the kept rewards stay, and the encoder's threshold
-decides where there is one.
+and the equivalence that it records, under its own path in the folder of `-o`. The measures that a protocol adds are
+left out. A quality or an equivalence by an LLM judge is not asked for again: the kept rewards stay, and the encoder's
+threshold decides where there is one.
 """
 
 import argparse
