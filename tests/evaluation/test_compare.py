@@ -7,7 +7,7 @@ import pytest
 
 from dqo.errors import DataError
 from dqo.evaluation.compare import compare, comparison_table
-from dqo.evaluation.differences import difference_table, on_common_prompts
+from dqo.evaluation.differences import difference_table, on_common_prompts, paired_differences
 from dqo.evaluation.run import evaluate
 from dqo.records import Group, read_groups
 
@@ -147,8 +147,24 @@ def test_few_prompts_and_unscored_ones_are_cautioned(words, tmp_path):
     runs = [answer(tmp_path / name, words, lambda i, j: COLOURS[j], ids=range(4), reward=picky) for name in "ab"]
     assert of_all(compare(runs, tmp_path / "out")) == [
         "Quality is over the 3 of 4 shared prompts that are scored in all runs.",
-        "4 shared prompts; below 20 the intervals are too narrow, and below 6 no p-value can reach 0.05.",
+        "4 shared prompts; below 20 the intervals are too narrow, and no p-value can reach 0.05 below 6, nor below 11 "
+        "once it is corrected for 40 metrics.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "prompts", "shown"), [(1, 5, False), (1, 6, True), (40, 10, False), (40, 11, True)]
+)
+def test_how_few_prompts_can_show_nothing_is_as_the_caution_says(metrics, prompts, shown):
+    """The clearest difference there is: one run is better on every prompt, in one of the metrics."""
+    names = [f"m{i}" for i in range(metrics)]
+    base = {str(p): {name: float(p % 2) for name in names} for p in range(prompts)}
+    noise = {key: {name: (-1.0) ** int(key) for name in names} for key in base}
+    better = {
+        key: {name: base[key][name] + (1.0 if name == "m0" else noise[key][name]) for name in names} for key in base
+    }
+    found = paired_differences([base, better], [(0, 1)], names)[0, 1]
+    assert (found["m0"].verdict == "up") is shown
 
 
 def test_rewards_of_unknown_origin_are_compared_with_their_like_only_and_not_in_silence(words, varied, tmp_path):

@@ -20,7 +20,10 @@ NOTE = (
     "decide before looking. The spread between training seeds is in none of these numbers."
 )
 FEW_PROMPTS = 20
-FEW = f"below {FEW_PROMPTS} the intervals are too narrow, and below 6 no p-value can reach 0.05"
+FEW = (
+    f"below {FEW_PROMPTS} the intervals are too narrow, and no p-value can reach 0.05 below 6, nor below 11 once it is "
+    "corrected for 40 metrics"
+)
 SHOWN_BELOW = 0.05  # the corrected p of a difference that counts as shown, wherever one is
 MOST_RUNS = 8  # of more runs not every pair is compared: the corrections would hide all differences
 _PAIRS_SHOWN = 3
