@@ -317,3 +317,21 @@ def test_the_server_s_detail_is_shown_whatever_its_form(serve):
             EndpointError, match=r"BadRequestError: (body )?why it is; change what the server complains"
         ):
             draw(server)
+
+
+def test_an_evaluation_is_not_left_beside_responses_that_came_after_it(serve, tmp_path, words):
+    allowed = {"question 0", "question 1"}
+
+    def reply(path, body):
+        return local_server.chat("fine") if body["messages"][-1]["content"] in allowed else 401
+
+    server = serve(reply)
+    groups = draw(server, n=2, out=tmp_path, prompts=PROMPTS[:2])
+    evaluate(groups, encoder=words, out=tmp_path)
+    draw(server, n=2, out=tmp_path, prompts=PROMPTS[:2])
+    assert (tmp_path / "metrics.json").exists(), "nothing new was drawn"
+    allowed.add("question 2")
+    with pytest.raises(EndpointError, match="OPENAI_API_KEY"):
+        draw(server, n=2, out=tmp_path, concurrency=1)
+    assert [group.id for group in read_groups(tmp_path / "groups.jsonl")] == ["0", "1", "2"]
+    assert not (tmp_path / "metrics.json").exists(), "it would stand for two of three prompts"

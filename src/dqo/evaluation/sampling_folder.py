@@ -32,9 +32,10 @@ class SamplingFolder:
         self.done = {} if out is None else _resume(Path(out), settings, prompts)
 
     def add(self, group: Group) -> None:
-        """Keep a finished group."""
+        """Keep a finished group; an evaluation of those before it, which it would not belong to, goes first."""
         self.done[group.id] = group
         if self.path is not None:
+            self.path.with_name("metrics.json").unlink(missing_ok=True)
             append_jsonl(self.path, vars(group))
 
     def finish(self, prompts: Sequence[Prompt]) -> list[Group]:
