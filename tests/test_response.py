@@ -1,6 +1,7 @@
 """One text of a response: hand-worked texts of every form of a reasoning trace, and responses read from tokens."""
 
 import pickle
+import time
 
 import pytest
 
@@ -181,3 +182,9 @@ def test_what_tools_wrote_between_the_turns_is_left_out(tokenizer):
     assert (found, found.unclosed) == ("add\n4", False)
     cut_off = read(tokenizer, "<turn> assistant", text.partition("</think> 4")[0], mask[:10])
     assert (cut_off, cut_off.unclosed) == ("add", True), "the tool's answer was followed by an open trace"
+
+
+def test_many_markers_take_no_time():
+    start = time.process_time()
+    assert TraceMarkers().cut("a</think> b" + " x <think>" * 20_000).traced
+    assert time.process_time() - start < 3, "with the square of their number it takes a minute"

@@ -151,6 +151,7 @@ class TraceMarkers:
             The rest, and what was found.
         """
         marks = list(self._marks(text))
+        last_closing = {mark.pair: i for i, mark in enumerate(marks) if not mark.opens}  # of each kind
         kept: list[str] = []
         place, inside, cuts, traced, from_prompt, mentioned = 0, opened, 0, False, False, False
         closing: str | None = None  # the marker that ends the trace; None where any does
@@ -162,7 +163,7 @@ class TraceMarkers:
             elif any(start <= mark.start < end for start, end in fences):
                 continue
             elif mark.opens:
-                if starts_line or (cuts and _closed_later(marks[i + 1 :], mark)):
+                if starts_line or (cuts and last_closing.get(mark.pair, -1) > i):
                     kept.append(text[place : mark.start])
                     place, inside, closing = mark.end, True, mark.pair[1]
                 else:
@@ -220,10 +221,6 @@ class TraceMarkers:
 
 
 DEFAULT_MARKERS = TraceMarkers()
-
-
-def _closed_later(marks: Sequence[_Mark], opening: _Mark) -> bool:
-    return any(not mark.opens and mark.pair == opening.pair for mark in marks)
 
 
 def completion_text(completion: Any, markers: TraceMarkers = DEFAULT_MARKERS) -> Response:

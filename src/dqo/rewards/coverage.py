@@ -62,9 +62,9 @@ _STARTER = re.compile(
     "After|Before|As|In|On|At|With|And|But|So|If|One|Two|Three|Some|Many|Every|Each|All|Both|Another|Now|Later"
 )
 # A mark inside closing quotes ends the sentence only if it does not go on in lower case ("Stop!" he called).
-_SENTENCE_END = re.compile(r"[.!?…]+(?:(?=\s+\S)|[\"'”’)]+(?=\s+[^a-z\s]))")
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++(?:(?=\s+\S)|[\"'”’)]+(?=\s+[^a-z\s]))")  # each run is read once
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
-_MENTION = re.compile(r"([\"“”*_`‘]+|(?<!\w)')([^\W\d_]+)([\"“”*_`]+|[’'](?!\w))")
+_MENTION = re.compile(r"((?<![\"“”*_`‘])[\"“”*_`‘]++|(?<!\w)')([^\W\d_]+)([\"“”*_`]+|[’'](?!\w))")
 _LIST_GAP = re.compile(r"(?=\s*(?:[,;/&:*•-]|and\b|or\b|plus\b))[\s,;/&:*•-]*(?:and|or|plus)?[\s,;/&:*•-]*")
 _VOWELS = "aeiou"
 # Irregular forms that simplemma takes for words of their own.

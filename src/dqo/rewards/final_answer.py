@@ -30,7 +30,7 @@ _HEDGE = re.compile(
 )
 _JOINED = re.compile(r"[\s$.]*(,|or\b|and\b|/|,\s*(?:or|and)\b)[\s$]*")  # between two boxes that are one answer
 _UNIT = re.compile(r"\$?(?:[ \t]+[A-Za-z]+){0,3}(?=\s*(?:[.!\n]|$))")  # "\boxed{72} red apples."
-_RUN_ON = re.compile(r"\n\s*(?:Question|Q|Problem|User|Human)\s*\d*:")  # a base model invents the next question
+_RUN_ON = re.compile(r"\n[^\S\n]*(?:Question|Q|Problem|User|Human)\s*\d*:")  # a base model invents the next question
 _CLOSERS = r"(?:\s|[.$*)`_\"!\]}]|\\[\])]|</\w+>)"  # what may follow an answer without saying anything
 _CLOSING = re.compile(rf"\A{_CLOSERS}+|{_CLOSERS}+\Z")
 
@@ -90,9 +90,9 @@ def _tagged(text: str, stop: int) -> Iterator[tuple[str, int]]:
 
 
 def _boxed(text: str, stop: int) -> Iterator[tuple[str, int]]:
-    answer, behind = "", 0
+    answer, behind, closing = "", 0, _closing_braces(text)
     for found in _BOXED.finditer(text, 0, stop):
-        if (end := _closing_brace(text, found.end())) is not None:
+        if (end := closing.get(found.end() - 1)) is not None:
             joined = bool(answer) and _JOINED.fullmatch(text, behind, found.start())  # "\\boxed{72} or \\boxed{73}"
             answer = f"{answer} {joined[1]} {text[found.end() : end]}" if joined else text[found.end() : end].strip()
             behind = end + 1
@@ -135,10 +135,13 @@ def _answer(text: str, answer: str, end: int) -> FinalAnswer:
     return FinalAnswer(whole.strip().strip("*`").strip(), end, _CLOSING.sub("", text[end:]))
 
 
-def _closing_brace(text: str, start: int) -> int | None:
-    depth = 1
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return place
-    return None
+def _closing_braces(text: str) -> dict[int, int]:
+    """Offset of each opening brace that is closed -> offset of the brace that closes it."""
+    opened: list[int] = []
+    closing: dict[int, int] = {}
+    for brace in re.finditer("[{}]", text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened:
+            closing[opened.pop()] = brace.start()
+    return closing
