@@ -87,6 +87,15 @@ def test_loss_scaler_is_left_to_skip_its_own_steps(trainer, fp16, stops):
         trainer._get_grad_norm(trainer.model)
 
 
+@pytest.mark.parametrize(("norm", "stops"), [(None, False), (0.5, False), (0.0, False), (-1.0, True)])
+def test_norms_as_deepspeed_gives_them(trainer, monkeypatch, norm, stops):
+    """None without ZeRO in float32, a number with it, and -1 for a gradient with NaN or infinity."""
+    monkeypatch.setattr(GRPOTrainer, "_get_grad_norm", lambda *args, **kwargs: norm)
+    trainer._losses, trainer._buffered_inputs = [torch.tensor(1.0)], []
+    with pytest.raises(TrainingError, match="got a norm of -1") if stops else nullcontext():
+        trainer._get_grad_norm(trainer.model)
+
+
 @pytest.mark.parametrize("max_grad_norm", [1.0, 0.0])
 def test_numbers_are_looked_at_once_per_optimizer_step(trainer, monkeypatch, max_grad_norm):
     """Two micro-batches per update: one look at their losses and the norm, with clipping and without."""

@@ -26,14 +26,16 @@ def check_finite(losses: list[Tensor], norm: Any, trainer: Any) -> None:
 
     Args:
         losses: Scalars of the step's micro-batches.
-        norm: Of the whole gradient, a number or a scalar, possibly sharded.
+        norm: Of the whole gradient, a number or a scalar, possibly sharded; None where DeepSpeed computes none.
         trainer: Whose weights and batch may be the reason.
 
     Raises:
         TrainingError: NaN or infinity.
     """
-    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    numbers = [torch.as_tensor(value, dtype=torch.float64, device=trainer.args.device) for value in (*losses, norm)]
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else 0.0 if norm is None else norm
+    device = trainer.args.device
+    numbers = [torch.as_tensor(value, dtype=torch.float32, device=device).detach() for value in (*losses, norm)]
+    numbers[-1] = numbers[-1].sqrt()  # NaN below 0: ZeRO says -1 for a gradient with NaN or infinity
     finite = torch.stack(numbers).isfinite().tolist()
     if all(finite):
         return
