@@ -102,8 +102,13 @@ class Endpoint:
 
     @property
     def notes(self) -> list[str]:
-        """What the server refused and what was done about it, one sentence a parameter."""
+        """What the server refused and what was done about it, one sentence per parameter."""
         return list(self._refused.values())
+
+    @property
+    def adapted(self) -> dict[str, str]:
+        """The same by parameter."""
+        return dict(self._refused)
 
     def models(self) -> dict[str, str]:
         """Names of the models that the server lists, each with its owner; empty where the server has no such list.

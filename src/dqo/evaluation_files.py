@@ -122,7 +122,9 @@ def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
                 tables[fact][name] = value
         if document.get("sampling"):
             for fact in SAMPLED:
-                tables[fact][name] = document["sampling"].get(fact)
+                value = document["sampling"].get(fact)
+                # which ones, not the sentences: those name the server, which is another for every model
+                tables[fact][name] = sorted(value) if fact == "adapted" and value else value
     return {fact: told for fact, told in tables.items() if not _equal([*told.values()])}
 
 

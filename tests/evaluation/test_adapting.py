@@ -78,7 +78,7 @@ def test_a_refused_length_goes_by_its_other_name(serve, form, tmp_path, capsys):
     assert [group.responses for group in groups] == [["fine"] * 3] * 4
     assert [body.get("max_tokens") for body in server.requests].count(20) == 1, "refused once"
     assert [body.get("max_completion_tokens") for body in server.requests].count(20) == 12
-    [note] = read_settings(tmp_path)["adapted"]
+    [note] = read_settings(tmp_path)["adapted"].values()
     assert "refused max_tokens=20" in note
     assert "max_completion_tokens=20 was sent instead" in note
     assert capsys.readouterr().err.count("warning: endpoint") == 1
@@ -89,7 +89,7 @@ def test_a_server_that_takes_neither_temperature_nor_seed_nor_the_old_length(ser
     draw(server, out=tmp_path)
     assert len(server.requests) == 12 + 3, "each refused once"
     assert set(server.requests[-1]) == {"model", "messages", "max_completion_tokens"}
-    notes = read_settings(tmp_path)["adapted"]
+    notes = list(read_settings(tmp_path)["adapted"].values())
     assert len(notes) == 3
     [heat] = [note for note in notes if "temperature" in note]
     assert (

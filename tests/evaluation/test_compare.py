@@ -9,6 +9,7 @@ from dqo.errors import DataError
 from dqo.evaluation.compare import compare, comparison_table
 from dqo.evaluation.differences import difference_table, on_common_prompts, paired_differences
 from dqo.evaluation.run import evaluate
+from dqo.evaluation_files import likeness_cautions
 from dqo.records import Group, read_groups
 
 NOTHING = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0, "prompts": 24}
@@ -223,7 +224,7 @@ SAMPLING = {
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"form": "verbalized:5"},
         {"parameters": {"top_p": 0.9}},
-        {"adapted": ["temperature was left out"]},
+        {"adapted": {"temperature": "endpoint http://a refused temperature: it was left out"}},
     ],
 )
 def test_responses_drawn_in_another_way_are_compared_with_a_caution(words, varied, collapsed, tmp_path, change):
@@ -241,9 +242,21 @@ def test_responses_drawn_in_another_way_are_compared_with_a_caution(words, varie
     assert of_all(compare([varied, collapsed], tmp_path / "out")) == []
     sampled(collapsed, SAMPLING | change)
     ((fact, value),) = change.items()
+    value = list(value) if fact == "adapted" else value  # the parameters alone
     (caution,) = of_all(compare([varied, collapsed], tmp_path / "out"))
     assert caution.startswith(f"The evaluations differ in {fact} (varied: {SAMPLING.get(fact)}, collapsed: {value})")
     assert caution in cautions(read_runs([varied, collapsed])), "the report says the same"
+
+
+def test_servers_that_refuse_the_same_parameters_are_alike():
+    """Two models are usually served at two addresses, and each refusal names its own."""
+    documents = {
+        name: {"metrics": {}, "sampling": SAMPLING | {"adapted": {"seed": f"endpoint http://{name}/v1 refused seed."}}}
+        for name in ("one", "two")
+    }
+    assert likeness_cautions(documents) == []
+    documents["two"]["sampling"] = SAMPLING
+    assert "differ in adapted (one: ['seed'], two: None)" in likeness_cautions(documents)[0]
 
 
 def test_of_many_runs_only_those_with_the_first_are_compared(words, varied, tmp_path):

@@ -130,11 +130,11 @@ def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path |
                 if prompt.is_done(n, last=number >= form.rounds):
                     folder.add(prompt.group(n, form))
                     del waiting[request.prompt_id]
-                    folder.record(getattr(source, "notes", []))
+                    folder.record(getattr(source, "adapted", {}))
                 elif isinstance(answer, Unanswered) and not folder.done:
                     _check_any_answer(waiting)
     left_out = {prompt.prompt.id: prompt.unanswered.reason for prompt in waiting.values()}
-    folder.record(getattr(source, "notes", []), left_out)
+    folder.record(getattr(source, "adapted", {}), left_out)
     return folder.finish(prompts)
 
 

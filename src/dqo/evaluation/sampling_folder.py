@@ -45,18 +45,18 @@ class SamplingFolder:
             write_groups(self.path, groups)
         return groups
 
-    def record(self, adapted: Sequence[str], left_out: Mapping[str, str] | None = None) -> None:
+    def record(self, adapted: Mapping[str, str], left_out: Mapping[str, str] | None = None) -> None:
         """Write what a server refused beside the settings; what an earlier start adapted holds for its responses too.
 
         Args:
-            adapted: Sentences about parameters.
+            adapted: Parameter -> what was done about it, a sentence.
             left_out: Prompt id -> the server's reason; None where the run goes on.
         """
         if self.path is None or (not adapted and left_out is None):
             return
         path = self.path.with_name("sampling.json")
         before = parse_object(read_text(path, "record of this run"), str(path))
-        after = before | {"adapted": list(dict.fromkeys([*before.get("adapted", []), *adapted]))}
+        after = before | {"adapted": before.get("adapted", {}) | adapted}
         after |= {} if left_out is None else {"left_out": dict(left_out)}
         after = {name: value for name, value in after.items() if value or name not in ("adapted", "left_out")}
         if after != before:
@@ -73,7 +73,7 @@ def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:
         Sentences, for the notes of an evaluation.
     """
     known = sampling or {}
-    left_out, notes = known.get("left_out") or {}, list(known.get("adapted") or [])
+    left_out, notes = known.get("left_out") or {}, list((known.get("adapted") or {}).values())
     if left_out:
         first, reason = next(iter(left_out.items()))
         notes.append(

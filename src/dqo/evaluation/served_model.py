@@ -26,8 +26,8 @@ class ServedModel:
 
     The prompt is sent as a user message, with temperature, length and a seed of its own; a server that is known to
     have defaults of its own also gets neutral ones, so that it samples from the model's own distribution. What a server
-    refuses is renamed or left out, and `notes` says so. The key comes from the environment variable OPENAI_API_KEY and
-    is recorded nowhere. Of models that think aloud in a field of their own only the answer is read.
+    refuses is renamed or left out, and `adapted` says so. The key comes from the environment variable OPENAI_API_KEY
+    and is recorded nowhere. Of models that think aloud in a field of their own only the answer is read.
 
     Args:
         model: Name under which the server offers the model.
@@ -93,9 +93,9 @@ class ServedModel:
         self._endpoint.trust(self._ask, request)
 
     @property
-    def notes(self) -> list[str]:
-        """What the server refused, and what was sent in its place."""
-        return self._endpoint.notes
+    def adapted(self) -> dict[str, str]:
+        """Parameters that the server refused, each with what was sent in its place."""
+        return self._endpoint.adapted
 
     def check(self, requests: Sequence[Request]) -> None:
         """Nothing: the server alone knows its model's context, and refuses the prompt that does not fit."""
