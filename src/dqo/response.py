@@ -2,7 +2,8 @@
 
 It is everything the assistant wrote over all its turns, tool calls included, without reasoning traces and without what
 tools or users said. Four forms of a trace are known: between two markers; up to a closing marker, where the prompt
-holds the opening one; opened and never closed, which leaves no text; and several of them, in one turn or in several.
+holds the opening one; opened and never closed, which leaves what stood before it; and several of them, in one turn or
+in several.
 
 Where a marker counts: an opening marker at the beginning of a turn or of a line; behind a first trace also within a
 line, where its closing marker follows. A closing marker that no opening one precedes ends a trace that the prompt

@@ -66,8 +66,15 @@ class RunMemory(TrainerCallback):
                 "would start anew; resume with the alpha of that run, or start another run."
             )
         for name, part in self.parts.items():
-            if kept.get(name):
+            if not kept.get(name):
+                continue
+            try:
                 part.load(kept[name])
+            except KeyError as error:
+                raise RecipeError(
+                    f"the checkpoint of step {state.global_step} was written by another version of dqo: its memory of "
+                    f"{name!r} lacks {error}; resume with that version, or start another run."
+                ) from error
 
     def state(self) -> dict[str, Any]:
         """The memories by name, as they are when a checkpoint is written."""
