@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(_command(commands, "report", "report", "write one HTML page about runs and evaluations"))
     _add_watch(_command(commands, "watch", "report", "keep writing that page while a run is training"))
     _add_sweep(_command(commands, "sweep", "sweep", "train and evaluate arms x alphas x seeds from one file"))
-    doctor = _command(commands, "doctor", "doctor", "show what is installed, what is missing and how to mend it")
+    doctor = _command(commands, "doctor", "doctor", "show what is installed, what is missing and how to fix it")
     doctor.add_argument("--gpu", action="store_true", help="ask about the GPU: devices, precision, NCCL, kernels, vLLM")
     return parser
 
