@@ -41,8 +41,8 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
 
     Returns:
         Its content: `metrics` maps names to None or {"mean", "low", "high"}, `n_prompts` and `n_samples` are at least
-        1, `notes`, where there are any, a list of texts, `scoring` an object or None, and what names something is a
-        text or None.
+        1, `notes`, where there are any, a list of texts, `scoring` and `sampling` are objects or None, and what names
+        something is a text or None.
 
     Raises:
         DataError: A file that is missing, broken, incomplete or of a newer format.
@@ -64,8 +64,9 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
             raise _odd(path, name, "a text or null", document[name])
     if not is_number(document.get("pass_threshold", 0.5)):
         raise _odd(path, "pass_threshold", "a number", document["pass_threshold"])
-    if not isinstance(document.get("scoring"), dict | None):
-        raise _odd(path, "scoring", "an object or null", document["scoring"])
+    for name in ("scoring", "sampling"):
+        if not isinstance(document.get(name), dict | None):
+            raise _odd(path, name, "an object or null", document[name])
     notes = document.get("notes", [])
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise _odd(path, "notes", "a list of texts", notes)
@@ -124,7 +125,7 @@ def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
             for fact in SAMPLED:
                 value = document["sampling"].get(fact)
                 # which ones, not the sentences: those name the server, which is another for every model
-                tables[fact][name] = sorted(value) if fact == "adapted" and value else value
+                tables[fact][name] = sorted(value) if fact == "adapted" and isinstance(value, dict) else value
     return {fact: told for fact, told in tables.items() if not _equal([*told.values()])}
 
 
