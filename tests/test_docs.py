@@ -47,3 +47,17 @@ def test_nothing_names_a_folder_of_somebody():
     assert len(texts) > 50
     named = re.compile(r"(?<![\w.~])/(?:home|root|work|Users|mnt)/\w")
     assert [str(path) for path, text in texts.items() if named.search(text)] == []
+
+
+def test_tests_that_docs_name_exist():
+    named, file = [], ""
+    for page in ROOT.glob("docs/*.md"):
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?(?:\[[^`]*\])?`", page.read_text()):
+            file = path or file
+            named += [(file, name)] if path or name else []
+    assert len(named) > 100
+    for file, name in named:
+        assert (ROOT / file).exists(), file
+        assert (
+            not name or f"def {name}(" in (ROOT / file).read_text() or f"class {name}" in (ROOT / file).read_text()
+        ), f"{file}::{name}"

@@ -221,6 +221,9 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
         ({"alphas": [1, 1.0]}, "`alphas` has 1.0 twice"),
         ({"arms": {"plain": {"diversity": "none"}}, "alphas": [0.5, 1]}, "diversity: none has no weight, so the runs"),
         ({"alphas": [-1]}, "alpha"),
+        ({"alphas": [0.5, 5e-1]}, "`alphas` has 0.5 twice"),
+        ({"seeds": [0, False]}, "`seeds` must be a list, each entry a whole number, got [0, False]"),
+        ({"seeds": [1.0]}, "`seeds` must be a list, each entry a whole number, got [1.0]"),
         ({"seeds": "0, 1"}, "`seeds` must be a list, each entry a whole number, got '0, 1'"),
         ({"base": "nowhere.yaml"}, "nowhere.yaml: expected a readable recipe, got No such file"),
         ({"base": None}, "expected the setting `base`, got none"),
@@ -252,6 +255,18 @@ def test_the_run_s_own_start_as_encoder_is_named_for_the_evaluation(sweep_file, 
             read_sweep(sweep_file(recipe=recipe, evaluation=given))
     sweep, _ = read_sweep(sweep_file(recipe={"encoder": "hashed", "heldout_encoder": "policy"}))
     assert sweep.evaluation.heldout_encoder == start
+
+
+@pytest.mark.parametrize("alpha", [1, 1.0], ids=["whole", "with a point"])
+def test_a_run_is_one_however_its_alpha_is_written(sweep_file, alpha):
+    ways = [
+        sweep_file(arms={"dqo": {}}, alphas=[alpha], seeds=[0]),
+        sweep_file(arms={"dqo": {"alpha": alpha}}, alphas=None, seeds=[0]),
+        sweep_file({"alpha": alpha}, arms={"dqo": {}}, alphas=None, seeds=[0]),
+    ]
+    for way in ways:
+        sweep, _ = read_sweep(way)
+        assert [run.name for run in sweep.runs if run.arm == "dqo"] == ["dqo-alpha1-seed0"]
 
 
 def test_an_empty_section_of_an_arm_takes_back_the_base_s(sweep_file):
