@@ -257,3 +257,17 @@ class TestConversion:
         assert tokenizer.decode(inputs["input_ids"][0]).endswith("<|im_start|>assistant\n")
         ids = model.generate(**inputs, max_new_tokens=60, do_sample=False)[0]
         assert ids[-1] == 2
+
+
+@pytest.mark.parametrize("load", [load_policy, load_outline])
+def test_an_encoder_is_no_policy_although_its_weights_load(load, tiny_tokenizer, tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    folder = tmp_path / "encoder"
+    tiny_tokenizer.save_pretrained(folder)
+    BertForMaskedLM(BertConfig(vocab_size=len(tiny_tokenizer), **sizes)).save_pretrained(folder)
+    with pytest.raises(ModelError, match="is an encoder of type 'bert'"):
+        load(str(folder))
+    BertForMaskedLM(BertConfig(vocab_size=len(tiny_tokenizer), is_decoder=True, **sizes)).save_pretrained(folder)
+    load(str(folder))

@@ -149,6 +149,7 @@ def load_policy(
         f"a causal language model in safetensors format from {source!r}",
         _REMEDY,
     )
+    _check_causal(model.config, name)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     try:
         return model.to(device or "cpu").eval(), tokenizer
@@ -174,7 +175,21 @@ def load_outline(name: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]
     from transformers import AutoConfig
 
     source, tokenizer = _load_tokenizer(name)
-    return _from_pretrained(AutoConfig, source, "model config"), tokenizer
+    config = _from_pretrained(AutoConfig, source, "model config")
+    _check_causal(config, name)
+    return config, tokenizer
+
+
+def _check_causal(config: "PretrainedConfig", name: str) -> None:
+    """Refuse an encoder such as BERT, which loads as a language model, but whose tokens see those that follow them."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    causal = any(getattr(config, setting, False) for setting in ("is_decoder", "is_encoder_decoder", "causal"))
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not causal:
+        raise ModelError(
+            f"expected a causal language model in {name!r}, but it is an encoder of type {config.model_type!r}, in "
+            "which a token sees those behind it; choose a model that generates text."
+        )
 
 
 def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
