@@ -97,6 +97,7 @@ def test_name_and_pickle():
         ([1, Decimal("1e400")], r"for row 1, got Decimal"),
         ([Fraction(10**400), 1], r"for row 0, got Fraction"),
         ([1j, 1], r"for row 0, got 1j"),
+        (np.ma.array([1.0, 0.5], mask=[False, True]), r"for row 1, got masked"),
         (
             KeyError("gold"),
             r"raised KeyError \('gold'\) in \S+test_checked.py, line \d+, on a batch of 2; its first completion",

@@ -169,9 +169,11 @@ def finite_number(reward: Any) -> float | None:
         reward: of Python, `decimal`, `fractions`, or a scalar of numpy or torch.
 
     Returns:
-        The number; None for what is no number, not finite, or larger than a float holds.
+        The number; None for what is no number, masked, not finite, or larger than a float holds.
     """
     if hasattr(reward, "item") and getattr(reward, "ndim", None) == 0:  # a scalar of torch or numpy
+        if getattr(reward, "mask", False):  # item() would be 0
+            return None
         reward = reward.item()
     if not isinstance(reward, (Real, Decimal)):
         return None
@@ -186,7 +188,7 @@ def _described(reward: Any) -> str:
     """A reward that is no number, by its shape where it has one."""
     if shape := getattr(reward, "shape", ()):
         return f"a {type(reward).__name__} of shape {tuple(shape)}"
-    return repr(reward.item() if hasattr(reward, "item") else reward)
+    return repr(reward.item() if hasattr(reward, "item") and not getattr(reward, "mask", False) else reward)
 
 
 def _shown(completion: Any) -> str:
