@@ -169,3 +169,35 @@ def test_a_row_that_nothing_scored_is_nan_and_gets_no_advantage(tiny_policy, tin
     advantages = seen["output"]["advantages"]
     assert advantages[0] == 0
     assert advantages[1] > 0
+
+
+@pytest.mark.parametrize(("trainer_class", "config_class"), HOSTS, ids=["grpo", "rloo"])
+def test_old_policy_and_reference_are_asked_before_the_rewards_and_never_after(
+    trainer_class, config_class, tiny_policy_folder, tiny_tokenizer, tmp_path
+):
+    """While a rollout is scored, what is asked before the rewards is computed later, per micro-batch."""
+    calls = []
+
+    class Recorder(trainer_class):
+        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+            calls.append("log-probabilities")
+            return super()._get_per_token_logps_and_entropies(*args, **kwargs)
+
+        def _calculate_rewards(self, *args):
+            calls.append("rewards")
+            return super()._calculate_rewards(*args)
+
+        def _generate_and_score_completions(self, inputs):
+            calls.append("rollout")
+            output = super()._generate_and_score_completions(inputs)
+            calls.append("scored")
+            return output
+
+    args = config_class(
+        str(tmp_path / "run"), per_device_train_batch_size=8, num_generations=4, max_completion_length=6, max_steps=2,
+        num_iterations=2, bf16=False, use_cpu=True, report_to=[], save_strategy="no", beta=0.1,
+    )  # fmt: skip
+    dataset = Dataset.from_dict({"prompt": PROMPTS})
+    Recorder(str(tiny_policy_folder), words, args=args, train_dataset=dataset, processing_class=tiny_tokenizer).train()
+    scoring = calls[calls.index("rollout") : calls.index("scored") + 1]
+    assert scoring == ["rollout", "log-probabilities", "log-probabilities", "rewards", "scored"]
