@@ -86,7 +86,7 @@ def test_a_disk_that_is_full_is_one_sentence_of_a_command(tmp_path):
     assert done.returncode == 2, done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("dqo: error: ")]
     assert "Traceback" not in done.stderr
-    assert f"dqo: error: {tmp_path / 'out'}/" in line
+    assert f"dqo: error: {tmp_path / 'out'}" in line
     assert ": writing failed (File too large); free space, of which " in line
 
 

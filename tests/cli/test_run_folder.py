@@ -29,19 +29,16 @@ def run(tmp_path):
 def test_every_way_to_write_a_path_means_the_same_run(run, tmp_path, monkeypatch, there, part):
     (run / "eval").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
-    os.chdir(here := tmp_path / there)
-    try:
-        loaded = run / "checkpoints" / "final" if part in ("", "checkpoints") else run / part
-        relative = os.path.relpath(run / part)
-        ways = [
-            str(run / part), f"{run / part}/", relative, f"{relative}/", f"./{relative}", f"{relative}/.",
-            f"~/outputs/run/{part}", str(tmp_path / "link" / part), f"{tmp_path}/link/../run/{part}",
-        ]  # fmt: skip
-        for way in ways:
-            assert run_chat_settings(way).get("system_prompt") == PROMPT, (here, way)
-            assert Path(model_source(way)).expanduser().samefile(loaded), (here, way)
-    finally:
-        os.chdir(tmp_path)
+    monkeypatch.chdir(here := tmp_path / there)
+    loaded = run / "checkpoints" / "final" if part in ("", "checkpoints") else run / part
+    relative = os.path.relpath(run / part)
+    ways = [
+        str(run / part), f"{run / part}/", relative, f"{relative}/", f"./{relative}", f"{relative}/.",
+        f"~/outputs/run/{part}", str(tmp_path / "link" / part), f"{tmp_path}/link/../run/{part}",
+    ]  # fmt: skip
+    for way in ways:
+        assert run_chat_settings(way).get("system_prompt") == PROMPT, (here, way)
+        assert Path(model_source(way)).expanduser().samefile(loaded), (here, way)
 
 
 def test_links_to_a_part_of_a_run_and_a_folder_of_checkpoints_elsewhere(run, tmp_path, monkeypatch):
