@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel, StaticCache
 
-from dqo.generation.cache import cache_keyword
-from dqo.generation.shared import Sampling, generate_shared
-from dqo.models import load_policy
+from dqo.models.policy import load_policy
+from dqo.models.rollout import Sampling, generate_shared
+from dqo.models.rollout_cache import cache_keyword
 
 WARM, STEPS = 16, 40  # a rollout of fewer steps than WARM would not pack weights
 

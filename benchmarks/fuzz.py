@@ -145,10 +145,6 @@ def _alarm(limit: int) -> Iterator[None]:
 
 def _import_hosts() -> None:
     """So that no input is charged for the seconds that importing them takes."""
-    import dqo.cli.sweep_file
-    import dqo.evaluation.compare
-    import dqo.report.page
-    import dqo.sweep.tables  # noqa: F401
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from hypothesis import strategies as st
 
-from dqo.records import read_groups, read_prompts
+from dqo.files.records import read_groups, read_prompts
 from fuzz import Door
 from fuzz_folders import GROUPS, folder_doors
 from fuzz_inputs import anything, json_lines, nearly, numbers, text, yaml_text
@@ -55,7 +55,7 @@ def _file(read: Callable[[Path], Any]) -> Callable[[bytes, Path], Any]:
 
 
 def _rewritten(content: bytes, folder: Path) -> None:
-    from dqo.records import append_jsonl, write_groups
+    from dqo.files.records import append_jsonl, write_groups
 
     (folder / "f.jsonl").write_bytes(content)
     groups = read_groups(folder / "f.jsonl")
@@ -65,15 +65,15 @@ def _rewritten(content: bytes, folder: Path) -> None:
 
 
 def _yaml(content: str, folder: Path) -> None:
-    from dqo.cli.recipe import load_recipe
+    from dqo.train.recipe import load_recipe
 
     (folder / "r.yaml").write_bytes(content.encode("utf-8", "surrogatepass"))
     load_recipe(folder / "r.yaml")
 
 
 def _recipe(document: Any, folder: Path) -> None:
-    from dqo.cli.recipe import load_recipe
-    from dqo.cli.run_settings import save_settings
+    from dqo.train.folder import save_settings
+    from dqo.train.recipe import load_recipe
 
     (folder / "r.yaml").write_text(yaml.safe_dump(document, allow_unicode=False))
     recipe = load_recipe(folder / "r.yaml")
@@ -91,7 +91,7 @@ def _overrides() -> st.SearchStrategy:
 
 
 def _override(words: list[str], folder: Path) -> None:
-    from dqo.cli.recipe import load_recipe
+    from dqo.train.recipe import load_recipe
 
     (folder / "r.yaml").write_text(yaml.safe_dump(RECIPE))
     _ = load_recipe(folder / "r.yaml", words).config
@@ -100,8 +100,8 @@ def _override(words: list[str], folder: Path) -> None:
 def _options(kind: str) -> st.SearchStrategy:
     import inspect
 
-    from dqo.registry import find
     from dqo.rewards.loading import REWARDS
+    from dqo.settings.types import find
     from dqo.tasks import TASKS
 
     table = {
@@ -135,7 +135,7 @@ def _reward_options(value: tuple[str, dict], _: Path) -> None:
 
 
 def _sweep(document: Any, folder: Path) -> None:
-    from dqo.cli.sweep_file import read_sweep
+    from dqo.sweep.sweep_file import read_sweep
 
     (folder / "base.yaml").write_text(yaml.safe_dump(RECIPE))
     if isinstance(document, dict):
@@ -173,8 +173,8 @@ def _settings() -> st.SearchStrategy:
 def _credit(value: tuple, _: Path) -> None:
     import torch
 
-    from dqo.diversity import group_credit, shape_reward
-    from dqo.spec import DiversitySpec
+    from dqo.diversity.credit import group_credit, shape_reward
+    from dqo.diversity.settings import DiversitySpec
 
     ((P, G, D), rows), (_, rewards), chosen = value
     spec = DiversitySpec(**chosen)
@@ -185,8 +185,7 @@ def _credit(value: tuple, _: Path) -> None:
 
 
 def _parsers(response: str, _: Path) -> None:
-    from dqo.rewards.final_answer import final_answer
-    from dqo.rewards.math_number import read_number, stated_number
+    from dqo.rewards.math_reading import final_answer, read_number, stated_number
     from dqo.rewards.shape import FormatReward, LengthReward
 
     final_answer(response)

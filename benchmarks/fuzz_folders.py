@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dqo.errors import DQOError
-from dqo.records import Group, read_groups, read_prompts
+from dqo.files.records import Group, read_groups, read_prompts
 from fuzz import Door
 from fuzz_inputs import anything, json_lines, nearly, text, yaml_text
 from fuzz_server import fuzz_server
@@ -54,7 +54,7 @@ def _evaluated(rows: list, folder: Path) -> None:
 
 
 def _sampling(value: tuple[bytes, Any], folder: Path) -> None:
-    from dqo.evaluation.sampling_folder import SamplingFolder
+    from dqo.files.evaluation import SamplingFolder
 
     content, settings = value
     (folder / "groups.jsonl").write_bytes(content)
@@ -115,7 +115,7 @@ def _compared(files: dict[str, bytes], folder: Path) -> None:
     from rich.console import Console
 
     from dqo.evaluation.compare import compare, comparison_table
-    from dqo.evaluation.differences import difference_table
+    from dqo.evaluation.statistics import difference_table
 
     comparison = compare(_written(files, folder), folder / "out")
     for table in (comparison_table(comparison), difference_table(comparison)):
@@ -176,9 +176,9 @@ def _model_files(draw: st.DrawFn) -> dict[str, bytes]:
 
 
 def _model(files: dict[str, bytes], folder: Path) -> None:
-    from dqo.evaluation.sample import sample_groups
-    from dqo.models import load_policy
-    from dqo.records import Prompt
+    from dqo.evaluation.sampling import sample_groups
+    from dqo.files.records import Prompt
+    from dqo.models.policy import load_policy
 
     for name, content in files.items():
         (folder / name).write_bytes(content)
@@ -201,9 +201,9 @@ def _answers() -> st.SearchStrategy:
 def _server(body: bytes, folder: Path) -> None:
     """An answer as a sampled response that is written and read again, as a judgement, a rating and an embedding."""
     from dqo.embedders.served import ServedEmbedder
-    from dqo.evaluation.sample import sample_from
-    from dqo.evaluation.served_model import ServedModel
-    from dqo.records import Prompt
+    from dqo.evaluation.engines import ServedModel
+    from dqo.evaluation.sampling import sample_from
+    from dqo.files.records import Prompt
     from dqo.rewards.judge import JudgeReward
 
     server = fuzz_server()

@@ -11,7 +11,7 @@ import time
 import torch
 from torch import nn
 
-from dqo.generation.packed import packed_weights
+from dqo.models.numerics import packed_weights
 
 LAYERS, HIDDEN, INNER, KEYS, VOCABULARY = 30, 576, 1536, 192, 49152
 REPEATS, ROWS = 20, (4, 8, 16, 24, 40)

@@ -20,7 +20,7 @@ import torch
 
 from dqo.embedders import load_embedder
 from dqo.evaluation.run import evaluate
-from dqo.records import Group, append_jsonl, read_groups
+from dqo.files.records import Group, append_jsonl, read_groups
 from dqo.report import write_report
 
 VOCABULARY = 20_000

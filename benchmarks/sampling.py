@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from dqo.evaluation.local_model import LocalModel
-from dqo.evaluation.sample import Request
-from dqo.models import DEFAULT_POLICY, load_policy
+from dqo.evaluation.sampling import Request
+from dqo.models.policy import DEFAULT_POLICY, load_policy
 from dqo.tasks import load_task
 
 _PADDING = "Here is what happened before. " * 60  # about 360 tokens in front of a short prompt

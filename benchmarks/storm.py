@@ -30,10 +30,11 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_
 
 import yaml
 
-from dqo.checkpoints import flaw
-from dqo.cli import sweep, train  # noqa: F401  (imported before the first fork, so that no child has to)
 from dqo.cli.main import main as dqo
+from dqo.files.run import flaw
+from dqo.sweep import run as sweep  # noqa: F401  (imported before the first fork, so that no child has to)
 from dqo.sweep import schedule
+from dqo.train import run as train  # noqa: F401  (imported before the first fork, so that no child has to)
 
 WORDS = [
     "the", "a", "dog", "cat", "bird", "runs", "sings", "sleeps", "red", "blue", "green", "big", "small", "house", "and",

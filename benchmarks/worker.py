@@ -26,7 +26,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from dqo import DQOConfig, DQOTrainer
-from dqo.models import load_policy
+from dqo.models.policy import load_policy
 from measurements import Job
 
 ALPHA = 0.5

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dqo.evaluation_files import read_metrics
+from dqo.files.evaluation import read_metrics
 from dqo.tasks import option_flags
 
 

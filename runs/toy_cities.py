@@ -17,7 +17,7 @@ from torch import Tensor
 
 from dqo.core import cosine_kernel, gaussian_kernel
 from dqo.core.optimum import ascend, enumerate_groups, exact_objective, group_payoff, product_log_prob
-from dqo.core.spectrum import cosine_distance, vendi
+from dqo.core.volume import cosine_distance, vendi
 
 GROUP = 3
 CITIES = 40

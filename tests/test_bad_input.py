@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from dqo.errors import DataError, DQOError, EncoderError, ModelError, RecipeError, RewardError
-from dqo.records import Group, read_groups, write_groups
+from dqo.files.records import Group, read_groups, write_groups
 from dqo.rewards import CheckedReward
-from dqo.yaml_files import parse_yaml
+from dqo.settings.yaml import parse_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from fuzz import Door, knock
@@ -118,8 +118,8 @@ def test_half_characters_are_refused_before_a_file_is_touched(tmp_path):
 
 def test_metrics_of_a_newer_format_are_refused_by_all_readers(tmp_path):
     from dqo.evaluation.compare import compare
+    from dqo.files.run import FORMAT
     from dqo.report.sources import read_runs
-    from dqo.run_format import FORMAT
 
     (tmp_path / "metrics.json").write_text(json.dumps({"format": FORMAT + 1, "metrics": {}, "n_samples": 1}))
     (tmp_path / "prompt_metrics.jsonl").write_text('{"id": "a"}\n')
@@ -130,7 +130,7 @@ def test_metrics_of_a_newer_format_are_refused_by_all_readers(tmp_path):
 
 def test_adapter_and_encoder_that_are_pickles_are_refused(tmp_path):
     from dqo.embedders import load_embedder
-    from dqo.models import load_policy
+    from dqo.models.policy import load_policy
 
     adapter, encoder = tmp_path / "adapter", tmp_path / "encoder"
     adapter.mkdir()

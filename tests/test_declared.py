@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dqo.cli import main as command_line
-from dqo.cli import sweep
+from dqo.sweep import run as sweep
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "dqo"
@@ -20,51 +20,44 @@ DISTRIBUTIONS = {"yaml": "pyyaml", "hydra": "hydra-core", "transfer_queue": "tra
 EXTRAS_OF = {
     "": [],
     "cli/": ["train"],
-    "cli/compare.py": ["report"],
-    "cli/report.py": ["report"],
-    "cli/sweep": ["train", "report"],
-    "yaml_files.py": ["train", "report"],
+    "cli/show.py": ["report"],
+    "settings/yaml.py": ["train", "report"],
     "embedders/": ["embed"],
-    "embedders/hidden_states.py": ["train"],
     "embedders/served.py": ["endpoint"],
-    "endpoint.py": ["endpoint"],
     "evaluation/": ["train", "report"],
     "evaluation/compare.py": ["report"],
-    "evaluation/differences.py": ["report"],
+    "evaluation/statistics.py": ["report"],
     "evaluation/frontier.py": ["report"],
-    "evaluation/judge.py": ["endpoint"],
     "evaluation/local_model.py": ["train"],
-    "evaluation/ngrams.py": ["report"],
-    "evaluation/pair_models.py": ["train"],
-    "evaluation/served_model.py": ["endpoint"],
-    "evaluation/tradeoff_plot.py": ["report"],
-    "generation/": ["train"],
-    "hub.py": ["train", "embed", "data"],
+    "evaluation/words.py": ["report"],
+    "evaluation/same_meaning.py": ["train"],
+    "models/": ["train"],
+    "models/endpoint": ["endpoint"],
+    "models/weights.py": ["train", "embed"],
     "integrations/trl/": ["train"],
     "integrations/verl/": ["verl"],
-    "models.py": ["train"],
     "report/": ["report"],
     "rewards/": ["data"],
-    "rewards/fluency.py": ["train"],
-    "rewards/judge.py": ["endpoint"],
+    "rewards/judge": ["endpoint"],
     "rewards/likelihood.py": ["train"],
     "rewards/reward_model.py": ["train"],
     "sweep/": ["report"],
-    "folder_lock.py": [],
+    "sweep/run.py": ["train", "report"],
+    "sweep/sweep_file.py": ["train", "report"],
     "tasks/": ["data"],
-    "weights.py": ["train", "embed"],
+    "train/": ["train"],
 }
 NOT_OURS_TO_BRING = {"vllm"}  # an engine of its own, whose absence is a sentence
 BROUGHT_FOR_OTHERS = {"gguf", "protobuf", "cachetools", "fastapi", "uvicorn"}  # pyproject.toml says for whom
 # What one extra alone must be able to import.
 PROMISES = {
-    "": ["core/__init__.py", "diversity.py", "spec.py", "alpha.py", "signals/__init__.py", "records.py"],
-    "train": ["cli/train.py", "cli/sample.py", "integrations/trl/__init__.py"],
-    "report": ["cli/report.py", "cli/compare.py", "report/page.py", "report/watch.py", "sweep/summary.py",
-               "sweep/plots.py", "sweep/tables.py", "evaluation/run.py"],
-    "embed": ["embedders/__init__.py", "embedders/onnx.py", "embedders/sentence.py"],
-    "data": ["tasks/__init__.py", "tasks/hub_data.py", "rewards/coverage.py", "rewards/rouge.py"],
-    "endpoint": ["endpoint.py", "embedders/served.py", "rewards/judge.py"],
+    "": ["core/__init__.py", "diversity/credit.py", "diversity/settings.py", "diversity/alpha.py",
+         "diversity/signals.py", "files/records.py"],
+    "train": ["train/run.py", "cli/evaluate.py", "integrations/trl/__init__.py"],
+    "report": ["cli/show.py", "report/page.py", "sweep/results.py", "sweep/plots.py", "evaluation/run.py"],
+    "embed": ["embedders/__init__.py", "embedders/onnx.py", "embedders/local.py"],
+    "data": ["tasks/__init__.py", "tasks/datasets.py", "rewards/sentences.py", "rewards/references.py"],
+    "endpoint": ["models/endpoint.py", "embedders/served.py", "rewards/judge.py"],
 }  # fmt: skip
 
 

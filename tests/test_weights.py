@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 import dqo
 from dqo.embedders import load_embedder
 from dqo.errors import EncoderError, ModelError
-from dqo.evaluation.pair_models import Entailment, NoveltyBenchClassifier
-from dqo.models import load_backbone, load_policy
+from dqo.evaluation.same_meaning import Entailment, NoveltyBenchClassifier
+from dqo.models.policy import load_backbone, load_policy
 
 _spec = importlib.util.spec_from_file_location("tiny_encoder", Path(__file__).parent / "embedders" / "tiny_encoder.py")
 tiny = importlib.util.module_from_spec(_spec)

@@ -11,8 +11,7 @@ from group_size_table import ALPHAS, crossing, read_off, trained, what_is_paid, 
 from table_policy import SEEDS, End, Tables, Training, make_tables, train
 from tqdm import tqdm
 
-from dqo.alpha import FlooredAlpha
-from dqo.core.alpha_control import AlphaBounds, AlphaControl
+from dqo.diversity.alpha import AlphaBounds, AlphaControl, FlooredAlpha
 
 GROUP = 8
 SETTINGS = (("add", "group"), ("spread", "group"))

@@ -14,8 +14,8 @@ from table_policy import SEEDS, End, Tables, Training, make_tables, train
 from torch import Tensor
 from tqdm import tqdm
 
-from dqo.spec import DiversitySpec
-from dqo.sweep.summary import student_interval
+from dqo.diversity.settings import DiversitySpec
+from dqo.sweep.results import student_interval
 
 GROUPS = (4, 8, 16)
 UNITS = ("nats", "unit")

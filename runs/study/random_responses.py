@@ -9,9 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from dqo.cli.sweep_file import read_sweep
-from dqo.records import Group, read_groups
+from dqo.files.records import Group, read_groups
 from dqo.sweep.plan import Run
+from dqo.sweep.sweep_file import read_sweep
 
 SHOWN = 20
 

@@ -15,8 +15,8 @@ from torch.nn.functional import cosine_similarity, normalize
 from tqdm import tqdm
 
 from dqo.embedders import Embedder, load_embedder
-from dqo.evaluation.bootstrap import bootstrap_intervals
-from dqo.records import Group, read_groups
+from dqo.evaluation.statistics import bootstrap_intervals
+from dqo.files.records import Group, read_groups
 
 ENCODER = "paraphrase-MiniLM-L3-v2"  # the one no arm was trained on
 

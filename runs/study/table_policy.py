@@ -15,9 +15,9 @@ from torch import Tensor
 
 from dqo.core import cosine_kernel, vendi
 from dqo.core.advantage import scaled_advantage
-from dqo.diversity import shape_reward
+from dqo.diversity.credit import shape_reward
+from dqo.diversity.settings import DiversitySpec
 from dqo.embedders import load_embedder
-from dqo.spec import DiversitySpec
 from dqo.tasks import load_task
 from dqo.tasks.cities import CONTINENTS
 

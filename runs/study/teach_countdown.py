@@ -11,7 +11,7 @@ import random
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
-from dqo.models import DEFAULT_POLICY, load_policy
+from dqo.models.policy import DEFAULT_POLICY, load_policy
 from dqo.tasks import load_task
 
 EXAMPLES, BATCH, SEED = 256, 16, 0

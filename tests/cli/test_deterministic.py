@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import load_file
 
 from dqo.cli.main import main
-from dqo.cli.recipe import load_recipe
 from dqo.errors import RecipeError
+from dqo.train.recipe import load_recipe
 
 REWARD = """
 import torch

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqo.cli import doctor, gpu
+from dqo.cli import doctor
+from dqo.cli import doctor as gpu
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements-models.txt"
 

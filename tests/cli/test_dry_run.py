@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from dqo.cli.main import main
-from dqo.cli.memory import PolicyShape, memory_parts, policy_shape
 from dqo.errors import ModelError, RecipeError
-from dqo.models import load_policy
+from dqo.models.policy import load_policy
+from dqo.train.memory import PolicyShape, memory_parts, policy_shape
 
 ROOT = Path(__file__).parents[2]
 OURS = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -116,9 +116,9 @@ def test_batch_arithmetic_by_hand(own_recipe, capsys):
     [(12, 2, 9, 0), (13, 2, 9, 1), (15, 2, 9, 3), (7, 2, 3, 3), (13, 4, 6, 1)],
 )
 def test_epochs_are_counted_as_the_host_samples_them(own_recipe, tmp_path, available, passes, steps, left_out, capsys):
-    from dqo.cli.recipe import load_recipe
-    from dqo.cli.run_inputs import recipe_task, training_prompts
-    from dqo.cli.train import build_trainer
+    from dqo.train.inputs import recipe_task, training_prompts
+    from dqo.train.recipe import load_recipe
+    from dqo.train.run import build_trainer
 
     (tmp_path / "own.jsonl").write_text(
         "".join(json.dumps({"prompt": f"the dog {i}"}) + "\n" for i in range(available))

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import dqo
-from dqo.cli.host_refusals import refusals_told
 from dqo.errors import DQOError, RecipeError
+from dqo.train.failures import refusals_told
 
 OURS = str(Path(dqo.__file__).parent / "cli" / "made_up.py")
 BAD_VALUE = "from transformers import TrainingArguments\nTrainingArguments('out', save_strategy='sometimes')"

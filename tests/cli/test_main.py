@@ -10,8 +10,8 @@ import pytest
 
 import dqo
 from dqo.cli.main import build_parser, main
+from dqo.settings.yaml import parse_yaml
 from dqo.tasks import option_flags
-from dqo.yaml_files import parse_yaml
 
 
 def test_help_is_instant_and_loads_nothing_heavy(dqo_process):

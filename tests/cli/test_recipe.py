@@ -5,10 +5,10 @@ from dataclasses import fields
 import pytest
 import yaml
 
-from dqo.cli.recipe import load_recipe
-from dqo.cli.run_settings import save_settings
 from dqo.errors import DQOError, RecipeError
-from dqo.yaml_files import parse_yaml
+from dqo.settings.yaml import parse_yaml
+from dqo.train.folder import save_settings
+from dqo.train.recipe import load_recipe
 
 BASE = "task: countdown\noutput_dir: out\n"
 
@@ -224,8 +224,8 @@ def test_saved_settings_do_not_depend_on_the_machine(recipe_file, monkeypatch, t
 
 
 def test_every_setting_of_the_host_has_a_type_that_its_default_fits(recipe_file):
-    from dqo.cli.recipe import CONFIGS, setting_hints
-    from dqo.setting_types import fits
+    from dqo.settings.types import fits
+    from dqo.train.recipe import CONFIGS, setting_hints
 
     for algorithm, config_class in CONFIGS.items():
         hints = setting_hints(algorithm)
@@ -240,7 +240,7 @@ def test_every_setting_of_the_host_has_a_type_that_its_default_fits(recipe_file)
 
 @pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400, -(10**400), True])
 def test_what_no_number_of_the_machine_holds_fits_no_number(value):
-    from dqo.setting_types import fits
+    from dqo.settings.types import fits
 
     assert not fits(value, float)
     assert not fits(value, int)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqo.checkpoints import newest_whole
 from dqo.cli.main import main
+from dqo.files.run import newest_whole
 from dqo.integrations.trl import trainer as trainer_module
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dqo.cli.run_folder import model_source, run_chat_settings, run_of
 from dqo.errors import ModelError
+from dqo.train.folder import model_source, run_chat_settings, run_of
 
 PROMPT = "a sad cat"
 

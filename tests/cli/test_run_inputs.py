@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from dqo.cli.recipe import load_recipe
-from dqo.cli.run_notes import outcome_warning, run_notes
 from dqo.rewards.loading import read_entries
 from dqo.tasks import load_task
+from dqo.train.inputs import outcome_warning, run_notes
+from dqo.train.recipe import load_recipe
 
 CITIES = Path(__file__).parents[2] / "recipes/cities.yaml"  # scale_rewards: group, combine: spread
 FALLING = ["alpha_schedule=linear", "alpha_end=0.1"]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dqo.integrations.trl.run_log import RunLog
+from dqo.integrations.trl.log import RunLog
 
 
 def state(step, main=True):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dqo.cli.main import main
-from dqo.records import read_groups
+from dqo.files.records import read_groups
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dqo.cli.lora import LoraSettings
-from dqo.cli.recipe import CONFIGS, Recipe, load_recipe
-from dqo.cli.sweep_file import read_sweep
-from dqo.records import read_prompts
-from dqo.tasks import hub_data, load_task
-from dqo.yaml_files import parse_yaml
+from dqo.files.records import read_prompts
+from dqo.settings.yaml import parse_yaml
+from dqo.sweep.sweep_file import read_sweep
+from dqo.tasks import datasets as hub_data
+from dqo.tasks import load_task
+from dqo.train.recipe import CONFIGS, LoraSettings, Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dqo.cli import sweep as sweep_command
 from dqo.cli.main import build_parser, main
-from dqo.cli.sweep_file import read_sweep
 from dqo.errors import RecipeError
+from dqo.sweep import run as sweep_command
 from dqo.sweep.plan import Run
+from dqo.sweep.sweep_file import read_sweep
 
 # Stands for `python -m dqo` where the test is about the sweep: quality and Vendi follow from arm and alpha.
 STAND_IN = """

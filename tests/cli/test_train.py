@@ -9,7 +9,7 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dqo.cli.main import main
-from dqo.cli.run_folder import run_chat_settings
+from dqo.train.folder import run_chat_settings
 
 pytestmark = pytest.mark.slow
 PROMISED = {"step", "quality", "diversity/credit", "diversity/vendi", "alpha", "kl", "time/step", "time/embed"}

@@ -7,10 +7,17 @@ import random
 import pytest
 import torch
 
-from dqo.alpha import FlooredAlpha, ScheduledAlpha, StepwiseAlpha, TargetedAlpha
 from dqo.core import mean_error
-from dqo.core.alpha_control import AlphaBounds, AlphaControl, ramped_floor
-from dqo.core.alpha_schedule import AlphaSchedule
+from dqo.diversity.alpha import (
+    AlphaBounds,
+    AlphaControl,
+    AlphaSchedule,
+    FlooredAlpha,
+    ScheduledAlpha,
+    StepwiseAlpha,
+    TargetedAlpha,
+    ramped_floor,
+)
 from dqo.errors import DQOError
 
 FLOOR = 0.8

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from dqo.core import cosine_kernel, explained_variance, leave_one_out, log_volume, reaches, slack
-from dqo.detectors import encoder_disagreement, low_quality_credit
+from dqo.diversity.signals import unlikeliness_share
+from dqo.diversity.tricks import encoder_disagreement, low_quality_credit
 from dqo.errors import NotPSDError
-from dqo.signals import unlikeliness_share
 
 F64 = torch.float64
 

@@ -7,8 +7,8 @@ import torch
 
 from dqo.embedders import OnnxEmbedder, load_embedder, onnx
 from dqo.embedders.loading import canonical
+from dqo.embedders.local import packaged_minilm
 from dqo.embedders.onnx import packaged_paraphrase
-from dqo.embedders.sentence import packaged_minilm
 from dqo.errors import EncoderError
 
 NAMES = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dqo.embedders import HashedEmbedder, load_embedder
-from dqo.embedders.hashed import features
+from dqo.embedders.local import features
 from dqo.errors import EncoderError
 
 

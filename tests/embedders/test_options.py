@@ -168,7 +168,7 @@ class TestEveryDoor:
 
     def test_an_evaluation(self, encoder, tmp_path):
         from dqo.cli.main import main
-        from dqo.records import Group, write_groups
+        from dqo.files.records import Group, write_groups
 
         texts = ["the dog", "a cat", "the bird"]
         groups = tmp_path / "groups.jsonl"
@@ -194,7 +194,7 @@ class TestEveryDoor:
         assert settings.encoder == encoder
 
     def test_a_held_out_encoder_with_other_options_is_no_other(self, encoder):
-        from dqo.cli.recipe_checks import check_heldout
+        from dqo.train.recipe import check_heldout
 
         with pytest.raises(RecipeError, match="expected another encoder than `encoder`"):
             check_heldout(encoder.partition("?")[0], encoder)
@@ -235,7 +235,7 @@ def test_a_pickle_is_never_taken(pickle, tmp_path):
 class TestKinship:
     def evaluated(self, encoder, heldout, tmp_path):
         from dqo.evaluation.run import evaluate
-        from dqo.records import Group
+        from dqo.files.records import Group
 
         groups = [Group("0", "say", None, ["the dog", "a cat", "the bird"], ["eos"] * 3, None, {})]
         found = evaluate(groups, encoder=encoder, heldout_encoder=heldout, out=tmp_path / "out")
@@ -259,9 +259,9 @@ class TestKinship:
         assert self.evaluated(load_embedder("hashed"), load_embedder("hashed:64"), tmp_path) == [], "not known"
 
     def test_the_packaged_two_are_siblings(self):
+        from dqo.embedders.local import packaged_minilm
+        from dqo.embedders.naming import kinship
         from dqo.embedders.onnx import packaged_paraphrase
-        from dqo.embedders.sentence import packaged_minilm
-        from dqo.embedders.vocabulary import kinship
 
         if not (packaged_minilm() and packaged_paraphrase()):
             pytest.skip("needs the packages of requirements-models.txt")

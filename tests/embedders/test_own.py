@@ -7,7 +7,7 @@ import torch
 from dqo import DQOConfig
 from dqo.embedders import OwnEmbedder, load_embedder
 from dqo.errors import EncoderError, RecipeError
-from dqo.rewards.diversity_reward import DiversityReward
+from dqo.rewards.diversity import DiversityReward
 
 ROWS = {"a": [1, 0], "b": [0, 1]}
 

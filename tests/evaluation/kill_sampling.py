@@ -16,8 +16,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dqo.evaluation.sample import sample_groups
-from dqo.records import Prompt
+from dqo.evaluation.sampling import sample_groups
+from dqo.files.records import Prompt
 
 PROMPTS = [Prompt(f"p{i}", f"w{i} w{i + 1}", [], {}) for i in range(40)]
 

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from dqo.errors import EndpointError
+from dqo.evaluation.engines import ServedModel
 from dqo.evaluation.run import evaluate
-from dqo.evaluation.sample import sample_from
-from dqo.evaluation.sampling_folder import read_settings
-from dqo.evaluation.served_model import ServedModel
-from dqo.evaluation.verbalized import Verbalized
-from dqo.records import Prompt, read_groups
+from dqo.evaluation.sampling import Verbalized, sample_from
+from dqo.files.evaluation import read_settings
+from dqo.files.records import Prompt, read_groups
 
 _spec = importlib.util.spec_from_file_location("local_server", Path(__file__).parents[1] / "local_server.py")
 local_server = importlib.util.module_from_spec(_spec)
@@ -266,9 +265,9 @@ if what == "judge":
     from dqo.rewards.judge import JudgeReward
     JudgeReward(url, "m", retries=1000).same([("a", str(i)) for i in range(100)])
 elif what == "sampling":
-    from dqo.evaluation.sample import sample_from
-    from dqo.evaluation.served_model import ServedModel
-    from dqo.records import Prompt
+    from dqo.evaluation.sampling import sample_from
+    from dqo.evaluation.engines import ServedModel
+    from dqo.files.records import Prompt
     source = ServedModel("m", url, seed=0, max_new_tokens=5, temperature=1.0, retries=1000)
     sample_from(source, [Prompt("a", "b", [], {})], 50)
 else:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dqo.errors import DataError, NonFiniteError
-from dqo.evaluation.bootstrap import bootstrap_differences, bootstrap_intervals, holm
+from dqo.evaluation.statistics import bootstrap_differences, bootstrap_intervals, holm
 
 
 def interval_of(values, **settings):

@@ -7,10 +7,10 @@ import pytest
 
 from dqo.errors import DataError
 from dqo.evaluation.compare import compare, comparison_table
-from dqo.evaluation.differences import difference_table, on_common_prompts, paired_differences
 from dqo.evaluation.run import evaluate
-from dqo.evaluation_files import likeness_cautions
-from dqo.records import Group, read_groups
+from dqo.evaluation.statistics import difference_table, on_common_prompts, paired_differences
+from dqo.files.evaluation import likeness_cautions
+from dqo.files.records import Group, read_groups
 
 NOTHING = {"mean": 0.0, "low": 0.0, "high": 0.0, "p": 1.0, "p_holm": 1.0, "prompts": 24}
 COLOURS = ["red", "green", "blue", "cyan"]
@@ -276,7 +276,7 @@ def test_of_many_runs_the_table_shows_those_against_the_first(words, varied, tmp
 
 
 def test_the_report_has_the_same_p_values(words, varied, collapsed, tmp_path):
-    from dqo.report.significance import all_differences
+    from dqo.report.overview import all_differences
     from dqo.report.sources import read_runs
 
     found = compare([varied, collapsed], tmp_path / "out")["differences"]["collapsed"]

@@ -10,7 +10,7 @@ from dqo.errors import DQOError
 from dqo.evaluation import DEFINITIONS, definition_of, measure
 from dqo.evaluation.metrics import metrics_document, prompt_values
 from dqo.evaluation.protocols import PROTOCOLS
-from dqo.records import Group, read_groups
+from dqo.files.records import Group, read_groups
 
 TEXTS = ["red red green", "green", "blue and cyan but no pink", ""]
 GROUPS = [Group("a", "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {})]

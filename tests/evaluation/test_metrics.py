@@ -8,16 +8,9 @@ import torch
 
 from dqo.errors import DataError, EncoderError
 from dqo.evaluation import among_good, effective_rank, group_log_volume, mean_cosine_distance, vendi_score
-from dqo.evaluation.metrics import (
-    CLASSED,
-    draw_counts,
-    metrics_document,
-    n_samples,
-    prompt_values,
-    summarize,
-    undefined_notes,
-)
-from dqo.records import Group
+from dqo.evaluation.metrics import CLASSED, draw_counts, metrics_document, n_samples, prompt_values, undefined_notes
+from dqo.evaluation.statistics import summarize
+from dqo.files.records import Group
 
 
 def group(name, responses, rewards=None, finish=None):

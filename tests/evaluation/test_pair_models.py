@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from dqo.errors import EncoderError, RecipeError
-from dqo.evaluation import pair_models
-from dqo.evaluation.equivalence import load_equivalence
-from dqo.evaluation.pair_models import Entailment, NoveltyBenchClassifier
+from dqo.evaluation import same_meaning as pair_models
+from dqo.evaluation.same_meaning import Entailment, NoveltyBenchClassifier, load_equivalence
 
 WORDS = [f"w{i}" for i in range(40)]
 

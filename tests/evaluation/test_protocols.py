@@ -5,7 +5,7 @@ import pytest
 from dqo.errors import RecipeError
 from dqo.evaluation.protocols import PROTOCOLS, protocol_of
 from dqo.evaluation.run import evaluate
-from dqo.records import Group
+from dqo.files.records import Group
 
 
 def group(n, rewards=None):

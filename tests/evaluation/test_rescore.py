@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dqo.embedders import load_embedder
 from dqo.evaluation.run import evaluate
-from dqo.records import Group
+from dqo.files.records import Group
 from dqo.tasks import load_task
 
 SCRIPT = Path(__file__).parents[2] / "runs/rescore.py"

@@ -6,7 +6,7 @@ import pytest
 
 from dqo.errors import RecipeError, RewardError
 from dqo.evaluation.run import evaluate
-from dqo.records import Group, read_groups
+from dqo.files.records import Group, read_groups
 
 GROUPS = [
     Group("a", "colours?", "red", ["say: red", "say: green", "say: red"], ["eos", "eos", "length"], None, {"k": 1}),

@@ -7,8 +7,8 @@ import torch
 
 from dqo.errors import DataError, ModelError
 from dqo.evaluation.local_model import LocalModel, SeededChoice
-from dqo.evaluation.sample import sample_from, sample_groups
-from dqo.records import Prompt, read_groups
+from dqo.evaluation.sampling import sample_from, sample_groups
+from dqo.files.records import Prompt, read_groups
 
 PROMPTS = [
     Prompt("one", "the cat runs", [], {}),

@@ -7,11 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dqo.errors import DataError, EndpointError
-from dqo.evaluation.equivalence import SameByJudge
+from dqo.evaluation.engines import ServedModel
 from dqo.evaluation.meaning import meaning_classes
-from dqo.evaluation.sample import sample_from
-from dqo.evaluation.served_model import ServedModel
-from dqo.records import Prompt, read_groups
+from dqo.evaluation.same_meaning import SameByJudge
+from dqo.evaluation.sampling import sample_from
+from dqo.files.records import Prompt, read_groups
 from dqo.rewards.judge import JudgeReward
 
 PROMPTS = [Prompt("one", "a cat?", [], {}), Prompt("two", "a dog?", "ref", {"x": 1}), Prompt("three", "why", [], {})]

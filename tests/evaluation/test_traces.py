@@ -3,13 +3,12 @@
 import pytest
 
 from dqo.evaluation.local_model import LocalModel
-from dqo.evaluation.measure import measure
+from dqo.evaluation.metrics import measure
+from dqo.evaluation.quality import judged
 from dqo.evaluation.run import evaluate
-from dqo.evaluation.sample import sample_from
-from dqo.evaluation.traces import judged
-from dqo.evaluation.verbalized import Verbalized
-from dqo.records import Group, Prompt, read_groups
-from dqo.report.semantic_map import semantic_maps
+from dqo.evaluation.sampling import Verbalized, sample_from
+from dqo.files.records import Group, Prompt, read_groups
+from dqo.report.charts import semantic_maps
 from dqo.report.sources import read_runs
 
 TRACED = ["<think>red green</think>blue", "cyan pink\n</think>\n\nblue", "<thinking>pink</thinking>blue"]

@@ -1,8 +1,7 @@
 """Verbalized Sampling: what is asked, what is read of an answer, and what becomes of a model that does not comply."""
 
-from dqo.evaluation.sample import sample_from
-from dqo.evaluation.verbalized import Verbalized
-from dqo.records import Prompt, read_groups
+from dqo.evaluation.sampling import Verbalized, sample_from
+from dqo.files.records import Prompt, read_groups
 
 PROMPTS = [Prompt("one", "A colour?", [], {"k": 1}), Prompt("two", "A city?", [], {})]
 

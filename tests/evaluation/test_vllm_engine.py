@@ -10,10 +10,10 @@ from typing import ClassVar
 import pytest
 
 from dqo.errors import ModelError
-from dqo.evaluation.sample import Plain, sample_from
-from dqo.evaluation.vllm_engine import VllmEngine
-from dqo.models import DEFAULT_POLICY, resolve_policy
-from dqo.records import Prompt
+from dqo.evaluation.engines import VllmEngine
+from dqo.evaluation.sampling import Plain, sample_from
+from dqo.files.records import Prompt
+from dqo.models.policy import DEFAULT_POLICY, resolve_policy
 
 PROMPTS = [Prompt("one", "the cat runs", [], {}), Prompt("two", "a big dog", [], {})]
 

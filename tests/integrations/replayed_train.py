@@ -46,8 +46,8 @@ def main(arguments):
     arguments = [argument for argument in arguments if argument not in flags]
     if "--fsdp-on-cpu" in flags:
         fsdp_on_cpu()
-    from dqo.cli import train
     from dqo.cli.main import main as dqo
+    from dqo.train import run as train
 
     if "--sampled" not in flags:
         train.TRAINERS = {name: partial(host, rollout_func=replay) for name, host in train.TRAINERS.items()}

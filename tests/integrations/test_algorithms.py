@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
-from dqo.cli.recipe import CONFIGS, load_recipe
-from dqo.cli.train import TRAINERS
-from dqo.yaml_files import parse_yaml
+from dqo.settings.yaml import parse_yaml
+from dqo.train.recipe import CONFIGS, load_recipe
+from dqo.train.run import TRAINERS
 
 ROOT = Path(__file__).parents[2]
 DOCS, RECIPES = (ROOT / "docs" / "algorithms.md").read_text(), ROOT / "recipes"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dqo.integrations.trl.outweighed import OutweighedWarning
+from dqo.integrations.trl.faults import OutweighedWarning
 
 
 def log(qualities, alpha=1.0, main=True):

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from dqo.integrations.trl.panel import Numbers, Pace, duration, short, sparkline
-from dqo.integrations.trl.progress import CompactProgress
+from dqo.integrations.trl.progress import CompactProgress, Numbers, Pace, duration, short, sparkline
 
 LOGS = {"quality": 0.7134, "diversity/vendi": 4.25, "kl": 0.0123, "alpha": 1.5, "loss": 0.1}
 

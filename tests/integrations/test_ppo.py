@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from dqo import DQOPPOConfig, DQOPPOTrainer
 from dqo.errors import ModelError, RecipeError, TrainingError
 from dqo.integrations.trl.critic import Critic
-from dqo.integrations.trl.hidden_tap import HiddenTap, backbone_of
+from dqo.integrations.trl.hidden import HiddenTap, backbone_of
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
 COMMON = {

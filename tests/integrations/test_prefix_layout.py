@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dqo.integrations.trl.prefix_layout import IGNORED, pack_rows, share_rows, split_groups
+from dqo.integrations.trl.fast.packing import IGNORED, pack_rows, share_rows, split_groups
 
 PAD = 0
 

@@ -8,8 +8,7 @@ from datasets import Dataset
 from transformers import GenerationConfig
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
-from dqo.generation.effective import effective_sampling
-from dqo.generation.shared import Sampling
+from dqo.models.rollout import Sampling, effective_sampling
 
 PROMPTS = ["the dog", "a cat"]
 TRAINERS = [(DQOTrainer, DQOConfig), (DQORLOOTrainer, DQORLOOConfig)]

@@ -3,11 +3,10 @@
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from dqo.alpha import FlooredAlpha
-from dqo.checkpoints import KEY
-from dqo.core.alpha_control import AlphaBounds, AlphaControl
+from dqo.diversity.alpha import AlphaBounds, AlphaControl, FlooredAlpha
 from dqo.errors import RecipeError
-from dqo.integrations.trl.run_memory import RunMemory
+from dqo.files.run import KEY
+from dqo.integrations.trl.resume import RunMemory
 
 
 def test_a_memory_of_another_version_is_refused_in_a_sentence(tmp_path):

@@ -17,9 +17,8 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from dqo.integrations.trl.prefix_layout import IGNORED
-from dqo.integrations.trl.prefix_support import supports_shared_prefix
-from dqo.integrations.trl.shared_prefix import shared_prefix_logps
+from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_logps
+from dqo.integrations.trl.fast.sharing import supports_shared_prefix
 
 VOCAB, PAD, C = 64, 0, 6
 SMALL = {
@@ -245,7 +244,7 @@ def test_a_model_that_fails_without_a_word_is_told_by_the_kind_of_failure(monkey
     def fails(*args, **kwargs):
         raise AssertionError
 
-    monkeypatch.setattr("dqo.integrations.trl.prefix_support.shared_prefix_logps", fails)
+    monkeypatch.setattr("dqo.integrations.trl.fast.sharing.shared_prefix_logps", fails)
     assert supports_shared_prefix(model) == "its forward does not take a shared prompt (AssertionError)."
 
 

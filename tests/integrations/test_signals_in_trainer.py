@@ -9,8 +9,8 @@ from datasets import Dataset
 from torch.testing import assert_close
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
+from dqo.diversity.signals import SIGNALS
 from dqo.errors import DQOError, RecipeError, RewardError
-from dqo.signals import SIGNALS
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
 AUTO = {"alpha": "auto", "quality_floor": 0.5}

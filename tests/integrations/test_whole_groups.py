@@ -2,7 +2,7 @@
 
 import torch
 
-from dqo.integrations.trl.whole_groups import regroup
+from dqo.integrations.trl.fast.sharing import regroup
 
 
 def shuffled_batch(P, G, micro_batches, seed):

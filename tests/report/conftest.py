@@ -9,7 +9,7 @@ import yaml
 
 from dqo.embedders import HashedEmbedder
 from dqo.evaluation.run import evaluate
-from dqo.records import Group, append_jsonl
+from dqo.files.records import Group, append_jsonl
 
 SCENES = [
     ("dog", "ball", "park"), ("woman", "bread", "kitchen"), ("boat", "river", "storm"), ("child", "kite", "beach"),

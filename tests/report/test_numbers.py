@@ -6,12 +6,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from dqo.evaluation.bootstrap import bootstrap_differences
-from dqo.report.curves import POINTS, columns
+from dqo.evaluation.statistics import bootstrap_differences
+from dqo.report.charts import POINTS, columns, principal_plane, semantic_maps
 from dqo.report.definitions import define
+from dqo.report.overview import all_differences, bases, by_kind
 from dqo.report.page import number
-from dqo.report.semantic_map import principal_plane, semantic_maps
-from dqo.report.significance import all_differences, bases, by_kind
 from dqo.report.sources import read_runs
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 import dqo.report
-import dqo.report.samples
+import dqo.report.charts
 from dqo.embedders import HashedEmbedder
 from dqo.errors import DataError, DQOError, EncoderError, ModelError
 from dqo.evaluation.definitions import definition_of
 from dqo.evaluation.run import evaluate
-from dqo.records import Group, write_groups
+from dqo.files.records import Group, write_groups
 from dqo.report import write_report
 
 ASSETS = Path(dqo.report.__file__).parent / "assets"
@@ -293,7 +293,7 @@ def test_the_old_page_stays_when_the_new_one_fails(tmp_path):
 
 
 def test_the_size_is_bounded_by_cutting_and_then_by_leaving_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(dqo.report.samples, "PACKED_LIMIT", 60_000)
+    monkeypatch.setattr(dqo.report.charts, "PACKED_LIMIT", 60_000)
     rng = random.Random(0)
     noise = [[rng.randbytes(300).hex() for _ in range(2)] for _ in range(200)]  # 600 characters that do not pack
     groups = [Group(f"p{i}", f"Prompt {i}", [], texts, ["eos"] * 2, None, {}) for i, texts in enumerate(noise)]

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from dqo.cli.main import main
-from dqo.cli.run_settings import save_settings
 from dqo.errors import DataError, DQOError
 from dqo.report.sources import locate, read_runs, stamp
+from dqo.train.folder import save_settings
 
 
 def test_a_run_folder_and_an_evaluation_folder_are_both_read(run_folders):

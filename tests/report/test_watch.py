@@ -5,7 +5,7 @@ import re
 import pytest
 
 from dqo.errors import DataError
-from dqo.report.watch import watch
+from dqo.report.page import watch
 
 
 def refresh(page):

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from dqo.rewards.coverage import coverage, is_form
-from dqo.tasks.concept_words import SCENES
+from dqo.rewards.sentences import coverage, is_form
+from dqo.tasks.concepts import SCENES
 
 CONCEPTS = ["ball", "dog", "run"]
 

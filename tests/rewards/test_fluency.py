@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dqo.errors import RecipeError
-from dqo.models import DEFAULT_POLICY, load_policy
-from dqo.rewards.fluency import Fluency
+from dqo.models.policy import DEFAULT_POLICY, load_policy
+from dqo.rewards.likelihood import Fluency
 
 TEXTS = [
     "the dog runs",
@@ -26,12 +26,12 @@ def fluency(tiny_policy_folder):
 @pytest.fixture(autouse=True)
 def single_precision(monkeypatch):
     """The same numbers on every machine, so that they can be compared closely."""
-    monkeypatch.setattr("dqo.rewards.fluency.native_bf16", lambda cpu: False)
+    monkeypatch.setattr("dqo.rewards.likelihood.native_bf16", lambda cpu: False)
 
 
 def test_mixed_precision_changes_little(fluency, monkeypatch):
     exact = fluency.log_probs_per_word(TEXTS)
-    monkeypatch.setattr("dqo.rewards.fluency.native_bf16", lambda cpu: True)
+    monkeypatch.setattr("dqo.rewards.likelihood.native_bf16", lambda cpu: True)
     mixed = fluency.log_probs_per_word(TEXTS)
     assert mixed != exact
     assert mixed == pytest.approx(exact, abs=0.02)

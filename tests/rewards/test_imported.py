@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dqo.errors import RecipeError
-from dqo.rewards.imported import import_reward
+from dqo.rewards.loading import import_reward
 
 FILE = Path(__file__).with_name("score_functions.py")
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dqo.errors import RewardError
-from dqo.models import load_policy
+from dqo.models.policy import load_policy
 from dqo.rewards.likelihood import LikelihoodReward
 
 PROMPTS = ["the old house", "a", "the old house", "the old house", "near the river"]

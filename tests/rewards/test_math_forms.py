@@ -2,7 +2,7 @@
 
 import pytest
 
-from dqo.rewards.math_answer import MathReward
+from dqo.rewards.mathematics import MathReward
 
 RIGHT = [
     ("-3", "#### –3"),

@@ -9,12 +9,11 @@ import torch
 
 from dqo.embedders import load_embedder
 from dqo.errors import ModelError, RecipeError, RewardError
-from dqo.records import Prompt
-from dqo.rewards.final_answer import final_answer
+from dqo.files.records import Prompt
+from dqo.rewards.calling import RecordReward, encode_record
 from dqo.rewards.loading import Entry, load_reward, own_reward, read_entries
-from dqo.rewards.math_answer import MathReward
-from dqo.rewards.math_number import read_number
-from dqo.rewards.record_reward import RecordReward, encode_record
+from dqo.rewards.math_reading import final_answer, read_number
+from dqo.rewards.mathematics import MathReward
 
 
 def call(name, completions, **columns):

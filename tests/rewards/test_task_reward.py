@@ -1,8 +1,8 @@
 import pytest
 
-from dqo.records import Prompt
+from dqo.files.records import Prompt
 from dqo.rewards import TaskReward
-from dqo.rewards.record_reward import decode_record, encode_record
+from dqo.rewards.calling import decode_record, encode_record
 from dqo.tasks import load_task
 
 PROMPT = Prompt("p-1", "Naïve “question”\u2028?", ["a", "b"], {"id": "p-1", "numbers": [2, 5, 8], "target": 24})

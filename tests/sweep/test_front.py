@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dqo.errors import DQOError
-from dqo.sweep.front import hypervolume_at_k, normalise
+from dqo.evaluation.frontier import hypervolume_at_k, normalise
 
 
 def cells_covered(points, side):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dqo.folder_lock import owner
+from dqo.files.run import owner
 from dqo.sweep.schedule import Job, Stage, failure, run_jobs
 
 
@@ -70,7 +70,7 @@ def test_slots_run_side_by_side_with_their_own_environment(tmp_path):
 # What a sweep sees of a training: it holds its folder, and takes its time to save when it is asked to stop.
 STAGE = """
 import os, signal, sys, time; from pathlib import Path
-from dqo.folder_lock import owning
+from dqo.files.run import owning
 os.chdir(sys.argv[1])
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))

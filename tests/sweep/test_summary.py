@@ -2,10 +2,8 @@
 
 import pytest
 
-from dqo.sweep.collect import Evaluated
 from dqo.sweep.plan import Run
-from dqo.sweep.summary import summarise
-from dqo.sweep.tables import markdown
+from dqo.sweep.results import Evaluated, markdown, summarise
 
 SAMPLING = {"temperature": 1.0, "max_new_tokens": 8, "system_prompt": None, "chat_template": "3f", "form": "plain"}
 

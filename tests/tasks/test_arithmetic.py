@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dqo.tasks.arithmetic import ExpressionError, parse
+from dqo.tasks.countdown import ExpressionError, parse
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from dqo.errors import DataError, RecipeError
-from dqo.records import read_prompts
-from dqo.tasks import hub_data, load_task
+from dqo.files.records import read_prompts
+from dqo.tasks import datasets as hub_data
+from dqo.tasks import load_task
 
 SHARED = next((p for up in (1, 2) if (p := Path(__file__).parents[2 + up] / "shared" / "data").is_dir()), None)
 
@@ -123,7 +124,7 @@ def test_gsm8k_pays_the_first_answer_and_nothing_behind_it(folder, response, end
 
 def test_an_answer_too_long_to_compare_is_wrong_and_counted_in_the_log(folder):
     from dqo.rewards import TaskReward
-    from dqo.rewards.record_reward import encode_record
+    from dqo.rewards.calling import encode_record
 
     task, logged = load_task("gsm8k", path=folder(sums(0, 20)), dev_size=0, timeout=2), {}
     prompt = task.prompts("train")[0]

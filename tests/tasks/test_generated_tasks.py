@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dqo.errors import DataError, RecipeError
-from dqo.records import Prompt
+from dqo.files.records import Prompt
 from dqo.tasks import load_task
 
 OPTIONS = {"concepts": {"fluency_model": None}, "cities": {}, "countdown": {}}

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dqo.errors import DataError, RecipeError, RewardError
-from dqo.records import Group, read_groups, write_groups
+from dqo.files.records import Group, read_groups, write_groups
 from dqo.tasks import load_task
 
 REWARDS = Path(__file__).parents[1] / "rewards" / "score_functions.py"

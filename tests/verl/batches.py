@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from dqo.embedders.hashed import HashedEmbedder
+from dqo.embedders.local import HashedEmbedder
 
 ENCODER = "hashed:64"
 ALPHA = 0.5

@@ -265,7 +265,8 @@ def _credit_on_the_last_token(trainer, scoring, sessions):
     ],
 )
 def test_the_check_catches(mutant, estimator, complaint, make_trainer, transfer_queue, tiny_tokenizer, monkeypatch):
-    from dqo.integrations.verl import scoring, sessions, trainer
+    from dqo.integrations.verl import scoring, trainer
+    from dqo.integrations.verl import scoring as sessions
 
     monkeypatch.setattr(*mutant(trainer, scoring, sessions))
     with pytest.raises(AssertionError, match=complaint):

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("verl", reason="verl lives in an environment of its own: make test-verl")
 
-from dqo.diversity import DiversitySpec
+from dqo.diversity.credit import DiversitySpec
 from dqo.errors import DQOError, RecipeError, RewardError
 from dqo.integrations.verl.settings import base_mode, read_settings
 

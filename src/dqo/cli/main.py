@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     _silence_hosts()
     try:
-        return import_module(f"dqo.cli.{args.handler}").run(args) or 0
+        module, _, function = args.handler.partition(":")
+        return getattr(import_module(module), function)(args) or 0
     except DQOError as error:
         return _fail(str(error), error.status)
     except ModuleNotFoundError as error:
@@ -73,14 +74,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dqo {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(_command(commands, "train", "train", "train a policy from a recipe"))
-    _add_sample(_command(commands, "sample", "sample", "draw n responses to every prompt of a file"))
-    _add_eval(_command(commands, "eval", "evaluate", "measure quality and diversity of a model or of its responses"))
-    _add_compare(_command(commands, "compare", "compare", "compare two or more evaluations prompt by prompt"))
-    _add_report(_command(commands, "report", "report", "write one HTML page about runs and evaluations"))
-    _add_watch(_command(commands, "watch", "report", "keep writing that page while a run is training"))
-    _add_sweep(_command(commands, "sweep", "sweep", "train and evaluate arms x alphas x seeds from one file"))
-    doctor = _command(commands, "doctor", "doctor", "show what is installed, what is missing and how to fix it")
+    _add_train(_command(commands, "train", "dqo.train.run:run", "train a policy from a recipe"))
+    _add_sample(
+        _command(commands, "sample", "dqo.cli.evaluate:run_sample", "draw n responses to every prompt of a file")
+    )
+    _add_eval(
+        _command(
+            commands, "eval", "dqo.cli.evaluate:run", "measure quality and diversity of a model or of its responses"
+        )
+    )
+    _add_compare(
+        _command(commands, "compare", "dqo.cli.show:run_compare", "compare two or more evaluations prompt by prompt")
+    )
+    _add_report(
+        _command(commands, "report", "dqo.cli.show:run_report", "write one HTML page about runs and evaluations")
+    )
+    _add_watch(_command(commands, "watch", "dqo.cli.show:run_report", "keep writing that page while a run is training"))
+    _add_sweep(
+        _command(commands, "sweep", "dqo.sweep.run:run", "train and evaluate arms x alphas x seeds from one file")
+    )
+    doctor = _command(
+        commands, "doctor", "dqo.cli.doctor:run", "show what is installed, what is missing and how to fix it"
+    )
     doctor.add_argument("--gpu", action="store_true", help="ask about the GPU: devices, precision, NCCL, kernels, vLLM")
     return parser
 

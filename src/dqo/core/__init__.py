@@ -3,13 +3,20 @@
 Torch only; tensors in, tensors out; no configuration, no files, no host. Symbols and proofs: docs/math.md.
 """
 
-from dqo.core.advantage import REWARD_SCALES, effective_alpha, mean_error, scaled_advantage, scored_std, tied_groups
+from dqo.core.advantage import (
+    REWARD_SCALES,
+    clipped_value_error,
+    effective_alpha,
+    explained_variance,
+    gae,
+    mean_error,
+    scaled_advantage,
+    scored_std,
+    tied_groups,
+)
 from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, reaches, weight_kernel
-from dqo.core.credit import CREDIT_SCALES, credit_range, scale_credit
-from dqo.core.gae import clipped_value_error, explained_variance, gae
-from dqo.core.groups import blocks, by_id, pad_groups, unpad_groups
+from dqo.core.groups import blocks, by_id, pad_groups, slack, unpad_groups
 from dqo.core.kernels import KERNELS, cosine_kernel, gaussian_kernel, kernel_matrix, linear_kernel
-from dqo.core.logdet import leave_one_out, log_volume
 from dqo.core.optimum import (
     ascend,
     enumerate_groups,
@@ -18,8 +25,7 @@ from dqo.core.optimum import (
     joint_optimum,
     product_log_prob,
 )
-from dqo.core.rounding import slack
-from dqo.core.spectrum import cosine_distance, vendi
+from dqo.core.volume import CREDIT_SCALES, cosine_distance, credit_range, leave_one_out, log_volume, scale_credit, vendi
 
 __all__ = [
     "COMBINE_RULES",

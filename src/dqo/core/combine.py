@@ -12,7 +12,7 @@ multiply           r * (1 + alpha*c): diversity multiplies quality; needs reward
 import torch
 from torch import Tensor
 
-from dqo.core.rounding import RELATIVE
+from dqo.core.groups import RELATIVE
 from dqo.errors import DQOError
 
 COMBINE_RULES = ("add", "gate", "spread", "quality_weighted", "multiply")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from dqo.core.logdet import log_volume
+from dqo.core.volume import log_volume
 from dqo.errors import DQOError, NonFiniteError
 
 MAX_GROUPS = 2**20

@@ -1,13 +1,8 @@
 """Encoders: texts to unit vectors, with no text cut in silence and nothing embedded twice."""
 
-from dqo.embedders.cache import CachedEmbedder
-from dqo.embedders.hashed import HashedEmbedder
-from dqo.embedders.hidden_states import HiddenStateEmbedder
-from dqo.embedders.loading import load_embedder
+from dqo.embedders.loading import CachedEmbedder, Embedder, OwnEmbedder, chosen_embedder, load_embedder
+from dqo.embedders.local import HashedEmbedder, HiddenStateEmbedder, SentenceEmbedder
 from dqo.embedders.onnx import OnnxEmbedder
-from dqo.embedders.own import OwnEmbedder, chosen_embedder
-from dqo.embedders.protocol import Embedder
-from dqo.embedders.sentence import SentenceEmbedder
 from dqo.embedders.served import ServedEmbedder
 
 __all__ = [

@@ -1,17 +1,36 @@
 """From the name of an encoder to the encoder."""
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
-from dqo.embedders.cache import CachedEmbedder
-from dqo.embedders.hashed import HashedEmbedder
-from dqo.embedders.hidden_states import HiddenStateEmbedder
+import torch
+from torch import Tensor
+
+from dqo.embedders.local import MINILM, HashedEmbedder, HiddenStateEmbedder, SentenceEmbedder, packaged_minilm
 from dqo.embedders.naming import ALIASES, EncoderName, canonical, hub_name, read_name
 from dqo.embedders.onnx import PARAPHRASE, OnnxEmbedder, packaged_paraphrase
-from dqo.embedders.protocol import Embedder
-from dqo.embedders.sentence import MINILM, SentenceEmbedder, packaged_minilm
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EncoderError
+
+# What an embedder is.
+
+
+class Embedder(Protocol):
+    """Texts to vectors: the one view of meaning that the diversity of a group is measured in.
+
+    Attributes:
+        name: Goes into logs and metrics.json.
+        dimension: D.
+    """
+
+    name: str
+    dimension: int
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, D) float32 on the CPU: a row of norm 1 for each text, a zero row for a blank one."""
+        ...
 
 
 def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batch_size: int = 64) -> Embedder:
@@ -107,3 +126,115 @@ def _hashed(name: str, width: str) -> HashedEmbedder:
     if not width.isdecimal():
         raise EncoderError(f"expected a whole number after 'hashed:', got {name!r}; write 'hashed:64' or 'hashed'.")
     return HashedEmbedder(int(width))
+
+
+# A user's function as an encoder: numpy or lists become a tensor, and what fits no batch is told by its shape.
+
+
+class OwnEmbedder:
+    """Texts -> (N, D) by a function of the user.
+
+    Attributes:
+        name: The function's.
+
+    Args:
+        encode: list[str] -> N rows of D numbers, as tensor, array or lists.
+
+    Raises:
+        EncoderError: Nothing that can be called. When called: not one row of numbers a text.
+    """
+
+    def __init__(self, encode: Callable[[list[str]], Any]) -> None:
+        model = isinstance(encode, torch.nn.Module) and hasattr(encode, "encode")  # its call is a forward of features
+        if not callable(encode) or model:
+            raise EncoderError(
+                f"Expected a function list[str] -> (N, D) as encoder, got a {type(encode).__name__}; pass "
+                + ("its method `encode`." if model else "one, or for a name what `load_embedder` returns.")
+            )
+        self._encode = encode
+        self.name = str(getattr(encode, "name", None) or getattr(encode, "__name__", type(encode).__name__))
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, D) on whatever device the function returns."""
+        found = self._encode(texts)
+        try:
+            rows = found if isinstance(found, Tensor) else torch.as_tensor(found)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise EncoderError(
+                f"Expected encoder {self.name!r} to return rows of numbers, got a {type(found).__name__} ({error}); "
+                "return a (N, D) tensor or array."
+            ) from error
+        if rows.dim() != 2 or len(rows) != len(texts):
+            raise EncoderError(
+                f"Expected the encoder to return one vector a text, got shape {tuple(rows.shape)} for {len(texts)} "
+                "texts; return a (N, D) tensor."
+            )
+        return rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
+
+
+def chosen_embedder(encoder: str | Embedder | Callable[[list[str]], Any], **options: Any) -> Embedder | OwnEmbedder:
+    """The encoder of a name, or a user's function.
+
+    Args:
+        encoder: Name or folder, or a function list[str] -> (N, D).
+        **options: Of `load_embedder`, for a name.
+
+    Returns:
+        A callable list[str] -> (N, D).
+
+    Raises:
+        EncoderError: No such encoder.
+    """
+    return load_embedder(encoder, **options) if isinstance(encoder, str) else OwnEmbedder(encoder)
+
+
+# Remember embeddings: in a collapsed group, and when the same responses are logged, texts repeat.
+
+
+class CachedEmbedder:
+    """An embedder that embeds each distinct text once, and forgets the texts that were not asked for longest.
+
+    Attributes:
+        name: That of the wrapped embedder.
+        dimension: D of the wrapped embedder.
+        notes: What a reader of its numbers should know, sentences; none where the wrapped embedder has none.
+        vocabulary: Digest of the tokens the wrapped embedder reads; None where it is not known.
+    """
+
+    def __init__(self, embedder: Embedder, capacity: int = 16_384) -> None:
+        """Wrap an embedder.
+
+        Args:
+            embedder: The one that does the work.
+            capacity: Most texts remembered, at least 1; a text costs its own bytes and 4 D bytes.
+
+        Raises:
+            EncoderError: A capacity below 1.
+        """
+        if capacity < 1:
+            raise EncoderError(f"an embedding cache needs a capacity of at least 1 text, got {capacity}.")
+        self.name = embedder.name
+        self.dimension = embedder.dimension
+        self.vocabulary: str | None = getattr(embedder, "vocabulary", None)
+        self._embedder = embedder
+        self._capacity = capacity
+        self._rows: OrderedDict[str, Tensor] = OrderedDict()
+
+    @property
+    def notes(self) -> list[str]:
+        """Those of the wrapped embedder, which may find more as it works."""
+        return getattr(self._embedder, "notes", [])
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, D) rows in the order of the texts, a fresh tensor each time."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._rows]
+        if new:
+            # Each row is its own copy, so that forgetting a text frees its memory.
+            self._rows.update(zip(new, (row.clone() for row in self._embedder(new)), strict=True))
+        rows = torch.zeros(len(texts), self.dimension)  # (N, D)
+        for i, text in enumerate(texts):
+            self._rows.move_to_end(text)
+            rows[i] = self._rows[text]
+        while len(self._rows) > self._capacity:
+            self._rows.popitem(last=False)
+        return rows

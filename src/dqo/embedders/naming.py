@@ -4,12 +4,16 @@ Options are a part of the name, so that every place that takes an encoder takes 
 the name of their encoder keep two settings of one encoder apart.
 """
 
+import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from dqo.errors import EncoderError
+from dqo.models.policy import DEFAULT_POLICY
 
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # ours -> that of sentence-transformers
 
@@ -126,3 +130,39 @@ def hub_name(name: str) -> str:
 def _quoted(value: str) -> str:
     """The value with what would end it, or be read as a code, written as one; the rest stays readable."""
     return value.replace("%", "%25").replace("&", "%26").replace("\n", "%0A")
+
+
+# Are two encoders independent judges? Not where they read by one vocabulary: what it cannot spell, neither can see.
+
+
+def digest(tokens: Iterable[str]) -> str:
+    """What tells one vocabulary from another.
+
+    Args:
+        tokens: Every token, in any order.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    return hashlib.sha256("\n".join(sorted(tokens)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def kinship(encoder: Any, heldout: Any) -> list[str]:
+    """What a reader should know of a second judge that is of the first one's family.
+
+    Args:
+        encoder: What `load_embedder` returns, or any function.
+        heldout: Another, or None.
+
+    Returns:
+        One sentence, or none: where there is no second judge, the vocabularies differ, or one of them is not known.
+    """
+    known = getattr(encoder, "vocabulary", None)
+    if heldout is None or known is None or getattr(heldout, "vocabulary", None) != known:
+        return []
+    other = f"policy:{DEFAULT_POLICY}"
+    remedy = f"; {other!r} reads another vocabulary" if other not in (encoder.name, heldout.name) else ""
+    return [
+        f"the held-out encoder {heldout.name!r} is no independent judge: it reads the vocabulary of {encoder.name!r}, "
+        f"so that both are blind to the same words{remedy}."
+    ]

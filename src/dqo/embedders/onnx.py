@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqo.embedders.chunking import check_batch_size, embed_in_chunks, token_limit
-from dqo.embedders.unreadable import UnreadableText
-from dqo.embedders.vocabulary import digest
+from dqo.embedders.chunking import UnreadableText, check_batch_size, embed_in_chunks, token_limit
+from dqo.embedders.naming import digest
 from dqo.errors import EncoderError
-from dqo.hub import first_words
+from dqo.models.weights import first_words
 
 PARAPHRASE = "paraphrase-MiniLM-L3-v2"
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from dqo.embedders.chunking import check_batch_size, embed_in_chunks
 from dqo.embedders.naming import EncoderName
-from dqo.endpoint import Endpoint, Unanswered
 from dqo.errors import EncoderError, EndpointError
-from dqo.json_files import is_number
+from dqo.files.jsonio import is_number
+from dqo.models.endpoint import Endpoint, Unanswered
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

@@ -7,25 +7,21 @@ runs are modules of their own: `sample`, `run`, `compare`.
 
 from dqo.evaluation.definitions import DEFINITIONS, Definition, definition_of
 from dqo.evaluation.frontier import hypervolume, pareto_front
-from dqo.evaluation.geometry import effective_rank, group_log_volume, mean_cosine_distance, vendi_score
-from dqo.evaluation.good import among_good
 from dqo.evaluation.meaning import (
     distinct_k,
+    effective_rank,
     embedding_classes,
+    group_log_volume,
+    mean_cosine_distance,
     meaning_classes,
     noveltybench_rating,
     semantic_entropy,
     utility_k,
+    vendi_score,
 )
-from dqo.evaluation.measure import measure
-from dqo.evaluation.ngrams import (
-    compression_ratio,
-    corpus_distinct_n,
-    distinct_n,
-    self_bleu,
-    self_rouge,
-)
-from dqo.evaluation.passk import max_at_k, pass_at_k
+from dqo.evaluation.metrics import measure
+from dqo.evaluation.quality import among_good, max_at_k, pass_at_k
+from dqo.evaluation.words import compression_ratio, corpus_distinct_n, distinct_n, self_bleu, self_rouge
 
 __all__ = [
     "DEFINITIONS",

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dqo.chat import check_system, rendered
 from dqo.errors import DataError, ModelError
-from dqo.evaluation.sample import Answer, Request, check_settings, template_mark
-from dqo.generation.inverse_cdf import inverse_cdf
-from dqo.generation.shared import Sampling, generate_shared
-from dqo.generation.support import why_not_shared
-from dqo.response import ResponseReader, TraceMarkers
+from dqo.evaluation.sampling import Answer, Request, check_settings, template_mark
+from dqo.models.chat import check_system, rendered
+from dqo.models.response import ResponseReader, TraceMarkers
+from dqo.models.rollout import Sampling, generate_shared, inverse_cdf, why_not_shared
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,7 +41,7 @@ class LocalModel:
         batch_size: Responses generated at a time; they may belong to several prompts, or to a part of one.
         system_prompt: Message before the prompt; None leaves it to the chat template.
         chat_template_kwargs: Variables of the chat template, such as enable_thinking.
-        trace_markers: Of reasoning traces, see `dqo.response.TraceMarkers.parse`; those that are special tokens stay
+        trace_markers: Of reasoning traces, see `TraceMarkers.parse`; those that are special tokens stay
             in the responses.
 
     Raises:

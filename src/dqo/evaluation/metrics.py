@@ -8,7 +8,7 @@ undefined for a prompt is None there, and the means are over the prompts where i
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,35 +16,78 @@ from tqdm.auto import tqdm
 
 from dqo._version import __version__
 from dqo.core import cosine_kernel, vendi
-from dqo.detectors import encoder_disagreement
-from dqo.errors import DataError, DQOError
-from dqo.evaluation.bootstrap import bootstrap_intervals
+from dqo.diversity.tricks import encoder_disagreement, separates_words
+from dqo.errors import DataError, DQOError, EncoderError
 from dqo.evaluation.definitions import NO_REWARD, definition_of
-from dqo.evaluation.embeddings import Encoder, embed_groups
-from dqo.evaluation.equivalence import Equivalence
-from dqo.evaluation.geometry import geometry
-from dqo.evaluation.good import among_good, passes
 from dqo.evaluation.meaning import (
     distinct_k,
     embedding_classes,
+    geometry,
     meaning_classes,
     same_meaning,
     semantic_entropy,
     utility_k,
 )
-from dqo.evaluation.ngrams import (
-    compression_ratio,
-    corpus_distinct_n,
-    distinct_n,
-    self_bleu,
-)
-from dqo.evaluation.passk import max_at_k, pass_at_k
-from dqo.evaluation.traces import judged
-from dqo.language import separates_words
-from dqo.records import Group
+from dqo.evaluation.quality import among_good, judged, max_at_k, pass_at_k, passes
+from dqo.evaluation.same_meaning import Equivalence
+from dqo.evaluation.statistics import LEVEL, PromptValues, summarize
+from dqo.evaluation.words import compression_ratio, corpus_distinct_n, distinct_n, self_bleu
+from dqo.files.records import Group
+from dqo.rewards.calling import finite_number
 
-PromptValues = dict[str, list[float | None]]
-LEVEL = 0.95
+# Embeddings of every response, group by group, with an encoder's mistakes told by prompt.
+
+_TEXTS_A_CALL = 256
+
+
+class Encoder(Protocol):
+    """Texts -> (N, D) rows, a zero row for an empty text; what `dqo.embedders.load_embedder` returns."""
+
+    name: str
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Embed N texts."""
+        ...
+
+
+def embed_groups(encoder: Encoder, groups: Sequence[Group], spans: Sequence[Sequence[str]]) -> list[Tensor]:
+    """One (G, D) tensor a group.
+
+    Args:
+        encoder: The encoder.
+        groups: P groups, named in messages.
+        spans: For each group the G texts to embed.
+
+    Returns:
+        P tensors (G, D) on the CPU.
+
+    Raises:
+        EncoderError: If the encoder does not return one finite vector a text.
+    """
+    every = [text for group_texts in spans for text in group_texts]
+    place = {text: i for i, text in enumerate(dict.fromkeys(every))}  # copies are embedded once
+    texts = list(place)
+    starts = tqdm(range(0, len(texts), _TEXTS_A_CALL), desc=f"embedding ({encoder.name})", unit="batch")
+    batches = []
+    for start in starts:
+        batch = texts[start : start + _TEXTS_A_CALL]
+        E = encoder(batch)  # (N, D)
+        if E.dim() != 2 or len(E) != len(batch):
+            raise EncoderError(
+                f"Encoder {encoder.name!r} must return one vector a text, got shape {tuple(E.shape)} for {len(batch)}."
+            )
+        batches.append(E.detach().cpu())
+    rows = torch.cat(batches)[[place[text] for text in every]]  # (N, D)
+    by_group = rows.split([len(group_texts) for group_texts in spans])  # P x (G, D)
+    for group, E in zip(groups, by_group, strict=True):
+        if not torch.isfinite(E).all():
+            raise EncoderError(
+                f"Encoder {encoder.name!r} must return finite vectors, got NaN or infinity for prompt {group.id!r}; "
+                "check its dtype and that prompt's responses."
+            )
+    return list(by_group)
+
+
 _DRAWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _GROUPS_A_CALL = 16
 _GROUPS_MEASURED = 256  # at a time; 8 MB of 10 embeddings each
@@ -140,28 +183,6 @@ def _why_undefined(name: str) -> str:
         return definition_of(name).undefined
     except DQOError:  # a measure of the caller's
         return "it is not a number"
-
-
-def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] | None]:
-    """Mean and 95 % bootstrap interval over prompts of every metric.
-
-    Args:
-        values: As `prompt_values` returns them; prompts with None are left out of a metric.
-        seed: Of the bootstrap.
-
-    Returns:
-        Metric name -> {"mean", "low", "high"}, or None where no prompt has a value.
-    """
-    by_prompts: dict[tuple[int, ...], dict[str, list[float]]] = {}  # metrics of the same prompts share their draws
-    for name, column in values.items():
-        places = tuple(place for place, value in enumerate(column) if value is not None)
-        by_prompts.setdefault(places, {})[name] = [column[place] for place in places]
-    found: dict[str, dict[str, float] | None] = dict.fromkeys(values)
-    for places, columns in by_prompts.items():
-        if places:
-            intervals = bootstrap_intervals(list(columns.values()), level=LEVEL, seed=seed)
-            found |= {name: interval._asdict() for name, interval in zip(columns, intervals, strict=True)}
-    return found
 
 
 def metrics_document(
@@ -284,3 +305,55 @@ def _classed(classes: list[int] | None, rewards: list[float] | None, threshold: 
         "utility_k": None if rewards is None else utility_k(classes, rewards),
         "good/classes": None if rewards is None else among_good(distinct_k, classes, rewards, threshold),
     }
+
+
+# Every metric of lists of strings in one call, for a notebook or a model trained elsewhere.
+
+
+def measure(
+    responses: Mapping[str, Sequence[str]],
+    rewards: Mapping[str, Sequence[float | None]] | None = None,
+    *,
+    encoder: str | Callable[[list[str]], Any] = "all-MiniLM-L6-v2",
+) -> dict[str, dict[str, float] | None]:
+    """Every metric of the responses to some prompts, with 95 % bootstrap intervals over the prompts.
+
+    Args:
+        responses: Prompt -> its responses, in the order they were sampled.
+        rewards: Prompt -> one reward a response, for the metrics that need quality; None for one that could not be
+            scored, whose prompt these metrics leave out.
+        encoder: Name of the encoder that measures meaning, as `dqo.embedders.load_embedder` takes it ("hashed" needs
+            no weights but knows no meaning), or a function list[str] -> (N, D).
+
+    Returns:
+        Metric name -> {"mean", "low", "high"} over the prompts where it is defined, None where it is for none;
+        `definition_of` says what each is, and when it is undefined.
+
+    Raises:
+        DataError: If there is no prompt, a prompt without responses, or not one finite reward or None a response.
+        EncoderError: If the encoder cannot be loaded.
+    """
+    from dqo.embedders import chosen_embedder
+    from dqo.evaluation.statistics import summarize
+    from dqo.files.records import Group
+
+    for name, given in (("responses", responses), ("rewards", {} if rewards is None else rewards)):
+        if not isinstance(given, Mapping):
+            raise DataError(f"`{name}` must be a dict from each prompt to a list, got a {type(given).__name__}.")
+    groups = []
+    for prompt, texts in responses.items():
+        if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
+            raise DataError(f"Expected a list of one response or more to prompt {prompt!r}, got {texts!r}.")
+        scores = None if rewards is None else _scores(prompt, rewards.get(prompt, []), len(texts))
+        groups.append(Group(prompt, prompt, [], list(texts), ["eos"] * len(texts), scores, {}))
+    values = prompt_values(groups, chosen_embedder(encoder))
+    del values["truncated"]  # lists of strings do not say whether a response was cut off
+    return summarize(values, seed=0)
+
+
+def _scores(prompt: str, rewards: Sequence[float | None], n: int) -> list[float] | None:
+    """The rewards of a prompt's n responses; None where one could not be scored."""
+    numbers = [None if reward is None else finite_number(reward) for reward in rewards]
+    if len(numbers) != n or numbers.count(None) != sum(reward is None for reward in rewards):
+        raise DataError(f"Expected {n} rewards for prompt {prompt!r}, one number or None a response, got {rewards!r}.")
+    return None if None in numbers else numbers

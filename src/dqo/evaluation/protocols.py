@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dqo.errors import RecipeError
-from dqo.evaluation.ngrams import self_rouge
-from dqo.evaluation.verbalized import length_of_call
-from dqo.records import Group
+from dqo.evaluation.sampling import length_of_call
+from dqo.evaluation.words import self_rouge
+from dqo.files.records import Group
 
 Measures = Mapping[str, Callable[[list[str]], float]]
 

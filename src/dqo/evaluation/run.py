@@ -7,21 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqo.embedders.vocabulary import kinship
+from dqo.embedders.naming import kinship
 from dqo.errors import RecipeError
-from dqo.evaluation.embeddings import Encoder
-from dqo.evaluation.equivalence import Equivalence
 from dqo.evaluation.meaning import same_meaning
-from dqo.evaluation.metrics import CLASSED, PromptValues, metrics_document, prompt_values, undefined_notes
+from dqo.evaluation.metrics import CLASSED, Encoder, metrics_document, prompt_values, undefined_notes
 from dqo.evaluation.protocols import Protocol
-from dqo.evaluation.sampling_folder import sampling_notes
-from dqo.evaluation.score import Reward, score_with_reward, score_with_task
-from dqo.evaluation.traces import judged, trace_notes
-from dqo.evaluation_files import UNKNOWN_SCORING
-from dqo.folder_lock import owning
-from dqo.records import Group, write_groups, write_json, write_text
-from dqo.response import TraceMarkers
-from dqo.run_format import FORMAT
+from dqo.evaluation.quality import Reward, judged, score_with_reward, score_with_task, trace_notes
+from dqo.evaluation.same_meaning import Equivalence
+from dqo.evaluation.statistics import PromptValues
+from dqo.files.evaluation import UNKNOWN_SCORING, sampling_notes
+from dqo.files.records import Group, write_groups, write_json, write_text
+from dqo.files.run import FORMAT, owning
+from dqo.models.response import TraceMarkers
 
 if TYPE_CHECKING:
     from dqo.tasks import Task
@@ -61,7 +58,7 @@ def evaluate(
             reward or other options of a task are not compared; by default the name of `reward`, where there is one, and
             that nothing is known where the groups carry rewards and neither task nor reward is given.
         trace_markers: Reasoning traces that are removed before a response is judged and measured, see
-            `dqo.response.TraceMarkers.parse`; the files keep the responses as they were sampled.
+            `dqo.models.response.TraceMarkers.parse`; the files keep the responses as they were sampled.
         seed: Of the bootstrap.
 
     Returns:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from dqo.errors import DQOError
 from dqo.evaluation.definitions import definition_of
-from dqo.yaml_files import parse_yaml
+from dqo.settings.yaml import parse_yaml
 
 
 class Definition(NamedTuple):

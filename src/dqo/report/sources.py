@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError
-from dqo.evaluation_files import read_metrics, read_prompt_metrics, short_names
-from dqo.json_files import read_text
-from dqo.records import Group, read_groups
-from dqo.run_format import check_format
-from dqo.training_log import read_steps
-from dqo.yaml_files import parse_yaml
+from dqo.files.evaluation import read_metrics, read_prompt_metrics, short_names
+from dqo.files.jsonio import read_text
+from dqo.files.records import Group, read_groups
+from dqo.files.run import check_format, read_steps
+from dqo.settings.yaml import parse_yaml
 
 _PARTS = {
     "config": "config.yaml",

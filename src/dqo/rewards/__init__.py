@@ -1,8 +1,7 @@
 """Rewards as plain callables in TRL's convention; none imports a training host."""
 
-from dqo.response import completion_text
-from dqo.rewards.checked import CheckedReward
-from dqo.rewards.diversity_reward import DiversityReward, prompt_key
-from dqo.rewards.task_reward import TaskReward
+from dqo.models.response import completion_text
+from dqo.rewards.calling import CheckedReward, TaskReward
+from dqo.rewards.diversity import DiversityReward, prompt_key
 
 __all__ = ["CheckedReward", "DiversityReward", "TaskReward", "completion_text", "prompt_key"]

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dqo.chat import conversation
-from dqo.endpoint import Endpoint, Unanswered
-from dqo.endpoint_replies import Reply
 from dqo.errors import EndpointError, RecipeError
-from dqo.records import append_jsonl
-from dqo.response import completion_text, prompt_text
+from dqo.files.records import append_jsonl
+from dqo.models.chat import conversation
+from dqo.models.endpoint import Endpoint, Unanswered
+from dqo.models.endpoint_replies import Reply
+from dqo.models.response import completion_text, prompt_text
 from dqo.rewards.judge_replies import read_same, read_score
 
 if TYPE_CHECKING:

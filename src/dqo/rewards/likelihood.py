@@ -1,15 +1,16 @@
 """How likely a frozen language model finds a response to its prompt: a second opinion that no arm was trained on."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dqo.chat import chat_text, rendered
-from dqo.errors import ModelError, RewardError
-from dqo.models import DEFAULT_POLICY, best_device, load_policy
-from dqo.response import completion_text, prompt_text
+from dqo.errors import ModelError, RecipeError, RewardError
+from dqo.models.chat import chat_text, rendered
+from dqo.models.policy import DEFAULT_POLICY, best_device, load_policy, native_bf16
+from dqo.models.response import completion_text, prompt_text
 
 _BATCH_TOKENS = 2048  # prompts and responses of a batch, padding included
 
@@ -105,3 +106,123 @@ class LikelihoodReward:
                 f"likelihood: expected finite log-probabilities, got {values.tolist()}; check the weights."
             )
         return values
+
+
+# Fluency of a sentence: its log-probability per word under a frozen language model, mapped to [0, 1].
+
+LOW = -10.0  # nats per word
+HIGH = -5.9
+MIN_WORDS = 4
+_CHUNK_TOKENS = 1024  # bounds the logits held at once: over 49,152 words these are 200 MB
+_WORD = re.compile(r"\w+(?:['’]\w+)*")
+
+
+class Fluency:
+    """How likely a frozen model finds a text, linear between word salad (0) and a person's sentence (1).
+
+        fluency = clip((log p / words − low) / (high − low), 0, 1) · variety · length
+
+    The text stands alone, after a line break (or the end-of-sequence token, for a tokenizer without line breaks): given
+    the task's prompt, the model finds sentences about the task likely, which is what a policy would exploit. Above
+    `high` nothing more is paid, so that the likeliest cliché earns what an ordinary sentence does. A model also finds
+    repetition likely; `variety` is the square of the share of distinct word triples. `length` is 1 from `MIN_WORDS`
+    words on, and the words' number over it below.
+
+    Measured with SmolLM2-135M-Instruct on human sentences of CommonGen's training data (the first reference where it
+    has a capital, a full stop and 6 to 25 words) and the same sentences with their words shuffled; nats, median [10th,
+    90th percentile], and the share of pairs in which the human sentence is the likelier:
+
+        divided by  context of the text            n    human                  shuffled                share
+        words       line break                     165  -5.89 [-7.71, -4.67]   -9.99 [-11.64, -8.99]   .991
+        tokens      line break                     165  -4.77 [-6.03, -3.80]   -8.07 [-8.99, -6.91]    .986
+        tokens      line break                     120  -4.89 [-6.00, -3.78]   -8.05 [-8.93, -6.86]    .982
+        tokens      request for an everyday scene  120  -4.69 [-6.03, -3.56]   -8.07 [-9.12, -6.71]    .979
+
+    `LOW` and `HIGH` are the medians of the first row. Dividing by tokens pays invented words, whose many pieces follow
+    from each other: "Scenadillazabaggabrojo jokes on …" had -5.5 a token, near human, but -13.7 a word. The request as
+    context raised text about the task ("Here is one sentence … that uses all of these words") from -4.7 to -3.7.
+    Words are what blanks separate, so other bounds are needed for languages written without them.
+
+    Args:
+        model: Name or folder, as for `dqo.models.load_policy`.
+        low: Log-probability per word, nats, worth 0.
+        high: The one worth 1, above `low`.
+
+    Raises:
+        RecipeError: `low` not below `high`.
+        ModelError: A model that cannot be loaded.
+    """
+
+    def __init__(self, model: str, low: float = LOW, high: float = HIGH):
+        if not low < high:
+            raise RecipeError(f"fluency_low: expected a number below fluency_high={high}, got {low}.")
+        self.low, self.high = low, high
+        self._model, self._tokenizer = load_policy(model, device=best_device())
+        self._model.requires_grad_(False)
+        self._context = self._tokenizer("\n").input_ids or [self._tokenizer.eos_token_id]
+        if self._context == [None]:
+            raise ModelError(
+                f"fluency_model: expected a tokenizer that encodes a line break or has an end-of-sequence token, got "
+                f"that of {model!r}; use another model."
+            )
+
+    def __call__(self, texts: Sequence[str]) -> list[float]:
+        """Fluency of N texts.
+
+        Args:
+            texts: Any texts.
+
+        Returns:
+            N numbers in [0, 1]; 0 for a text without words.
+        """
+        spans = [(value - self.low) / (self.high - self.low) for value in self.log_probs_per_word(texts)]
+        return [min(1.0, max(0.0, span)) * _guard(text) for span, text in zip(spans, texts, strict=True)]
+
+    @torch.no_grad()
+    def log_probs_per_word(self, texts: Sequence[str]) -> list[float]:
+        """Log-probability of N texts, divided by their words.
+
+        Args:
+            texts: Any texts; white space around them is left out.
+
+        Returns:
+            N numbers of nats, at most 0; `low` for a text without words.
+        """
+        words = [len(_WORD.findall(text)) for text in texts]
+        token_ids = [self._tokenizer(text.strip(), add_special_tokens=False).input_ids for text in texts]
+        values = [self.low] * len(texts)
+        rows = sorted((row for row in range(len(texts)) if words[row]), key=lambda row: -len(token_ids[row]))
+        while rows:
+            size = max(1, _CHUNK_TOKENS // len(token_ids[rows[0]]))
+            chunk, rows = rows[:size], rows[size:]
+            for row, total in zip(chunk, self._chunk([token_ids[row] for row in chunk]).tolist(), strict=True):
+                values[row] = total / words[row]
+        return values
+
+    def _chunk(self, token_ids: list[list[int]]) -> Tensor:
+        """Log-probabilities of N rows of tokens, padded on the right, where causal attention never looks."""
+        device, width = self._model.device, max(map(len, token_ids))
+        labels = torch.tensor([ids + [-1] * (width - len(ids)) for ids in token_ids], device=device)  # (N, T)
+        context = torch.tensor(self._context, device=device).expand(len(labels), -1)  # (N, C)
+        inputs = torch.cat([context, labels.clamp(min=0)], dim=1)  # (N, C + T)
+        mask = torch.cat([torch.ones_like(context), (labels >= 0).long()], dim=1)  # (N, C + T)
+        # Where bf16 is native it takes half the time; over 96 sentences it moved a fluency by .005 at most.
+        with torch.autocast(device.type, torch.bfloat16, enabled=native_bf16(cpu=device.type == "cpu")):
+            output = self._model(input_ids=inputs, attention_mask=mask, use_cache=False, logits_to_keep=width + 1)
+        logits = output.logits[:, :-1].float()  # (N, T, vocabulary)
+        chosen = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (N, T)
+        log_probs = (chosen - logits.logsumexp(-1)).masked_fill(labels < 0, 0.0)  # (N, T)
+        totals = log_probs.sum(1)  # (N,)
+        if not totals.isfinite().all():
+            raise ModelError(
+                f"fluency_model: expected finite log-probabilities, got {totals.tolist()}; check the model's weights."
+            )
+        return totals
+
+
+def _guard(text: str) -> float:
+    """What likelihood alone would overlook: repetition, and texts too short to judge."""
+    words = _WORD.findall(text.lower())
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    variety = (len(set(triples)) / len(triples)) ** 2 if triples else 1.0
+    return variety * min(1.0, len(words) / MIN_WORDS)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dqo.chat import chat_text
 from dqo.errors import ModelError, RecipeError
-from dqo.hub import is_hub_name, why_failed, why_unavailable
-from dqo.models import DTYPES, best_device, check_base
-from dqo.response import completion_text, prompt_text
-from dqo.weights import load_whole
+from dqo.models.chat import chat_text
+from dqo.models.policy import DTYPES, best_device, check_base
+from dqo.models.response import completion_text, prompt_text
+from dqo.models.weights import is_hub_name, load_whole, why_failed, why_unavailable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

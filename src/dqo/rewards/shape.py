@@ -5,9 +5,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
+from dqo.diversity.tricks import separates_words
 from dqo.errors import RecipeError, RewardError
-from dqo.language import separates_words
-from dqo.response import completion_text
+from dqo.models.response import completion_text
 
 
 class LengthReward:

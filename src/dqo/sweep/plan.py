@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError, RecipeError
-from dqo.records import write_json
+from dqo.files.records import write_json
 from dqo.tasks import option_flags
 
 BASE = "base"  # the arm of the model as it is, before any training

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqo.output_files import writing
+from dqo.files.jsonio import writing
 from dqo.sweep.plan import BASE
 
 if TYPE_CHECKING:

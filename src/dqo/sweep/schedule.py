@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dqo.errors import DQOError, FolderBusyError
-from dqo.folder_lock import owner, owning
-from dqo.stop_signals import StopSignals
+from dqo.files.run import owner, owning
+from dqo.files.stop_signals import StopSignals
 
 LOCK = ".sweep.lock"  # not the lock that the stages take
 _PATIENCE = 60.0  # seconds between asking a process to stop and killing it

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from dqo.records import Prompt
-from dqo.registry import build, find
+from dqo.files.records import Prompt
+from dqo.settings.types import build, find
 
 TASKS = {
     "concepts": "dqo.tasks.concepts:ConceptsTask",

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from dqo.errors import DataError, RecipeError
-from dqo.records import Prompt
-from dqo.tasks.fields import meta_field
+from dqo.files.records import Prompt
 from dqo.tasks.gazetteer import SMALLEST_CITY, Gazetteer
-from dqo.tasks.splits import draw_splits, pick_split
+from dqo.tasks.splits import draw_splits, meta_field, pick_split
 
 ELSEWHERE = 0.1  # exactly one city, but on another continent
 MAX_WORDS = 12  # a longer response is worth half

@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from dqo.errors import RecipeError
-from dqo.records import Prompt
-from dqo.tasks.hub_data import HubData
-from dqo.tasks.reference_task import ReferenceTask
+from dqo.files.records import Prompt
+from dqo.tasks.datasets import HubData, ReferenceTask
 
 _WORD = re.compile(r"\S+")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")

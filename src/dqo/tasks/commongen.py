@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dqo.models import DEFAULT_POLICY
-from dqo.records import Prompt
-from dqo.tasks.dataset_task import DatasetTask
-from dqo.tasks.fields import meta_field
-from dqo.tasks.hub_data import HubData
-from dqo.tasks.sentence_quality import SentenceQuality
+from dqo.files.records import Prompt
+from dqo.models.policy import DEFAULT_POLICY
+from dqo.tasks.concepts import SentenceQuality
+from dqo.tasks.datasets import DatasetTask, HubData
+from dqo.tasks.splits import meta_field
 
 _QUESTION = "Write one sentence about an everyday scene that uses all of these words: {words}."
 

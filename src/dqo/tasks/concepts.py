@@ -2,13 +2,13 @@
 
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from dqo.errors import RecipeError
-from dqo.models import DEFAULT_POLICY
-from dqo.records import Prompt
-from dqo.tasks.concept_words import SCENES
-from dqo.tasks.sentence_quality import SentenceQuality
-from dqo.tasks.splits import draw_splits, pick_split
+from dqo.files.records import Prompt
+from dqo.models.policy import DEFAULT_POLICY
+from dqo.rewards.sentences import coverage
+from dqo.tasks.splits import draw_splits, meta_field, pick_split
 
 _QUESTION = "Write one sentence about an everyday scene that uses all of these words: {words}."
 
@@ -18,8 +18,8 @@ ConceptSet = tuple[str, ...]  # alphabetical, all from one scene: one verb, the 
 class ConceptsTask:
     """Sentences from concept sets of one everyday scene; quality = coverage × fluency × ended, in [0, 1].
 
-    coverage is the share of the words used as words of one sentence (`dqo.rewards.coverage`); fluency is how likely a
-    frozen language model finds the text, between word salad and a person's sentence (`dqo.rewards.fluency`); ended is
+    coverage is the share of the words used as words of one sentence (`dqo.rewards.sentences`); fluency is how likely a
+    frozen language model finds the text, between word salad and a person's (`dqo.rewards.likelihood`); ended is
     1 for a response that ended by itself with . ! or ?, half without such a mark, and 0 if it was cut off,
     so that nothing written up to the length limit is paid. Coverage alone is soon won by senseless sentences that
     contain the words; fluency is what makes those worthless.
@@ -86,3 +86,189 @@ def _concept_set(rng: random.Random, words: int) -> ConceptSet:
     nouns, verbs = (scene_words.split() for scene_words in SCENES[rng.choice(sorted(SCENES))])
     verb = rng.choice(verbs)
     return tuple(sorted([verb, *rng.sample([noun for noun in nouns if noun != verb], words - 1)]))
+
+
+# Everyday scenes and the words that go with them, from which concept sets are drawn.
+#
+# Written for this project. Every noun and verb of a scene can meet in one sensible sentence; verbs are plain
+# infinitives, nouns plain singulars (or words used in one number only), so that inflected use can be recognised.
+
+SCENES: dict[str, tuple[str, str]] = {  # scene: (nouns, verbs), each separated by blanks
+    "kitchen": (
+        "cook knife onion pan soup spoon stove bowl bread carrot",
+        "chop stir boil taste pour fry serve",
+    ),
+    "bakery": (
+        "baker dough oven flour cake loaf counter tray customer butter",
+        "bake knead sell slice smell mix",
+    ),
+    "park": (
+        "child bench dog ball tree kite path squirrel grass grandfather",
+        "chase throw walk sit play watch climb",
+    ),
+    "beach": (
+        "wave sand umbrella towel shell family surfer bucket sun gull",
+        "swim dig lie collect splash relax build",
+    ),
+    "street": (
+        "bus driver bicycle corner shop crowd umbrella traffic light rain",
+        "wait cross ride stop hurry honk walk",
+    ),
+    "garden": (
+        "gardener rose shovel soil hose flower bee fence leaf basket",
+        "plant water rake pick grow dig bloom",
+    ),
+    "farm": (
+        "farmer tractor cow barn field hen egg horse hay fence",
+        "feed milk plow gather graze lead repair",
+    ),
+    "classroom": (
+        "teacher student desk board book question pencil map window lesson",
+        "write ask explain raise listen read learn",
+    ),
+    "library": (
+        "reader shelf book lamp librarian table page notebook corner chair",
+        "read borrow whisper return study find turn",
+    ),
+    "hospital": (
+        "nurse doctor patient bed needle visitor bandage hallway medicine blanket",
+        "examine visit rest wrap bring heal sleep",
+    ),
+    "train station": (
+        "train platform ticket suitcase passenger clock conductor bench newspaper whistle",
+        "board wait carry miss arrive wave leave",
+    ),
+    "airport": (
+        "plane pilot gate passport suitcase traveler runway window guard line",
+        "land fly check board wait drag hug",
+    ),
+    "market": (
+        "vendor apple fish stall basket coin customer cheese scale bag",
+        "sell buy weigh carry shout choose pay",
+    ),
+    "restaurant": (
+        "waiter plate menu glass chef table couple candle dessert bill",
+        "order serve eat drink carry share pay",
+    ),
+    "workshop": (
+        "carpenter hammer nail board saw bench ladder chair glue drill",
+        "cut measure build sand paint fix hold",
+    ),
+    "garage": (
+        "mechanic car engine tire wrench oil hood jack owner bolt",
+        "fix lift check tighten drive change roll",
+    ),
+    "concert": (
+        "singer guitar stage crowd drum microphone band light song piano",
+        "sing play dance cheer clap perform listen",
+    ),
+    "stadium": (
+        "player ball goal coach fan referee field whistle team bench",
+        "kick score run pass shout jump win",
+    ),
+    "mountain": (
+        "hiker trail rope tent river rock backpack snow guide boot",
+        "climb hike slip camp rest cross melt",
+    ),
+    "lake": (
+        "boat fisherman net duck paddle dock fish cabin bridge hat",
+        "catch row float jump swim fish tie",
+    ),
+    "living room": (
+        "sofa cat television carpet lamp window fireplace blanket grandmother pillow",
+        "sleep watch sit knit stretch talk purr",
+    ),
+    "laundry": (
+        "shirt basket machine soap sock line iron towel dryer closet",
+        "wash fold hang dry press sort shrink",
+    ),
+    "birthday party": (
+        "cake candle balloon gift guest ribbon friend camera hat game",
+        "blow wrap laugh open bring celebrate sing",
+    ),
+    "office": (
+        "manager computer printer desk coffee phone meeting letter chair clerk",
+        "type call print sign talk work spill",
+    ),
+    "art studio": (
+        "painter brush canvas paint model easel clay portrait window apron",
+        "draw mix hang sketch dip pose finish",
+    ),
+    "winter day": (
+        "snow sled hill scarf child shovel roof ice mitten snowman",
+        "slide build fall melt skate pull shiver",
+    ),
+}
+
+
+# Quality of one sentence that uses given words, shared by the tasks that ask for one.
+
+if TYPE_CHECKING:
+    from dqo.rewards.likelihood import Fluency
+
+UNPUNCTUATED = 0.5  # a response that ended by itself, but without . ! or ?
+
+
+class SentenceQuality:
+    """coverage × fluency × ended of sentences, the model of the fluency loaded at the first call.
+
+    Args:
+        task: Name of the task, for messages.
+        fluency_model: Name or folder of the model that judges fluency; None takes fluency as 1.
+        fluency_low: Log-probability per word, in nats, worth 0; None for the one measured for the default model.
+        fluency_high: The one worth 1, likewise.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        fluency_model: str | None = DEFAULT_POLICY,
+        fluency_low: float | None = None,
+        fluency_high: float | None = None,
+    ):
+        self._task = task
+        self._model = fluency_model
+        self._bounds = {"low": fluency_low, "high": fluency_high}
+        self._fluency: Fluency | None = None
+
+    def __call__(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float]:
+        """The product of the three for each of the N rows, in [0, 1].
+
+        The model of the fluency is what costs time, so it reads a text once however often it was given, and not at all
+        where the rules make the product 0.
+        """
+        rules = self._rules(prompts, responses, ended)
+        worth = [c * e for c, e in zip(rules["coverage"], rules["ended"], strict=True)]
+        texts = sorted({response for response, value in zip(responses, worth, strict=True) if value > 0})
+        fluency = dict(zip(texts, self._fluency_of(texts), strict=True))
+        return [
+            value * fluency[response] if value > 0 else 0.0 for value, response in zip(worth, responses, strict=True)
+        ]
+
+    def _rules(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]
+    ) -> dict[str, list[float]]:
+        """The factors that no model is needed for."""
+        return {
+            "coverage": [
+                coverage(response, meta_field(prompt, "concepts", list[str], self._task))
+                for prompt, response in zip(prompts, responses, strict=True)
+            ],
+            "ended": [_ended(response, end) for response, end in zip(responses, ended, strict=True)],
+        }
+
+    def _fluency_of(self, responses: Sequence[str]) -> list[float]:
+        if self._model is None:
+            return [1.0] * len(responses)
+        if self._fluency is None:
+            from dqo.rewards.likelihood import Fluency
+
+            given = {name: value for name, value in self._bounds.items() if value is not None}
+            self._fluency = Fluency(self._model, **given)
+        return self._fluency(responses)
+
+
+def _ended(response: str, ended: bool) -> float:
+    if not ended:
+        return 0.0
+    return 1.0 if response.rstrip().rstrip("\"'”’)").endswith((".", "!", "?")) else UNPUNCTUATED

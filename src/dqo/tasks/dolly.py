@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from dqo.errors import RecipeError
-from dqo.records import Prompt
-from dqo.tasks.cut import plain
-from dqo.tasks.hub_data import HubData
-from dqo.tasks.reference_task import ReferenceTask
+from dqo.files.records import Prompt
+from dqo.tasks.datasets import HubData, ReferenceTask
+from dqo.tasks.splits import plain
 
 _CITATION = re.compile(r"\[\d+\]")  # the data set's owners recommend removing these
 

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from dqo.errors import DataError
-from dqo.records import Prompt
-from dqo.rewards.final_answer import final_answer
-from dqo.rewards.math_answer import MathReward
-from dqo.rewards.math_number import read_number
-from dqo.tasks.dataset_task import DatasetTask
-from dqo.tasks.hub_data import HubData
+from dqo.files.records import Prompt
+from dqo.rewards.math_reading import final_answer, read_number
+from dqo.rewards.mathematics import MathReward
+from dqo.tasks.datasets import DatasetTask, HubData
 
 WRONG = 0.1  # an answer is stated where it was asked for, but it is another one
 TAIL = 0.5  # factor for a response that goes on after its answer

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError, RecipeError
-from dqo.json_files import is_number
-from dqo.records import Prompt, read_prompts
+from dqo.files.jsonio import is_number
+from dqo.files.records import Prompt, read_prompts
 from dqo.rewards import CheckedReward
-from dqo.rewards.imported import checked_span, import_function, import_reward
+from dqo.rewards.loading import checked_span, import_function, import_reward
 from dqo.tasks.splits import SPLITS, distinct_ids
 
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}

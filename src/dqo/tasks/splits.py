@@ -1,13 +1,14 @@
 """Seeded train, dev and test splits of a generated task that share no item."""
 
+import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from dqo.errors import RecipeError
-from dqo.records import Prompt
+from dqo.errors import DataError, RecipeError
+from dqo.files.records import Prompt
 
 SPLITS = ("train", "dev", "test")
 _ATTEMPTS = 2000  # draws for one item before the space counts as exhausted
@@ -111,3 +112,88 @@ def _fresh(
         f"{wanted}: expected no more prompts than the task can make, but after {len(items)} no new one was found in "
         f"{_ATTEMPTS} draws; ask for a smaller split."
     )
+
+
+# Splits of a data set that share nothing, cut by a hash, so that they are the same on every machine.
+
+Key = Callable[[Prompt], str]
+MOST = 100  # prompts cut where no size is given, but no more than a tenth
+
+
+def cut(
+    prompts: Sequence[Prompt], size: int | None, *, key: Key, seed: int, label: str
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Set prompts apart, all prompts of one key together.
+
+    Keys are taken in the order of a hash of seed, label and key: adding or removing other prompts changes no choice
+    between two keys.
+
+    Args:
+        prompts: N prompts.
+        size: Prompts wanted; None for a tenth of them, at most `MOST`. Up to one key's prompts more may come.
+        key: What may not lie on both sides.
+        seed: Of the choice.
+        label: Name of the split that is cut.
+
+    Returns:
+        What is cut and what is left, each in the order given.
+
+    Raises:
+        DataError: Nothing would be left.
+    """
+    size = min(MOST, len(prompts) // 10) if size is None else size
+    order = sorted({key(prompt) for prompt in prompts}, key=lambda text: _digest(f"{seed}/{label}/{text}"))
+    members: dict[str, int] = {}
+    for prompt in prompts:
+        members[key(prompt)] = members.get(key(prompt), 0) + 1
+    chosen, count = set(), 0
+    for text in order:
+        if count >= size:
+            break
+        chosen.add(text)
+        count += members[text]
+    left = [prompt for prompt in prompts if key(prompt) not in chosen]
+    if not left:
+        raise DataError(
+            f"{label}_size={size}: expected fewer prompts than the {len(prompts)} there are to cut from; lower it."
+        )
+    return [prompt for prompt in prompts if key(prompt) in chosen], left
+
+
+def plain(text: str) -> str:
+    """A text as it counts for equality: case folded, white space collapsed."""
+    return " ".join(text.casefold().split())
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+# Reading what a task needs from the `meta` of a prompt, which may come from a user's file.
+
+
+def meta_field(prompt: Prompt, field: str, kind: type, task: str) -> Any:
+    """One field of a prompt's `meta`, with its type checked; a list must hold one type of item and not be empty.
+
+    Args:
+        prompt: The prompt.
+        field: Name of the field.
+        kind: `int`, `str`, or `list[int]` or `list[str]`.
+        task: Name of the task that needs it, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        DataError: A field that is missing or of another type.
+    """
+    value = prompt.meta.get(field)
+    item_kind = getattr(kind, "__args__", [None])[0]
+    items = value if isinstance(value, list) and item_kind else [value]
+    if not items or not all(type(item) is (item_kind or kind) for item in items) or bool(item_kind) != (items is value):
+        expected = f"a non-empty list of {item_kind.__name__}" if item_kind else f"a value of type {kind.__name__}"
+        raise DataError(
+            f"prompt {prompt.id!r}: the task {task!r} needs {expected} in meta.{field}, got "
+            f"{'nothing' if field not in prompt.meta else repr(value)[:80]}; use data of this task or another task."
+        )
+    return value

@@ -4,17 +4,24 @@ The host filters NaN losses out of its logs by default and goes on with broken w
 """
 
 import json
+import os
+import signal
+import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from dqo.checkpoints import newest_whole
 from dqo.errors import RewardError, TrainingError
-from dqo.records import write_text
+from dqo.files.records import write_text
+from dqo.files.run import newest_whole
+from dqo.files.stop_signals import StopSignals
 
 _NAMED = 3  # tensors named in a diagnosis
 
@@ -108,3 +115,109 @@ def _not_finite(named: Iterable[tuple[str, Any]]) -> str:
 def _local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+# Saves and stops a training at the end of its step when a signal asks for it, or when its launcher is gone.
+
+
+class SaveOnSignal(TrainerCallback):
+    """SIGTERM, Ctrl-C and SIGHUP save and stop the run; so does the loss of the launcher.
+
+    One rank may get the signal a step before another, so all ranks agree at the end of a step. A launcher that is
+    killed (kill -9, or for want of memory) tells its processes nothing, and they would train on with nobody to stop
+    them: they look whether their parent is still the one they were started by.
+
+    Attributes:
+        asked: Whether the run was stopped, on any rank.
+    """
+
+    def __init__(self) -> None:
+        self.asked, self._orphaned = False, False
+        self._signals = StopSignals(
+            "Ctrl-C: the step in progress is finished and saved; Ctrl-C again ends the run at once.", _end
+        )
+        self._parent = os.getppid()
+
+    @property
+    def signal(self) -> signal.Signals:
+        """The signal that stopped the run; SIGTERM where another rank got it, or none came."""
+        return self._signals.asked or signal.SIGTERM
+
+    @property
+    def reason(self) -> str:
+        """What stopped the run, for people."""
+        return "the launcher is gone" if self._orphaned else self.signal.name
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Notes signals within the block."""
+        with self._signals.listening():
+            yield
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask TRL to save and stop where any rank was asked to."""
+        self._orphaned = _launched() and os.getppid() != self._parent
+        asked = self._orphaned or self._signals.asked is not None
+        if dist.is_available() and dist.is_initialized():
+            flag = torch.tensor(int(asked), device=args.device)  # ()
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+            asked = bool(flag)
+        if asked:
+            self.asked = control.should_save = control.should_training_stop = True
+
+
+def _end() -> None:
+    """Ends the run at a second Ctrl-C; a launcher passes the first one on and gives its processes time of its own."""
+    if not _launched():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+
+def _launched() -> bool:
+    """Whether torchrun (accelerate's too) started this process; a run that a shell started may outlive its shell."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+# Says when diversity has outweighed quality: responses grow different and worthless, and more steps do not mend it.
+
+_WINDOW = 5  # logged steps that are averaged
+_SHARE = 0.5  # of the best quality so far, below which it is told
+
+
+class OutweighedWarning(TrainerCallback):
+    """Warns once a run where quality has halved while its responses were paid for being different.
+
+    Failing responses are the most different ones, so a group in which nearly all fail teaches little else than
+    difference, and a run seldom finds its way back from there.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._best = 0.0
+        self._told = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Looks at the quality just logged."""
+        quality, alpha = (logs or {}).get("quality"), (logs or {}).get("alpha")
+        if self._told or quality is None or not alpha or not state.is_world_process_zero:
+            return
+        self._recent.append(quality)
+        if len(self._recent) < _WINDOW:
+            return
+        now = sum(self._recent) / _WINDOW
+        self._best = max(self._best, now)
+        if self._best > 0 and now < _SHARE * self._best:
+            self._told = True
+            print(
+                f"dqo: step {state.global_step}: quality is {now:.2g} on average of the last {_WINDOW} logged steps "
+                f"and was {self._best:.2g}, with alpha {alpha:.3g}: being different may have become worth more than "
+                "being good; if it does not rise again, lower alpha, or let it rise later with alpha_warmup_steps.",
+                file=sys.stderr,
+            )

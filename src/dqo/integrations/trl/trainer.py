@@ -21,37 +21,34 @@ from accelerate.utils import gather
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
-from dqo.alpha import StepwiseAlpha
 from dqo.core import blocks, effective_alpha, mean_error
-from dqo.detectors import DriftOfRun
-from dqo.diversity import GroupCredit, shape_reward
+from dqo.diversity.alpha import StepwiseAlpha
+from dqo.diversity.credit import GroupCredit, shape_reward
+from dqo.diversity.tricks import DriftOfRun
 from dqo.embedders import Embedder, OwnEmbedder, load_embedder
 from dqo.errors import RecipeError, RewardError
-from dqo.integrations.trl.advantage_mixin import AdvantageMixin
-from dqo.integrations.trl.clock import StepClock
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
-from dqo.integrations.trl.data_rows import TemplateWarning, row_keys
-from dqo.integrations.trl.diversity_log import batch_metrics, text_metrics
-from dqo.integrations.trl.entropy_mixin import EntropyMixin
-from dqo.integrations.trl.evidence_mixin import EvidenceMixin
-from dqo.integrations.trl.faults import check_finite, failed_batch_kept
-from dqo.integrations.trl.outweighed import OutweighedWarning
-from dqo.integrations.trl.prefix_mixin import SharedPrefixMixin
-from dqo.integrations.trl.resume_mixin import HostCounters, ResumeMixin
-from dqo.integrations.trl.reward_column import (
+from dqo.integrations.trl.fast.sharing import SharedPrefixMixin, SharedRolloutMixin
+from dqo.integrations.trl.faults import OutweighedWarning, check_finite, failed_batch_kept
+from dqo.integrations.trl.inputs import (
     COLUMN,
+    TemplateWarning,
+    check_one_device,
     check_rewards,
     check_task_rewards,
+    check_trainable,
     checked,
     distinct,
     reserved_column,
+    row_keys,
 )
-from dqo.integrations.trl.rollout_mixin import SharedRolloutMixin
-from dqo.integrations.trl.run_memory import Remembers, RolloutAlpha, RunMemory
-from dqo.integrations.trl.trainable import check_one_device, check_trainable
-from dqo.response import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
-from dqo.rewards.imported import checked_span
-from dqo.weights import check_loads, recorded_loads
+from dqo.integrations.trl.log import StepClock, batch_metrics, text_metrics
+from dqo.integrations.trl.objective import AdvantageMixin
+from dqo.integrations.trl.resume import HostCounters, Remembers, ResumeMixin, RolloutAlpha, RunMemory
+from dqo.integrations.trl.rivals import EntropyMixin, EvidenceMixin
+from dqo.models.response import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
+from dqo.models.weights import check_loads, recorded_loads
+from dqo.rewards.loading import checked_span
 
 
 class DQOMixin:

@@ -8,11 +8,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dqo.diversity import DiversitySpec
+from dqo.diversity.credit import DiversitySpec
+from dqo.diversity.signals import SIGNALS
 from dqo.embedders.naming import with_whole_path
 from dqo.errors import RecipeError
-from dqo.response import TraceMarkers
-from dqo.signals import SIGNALS
+from dqo.models.response import TraceMarkers
 
 # What the rewards and embeddings of a batch suffice for; likelihoods, advantages and the loss stay verl's.
 _REACHABLE = [
@@ -43,7 +43,7 @@ class DQOSettings(DiversitySpec):
         answer_span: "pkg.module.function" or "path/to/file.py:function", response text -> the text that is embedded;
             the whole text where not given.
         trace_markers: reasoning traces that are removed before: "default", "off", or pairs of markers such as
-            "<plan>...</plan>"; see `dqo.response.TraceMarkers.parse`.
+            "<plan>...</plan>"; see `dqo.models.response.TraceMarkers.parse`.
     """
 
     encoder: str = "all-MiniLM-L6-v2"

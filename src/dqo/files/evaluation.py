@@ -1,0 +1,336 @@
+"""Reading what `dqo eval` wrote, checked: metrics.json and prompt_metrics.jsonl. Standard library only.
+
+Comparison, sweep and report all read them here, so that a file is taken by all three or refused by all three.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dqo.errors import DataError
+from dqo.files.jsonio import from_utf8, is_number, parse_object, read_text
+from dqo.files.records import Group, Prompt, append_jsonl, read_groups, write_groups, write_json, write_text
+from dqo.files.run import FORMAT, check_format
+
+# What stands under `scoring` where rewards came with the responses and nothing says what gave them.
+UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
+# Differences in any of these would be read as differences between the models.
+MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "scoring", "pass_threshold")
+# Of how the responses were drawn: differences in these are cautioned, because to compare temperatures is a purpose.
+SAMPLED = (
+    "temperature",
+    "max_new_tokens",
+    "system_prompt",
+    "chat_template",
+    "chat_template_kwargs",
+    "form",
+    "parameters",  # of a server, as given
+    "adapted",  # parameters that the server refused, so that its own default counted
+)
+_TEXT = ("trace_markers",)  # what text of a response is judged
+
+_INTERVAL = ("mean", "low", "high")
+_TEXTS = ("encoder", "heldout_encoder", "task", "equivalence", "protocol", "version")
+_COUNTS = ("n_prompts", "n_samples")
+
+
+def read_metrics(path: str | Path) -> dict[str, Any]:
+    """A metrics.json.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its content: `metrics` maps names to None or {"mean", "low", "high"}, `n_prompts` and `n_samples` are at least
+        1, `notes`, where there are any, a list of texts, `scoring` and `sampling` are objects or None, and what names
+        something is a text or None.
+
+    Raises:
+        DataError: A file that is missing, broken, incomplete or of a newer format.
+    """
+    document = parse_object(read_text(path, "metrics.json of a finished evaluation"), str(path))
+    check_format(document, path)
+    metrics = document.get("metrics")
+    if not isinstance(metrics, dict):
+        raise _odd(path, "metrics", "an object", metrics)
+    for name, value in metrics.items():
+        if value is not None and not (isinstance(value, dict) and all(is_number(value.get(p)) for p in _INTERVAL)):
+            raise _odd(path, f"metrics.{name}", "null or an object of the numbers mean, low and high", value)
+    for name in _COUNTS:
+        count = document.get(name)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise _odd(path, name, "a whole number of 1 or more", count)
+    for name in _TEXTS:
+        if not isinstance(document.get(name), str | None):
+            raise _odd(path, name, "a text or null", document[name])
+    if not is_number(document.get("pass_threshold", 0.5)):
+        raise _odd(path, "pass_threshold", "a number", document["pass_threshold"])
+    for name in ("scoring", "sampling"):
+        if not isinstance(document.get(name), dict | None):
+            raise _odd(path, name, "an object or null", document[name])
+    notes = document.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise _odd(path, "notes", "a list of texts", notes)
+    return document
+
+
+def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
+    """A prompt_metrics.jsonl.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Prompt id -> metric -> number, None where a response could not be scored; at least one prompt.
+
+    Raises:
+        DataError: Naming file and line of what is missing or no number.
+    """
+    values: dict[str, dict[str, float | None]] = {}
+    for number, line in enumerate(read_text(path, "prompt_metrics.jsonl of a finished evaluation").split("\n"), 1):
+        if not line.strip():
+            continue
+        row = parse_object(line, f"{path}, line {number}")
+        prompt_id = row.pop("id", None)
+        if not isinstance(prompt_id, str) or prompt_id in values:
+            raise DataError(f"{path}, line {number}: expected an id that no other line has, got {prompt_id!r}; "
+                            "evaluate again.")  # fmt: skip
+        for name, value in row.items():
+            if value is not None and not is_number(value):
+                raise DataError(f"{path}, line {number}, field {name!r}: expected a number or null, got {value!r}; "
+                                "evaluate again.")  # fmt: skip
+        values[prompt_id] = row
+    if not values:
+        raise DataError(f"{path}: expected one line of metrics a prompt, got an empty file; evaluate again.")
+    return values
+
+
+def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Finds what evaluations were not made alike in. Comparison, sweep and report all decide it here.
+
+    Args:
+        documents: Name of each evaluation -> what its metrics.json holds.
+
+    Returns:
+        Fact -> what each evaluation has, for those in which two differ: of `MUST_AGREE`, `SAMPLED`, the trace markers.
+        An evaluation that does not know how its responses were drawn has none of `SAMPLED`. One without `scoring` has
+        no quality to compare, or a task and is older than that entry; without a task its quality is of unknown origin.
+    """
+    tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, *_TEXT, *SAMPLED)}
+    for name, document in documents.items():
+        for fact in (*MUST_AGREE, *_TEXT):
+            value = _scoring(document) if fact == "scoring" else document.get(fact)
+            if value is not None or fact != "scoring":
+                tables[fact][name] = value
+        if document.get("sampling"):
+            for fact in SAMPLED:
+                value = document["sampling"].get(fact)
+                # which ones, not the sentences: those name the server, which is another for every model
+                tables[fact][name] = sorted(value) if fact == "adapted" and isinstance(value, dict) else value
+    return {fact: told for fact, told in tables.items() if not _equal([*told.values()])}
+
+
+def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Says why differences between evaluations may not be differences between the models.
+
+    Args:
+        documents: Name of each evaluation -> what its metrics.json holds.
+
+    Returns:
+        A sentence for each fact in which they are unlike, and for what nothing says of some of them.
+    """
+    found = []
+    for fact, told in unlike(documents).items():
+        values = ", ".join(f"{name}: {str(value)[:80]}" for name, value in told.items())
+        found.append(f"The evaluations differ in {fact} ({values}): read no difference between them as one of models.")
+    unknown = [name for name, document in documents.items() if not document.get("sampling")]
+    if 0 < len(unknown) < len(documents):
+        found.append(
+            f"Nothing says how the responses of {', '.join(unknown)} were drawn: temperature, length, system prompt "
+            "and chat template may be others."
+        )
+    names = [name for name, document in documents.items() if _scoring(document) == UNKNOWN_SCORING]
+    if len(names) > 1:
+        found.append(
+            f"The rewards of {', '.join(names)} came with the responses, and nothing says what gave them: compare "
+            "quality only if it was the same, or score all of them anew with --task or --reward."
+        )
+    return found
+
+
+def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What to record under `scoring` for rewards that came with the responses.
+
+    The task goes in there: an entry `task` of its own would say that the diversity is that of its answer spans.
+
+    Args:
+        document: What the metrics.json beside those responses holds; empty where there is none.
+
+    Returns:
+        What gave the rewards: `scoring` of that evaluation with its task, or `UNKNOWN_SCORING`.
+    """
+    task = {} if document.get("task") is None else {"task": document["task"]}
+    return (document.get("scoring") or {}) | task or UNKNOWN_SCORING
+
+
+def _equal(values: Sequence[Any]) -> bool:
+    return all(value == values[0] for value in values)
+
+
+def _scoring(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What gave the quality; None where there is none, or where the task says it and only its options are untold."""
+    told = document.get("scoring")
+    if told or document.get("task") or document["metrics"].get("quality") is None:
+        return told
+    return UNKNOWN_SCORING
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """What to call the evaluations in some folders.
+
+    Args:
+        paths: Run folders or their `eval/`.
+
+    Returns:
+        The last parts of each path that tell them apart, a closing `eval` left out.
+    """
+    parts = [path.resolve().parts[: -1 if path.resolve().name == "eval" else None] for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]  # a run and its own `eval/` under another link
+
+
+def _odd(path: str | Path, field: str, expected: str, came: Any) -> DataError:
+    return DataError(f"{path}, field {field!r}: expected {expected}, got {came!r}; evaluate again.")
+
+
+# The folder of a sampling run: groups.jsonl, one line a finished prompt, and sampling.json, its settings.
+#
+# A line is written once, whole, when its prompt is finished; a kill can only leave the last line unfinished. A second
+# run
+# of the same settings keeps the whole lines and draws the rest.
+
+
+class SamplingFolder:
+    """Finished groups of one run, in memory and, where there is a folder, on disk.
+
+    Args:
+        out: The folder; None keeps nothing on disk.
+        settings: What decides what is drawn; a folder of other settings is refused.
+        prompts: What is asked.
+
+    Raises:
+        DataError: A folder that holds a run of other settings, weights or prompts.
+    """
+
+    def __init__(self, out: str | Path | None, settings: dict[str, Any], prompts: Sequence[Prompt]):
+        self.path = None if out is None else Path(out) / "groups.jsonl"
+        self.done = {} if out is None else _resume(Path(out), settings, prompts)
+
+    def add(self, group: Group) -> None:
+        """Keep a finished group; an evaluation of those before it, which it would not belong to, goes first."""
+        self.done[group.id] = group
+        if self.path is not None:
+            self.path.with_name("metrics.json").unlink(missing_ok=True)
+            append_jsonl(self.path, vars(group))
+
+    def finish(self, prompts: Sequence[Prompt]) -> list[Group]:
+        """All groups in the order of the prompts; the file, whose lines come as they are finished, is put in order."""
+        groups = [self.done[prompt.id] for prompt in prompts if prompt.id in self.done]
+        if self.path is not None and list(self.done) != [group.id for group in groups]:
+            write_groups(self.path, groups)
+        return groups
+
+    def record(self, adapted: Mapping[str, str], left_out: Mapping[str, str] | None = None) -> None:
+        """Write what a server refused beside the settings; what an earlier start adapted holds for its responses too.
+
+        Args:
+            adapted: Parameter -> what was done about it, a sentence.
+            left_out: Prompt id -> the server's reason; None where the run goes on.
+        """
+        if self.path is None or (not adapted and left_out is None):
+            return
+        path = self.path.with_name("sampling.json")
+        before = parse_object(read_text(path, "record of this run"), str(path))
+        after = before | {"adapted": before.get("adapted", {}) | adapted}
+        after |= {} if left_out is None else {"left_out": dict(left_out)}
+        after = {name: value for name, value in after.items() if value or name not in ("adapted", "left_out")}
+        if after != before:
+            write_json(path, after)
+
+
+def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:
+    """What a reader of the numbers must know about how the responses were drawn.
+
+    Args:
+        sampling: What sampling.json holds; None where it is not known.
+
+    Returns:
+        Sentences, for the notes of an evaluation.
+    """
+    known = sampling or {}
+    left_out, notes = known.get("left_out") or {}, list((known.get("adapted") or {}).values())
+    if left_out:
+        first, reason = next(iter(left_out.items()))
+        notes.append(
+            f"{len(left_out)} prompts are left out, because the server did not answer them: the first is {first!r} "
+            f"({reason}); sampling.json lists all, and the same command asks them again."
+        )
+    return notes
+
+
+def read_settings(folder: str | Path) -> dict[str, Any] | None:
+    """The settings that the responses of a folder were drawn with.
+
+    Args:
+        folder: Where groups.jsonl is.
+
+    Returns:
+        The content of sampling.json, None where there is none.
+
+    Raises:
+        DataError: A file that is no JSON object.
+    """
+    record = Path(folder) / "sampling.json"
+    if not record.exists():
+        return None
+    settings = parse_object(read_text(record, "record of an earlier run"), str(record), "JSON object of an earlier run")
+    check_format(settings, record)
+    settings.pop("format", None)
+    return settings
+
+
+def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Group]:
+    """Groups the folder already holds, after checking that this run would have drawn the same."""
+    record, path = out / "sampling.json", out / "groups.jsonl"
+    before = read_settings(out)
+    if before is None:
+        if path.exists():
+            raise DataError(f"{path}: expected {record.name} beside it to resume from; choose another folder.")
+        write_json(record, {"format": FORMAT} | settings)
+        return {}
+    for name, value in settings.items():
+        # where the weights are known, they say which model it is, and its path may be written in another way
+        if before.get(name) != value and not (name == "model" and "weights" in settings):
+            raise DataError(
+                f"{record}: expected {name} = {value!r} to resume sampling, got {before.get(name)!r}; "
+                "choose another folder or delete this one."
+            )
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]  # a kill in the middle of a write leaves half a line
+    if whole != content:
+        write_text(path, from_utf8(path, whole))
+    # Rewards of an earlier evaluation in the same folder are not this run's.
+    done = {group.id: replace(group, rewards=None) for group in read_groups(path)} if whole else {}
+    asked = {prompt.id: prompt.prompt for prompt in prompts}
+    for group in done.values():
+        if asked.get(group.id) != group.prompt:
+            why = "with another text" if group.id in asked else "none of them"
+            raise DataError(
+                f"{path}: expected groups of the {len(asked)} prompts asked for, but one is of {group.id!r}, {why}; "
+                "ask for the same prompts or more, or choose another folder."
+            )
+    return done

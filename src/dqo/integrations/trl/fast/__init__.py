@@ -1,0 +1,1 @@
+"""Optional: prompts that a group's rows share, in updates and rollouts."""

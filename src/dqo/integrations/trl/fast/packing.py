@@ -1,0 +1,340 @@
+"""Per-token log-probabilities of a group's responses with their prompt computed once, in forward and backward.
+
+Stock TRL runs the prompt of a group of G responses G times. Here one packed row holds the prompt and several of its
+completions under a block mask. It goes through the two public doors of the model: its own forward, and TRL's fused head
+(`fused_lm_head=True`, `shift_labels=`), so wrappers (PEFT, DDP) see ordinary calls and temperature, head precision and
+logit scaling are TRL's own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from torch import Tensor, nn
+
+from dqo.integrations.trl.hidden import HiddenTap, backbone_of
+
+Pick = Callable[[Tensor], Tensor]  # a tensor of the packed positions, (U, S, ...) -> (N, C, ...)
+
+
+def shared_prefix_logps(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    logits_to_keep: int,
+    *,
+    completions: int | None = None,
+    tap: HiddenTap | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities and entropies of completion tokens, rows with equal prompts sharing that prompt.
+
+    Equals TRL's `_get_per_token_logps_and_entropies` in values and gradients, up to float rounding, for every model
+    that `supports_shared_prefix` accepts. Rows may come in any order and as parts of groups. Calls with equal rows give
+    equal values to the last bit, whatever the grad mode.
+
+    Args:
+        model: causal LM prepared by TRL's `add_fused_lm_head`, possibly wrapped (PEFT, DDP).
+        input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
+        attention_mask: (N, P+C), zero on padding.
+        logits_to_keep: C, completion columns.
+        completions: completions per packed row; by default the number with the least work.
+        tap: is given the hidden states of this forward.
+
+    Returns:
+        Log-probabilities (N, C) in nats, zero on padding, and entropies (N, C) in nats, zero on padding, or None
+        where the fused head was made without them.
+    """
+    score = partial(score_labels, model)
+    outputs, pick = shared_prefix_forward(
+        model, input_ids, attention_mask, logits_to_keep, completions=completions, call=score
+    )
+    if tap is not None:
+        tap.keep(pick)
+    return pick(outputs.log_probs), None if outputs.entropy is None else pick(outputs.entropy)
+
+
+def shared_prefix_forward(
+    model: nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    logits_to_keep: int,
+    *,
+    completions: int | None = None,
+    call: Callable[..., Any] | None = None,
+) -> tuple[Any, Pick]:
+    """One forward of a group's rows, their prompts shared, and how to read its outputs.
+
+    The output that belongs to a completion token is that of the position *before* it: the one that its
+    log-probability is computed from, and the state whose value a critic estimates.
+
+    Args:
+        model: As for `shared_prefix_logps`, or any backbone that takes the same call.
+        input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
+        attention_mask: (N, P+C), zero on padding.
+        logits_to_keep: C, completion columns.
+        completions: completions per packed row; by default the number with the least work.
+        call: what computes the outputs from the packed inputs and `shift_labels`; `model` itself where not given.
+
+    Returns:
+        The outputs, and a function that takes a tensor of them, (U, S, ...), to (N, C, ...), zero on padding.
+    """
+    rows = share_rows(input_ids, attention_mask, logits_to_keep)
+    packed = pack_rows(split_groups(rows, completions))
+    outputs = (call or model)(
+        input_ids=packed.input_ids,
+        attention_mask=_dense_mask(model, packed.visible),
+        position_ids=packed.position_ids,
+        shift_labels=packed.shift_labels,
+    )
+    ignored = rows.labels == IGNORED  # (N, T)
+
+    def pick(values: Tensor) -> Tensor:
+        real = values.flatten(0, 1)[packed.source]  # (N, T, ...)
+        wide = real.new_zeros(len(real), logits_to_keep, *real.shape[2:])  # (N, C, ...)
+        wide[:, : real.shape[1]] = real.masked_fill(ignored.view(*ignored.shape, *[1] * (real.dim() - 2)), 0)
+        return wide
+
+    return outputs, pick
+
+
+def _dense_mask(model: nn.Module, visible: Tensor) -> Tensor:
+    """(U, 1, S, S) mask in the form the model's attention takes: boolean for sdpa, added to the scores for eager."""
+    config = extract_model_from_parallel(model).config
+    if config._attn_implementation == "sdpa":
+        return visible
+    dtype = next(model.parameters()).dtype
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)  # (U, 1, S, S)
+
+
+# TRL's fused head on the positions that have a label, and on no other.
+#
+# Outside CUDA the host's head projects every position to the vocabulary, in forward and again in backward: with a
+# prompt
+# of 512 tokens and eight completions of 64, half of that work is for prompt positions that nobody scores.
+
+
+def score_labels(model: nn.Module, *, shift_labels: Tensor, **inputs: Any) -> Any:
+    """`model(..., fused_lm_head=True)`, the same values and gradients, without the head's work on ignored positions.
+
+    A forward hook on the backbone, in place for this call, hands the head the hidden states of labelled positions only;
+    hooks that were there before (`HiddenTap`) see all of them.
+
+    Args:
+        model: causal LM prepared by TRL's `add_fused_lm_head`, possibly wrapped (PEFT, DDP, FSDP).
+        shift_labels: (U, S) long, the token to score after each position, `IGNORED` where there is none.
+        **inputs: of the model, U rows of S positions.
+
+    Returns:
+        The model's outputs; `log_probs` and `entropy` (None where the head was made without it) are (U, S), zero on
+        ignored positions.
+    """
+    labelled = shift_labels != IGNORED  # (U, S)
+    if not labelled.any():  # the host's head wants a position, and ignores this one
+        labelled[0, 0] = True
+
+    def keep_labelled(module: nn.Module, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[labelled][None]  # (1, K, D)
+        return output
+
+    hook = backbone_of(extract_model_from_parallel(model)).register_forward_hook(keep_labelled)
+    try:
+        outputs = model(**inputs, shift_labels=shift_labels[labelled][None], fused_lm_head=True)
+    finally:
+        hook.remove()
+    outputs.log_probs = _spread(outputs.log_probs, labelled)
+    outputs.entropy = None if outputs.entropy is None else _spread(outputs.entropy, labelled)
+    return outputs
+
+
+def _spread(values: Tensor, labelled: Tensor) -> Tensor:
+    """(1, K) of the labelled positions -> (U, S), zero elsewhere."""
+    return values.new_zeros(labelled.shape).masked_scatter(labelled, values)  # (U, S)
+
+
+# Where the tokens of a micro-batch go when rows with equal prompts share that prompt: index and mask bookkeeping.
+#
+# Notation: N rows, U packed rows, T completion tokens, L = prompt columns less one, S = columns of a packed row. A
+# packed
+# row holds a prompt and m of its completions; m = 1 is the plain row. Every completion re-enters the *last prompt
+# token*
+# at its head, at the position it has in the prompt, and leaves it out of the shared prefix: its output scores the first
+# completion token, so that label k of a completion always sits on input token k (TRL's `shift_labels`).
+#
+# Positions are the columns of TRL's own left-padded batch, so rotary and learned positions both give TRL's values.
+
+IGNORED = -100  # label that TRL's fused head does not score
+# Keys whose attention costs a query as much as the rest of the network. Measured: SmolLM2-135M, float32 on a CPU; wider
+# models afford more, so this errs against packing.
+KEYS_PER_TOKEN = 2000
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Rows of one call, their prompts apart from their completions.
+
+    Attributes:
+        prompt_of_row: (N,) long, index of each row's prompt in `prompts`.
+        prompts: (U, L+1) long, left-padded, one per packed row.
+        prompt_mask: (U, L+1) bool, False on padding.
+        heads: (N, T) long, last prompt token followed by the completion less its last token.
+        labels: (N, T) long, completion tokens, `IGNORED` on padding.
+        offset: columns dropped on the left, where every prompt is padding; added to every position.
+    """
+
+    prompt_of_row: Tensor
+    prompts: Tensor
+    prompt_mask: Tensor
+    heads: Tensor
+    labels: Tensor
+    offset: int
+
+    @property
+    def prefix_length(self) -> int:
+        """L, columns of the shared prefix."""
+        return self.prompts.shape[1] - 1
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """One row per prompt of `SharedRows`: its prefix, then its completions one after the other, right-padded.
+
+    Attributes:
+        input_ids: (U, S) long.
+        position_ids: (U, S) long.
+        visible: (U, 1, S, S) bool, True where the query (third axis) may see the key (fourth).
+        shift_labels: (U, S) long, `IGNORED` outside completions.
+        source: (N, T) long, place of each completion token in the flattened (U * S) outputs; 0 on padding.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    visible: Tensor
+    shift_labels: Tensor
+    source: Tensor
+
+
+def share_rows(input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> SharedRows:
+    """Splits TRL's batch into distinct prompts and completions, dropping columns that are padding in every row.
+
+    Args:
+        input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
+        attention_mask: (N, P+C), zero on padding.
+        logits_to_keep: C, completion columns.
+
+    Returns:
+        The rows. A call without one real completion token keeps one column, all of it ignored.
+    """
+    valid = attention_mask.bool()  # (N, P+C)
+    prompt_valid, completion_valid = valid[:, :-logits_to_keep], valid[:, -logits_to_keep:]  # (N, P), (N, C)
+    T = max(int(completion_valid.sum(1).max()), 1)
+    completions, completion_valid = input_ids[:, -logits_to_keep:][:, :T], completion_valid[:, :T]  # (N, T)
+    # Padding must not tell two prompts apart, and no token id is negative.
+    keys = input_ids[:, :-logits_to_keep].masked_fill(~prompt_valid, -1)  # (N, P)
+    prompts, prompt_of_row = torch.unique(keys, dim=0, return_inverse=True)  # (U, P), (N,)
+    offset = int((prompts < 0).sum(1).min())
+    prompts = prompts[:, offset:]  # (U, L+1)
+    prompt_mask = prompts >= 0  # (U, L+1)
+    last = input_ids[:, -logits_to_keep - 1 : -logits_to_keep]  # (N, 1) left padding: the last column is always real
+    return SharedRows(
+        prompt_of_row=prompt_of_row,
+        prompts=prompts.clamp(min=0),
+        prompt_mask=prompt_mask,
+        heads=torch.cat([last, completions[:, :-1]], dim=1),  # (N, T)
+        labels=completions.masked_fill(~completion_valid, IGNORED),  # (N, T)
+        offset=offset,
+    )
+
+
+def pack_rows(rows: SharedRows) -> PackedRows:
+    """Lays each prompt and its completions out as one row, without the padding of either.
+
+    A completion token sees its prompt's prefix and its own completion up to itself; padding sees only padding, which
+    keeps every softmax finite.
+    """
+    L, device = rows.prefix_length, rows.prompts.device
+    U, (N, T) = len(rows.prompts), rows.labels.shape
+    real = torch.cat([rows.prompt_mask[:, :L].flatten(), (rows.labels != IGNORED).flatten()])  # (U*L + N*T,)
+    # All tokens of the call in reading order, with the packed row each belongs to.
+    tokens = torch.cat([rows.prompts[:, :L].flatten(), rows.heads.flatten()])[real]  # (K,) real tokens
+    column = torch.cat([torch.arange(L, device=device).repeat(U), torch.arange(L, L + T, device=device).repeat(N)])[
+        real
+    ]  # (K,)
+    owner = torch.cat([torch.arange(U, device=device).repeat_interleave(L), rows.prompt_of_row.repeat_interleave(T)])[
+        real
+    ]  # (K,)
+    segment = torch.cat(
+        [
+            torch.zeros(U * L, device=device, dtype=torch.long),
+            torch.arange(1, N + 1, device=device).repeat_interleave(T),
+        ]
+    )[real]  # (K,) 0 is the prefix of any prompt, n+1 the completion of row n
+    labels = torch.cat([torch.full((U * L,), IGNORED, device=device), rows.labels.flatten()])[real]  # (K,)
+
+    sizes = torch.bincount(owner, minlength=U)  # (U,)
+    S = int(sizes.max())
+    order = torch.argsort(owner, stable=True)  # (K,) prompt by prompt, each in reading order
+    start = sizes.cumsum(0) - sizes  # (U,)
+    place = torch.empty_like(order)  # (K,) column of each token in its packed row
+    place[order] = torch.arange(len(order), device=device) - start[owner[order]]
+    place += owner * S  # (K,) place in the flattened (U * S)
+
+    def lay_out(values: Tensor, fill: int) -> Tensor:
+        return values.new_full((U * S,), fill).scatter(0, place, values).view(U, S)  # (U, S)
+
+    segments = lay_out(segment, -1)  # (U, S)
+    earlier = torch.ones(S, S, dtype=torch.bool, device=device).tril()  # (S, S)
+    same = segments[:, :, None] == segments[:, None, :]  # (U, S, S)
+    prefix = (segments == 0)[:, None, :] & (segments > 0)[:, :, None]  # (U, S, S) completion looks at prefix
+    source = torch.zeros(U * L + N * T, dtype=torch.long, device=device).masked_scatter(real, place)
+    return PackedRows(
+        input_ids=lay_out(tokens, 0),
+        position_ids=lay_out(column + rows.offset, 0),
+        visible=((same | prefix) & earlier)[:, None],  # (U, 1, S, S)
+        shift_labels=lay_out(labels, IGNORED),
+        source=source[U * L :].view(N, T),
+    )
+
+
+def split_groups(rows: SharedRows, completions: int | None = None) -> SharedRows:
+    """Repeats prompts so that each has at most so many completions.
+
+    Old, reference and new log-probabilities of a ratio must come from one arithmetic, so the number follows from the
+    rows alone: never from the grad mode, gradient checkpointing or the model.
+
+    Args:
+        rows: the call's rows, each distinct prompt once.
+        completions: m, completions per packed row; by default the number with the least work.
+
+    Returns:
+        The same rows, prompts in their order, the completions of each in theirs.
+    """
+    N = len(rows.prompt_of_row)
+    same = rows.prompt_of_row[:, None] == rows.prompt_of_row  # (N, N)
+    rank = same.tril(-1).sum(1)  # (N,) completions of the same prompt that come before
+    m = completions or _cheapest(rows, rank)
+    packs, pack_of_row = torch.unique(rows.prompt_of_row * N + rank // m, return_inverse=True)  # (U,), (N,)
+    prompts = packs // N  # (U,)
+    return replace(
+        rows, prompt_of_row=pack_of_row, prompts=rows.prompts[prompts], prompt_mask=rows.prompt_mask[prompts]
+    )
+
+
+def _cheapest(rows: SharedRows, rank: Tensor) -> int:
+    """Completions per packed row with the least work: tokens through the network, and queries times keys."""
+    counts = (rows.labels != IGNORED).sum(1).tolist()  # N
+    prefix = rows.prompt_mask[:, :-1].sum(1).tolist()  # one per prompt
+    places = list(zip(rows.prompt_of_row.tolist(), rank.tolist(), counts, strict=True))
+
+    def work(m: int) -> float:
+        tokens: dict[tuple[int, int], int] = {}  # of each packed row
+        for prompt, place, count in places:
+            pack = prompt, place // m
+            tokens[pack] = tokens.get(pack, prefix[prompt]) + count
+        S = max(tokens.values())  # the others are padded
+        return len(tokens) * S * (1 + S / KEYS_PER_TOKEN)
+
+    largest = int(rank.max()) + 1
+    return min(sorted({1, largest, *(2**power for power in range(1, largest.bit_length()))}), key=work)

@@ -1,0 +1,265 @@
+"""Resuming exactly: what the host drops between a checkpoint and its continuation, kept and taken up again.
+
+The host counts micro-steps from zero again, so that the next rollout comes at another step; it forgets the rollout that
+it was making updates from; it draws the first epoch's order of prompts for every epoch; it forgets the numbers that
+wait for the next log line; and a run that is done takes another step. The seams are `_save_rng_state`, which comes last
+before trainer_state.json, `_load_optimizer_and_scheduler`, `_get_train_sampler` and `_run_epoch`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from dqo.errors import ModelError, RecipeError
+from dqo.files.jsonio import writing
+from dqo.files.run import KEY, list_files
+from dqo.models.weights import first_words
+
+# The rollout that a run is in the middle of, as a file of its checkpoint.
+
+Batch = dict[str, Any]  # of one micro-batch: tensors, None, and for images lists of numbers
+
+
+def rollout_path(checkpoint: str | Path, process: int) -> Path:
+    """Where a process keeps its rows.
+
+    Args:
+        checkpoint: Folder of a checkpoint.
+        process: Index of the process.
+
+    Returns:
+        A path inside the checkpoint.
+    """
+    return Path(checkpoint) / f"rollout_{process}.safetensors"
+
+
+def save_rollout(path: Path, batches: list[Batch]) -> None:
+    """Write the micro-batches that a rollout was cut into.
+
+    Args:
+        path: As `rollout_path` gives it.
+        batches: Micro-batches in the host's order.
+    """
+    tensors = {
+        f"{i}.{name}": value.detach().cpu().clone()  # micro-batches are views of one tensor, which a file cannot hold
+        for i, batch in enumerate(batches)
+        for name, value in batch.items()
+        if isinstance(value, Tensor)
+    }
+    rest = [{name: value for name, value in batch.items() if not isinstance(value, Tensor)} for batch in batches]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata={"rest": json.dumps(rest)})
+
+
+def load_rollout(path: Path, device: torch.device | str) -> list[Batch]:
+    """Read the micro-batches back.
+
+    Args:
+        path: As `rollout_path` gives it.
+        device: Where the tensors shall be.
+
+    Returns:
+        Micro-batches as they were saved.
+
+    Raises:
+        ModelError: A file that is none of these.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            batches = json.loads(file.metadata()["rest"])
+            for key in file.keys():  # noqa: SIM118
+                index, _, name = key.partition(".")
+                batches[int(index)][name] = file.get_tensor(key).to(device)  # its own `device` refuses DDP's "cpu:0"
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ModelError(
+            f"{path}: expected the rollout of the run that is continued, but reading it failed "
+            f"({first_words(error)}); resume from another checkpoint."
+        ) from error
+    return batches
+
+
+# What a run remembers between steps, kept in the host's own trainer_state.json and taken up again on a resume.
+
+
+class Remembers(Protocol):
+    """A part of the run with a memory, as plain data that JSON keeps exactly."""
+
+    def state(self) -> Any:
+        """What must be kept; empty where there is nothing."""
+        ...
+
+    def load(self, state: Any) -> None:
+        """Continue where `state` was taken."""
+        ...
+
+
+class RolloutAlpha:
+    """Alpha of the newest rollout of training, for updates from it after an evaluation or in a resumed run.
+
+    Args:
+        value: What it is before the first rollout.
+    """
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def state(self) -> dict[str, Any]:
+        """The number."""
+        return {"value": self.value}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Args:
+            state: What `state()` returned.
+        """
+        self.value = state["value"]
+
+
+class RunMemory(TrainerCallback):
+    """Gives the parts' memories for the trainer's state, and puts them back when training begins.
+
+    The host writes that state last of a checkpoint and in one file, so a checkpoint that is whole has them.
+
+    Args:
+        parts: name -> part.
+    """
+
+    def __init__(self, parts: dict[str, Remembers]) -> None:
+        self.parts = parts
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take up the memories of the checkpoint that is resumed; a controlled alpha may not start anew in a run."""
+        kept = state.stateful_callbacks.get(KEY, {})
+        if state.global_step > 0 and self.parts["alpha"].state() and not kept.get("alpha"):
+            raise RecipeError(
+                f"the checkpoint of step {state.global_step} was written without the state of alpha='auto', which "
+                "would start anew; resume with the alpha of that run, or start another run."
+            )
+        for name, part in self.parts.items():
+            if not kept.get(name):
+                continue
+            try:
+                part.load(kept[name])
+            except KeyError as error:
+                raise RecipeError(
+                    f"the checkpoint of step {state.global_step} was written by another version of dqo: its memory of "
+                    f"{name!r} lacks {error}; resume with that version, or start another run."
+                ) from error
+
+    def state(self) -> dict[str, Any]:
+        """The memories by name, as they are when a checkpoint is written."""
+        return {name: part.state() for name, part in self.parts.items()}
+
+
+class ResumeMixin:
+    """Completes the host's checkpoints; `_memory` is set by the trainer."""
+
+    _memory: RunMemory
+    _sampler: Any = None
+
+    @property
+    def rollout_lasts(self) -> int:
+        """Micro-steps from one rollout to the next."""
+        return self.args.steps_per_generation * self.num_iterations
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler:
+        self._sampler = super()._get_train_sampler(*args, **kwargs)
+        return self._sampler
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """The host looks at max_steps after a step only."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Tells a full disk in a sentence."""
+        with writing(self.args.output_dir, "add --resume"):
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        if self._step % self.rollout_lasts:
+            save_rollout(rollout_path(output_dir, self.accelerator.process_index), self._buffered_inputs)
+        kept = self._memory.state()  # of all processes, so it is asked for on all
+        self.accelerator.wait_for_everyone()  # their files are there now
+        if self.args.should_save:
+            self.state.stateful_callbacks[KEY] = kept | {"files": list_files(output_dir)}
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            path = rollout_path(checkpoint, self.accelerator.process_index)
+            self._buffered_inputs = load_rollout(path, self.accelerator.device) if path.exists() else None
+            self._check_rollout()
+            self._turn_epochs()
+
+    def _check_rollout(self) -> None:
+        """Refuse to go on in the middle of a rollout that is not there."""
+        if_whole = self.state.global_step * self.args.gradient_accumulation_steps
+        host = self.state.stateful_callbacks.get(KEY, {}).get("host", {})
+        micro_step = host.get("step", if_whole)  # fewer after an epoch whose last update was short
+        if micro_step % self.rollout_lasts and self._buffered_inputs is None:
+            updates = max(1, self.rollout_lasts // self.args.gradient_accumulation_steps)
+            raise RecipeError(
+                f"the checkpoint of step {self.state.global_step} lies between two updates from one rollout and was "
+                f"written without that rollout; resume from a checkpoint at the end of one, every {updates} steps, or "
+                "start anew."
+            )
+
+    def _turn_epochs(self) -> None:
+        """Draw the orders of the epochs that are done, as the sampler did when it went through them."""
+        if self._sampler is not None and self._sampler.shuffle:
+            for _ in range(int(self.state.epoch or 0)):
+                torch.randperm(self._sampler.num_samples, generator=self._sampler.generator)
+
+
+class HostCounters:
+    """Where the host is in its rollout and in its log, as a memory of the run.
+
+    Args:
+        trainer: A trainer with `ResumeMixin`.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def state(self) -> dict[str, Any]:
+        """Micro-steps done, number of processes, and what the next log line is made of."""
+        trainer = self._trainer
+        return {
+            "step": trainer._step,
+            "processes": trainer.accelerator.num_processes,
+            "metrics": dict(trainer._metrics["train"]),
+            "loss": trainer.accelerator.gather(trainer._tr_loss).mean().item(),
+            "logged": trainer._globalstep_last_logged,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue where `state` was taken.
+
+        Args:
+            state: What `state()` returned.
+
+        Raises:
+            RecipeError: A run of another number of processes.
+        """
+        trainer, now = self._trainer, self._trainer.accelerator.num_processes
+        if state["processes"] != now:
+            raise RecipeError(
+                f"the checkpoint of step {trainer.state.global_step}: expected a continuation by {state['processes']} "
+                f"processes, which wrote it, got {now}, with which batches and prompts would be others; start as many."
+            )
+        trainer._step, trainer._globalstep_last_logged = state["step"], state["logged"]
+        trainer._tr_loss += state["loss"]
+        for name, values in state["metrics"].items():
+            trainer._metrics["train"][name].extend(values)

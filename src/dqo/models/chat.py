@@ -1,0 +1,101 @@
+"""A conversation as the text that a model reads, by the chat template that came with its tokenizer.
+
+A template is a program of whoever published the model. The host runs it in Jinja's sandbox, where it can reach no
+Python object but the conversation; what it does wrong there is told as one sentence.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dqo.errors import ModelError
+from dqo.models.weights import first_words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def chat_text(
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: Sequence[Mapping[str, str]],
+    *,
+    answer_next: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """What the model reads.
+
+    Args:
+        tokenizer: One with a chat template.
+        messages: {"role", "content"} each.
+        answer_next: Whether the model is to go on with its answer.
+        options: Variables of the template, such as enable_thinking.
+
+    Returns:
+        The text, special tokens written out.
+
+    Raises:
+        ModelError: A template that fails, or reaches for what the sandbox keeps from it.
+    """
+    try:
+        return tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=answer_next, **options or {}
+        )
+    except Exception as error:  # Jinja's, and whatever the template's own arithmetic raises
+        remedy = "leave the system_prompt out, or " if messages[0]["role"] == "system" else ""
+        raise ModelError(
+            f"expected the chat template of {tokenizer.name_or_path!r} to render a conversation, but it failed "
+            f"({first_words(error)}); {remedy}mend chat_template in its tokenizer_config.json, or chat_template.jinja."
+        ) from error
+
+
+def conversation(prompt: str, system: str | None = None) -> list[dict[str, str]]:
+    """A prompt as messages.
+
+    Args:
+        prompt: The user's words.
+        system: What stands before them; None leaves it to the template, which may have something of its own.
+
+    Returns:
+        {"role", "content"} each.
+    """
+    before = [] if system is None else [{"role": "system", "content": system}]
+    return [*before, {"role": "user", "content": prompt}]
+
+
+def rendered(
+    prompt: str,
+    tokenizer: "PreTrainedTokenizerBase",
+    system: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """A prompt as the policy reads it.
+
+    Args:
+        prompt: The user's words.
+        tokenizer: The policy's; without a chat template the words stay as they are.
+        system: As for `conversation`.
+        options: As for `chat_text`.
+
+    Returns:
+        The text that is tokenized.
+    """
+    if not tokenizer.chat_template:
+        return prompt
+    return chat_text(tokenizer, conversation(prompt, system), options=options)
+
+
+def check_system(system: str | None, template: str | None, model: str) -> None:
+    """Refuse a system prompt for a model that would not see it.
+
+    Args:
+        system: The system prompt, if any.
+        template: The chat template, if any.
+        model: Name of the model.
+
+    Raises:
+        ModelError: There is a system prompt and no template.
+    """
+    if system is not None and not template:
+        raise ModelError(
+            f"system_prompt: expected a model with a chat template, got {model!r}, which reads plain text; remove "
+            "it, or write it into the prompts."
+        )

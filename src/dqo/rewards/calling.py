@@ -1,0 +1,363 @@
+"""A reward function whose every mistake is told as one sentence that names the row."""
+
+import inspect
+import json
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import asdict
+from decimal import Decimal
+from numbers import Real
+from typing import Any, Protocol
+
+from dqo.errors import DQOError, RewardError
+from dqo.files.records import Prompt
+from dqo.models.response import Response, completion_text
+
+_ARGUMENTS = "end its arguments with **columns, and give one that is not always there a default"
+_SHOWN = 80  # characters of a completion in a message
+_OVERFLOWS = 1e308  # a double ends a little above
+
+
+class CheckedReward:
+    """Call a reward function and check what it returns; NaN never reaches an advantage.
+
+    An asynchronous function (or callable object) gives an asynchronous wrapper, which is how TRL tells them apart.
+    The wrapper can be pickled if the function can.
+
+    Args:
+        fn: Callable in TRL's convention: keyword arguments `prompts`, `completions` and columns, each with N rows,
+            to N numbers, or None for a completion that cannot be scored.
+
+    Raises:
+        RewardError: At once, a function that does not take `prompts` and `completions`. When called: the function
+            raised, or returned the wrong count, something that is no number, NaN or infinity. An error of dqo's own
+            that it raised passes unchanged.
+    """
+
+    def __new__(cls, fn: Callable[..., Any]) -> "CheckedReward":
+        """An instance of the asynchronous subclass for an asynchronous function."""
+        is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+        return super().__new__(_AsyncCheckedReward if is_async else cls)
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+        self.__name__ = getattr(fn, "__name__", type(fn).__name__)
+        self._check_signature()
+
+    def __reduce__(self) -> tuple[type, tuple[Callable[..., Any]]]:
+        return CheckedReward, (self.fn,)
+
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """Rewards of N completions, each a finite float or None."""
+        with _batch_told(prompts, completions, columns):
+            try:
+                rewards = self.fn(prompts=prompts, completions=completions, **columns)
+            except Exception as error:
+                raise self._raised(error, completions) from error
+            return self._checked(rewards, completions)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Refuse a function that asks for a column which there is not, or takes fewer than there are, before a rollout.
+
+        Args:
+            columns: Names of what it is called with beside `prompts` and `completions`.
+
+        Raises:
+            RewardError: Names what there is.
+        """
+        try:
+            signature = inspect.signature(self.fn)
+            signature.bind(prompts=[], completions=[], **{column: [] for column in columns})
+        except TypeError as error:
+            raise RewardError(
+                f"reward function {self.__name__!r}: expected one that can be called with prompts, completions, "
+                f"{', '.join(columns)}, got {signature} ({error}); {_ARGUMENTS}, or read it from the columns there are."
+            ) from None
+        except ValueError:  # of a builtin
+            return
+
+    def _check_signature(self) -> None:
+        """Refuse what could never be called, at once and not after the first rollout."""
+        try:
+            signature = inspect.signature(self.fn)
+        except (ValueError, TypeError):  # of a builtin, or of something that is no function: the call will tell
+            return
+        try:
+            signature.bind_partial(prompts=[], completions=[])
+        except TypeError as error:
+            raise RewardError(
+                f"reward function {self.__name__!r}: expected the arguments (prompts, completions, **columns), got "
+                f"{signature} ({error}); change its signature."
+            ) from None
+
+    def _raised(self, error: Exception, completions: Sequence[Any]) -> DQOError:
+        if isinstance(error, DQOError):
+            return error
+        first = f"; its first completion was {_shown(completions[0])}" if completions else ""
+        told = f"reward function {self.__name__!r} raised {type(error).__name__} ({error})"
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the call here
+        if not frames and isinstance(error, TypeError):  # it was not entered
+            return RewardError(f"{told}; {_ARGUMENTS}.")
+        place = f" in {frames[-1].filename}, line {frames[-1].lineno}," if frames else ""
+        return RewardError(
+            f"{told}{place} on a batch of {len(completions)}{first}; mend it, or return None for what it cannot score."
+        )
+
+    def _checked(self, rewards: Any, completions: Sequence[Any]) -> list[float | None]:
+        N = len(completions)
+        flat = getattr(rewards, "ndim", 1) == 1  # (N, 1) is one number too many, or a mean that was forgotten
+        try:
+            if not flat or isinstance(rewards, (Mapping, Set, str, bytes)):  # their keys, or letters, are no rewards
+                raise TypeError
+            rewards = list(rewards)
+        except TypeError:
+            got = type(rewards).__name__ if flat else f"a {type(rewards).__name__} of shape {tuple(rewards.shape)}"
+            raise RewardError(
+                f"reward function {self.__name__!r}: expected a list of {N} numbers, got "
+                f"{got}; return one number for each completion."
+            ) from None
+        if len(rewards) != N:
+            raise RewardError(
+                f"reward function {self.__name__!r}: expected {N} rewards, one for each completion, got "
+                f"{len(rewards)}; return None for a completion that cannot be scored instead of leaving it out."
+            )
+        return [self._number(row, reward, completions[row]) for row, reward in enumerate(rewards)]
+
+    def _number(self, row: int, reward: Any, completion: Any) -> float | None:
+        if reward is None:
+            return None
+        number = finite_number(reward)
+        if number is not None:
+            return number
+        raise RewardError(
+            f"reward function {self.__name__!r}: expected a finite number for row {row}, got {_described(reward)} for "
+            f"the completion {_shown(completion)}; return None for a completion that cannot be scored."
+        )
+
+
+class _AsyncCheckedReward(CheckedReward):
+    async def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
+        """Rewards of N completions, each a finite float or None."""
+        with _batch_told(prompts, completions, columns):
+            try:
+                rewards = await self.fn(prompts=prompts, completions=completions, **columns)
+            except Exception as error:
+                raise self._raised(error, completions) from error
+            return self._checked(rewards, completions)
+
+
+@contextmanager
+def _batch_told(prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> Iterator[None]:
+    """Gives a RewardError the rows that the function was called with, those of the innermost function."""
+    try:
+        yield
+    except RewardError as error:
+        if error.batch is None:
+            N = len(completions)
+            # what the host hands over beside columns (its state, ways to log) belongs to no row
+            lists = {name: values for name, values in columns.items() if isinstance(values, list | tuple)}
+            rows = {"prompts": prompts, "completions": completions} | lists
+            rows = {name: values for name, values in rows.items() if len(values) == N}
+            error.batch = [{"row": i} | {name: values[i] for name, values in rows.items()} for i in range(N)]
+        raise
+
+
+def finite_number(reward: Any) -> float | None:
+    """Reads a reward, of whatever kind of number.
+
+    Args:
+        reward: of Python, `decimal`, `fractions`, or a scalar of numpy or torch.
+
+    Returns:
+        The number; None for what is no number, masked, not finite, or larger than a float holds.
+    """
+    if hasattr(reward, "item") and getattr(reward, "ndim", None) == 0:  # a scalar of torch or numpy
+        if getattr(reward, "mask", False):  # item() would be 0
+            return None
+        reward = reward.item()
+    if not isinstance(reward, (Real, Decimal)):
+        return None
+    try:
+        number = float(reward)
+    except (ValueError, OverflowError):  # a signalling NaN, a fraction or an integer of 400 digits
+        return None
+    return number if abs(number) < _OVERFLOWS else None  # false for NaN
+
+
+def _described(reward: Any) -> str:
+    """A reward that is no number, by its shape where it has one."""
+    if shape := getattr(reward, "shape", ()):
+        return f"a {type(reward).__name__} of shape {tuple(shape)}"
+    return repr(reward.item() if hasattr(reward, "item") and not getattr(reward, "mask", False) else reward)
+
+
+def _shown(completion: Any) -> str:
+    text = completion_text(completion).sampled
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+
+
+# A reward of a recipe, fed from the column `record`, and what is worth counting about the responses it sees.
+#
+# The column holds a prompt as one JSON string: strings have the same Arrow schema whatever lies in `meta`.
+
+
+class RecordReward:
+    """A reward function called with the texts, references and meta of the dataset's records.
+
+    Args:
+        reward: Called with lists of N entries as keywords: `prompts` (str), `completions` (`Response`: the
+            text without reasoning traces, with `sampled` beside it), `reference`, `meta`, `record` and `ended` (bool).
+        eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
+        name: Its column in the logs.
+    """
+
+    def __init__(self, reward: CheckedReward, eos_token_ids: Collection[int], name: str):
+        self.__name__ = name
+        self.reward = reward
+        self.counting: Any = reward.fn  # perhaps with a method `counts`
+        self.eos_token_ids = frozenset(eos_token_ids)
+
+    def __call__(
+        self,
+        *,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        record: Sequence[str],
+        **columns: Any,
+    ) -> list[float | None]:
+        """Rewards of N completions.
+
+        Args:
+            prompts: As TRL passes them; `record` is used instead.
+            completions: Strings, or lists of chat messages.
+            completion_ids: Token ids of each completion, the end-of-sequence id included where it was sampled.
+            record: The column of encoded prompts.
+            **columns: Whatever else TRL passes.
+
+        Returns:
+            N finite numbers, None where a completion cannot be scored.
+        """
+        rows = [decode_record(row) for row in record]
+        texts, ended = texts_and_ends(completions, completion_ids, self.eos_token_ids, columns)
+        values = self.reward(
+            prompts=[row.prompt for row in rows],
+            completions=texts,
+            reference=[row.reference for row in rows],
+            meta=[row.meta for row in rows],
+            record=list(record),
+            ended=ended,
+        )
+        log_counts(self.counting, self.__name__, columns)
+        return values
+
+
+def texts_and_ends(
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    eos_token_ids: Collection[int],
+    columns: Mapping[str, Any],
+) -> tuple[list[Response], list[bool]]:
+    """Text of each completion and whether it ended by itself; the shares cut off and empty go to the host's log.
+
+    Args:
+        completions: Strings, or lists of chat messages.
+        completion_ids: Token ids of each completion.
+        eos_token_ids: Ids that end one.
+        columns: What TRL passes; its `log_metric` is used where it is there.
+
+    Returns:
+        N texts, and N times whether the last token is one of the ids.
+    """
+    texts = [completion_text(completion) for completion in completions]
+    ended = [bool(len(ids)) and int(ids[-1]) in eos_token_ids for ids in completion_ids]
+    if texts and (log := columns.get("log_metric")):
+        log("responses/truncated", 1 - sum(ended) / len(texts))
+        log("responses/empty", sum(not text.strip() for text in texts) / len(texts))
+    return texts, ended
+
+
+def log_counts(source: Any, name: str, columns: Mapping[str, Any]) -> None:
+    """What a reward has counted so far (answers too long to compare, conversations shortened), to the host's log.
+
+    Args:
+        source: Perhaps with a method `counts` that returns name -> number.
+        name: Of the reward; "rewards/<name>/" stands before each number's name.
+        columns: What TRL passes; its `log_metric` is used where it is there.
+    """
+    log, counts = columns.get("log_metric"), getattr(source, "counts", None)
+    if log and counts:
+        for what, value in counts().items():
+            log(f"rewards/{name}/{what}", float(value))
+
+
+def encode_record(prompt: Prompt) -> str:
+    """A prompt as the JSON string that goes into the column `record`.
+
+    Args:
+        prompt: The prompt.
+
+    Returns:
+        One line of JSON.
+    """
+    return json.dumps(asdict(prompt), ensure_ascii=False)
+
+
+def decode_record(record: str) -> Prompt:
+    """The prompt written by `encode_record`.
+
+    Args:
+        record: One line of JSON.
+
+    Returns:
+        The prompt.
+    """
+    return Prompt(**json.loads(record))
+
+
+# The quality of a task as a reward function in TRL's convention.
+
+
+class HasQuality(Protocol):
+    """What is asked of a task here; see `dqo.tasks.Task`."""
+
+    name: str
+
+    def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
+        """Quality of each response, None where it cannot be scored."""
+        ...
+
+
+class TaskReward(RecordReward):
+    """`task.quality` for `reward_funcs`, under the name "quality".
+
+    The dataset needs a column `record`, see `encode_record`.
+
+    Args:
+        task: The task that scores.
+        eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
+    """
+
+    def __init__(self, task: HasQuality, eos_token_ids: Collection[int]):
+        super().__init__(CheckedReward(task_quality(task)), eos_token_ids, "quality")
+        self.counting = task
+
+
+def task_quality(task: HasQuality) -> Callable[..., list[float | None]]:
+    """`task.quality` as a function of `completions`, `record` and `ended`, named as the task.
+
+    Args:
+        task: The task that scores.
+
+    Returns:
+        A reward function in TRL's convention.
+    """
+
+    def quality(completions: list[str], record: list[str], ended: list[bool], **_: Any) -> list[float | None]:
+        return task.quality([decode_record(row) for row in record], completions, ended)
+
+    quality.__name__ = task.name
+    return quality

@@ -1,0 +1,309 @@
+r"""Where a solution states its final answer: after "####", in <answer> or \boxed{}, or after "the answer is"."""
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+_HASHES = re.compile(r"#{4,}[ \t]*([^\n]*?)(?=####|\n|\Z)")  # there may be several on one line
+_LABEL = re.compile(r"(?i)\W*(?:the\s+)?(?:final\s+)?answer\b(?:\s+is\b)?\s*[:=]?")
+# "#### Step 1: add" and "#### 2. Add it", as Markdown has them; \frac is an answer's
+_HEADING = re.compile(r"[^\w\\]*(?:\d+[.):]\s+)?[A-Za-z]{2}")
+_TAGGED = re.compile(r"(?is)<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)")  # the innermost of nested ones
+_BOXED = re.compile(r"\\f?boxed\s*\{")
+# No two neighbours may match the same blanks: on a run of them the time would grow with its cube.
+_SAID = re.compile(
+    r"(?i)\banswer(?: (?:to|for|in|of) [^.:=\n]{1,60}?)?(?:\s+(?:is|was|would be|should be|must be)\b|[\s*_]*[:=])"
+    r"(?: (?:therefore|thus|then|simply|just|indeed)\b)?[\s:=*_`]*"
+)
+_TITLE = re.compile(r"(?im)^[ \t#*_>]*(?:the )?(?:final )?answer[ \t*_]*\n[\s*_]*")  # the answer is on the next line
+_CLAUSE = re.compile(r"[^\n]*?(?:\?(?=\s|\Z)|(?=[.!;][\"*_)$\]]*(?:\s|\Z)|\n|\Z))")
+_ASIDE = re.compile(
+    r"[,;(]|\s[-–—]\s(?=[A-Za-z]{2})|\s(?:because|since|as|so|which|that|when|where)\b"
+    r"|\s(?:for|in|on|by|with|after)\b(?! \S?\d)"
+)
+_FORMULA = re.compile(r"\$\$?[^$\n]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\]")
+# What takes an answer back or adds another one: "72, 73", "72. Or 73?", "72 or maybe 73".
+_HEDGE = re.compile(
+    r"[\s.,;)*$]*(?:(?<=,)\s*\S?\d|\(?(?:or|and|but|no|wait|actually|maybe|perhaps|possibly)\b[^\n]{0,30}?\d)", re.I
+)
+_JOINED = re.compile(r"[\s$.]*(,|or\b|and\b|/|,\s*(?:or|and)\b)[\s$]*")  # between two boxes that are one answer
+_UNIT_BEHIND = re.compile(r"\$?(?:[ \t]+[A-Za-z]+){0,3}(?=\s*(?:[.!\n]|$))")  # "\boxed{72} red apples."
+_RUN_ON = re.compile(r"\n[^\S\n]*(?:Question|Q|Problem|User|Human)\s*\d*:")  # a base model invents the next question
+_CLOSERS = r"(?:\s|[.$*)`_\"!\]}]|\\[\])]|</\w+>)"  # what may follow an answer without saying anything
+_CLOSING = re.compile(rf"\A{_CLOSERS}+|{_CLOSERS}+\Z")
+
+
+@dataclass(frozen=True)
+class FinalAnswer:
+    """The answer that a text states.
+
+    Attributes:
+        text: The answer.
+        end: Offset in the text behind the statement.
+        tail: What follows it, closing marks left out.
+    """
+
+    text: str
+    end: int
+    tail: str
+
+
+def final_answer(text: str) -> FinalAnswer | None:
+    """The answer in the strictest form that occurs: "####", <answer>, boxed, then said in words.
+
+    Of several "####" the first counts, of the other forms the last, as is usual for each; whichever it is, a text can
+    never be paid for one of several answers. The statement ends where the answer that counts was first given, so that
+    what stands between it and its repetition is tail. Where an answer is stated in another form, or another "####" has
+    a number, a "####" that a word follows is a heading.
+
+    Args:
+        text: A response.
+
+    Returns:
+        The answer, or None where none is stated.
+    """
+    run_on = _RUN_ON.search(text)
+    stated = (run_on and _last(text, run_on.start())) or _last(text, len(text))
+    hashed = [(answer, found.end()) for found in _HASHES.finditer(text) if (answer := _unlabelled(found[1])).strip()]
+    # Before a number it is passed over, behind one it is never reached, so that it does not matter where the number is.
+    headings = stated or any(re.search(r"\d", answer) and not _HEADING.match(answer) for answer, _ in hashed)
+    for answer, end in hashed:
+        if not (headings and _HEADING.match(answer)):
+            return _answer(text, answer, end)
+    return _answer(text, *stated) if stated else None
+
+
+def _last(text: str, stop: int) -> tuple[str, int] | None:
+    """The last answer of the strictest form up to a place, and where it was first given; "####" is not looked at."""
+    for form in (_tagged, _boxed, _said):
+        if answers := list(form(text, stop)):
+            return next((answer, end) for answer, end in answers if answer == answers[-1][0])
+    return None
+
+
+def _tagged(text: str, stop: int) -> Iterator[tuple[str, int]]:
+    for found in _TAGGED.finditer(text, 0, stop):
+        inside = final_answer(found[1])
+        yield inside.text if inside else found[1].strip(), found.end()
+
+
+def _boxed(text: str, stop: int) -> Iterator[tuple[str, int]]:
+    answer, behind, closing = "", 0, _closing_braces(text)
+    for found in _BOXED.finditer(text, 0, stop):
+        if (end := closing.get(found.end() - 1)) is not None:
+            joined = bool(answer) and _JOINED.fullmatch(text, behind, found.start())  # "\\boxed{72} or \\boxed{73}"
+            answer = f"{answer} {joined[1]} {text[found.end() : end]}" if joined else text[found.end() : end].strip()
+            behind = end + 1
+            yield answer, _behind_unit(text, behind)
+
+
+def _said(text: str, stop: int) -> Iterator[tuple[str, int]]:
+    starts = sorted(found.end() for pattern in (_SAID, _TITLE) for found in pattern.finditer(text, 0, stop))
+    for start in starts:
+        clause = _CLAUSE.match(text, start, min(stop, start + MAX_CHARACTERS))
+        assert clause is not None, "it matches anything"
+        if re.search(r"[\d\\]", clause.group()):
+            yield _stated(clause.group()), start + len(_stated(clause.group()))
+
+
+def _stated(clause: str) -> str:
+    """A clause up to where it goes on to speak of the answer, if it begins with one; else all of it."""
+    aside = _ASIDE.search(clause)
+    for end in (len(clause), aside.start() if aside else 0):
+        if stated_number(clause[:end]) is not None and not _HEDGE.match(clause, end):
+            return clause[:end]
+    formula = _FORMULA.match(clause)
+    return formula.group() if formula and not _HEDGE.match(clause, formula.end()) else clause
+
+
+def _behind_unit(text: str, end: int) -> int:
+    unit = _UNIT_BEHIND.match(text, end)
+    return unit.end() if unit else end
+
+
+def _unlabelled(line: str) -> str:
+    """The line without "Answer:" and the like before it."""
+    label = _LABEL.match(line)
+    return line[label.end() :] if label else line
+
+
+def _answer(text: str, answer: str, end: int) -> FinalAnswer:
+    hedge = _HEDGE.match(text, end)
+    whole = re.sub("</answer>.*", "", answer) + (hedge.group() if hedge else "")
+    return FinalAnswer(whole.strip().strip("*`").strip(), end, _CLOSING.sub("", text[end:]))
+
+
+def _closing_braces(text: str) -> dict[int, int]:
+    """Offset of each opening brace that is closed -> offset of the brace that closes it."""
+    opened: list[int] = []
+    closing: dict[int, int] = {}
+    for brace in re.finditer("[{}]", text):
+        if brace[0] == "{":
+            opened.append(brace.start())
+        elif opened:
+            closing[opened.pop()] = brace.start()
+    return closing
+
+
+# Numbers as people and models write them: $1,234.50, 70 000, –3, 2 1/2, \frac34, ½, 1.2 × 10^3, 42°, 50\%, 6 €.
+
+MAX_CHARACTERS = 300  # of a text that is read as a number
+
+_CHARACTERS = str.maketrans(
+    dict.fromkeys("−–‐‑﹣－", "-")
+    | dict.fromkeys("\u00a0\u2007\u2008\u2009\u200a\u202f\u3000\t", " ")
+    | dict.fromkeys("\u200b\u2060\ufeff\"“”", None)
+    | {"⁄": "/", "∕": "/", "÷": "/", "×": "*", "·": "*", "⋅": "*", "’": "'", "º": "°", "≈": "~"}
+    | {chr(code + 0xFEE0): chr(code) for code in (*range(0x30, 0x3A), *map(ord, "$%,.+/="))}  # full width
+)  # fmt: skip
+_VULGAR = re.compile(r"[¼-¾⅐-⅞]")
+_SUPERSCRIPT = re.compile(r"[⁻⁰¹²³⁴-⁹]+")
+_EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,3}|__?|`+)(?=[^\s*])([^*`]*?[^\s*`])\1(?![\w(*])")  # not the ** of 2**3
+_INLINE = re.compile(r"(?<!\\)\$(?=[^\s$])([^$]*?[^\s$\\])\$(?!\d)")  # $x$, not the two dollars of $5 and $6
+_WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|bm|mbox|boldsymbol|boxed)\s*\{([^{}]*)\}")
+_FRAC = re.compile(r"\\[dtc]?frac\s*(?:\{\s*([^{}]*?)\s*\}|(\d))\s*(?:\{\s*([^{}]*?)\s*\}|(\d))")
+_DEGREES = re.compile(r"\^?\s*\{?\s*(?:\\circ|\\degree|°)\s*\}?")
+_TIMES = re.compile(r"\\(?:times|cdot|ast)\b")
+_BLANK = re.compile(
+    r"\\(?:[,;:! ()\[\]]|q?quad\b|thinspace\b|left\b|right\b|displaystyle\b)|\$\$|(?<=\d)~(?=\d{3}\b)|~(?=[A-Za-z])|\s+"
+)
+
+# Words that make another number of the one before them ("3 million", "3 and a half", "3 or 4"): no unit has one.
+_CHANGE = (
+    r"(?i:(?:pi|hundred|thousand|million|billion|trillion|dozen|grand|lakh|crore|half|third|fourth|fifth|sixth|seventh|"
+    r"eighth|ninth|tenth|hundredth|thousandth)s?|quarters?\s+of|halves|mil|mln|bn|and|or|to|plus|minus|over|divided|"
+    r"multiplied|squared|cubed|factorial|than|not|nor|if|versus|vs)\b"
+)
+# Words that make another number of the one behind them ("half of 3", "at least 3", "not 3").
+_TURN = (
+    r"(?i:no|never|nearly|almost|under|above|below|between|without|except|twice|double|triple|times|least|most|how|one|"
+    r"root|square|cube|sum|product|difference|quotient|opposite|inverse|reciprocal|rest|percent|step|option|question|"
+    r"problem|equation|from|log|ln|sin|cos|tan|sqrt)\b"
+)
+_NO_UNIT = r"(?i:is|are|was|were|wrong|incorrect|off|mod|base|short)\b"  # "18 is wrong", "18 mod 5"
+_LETTERS = rf"(?!{_CHANGE}|{_NO_UNIT})(?:[A-Za-zµ][A-Za-zµ']+|[ghlLms]\b|a(?=\s)|[ap]\.m\b)\.?(?:\s?\^\{{?-?[1-3]\}}?)?"
+_GLUED = r"(?:[kcm]m|km/h|[km]g|m[lL]|kWh|mph|ft|lbs?|oz|hrs?|min|secs?|[ap]m|[AP]M)\b\.?(?:\^\{?[23]\}?)?"
+_UNIT = (
+    rf"(?P<percent>\s*(?:%|per\s?cent\b|pct\b))?(?:\s*°(?:\s*[CF]\b)?|\s*[€£¥₹₩¢]|{_GLUED})?"
+    rf"(?:(?:\s+|\s*(?<=[a-z€$%])/\s*){_LETTERS}(?:[ -]{_LETTERS}|\s*/\s*{_LETTERS}){{0,5}})?(?:\s*\([^()\d]*\))?"
+)
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?:'\d{3})+|\d{1,3}(?: \d{3})+(?![\d/])|\d+)"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)"
+_CURRENCY = r"(?:(?:US|CA?|AU?|NZ)?\$|[€£¥₹₩]|(?:USD|EUR|GBP|INR|Rs\.?|\\euro|\\pounds)(?=[\s\d]))"
+_VALUE = (
+    rf"(?P<sign>[-+]?)\s*(?:{_CURRENCY}\s*)?(?P<inner>[-+]?)(?:"
+    rf"(?:(?P<whole>\d+)\s+(?:and\s+|&\s*)?(?=\d+\s*/))?(?P<over>{_DECIMAL})\s*/\s*(?P<under>{_DECIMAL})"
+    rf"|(?P<plain>{_DECIMAL})\.?(?:\s*[*x]\s*10\s*\^\s*\{{?(?P<ten>[-+]?\d{{1,3}})\}}?|[eE](?P<exponent>[-+]?\d{{1,3}}))?"
+    r")"
+)
+_NUMBER = re.compile(rf"{_VALUE}{_UNIT}")
+_TERM = rf"[-+$(]*{_DECIMAL}[)%]*"
+_SUM = re.compile(rf"(?:{_TERM}(?:\s*[-+*/x]\s*{_TERM})+\s*=\s*)+")
+_NAMED = re.compile(r"(?:[A-Za-z](?:_\{?\w+\}?)?|[A-Za-z][A-Za-z ]{1,40})\s*[=:]\s*")
+_ABOUT = re.compile(r"(?i)(?:=|~|\\approx\b|\b(?:about|approximately|approx|roughly|exactly|only|just)\b\.?)\s*")
+_NEGATIVE = re.compile(r"(?i)\b(?:negative|minus)\s+(?=[$.\d])")
+_SENTENCE = re.compile(
+    rf"(?:(?!{_CHANGE}|{_TURN})(?:[A-Za-z][A-Za-z'-]+|[aAI]),?:?\s+){{1,15}}(?P<rest>(?:[^A-Za-z\s-]|(?<=is )-).*)"
+)
+
+
+@dataclass(frozen=True)
+class Number:
+    """An exact number, and whether a percent sign stands behind it."""
+
+    value: Fraction
+    percent: bool = False
+
+    def equals(self, answer: "Number") -> bool:
+        """Whether an answer is this number.
+
+        A percent sign is a unit: 50 % is 50. Where this number is a fraction without the sign, 50 % is .5 too, and
+        where it lies between -1 and 1, only that: .5 % is not .5.
+
+        Args:
+            answer: The answer.
+
+        Returns:
+            True or False.
+        """
+        hundredth = answer.value / 100
+        if self.percent == answer.percent:
+            return self.value == answer.value
+        if self.percent:
+            return answer.value in (self.value, self.value / 100)
+        if self.value.denominator == 1:
+            return self.value == answer.value
+        return self.value == hundredth or (abs(self.value) >= 1 and self.value == answer.value)
+
+
+def simplified(text: str) -> str:
+    """A text with one spelling of signs, blanks, digits and fractions, without emphasis and commands of layout.
+
+    Args:
+        text: An answer, as written.
+
+    Returns:
+        It in few characters; what is more than layout is left as it is.
+    """
+    text = _VULGAR.sub(lambda found: f" {unicodedata.normalize('NFKC', found.group())}", text)
+    text = _SUPERSCRIPT.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found.group())}}}", text)
+    text = _INLINE.sub(r" \1 ", text.translate(_CHARACTERS)).replace("\\%", "%").replace("\\$", "$").replace("{,}", ",")
+    text = re.sub(r"(?<=\d)\\[,! ](?=\d{3}(?!\d))", " ", text)
+    text = _EMPHASIS.sub(r"\2", text)
+    for pattern, by in ((_WRAPPED, r" \1 "), (_WRAPPED, r" \1 "), (_DEGREES, "°"), (_TIMES, "*"), (_BLANK, " ")):
+        text = pattern.sub(by, text)
+    return text.strip(" $*`_").rstrip(" .,;*`_$").strip()
+
+
+def read_number(text: str) -> Number | None:
+    """The number that a text is, whatever its unit.
+
+    Args:
+        text: Such as "$1,200.50", "-3", "72 apples" or "2\u00a01/2".
+
+    Returns:
+        The number; None for anything more than a number and a unit of a few words.
+    """
+    if len(text) > MAX_CHARACTERS:
+        return None
+    plain = _FRAC.sub(lambda found: f" {found[1] or found[2]}/{found[3] or found[4]} ", simplified(text))
+    found = _NUMBER.fullmatch(" ".join(plain.split()).replace("- ", "-"))
+    if found is None:
+        return None
+    if found["plain"]:
+        value = _decimal(found["plain"]) * Fraction(10) ** int(found["ten"] or found["exponent"] or 0)
+    else:
+        over, under, whole = _decimal(found["over"]), _decimal(found["under"]), int(found["whole"] or 0)
+        if not under or (found["whole"] and over >= under):  # 2 5/3 is no mixed number
+            return None
+        value = whole + over / under
+    negative = (found["sign"] == "-") != (found["inner"] == "-")
+    return Number(-value if negative else value, bool(found["percent"]))
+
+
+def stated_number(text: str) -> Number | None:
+    """The one number that an answer states: "x = 5", "24 + 48 = 72", "about 72", "She has 72 apples left".
+
+    Args:
+        text: An answer.
+
+    Returns:
+        The number; None where there are several, or where a word makes it another one ("half of 72", "not 72").
+    """
+    if len(text) > MAX_CHARACTERS:
+        return None
+    plain = simplified(text)
+    for pattern in (_NAMED, _SUM, _ABOUT):
+        found = pattern.match(plain)
+        plain = plain[found.end() :] if found else plain
+    plain = _NEGATIVE.sub("-", plain)
+    if (number := read_number(plain)) is not None:
+        return number
+    sentence = _SENTENCE.fullmatch(plain)
+    return read_number(sentence["rest"]) if sentence and "?" not in plain else None
+
+
+def _decimal(text: str) -> Fraction:
+    return Fraction(re.sub("[, ']", "", text))

@@ -1,0 +1,233 @@
+"""What makes a good sentence, as rewards: the words it was to use, and how fluent it is."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import simplemma
+
+from dqo.errors import RewardError
+from dqo.models.policy import DEFAULT_POLICY
+from dqo.models.response import completion_text
+from dqo.rewards.likelihood import HIGH, LOW, Fluency
+
+
+class ConceptReward:
+    """Share of the words in `meta.concepts` that a response uses, by lemma; see `dqo.rewards.sentences`."""
+
+    def __init__(self) -> None:
+        self.__name__ = "concepts"
+
+    def __call__(
+        self, *, prompts: Sequence[Any], completions: Sequence[Any], meta: Sequence[dict[str, Any]], **columns: Any
+    ) -> list[float]:
+        """N numbers in [0, 1]; RewardError for a row whose `meta` has no concepts."""
+        rewards = []
+        for row, (completion, fields) in enumerate(zip(completions, meta, strict=True)):
+            concepts = fields.get("concepts")
+            if not isinstance(concepts, list) or not concepts:
+                raise RewardError(
+                    f"reward 'concepts': expected a list of words in meta.concepts of row {row}, got {concepts!r}; use "
+                    "data of the task commongen, or another reward."
+                )
+            rewards.append(coverage(completion_text(completion), concepts))
+        return rewards
+
+
+class FluencyReward:
+    """Fluency under a frozen language model, between word salad (0) and a person's sentence (1).
+
+    Args:
+        model: Name or folder, as for `dqo.models.load_policy`.
+        low: Log-probability per word, nats, worth 0.
+        high: The one worth 1, above `low`.
+    """
+
+    def __init__(self, model: str = DEFAULT_POLICY, low: float = LOW, high: float = HIGH):
+        self.__name__ = "fluency"
+        self._fluency = Fluency(model, low, high)
+
+    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
+        """N numbers in [0, 1]; TRL's arguments, of which the completions are looked at."""
+        return self._fluency([completion_text(completion) for completion in completions])
+
+
+# How many of the given words a sentence uses, by lemma, without paying for text that is about the words.
+#
+# A policy trained on plain coverage soon writes "Use the words dog, ball and run in a short sentence." Four rules make
+# such text worth 0; each looks at what a person never does in one sentence about a scene:
+#
+# - more than one sentence or line;
+# - talk about the words or about itself: "use these words in a sentence", "this sentence has …" (a word that was asked
+#   for is no such talk, and neither is a scene with a word in it: "He gave his word to the nurse.");
+# - three or more words, all that are used, one after another with commas or "and" between them: a list;
+# - a word alone in quotation marks or emphasis is mentioned and not used, so it does not count.
+
+# What is said about the words or about the sentence itself, not every use of such a word: a man may give his word to a
+# nurse, a judge may pass a sentence, a teacher may write a verb on the board. `word` is what a frame is about.
+_TERM = r"(?P<word>words?|sentences?|phrases?|paragraphs?|concepts?|prompts?|nouns?|verbs?|adjectives?|vocabulary)\b"
+_MAKE = (
+    r"(?:use|using|write|make|create|form|compose|construct|include|combine|generate|complete|build|try|give|provide|"
+    r"put|fit|here (?:is|are)|here's|here’s)\b"
+)
+_CONCEPT = r"(?P<named>[^\W\d_]+)"
+_ABOUT = [
+    re.compile(rf"(?i){frame}")
+    for frame in (
+        # requests and announcements: "Use the words …", "Sure, here is a sentence …", "I will write a sentence …"
+        rf"\A\W*(?:(?:sure|okay|ok|certainly|of course|please|now)\W+)*{_MAKE}.*?\b{_TERM}",
+        r"\b(?:i|we|you|let's|let us|let me)\W+(?:\w+\W+)?"
+        rf"(?:(?:use|write|create|form|compose|make|construct)d?|wrote|made)\b.{{0,40}}?\b{_TERM}",
+        # this text: "This sentence has …", "… in a sentence", "Sentence: …", "A short sentence with …"
+        rf"(?:\A\W*|\b(?:in|for|with) )this (?:\w+ )?{_TERM}",
+        rf"\bin (?:an?|one|the|my|your|each|every|the same) (?:\w+ ){{0,2}}?(?!words?\b){_TERM}",
+        rf"\A\W*(?:\w+ )?{_TERM}\W*\d*\W*:",
+        r"\A\W*(?:(?:an?|the|one|another|my|short|simple|good|new|long|example|possible) )*(?!words?\b)"
+        rf"{_TERM} (?:with|using|containing|including|featuring|about|of|from|that|which)\b",
+        rf"\b(?:the|this|my|our|your) (?:\w+ )?{_TERM} (?:use|contain|include|combine|mention|feature|describe)s?\b",
+        rf"\b{_TERM} (?:asks?|requires?|wants) ",
+        # the words that were given: "the following words", "uses all of these words", "… are the words"
+        rf"\b(?:following|above|given|provided|listed|required|requested) (?:\w+ )?{_TERM}",
+        rf"\b(?:all|each|both|every one) (?:of )?(?:the|these|those) (?:\w+ )?{_TERM}",
+        rf"\b(?:using|uses?|used|contains?|includes?|combines?) (?:the|these|those|three|four|five) (?:\w+ )?{_TERM}",
+        r"(?<!\bthere) (?:are|is) (?:(?:all|the|an?|both|three|four|five|common|english) )*"
+        rf"{_TERM}(?! (?:that|who|on|in))",
+        # concepts named as words: "the words dog, ball and run", "the word 'dog'", "the nouns are a dog and a ball"
+        rf"\b{_TERM}\s*[:(\"“‘'*]+{_CONCEPT}",
+        rf"\b{_TERM} (?:are|is|like|such as|including|namely|called) [\"“‘'*]*(?:an?\s+|the\s+)?{_CONCEPT}",
+        rf"\b(?:the (?=word )|(?=words|nouns|verbs)){_TERM} {_CONCEPT}(?=\s*(?:,|and\b|or\b|&|$))",
+        rf"\bthe word {_CONCEPT}.*?\bthe {_TERM} ",
+    )
+]
+# What stands before a name or an example, so that the next word may have a capital: Mr. Hill, Mt. Fuji, e.g. Rex.
+_LEADING = re.compile(r"Mrs?|Ms|Dr|Prof|St|Mt|Ft|Capt|Sgt|Lt|Gen|Gov|Rev|vs|e\.g|i\.e|cf|approx")
+# What a sentence may end with as well; it goes on only in lower case. So does one after U.S., D.C. and the like.
+_TRAILING = re.compile(r"[ap]\.m|etc|Jr|Sr|Inc|Co|Ltd|Ph\.D|[A-Z](?:\.[A-Z])+")
+_INITIALS = re.compile(r"[A-Z](?:\.[A-Z])*")
+_FRONTED = re.compile(r"(?:At|Around|About|By|Before|After|Until|From|Since)\b.*[ap]\.m")  # no verb in it: no sentence
+_STARTER = re.compile(
+    "An?|The|This|That|These|Those|There|Here|He|She|It|They|We|I|You|His|Her|Its|Our|Their|My|Your|Then|When|While|"
+    "After|Before|As|In|On|At|With|And|But|So|If|One|Two|Three|Some|Many|Every|Each|All|Both|Another|Now|Later"
+)
+# A mark inside closing quotes ends the sentence only if it does not go on in lower case ("Stop!" he called).
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++(?:(?=\s+\S)|[\"'”’)]+(?=\s+[^a-z\s]))")  # each run is read once
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
+_MENTION = re.compile(r"((?<![\"“”*_`‘])[\"“”*_`‘]++|(?<!\w)')([^\W\d_]+)([\"“”*_`]+|[’'](?!\w))")
+_LIST_GAP = re.compile(r"(?=\s*(?:[,;/&:*•-]|and\b|or\b|plus\b))[\s,;/&:*•-]*(?:and|or|plus)?[\s,;/&:*•-]*")
+_VOWELS = "aeiou"
+# Irregular forms that simplemma takes for words of their own.
+_IRREGULAR = {
+    "bent": "bend", "bit": "bite", "bore": "bear", "bound": "bind", "broke": "break", "dove": "dive", "drunk": "drink",
+    "felt": "feel", "gone": "go", "ground": "grind", "left": "leave", "people": "person", "rose": "rise",
+    "shook": "shake", "shot": "shoot", "swore": "swear", "thought": "think", "won": "win", "wound": "wind",
+}  # fmt: skip
+
+
+def coverage(text: str, concepts: Sequence[str]) -> float:
+    """Share of the concepts that a text uses in one sentence.
+
+    Args:
+        text: The response.
+        concepts: Lemmas, each one word.
+
+    Returns:
+        A number in [0, 1]; 0 for more than one sentence, talk about the task, or a bare list.
+    """
+    text = text.strip()
+    if "\n" in text or any(not _abbreviates(text, mark, concepts) for mark in _SENTENCE_END.finditer(text)):
+        return 0.0
+    if _is_about_words(text, concepts):
+        return 0.0
+    text = _MENTION.sub(" ", text)
+    words = list(_WORD.finditer(text))
+    used = [concept for concept in concepts if any(is_form(word.group(), concept) for word in words)]
+    if len(used) > 1 and _is_list(text, words, used):
+        return 0.0
+    return len(used) / len(concepts)
+
+
+def is_form(word: str, concept: str) -> bool:
+    """Whether a word is a form of a concept, read as a noun or as a verb.
+
+    Irregular forms come from simplemma ("ran", "children"), which knows one lemma a form; the regular inflections of
+    the concept are added, so that "leaves" is a form of both "leaf" and "leave", and "building" of "build".
+
+    Args:
+        word: A word of a text, in any case, perhaps with a possessive 's.
+        concept: A lemma.
+
+    Returns:
+        True or False.
+    """
+    word, concept = re.sub(r"['’]s$", "", word.lower()), concept.lower()
+    if word == concept or word in _inflections(concept) or _IRREGULAR.get(word) == concept:
+        return True
+    return simplemma.lemmatize(word, lang="en") == concept
+
+
+def _inflections(concept: str) -> set[str]:
+    """Regular plural and third person, past and -ing form of a word, noun or verb."""
+    last, before = concept[-1:], concept[-2:-1]
+    stem, doubled = concept, concept
+    if last in ("s", "x", "z") or concept.endswith(("ch", "sh")):
+        plural = {concept + "es"}
+    elif last == "y" and before not in _VOWELS:
+        plural, stem = {concept[:-1] + "ies"}, concept[:-1] + "i"
+    elif last == "f" or concept.endswith("fe"):
+        plural = {concept + "s", concept.removesuffix("e")[:-1] + "ves"}
+    else:
+        plural = {concept + "s", concept + "es"} if last == "o" else {concept + "s"}
+    if last == "e":
+        return plural | {concept + "d", (concept if before in ("e", "o", "y") else concept[:-1]) + "ing"}
+    if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", concept):  # run, chop: one short vowel doubles the consonant
+        doubled = stem = concept + last
+    return plural | {stem + "ed", doubled + "ing"}
+
+
+def _abbreviates(text: str, mark: re.Match[str], concepts: Sequence[str]) -> bool:
+    """Whether a mark that looks like the end of a sentence is the dot of an abbreviation; in doubt it is not."""
+    words = text[: mark.start()].split()
+    following = re.match(r"[\W_]*(\w+\.?|)", text[mark.end() :])
+    assert following is not None, "it matches anything"
+    last, after = words[-1].lstrip("([\"“'‘") if words else "", following.group(1)
+    if mark.group() != "." or not last or not after:
+        return False
+    if last == "No":
+        return after[0].isdigit()
+    if _STARTER.fullmatch(after):  # "plan B. He"
+        return False
+    if _LEADING.fullmatch(last):
+        return True
+    if _TRAILING.fullmatch(last) and (after[0].islower() or (len(words) <= 4 and _FRONTED.fullmatch(" ".join(words)))):
+        return True
+    # an initial of a name: the word before is none or has a capital too, unlike "plan B.", and no concept follows
+    named = after[0].isupper() and (len(words) == 1 or words[-2][0].isupper()) and not _uses(after, concepts)
+    return named and bool(_INITIALS.fullmatch(last))
+
+
+def _is_about_words(text: str, concepts: Sequence[str]) -> bool:
+    """Whether a text speaks about the words or itself, with a word for that which is none of the concepts."""
+    for frame in _ABOUT:
+        for found in frame.finditer(text):
+            named = found.groupdict().get("named")
+            if not _uses(found["word"], concepts) and (named is None or _uses(named, concepts)):
+                return True
+    return False
+
+
+def _uses(word: str, concepts: Sequence[str]) -> bool:
+    return any(is_form(word, concept) for concept in concepts)
+
+
+def _is_list(text: str, words: Sequence[re.Match[str]], used: Sequence[str]) -> bool:
+    """Whether all used concepts stand one after another with only list punctuation between them."""
+    content = [word for word in words if word.group().lower() not in ("and", "or", "plus")]
+    run: list[re.Match[str]] = []
+    for word in content:
+        if not _uses(word.group(), used):
+            run = []
+            continue
+        run = [*run, word] if run and _LIST_GAP.fullmatch(text, run[-1].end(), word.start()) else [word]
+        if len(run) >= 3 and all(any(is_form(part.group(), concept) for part in run) for concept in used):
+            return True
+    return False

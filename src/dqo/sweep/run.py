@@ -1,0 +1,249 @@
+"""`dqo sweep`: arms × alphas × seeds from one file -> one table, one front."""
+
+import argparse
+import math
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+from dqo.errors import DataError, RecipeError
+from dqo.files.jsonio import is_number
+from dqo.files.records import Prompt
+from dqo.files.run import owning, read_steps
+from dqo.settings.yaml import nested_settings, read_yaml_file, write_yaml_file
+from dqo.sweep.plan import BASE, Run, Sweep, check_evaluation, claim_evaluation
+from dqo.sweep.plots import write_plots
+from dqo.sweep.results import read_evaluations, summarise, write_tables
+from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
+from dqo.sweep.sweep_file import read_sweep
+from dqo.train.folder import RunFolder
+
+# To evaluate and to write the results, after hours of training.
+_NEEDED_LATE = ("matplotlib", "moocore", "numpy", "rich", "rouge_score", "sacrebleu", "scipy", "tqdm")
+_SAVING = 300.0  # seconds that a large checkpoint may take
+DQO = [sys.executable, "-m", "dqo"]  # what runs a stage
+
+
+def run(args: argparse.Namespace) -> int:
+    """Do what is not done, then write the results of all that is.
+
+    Args:
+        args: `file`, `jobs`, `threads_per_job`, `dry_run` and `only`.
+
+    Returns:
+        0 when every run asked for is evaluated, else 1; with `dry_run` 0.
+
+    Raises:
+        DQOError: A sweep file that does not do, or a folder that holds something else.
+    """
+    for package in _NEEDED_LATE:
+        import_module(package)
+    sweep, prompts = read_sweep(args.file)
+    chosen = _chosen(sweep, args.only)
+    for one in sweep.runs:
+        _check_folder(one, sweep)
+    _, wrong = read_evaluations(sweep.runs, sweep.evaluation, prompts)
+    for sentence in wrong.values():  # now, not after hours of training
+        _say(f"left out of the results: {sentence}")
+    if args.dry_run:
+        print(_plan(sweep, chosen))
+        return 0
+    if any(not _evaluated(one, sweep) for one in chosen):
+        _check_encoders(sweep)
+    _say(f"{sum(_evaluated(one, sweep) for one in chosen)} of {len(chosen)} runs are done already")
+    errors = run_jobs(
+        # done ones too, because a kill may have come before their checkpoints were tidied
+        [_job(one, sweep) for one in chosen],
+        slots=args.jobs,
+        environment=environments(args.jobs, args.threads_per_job),
+        say=_say,
+    )
+    errors = _report(sweep, prompts, errors)
+    for name, error in errors.items():
+        _say(f"failed: {name}: {error}")
+    return 1 if errors else 0
+
+
+def _check_encoders(sweep: Sweep) -> None:
+    """Load what will measure the runs, so that a misspelt name does not show after the first training."""
+    from dqo.embedders import load_embedder
+
+    for name in (sweep.evaluation.encoder, sweep.evaluation.heldout_encoder):
+        if name is not None and not name.startswith("policy:"):  # whose weights may be large
+            load_embedder(name)
+
+
+def _chosen(sweep: Sweep, only: Sequence[str]) -> list[Run]:
+    arms = list(dict.fromkeys(one.arm for one in sweep.runs))
+    for arm in only:
+        if arm not in arms:
+            raise RecipeError(f"--only {arm!r}: expected one of the arms {', '.join(arms)}; correct the name.")
+    return [one for one in sweep.runs if not only or one.arm in only]
+
+
+def _check_folder(one: Run, sweep: Sweep) -> None:
+    """Refuse a run folder made from other settings than this sweep's."""
+    check_evaluation(one, sweep.evaluation)
+    if not one.recipe.exists():
+        return
+    before, now = read_yaml_file(one.recipe), nested_settings(one.settings)
+    for key in dict.fromkeys([*now, *before]):
+        if before.get(key) != now.get(key):
+            old, new = (
+                _difference(document.get(key), other.get(key)) for document, other in ((before, now), (now, before))
+            )
+            raise RecipeError(
+                f"{one.recipe}: expected the recipe of this sweep, but {key!r} was {old!r} and is now {new!r}; set it "
+                "back, delete that run folder, or set output_dir to another folder."
+            )
+
+
+def _difference(value: Any, other: Any) -> Any:
+    """Of two sections the entries that differ, of other values the value."""
+    if not isinstance(value, dict) or not isinstance(other, dict):
+        return value
+    return {key: inner for key, inner in value.items() if key not in other or other[key] != inner}
+
+
+def _plan(sweep: Sweep, chosen: list[Run]) -> str:
+    """One line a run: its name and what is done of it."""
+    width = max(len(one.name) for one in chosen)
+    lines = [f"{one.name:{width}}  {_state(one, sweep)}" for one in chosen]
+    done = sum(_evaluated(one, sweep) for one in chosen)
+    evaluation = {name: value for name, value in asdict(sweep.evaluation).items() if value not in (None, {})}
+    return "\n".join([
+        *lines, "", f"{len(chosen)} runs in {sweep.output_dir}, {done} done.",
+        "evaluation: " + ", ".join(f"{name} {value}" for name, value in evaluation.items()),
+    ])  # fmt: skip
+
+
+def _state(one: Run, sweep: Sweep) -> str:
+    if _evaluated(one, sweep):
+        return "done"
+    if one.arm == BASE or RunFolder(one.folder).final.is_dir():
+        begun = (one.folder / sweep.evaluation.folder / "groups.jsonl").exists()
+        return "evaluation to be continued" if begun else "to be evaluated"
+    newest = RunFolder(one.folder).newest_checkpoint()
+    return f"training to be continued from {newest.name}" if newest else "to be trained and evaluated"
+
+
+def _evaluated(one: Run, sweep: Sweep) -> bool:
+    return (one.folder / sweep.evaluation.folder / "metrics.json").exists()
+
+
+def _job(one: Run, sweep: Sweep) -> Job:
+    """The commands of a run: train from its own recipe, resuming what there is, and evaluate."""
+    evaluation = sweep.evaluation
+    out = one.folder / evaluation.folder
+    training = Stage(
+        "training",
+        [*DQO, "train", str(one.recipe), "--resume"],
+        one.folder / "train.log",
+        # checkpoints may have been deleted after the evaluation, which does not make the run undone
+        lambda: RunFolder(one.folder).final.is_dir() or _evaluated(one, sweep),
+        one.folder,
+        lambda: _write_recipe(one),
+        lambda: _patience(one),
+    )
+    model = sweep.model if one.arm == BASE else str(one.folder)
+    evaluating = Stage(
+        "evaluation",
+        [*DQO, "eval", "--model", model, *evaluation.flags(), "--out", str(out)],
+        one.folder / f"{evaluation.folder}.log",
+        lambda: _evaluated(one, sweep),
+        out,
+        lambda: _claim(one, sweep),
+    )
+    stages = [evaluating] if one.arm == BASE else [training, evaluating]
+    return Job(one.name, one.folder, stages, lambda: _tidy(one, sweep.keep))
+
+
+def _patience(one: Run) -> float:
+    """Seconds to finish a step of a training, as its log knows it, and to save it."""
+    log = RunFolder(one.folder).metrics
+    with suppress(DataError):  # a log that cannot be read says as little as none: the training is waited for
+        steps = [row["time/step"] for row in read_steps(log) if is_number(row.get("time/step"))]
+        return _SAVING + 3 * max(steps, default=math.inf)
+    return math.inf
+
+
+def _claim(one: Run, sweep: Sweep) -> None:
+    claim_evaluation(one, sweep.evaluation)
+    if one.arm == BASE:  # which no training has written down
+        _write_recipe(one)
+
+
+def _write_recipe(one: Run) -> None:
+    write_yaml_file(one.recipe, nested_settings(one.settings))
+
+
+def _tidy(one: Run, keep: str) -> None:
+    """Delete the checkpoints of a finished run that are not to be kept."""
+    folder = RunFolder(one.folder)
+    for path in folder.checkpoints.glob("*") if keep != "all" else ():
+        if path.is_dir() and (keep == "none" or path != folder.final):  # a model card lies there too
+            shutil.rmtree(path)
+
+
+def environments(jobs: int, threads: int | None) -> Callable[[int], dict[str, str]]:
+    """Variables for the processes of each slot: its share of the processor, and an accelerator of its own.
+
+    Args:
+        jobs: Slots.
+        threads: Processor threads a job; its share of the machine where None, and no limit for a single slot.
+
+    Returns:
+        Slot number -> variables.
+    """
+    if threads is None and jobs > 1:
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = max(1, usable // jobs)
+    variables = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    devices = _devices()
+
+    def environment(slot: int) -> dict[str, str]:  # a process takes one device, and refuses to be shown several
+        return variables | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if len(devices) > 1 else {})
+
+    return environment
+
+
+def _devices() -> list[str]:
+    import torch
+
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if shown is not None:
+        return [device for device in shown.split(",") if device]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> dict[str, str]:
+    """Write tables and pictures of every evaluated run of the sweep; returns what is wrong with the others."""
+    evaluated, wrong = read_evaluations(sweep.runs, sweep.evaluation, prompts)
+    errors = errors | wrong
+    if not evaluated:
+        _say("no run is evaluated, so there are no results")
+        return errors
+    there = {one.run.name for one in evaluated}
+    document = summarise(evaluated) | {
+        "evaluation": asdict(sweep.evaluation),
+        "n_prompts": len(prompts),
+        "missing": [
+            {"run": one.name, "reason": errors.get(one.name, "not run yet").rstrip(".")}
+            for one in sweep.runs if one.name not in there
+        ],
+    }  # fmt: skip
+    with owning(sweep.results, LOCK, grace=-1):  # sweeps that share the work may end together
+        print(write_tables(sweep.results, document, evaluated))
+        pictures = write_plots(sweep.results, document)
+    names = ["results.json", "results.csv", "results.md", *(path.name for path in pictures)]
+    print(f"written: {sweep.results}/{{{','.join(names)}}}")
+    return errors
+
+
+def _say(line: str) -> None:
+    print(f"dqo: {line}", file=sys.stderr, flush=True)

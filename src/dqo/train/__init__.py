@@ -1,0 +1,1 @@
+"""What is one run, from recipe to folder?"""

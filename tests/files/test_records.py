@@ -1,0 +1,200 @@
+"""Data files: what is read is what was written, and every complaint names file, line and field."""
+
+import errno
+import json
+import subprocess
+import sys
+from io import FileIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dqo.errors import DataError
+from dqo.files.records import Group, append_jsonl, read_groups, read_prompts, write_groups, write_json, write_text
+
+GROUP = {"id": "a", "prompt": "Say.", "responses": ["x", ""], "finish": ["eos", "length"], "rewards": [1, 0.5]}
+
+
+def lines(path, *records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return path
+
+
+def test_prompt_fields_and_defaults(tmp_path):
+    path = lines(
+        tmp_path / "train.jsonl", {"prompt": "One?", "reference": ["1"], "meta": {"id": "q7"}}, {"prompt": "Two?"}
+    )
+    first, second = read_prompts(path)
+    assert (first.id, first.reference, first.meta) == ("q7", ["1"], {"id": "q7"})
+    assert (second.id, second.prompt, second.reference, second.meta) == ("train-2", "Two?", [], {})
+
+
+def test_line_separators_inside_strings_do_not_split_records(tmp_path):
+    odd = "a\u2028b\u2029c\x85d\x0be\x0cf\rg"
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(json.dumps({"prompt": odd}, ensure_ascii=False).encode() + b"\r\n\n" + b'{"prompt": "next"}')
+    assert [prompt.prompt for prompt in read_prompts(path)] == [odd, "next"]
+    assert read_prompts(path)[1].id == "p-3", "blank lines still count as lines"
+
+
+def test_byte_order_mark_is_passed_over(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "hello"}\n')
+    assert read_prompts(path)[0].prompt == "hello"
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+groups = st.builds(
+    lambda i, p, ref, rows, scored, meta: Group(
+        f"g{i}", "p" + p, ref, [r for r, _, _ in rows], [f for _, f, _ in rows],
+        [x for _, _, x in rows] if scored else None, meta,
+    ),
+    st.integers(), texts, st.one_of(texts, st.lists(texts, max_size=2)),
+    st.lists(st.tuples(texts, st.sampled_from(["eos", "length"]), st.floats(-1e9, 1e9)), min_size=1, max_size=4),
+    st.booleans(), st.dictionaries(texts, texts, max_size=2),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(groups, min_size=1, max_size=4, unique_by=lambda group: group.id))
+def test_groups_survive_the_round_trip(tmp_path_factory, written):
+    path = tmp_path_factory.mktemp("round") / "deep" / "groups.jsonl"
+    write_groups(path, written)
+    assert read_groups(path) == written
+    assert [entry.name for entry in path.parent.iterdir()] == ["groups.jsonl"], "no temporary file is left"
+
+
+def test_appending_gives_the_same_file_as_writing(tmp_path):
+    group = Group("ü", "p", [], ["a\u2028b"], ["eos"], None, {})
+    write_groups(tmp_path / "whole.jsonl", [group, Group("b", "p", "r", ["c"], ["eos"], [1.0], {})])
+    for one in read_groups(tmp_path / "whole.jsonl"):
+        append_jsonl(tmp_path / "appended.jsonl", vars(one))
+    assert (tmp_path / "appended.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompt": 3}, r"line 2, field 'prompt': expected a non-empty string, got 3\."),
+        ({"prompt": " \n"}, r"line 2, field 'prompt': expected a non-empty string"),
+        ({"prompt": "\ud800"}, r"line 2, field 'prompt': expected a non-empty string"),
+        ({"reference": [1]}, r"field 'reference': expected a string or a list of strings, got \[1\]"),
+        ({"meta": []}, r"field 'meta': expected an object, got \[\]"),
+        ({"id": ""}, r"field 'id': expected a non-empty string, got \"\""),
+        ({"id": "first"}, r"line 2, field 'id': expected a unique id \(line 1 has the same\), got \"first\""),
+        ({"responses": []}, r"field 'responses': expected a non-empty list of strings, got \[\]"),
+        ({"responses": ["x", None]}, r"field 'responses': expected a non-empty list of strings"),
+        ({"finish": ["eos"]}, r"field 'finish': expected 2 of \"eos\" or \"length\", one a response, got \[\"eos\"\]"),
+        ({"finish": ["eos", "stop"]}, r"field 'finish': expected 2 of \"eos\" or \"length\""),
+        ({"rewards": [1.0]}, r"field 'rewards': expected null or 2 finite numbers, one a response, got \[1.0\]"),
+        ({"rewards": [True, 0]}, r"field 'rewards': expected null or 2 finite numbers"),
+        ({"rewards": [10**400, 0]}, r"field 'rewards': expected null or 2 finite numbers"),
+        ({"rewards": "1 0"}, r"field 'rewards': expected null or 2 finite numbers"),
+        ({"rewards": [1, float("nan")]}, r"line 2: expected one JSON object on the line, got the number NaN"),
+        ({"rewards": [1, float("-inf")]}, r"line 2: .* the number -Infinity, which JSON does not have"),
+        ({"reward": [1, 1]}, r"field 'reward': expected only the fields id, prompt, .* \(others go inside meta\)"),
+    ],
+)
+def test_a_bad_group_names_line_and_field(tmp_path, change, message):
+    path = lines(tmp_path / "groups.jsonl", GROUP | {"id": "first"}, GROUP | change)
+    with pytest.raises(DataError, match=r"groups\.jsonl, " + (message if message[0] == "l" else "line 2, " + message)):
+        read_groups(path)
+
+
+@pytest.mark.parametrize("field", ["id", "prompt", "responses", "finish"])
+def test_a_missing_field_is_named(tmp_path, field):
+    path = lines(tmp_path / "g.jsonl", {key: value for key, value in GROUP.items() if key != field})
+    with pytest.raises(DataError, match=rf"g\.jsonl, line 1, field '{field}': expected .*, got nothing\."):
+        read_groups(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"p\.jsonl: expected at least one JSON line, got an empty file\."),
+        (b"\n \n", r"p\.jsonl: expected at least one JSON line"),
+        (b'{"prompt": "caf\xe9"}', r"p\.jsonl: expected UTF-8, got byte 0xe9 at offset 15; save the file as UTF-8\."),
+        (b'{"prompt": "a"}\n{"prompt": ', r"p\.jsonl, line 2: expected one JSON object on the line, got "),
+        (b'["prompt"]\n', r'p\.jsonl, line 1: expected a JSON object, got \["prompt"\]\.'),
+        (b'{"prompt": "a", "meta": {"x": 1e999}}', r"line 1: .* the number 1e999, which overflows"),
+        (b'{"prompt": "a", "meta": {"id": 7}}', r"line 1, field 'meta.id': expected a non-empty string, got 7\."),
+        (b'{"prompt": "a", "answer": "b"}', r"field 'answer': expected only the fields prompt, reference, meta"),
+        (b"[" * 100_000, r"p\.jsonl, line 1: expected one JSON object on the line, got maximum recursion"),
+    ],
+)
+def test_a_bad_prompt_file_is_refused(tmp_path, content, message):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_prompts(path)
+
+
+def test_a_missing_file_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match=r"none\.jsonl: expected a readable JSON-lines file, got No such file"):
+        read_prompts(tmp_path / "none.jsonl")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(DataError, match=r"metrics\.json: expected finite numbers to write as JSON"):
+        write_json(path, {"a": float("nan")})
+    with pytest.raises(DataError, match=r"expected text to write as UTF-8, got the lone surrogate '\\ud800'"):
+        write_text(path, "\ud800")
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.json"]
+
+
+class FullDisk:
+    """A file that takes so many more bytes of all writes together, then a part of one, then nothing."""
+
+    def __init__(self, room):
+        self.room = room
+
+    def write(self, file, data):
+        data = bytes(data)
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken, self.room = data[: self.room], max(0, self.room - len(data))
+        return FileIO.write(file, taken)
+
+
+@pytest.mark.parametrize("room", [0, 1, 5, 20, 21])
+def test_a_full_disk_is_an_error_and_glues_nothing(tmp_path, monkeypatch, room):
+    path, disk = tmp_path / "log.jsonl", FullDisk(room)
+    append_jsonl(path, {"step": 1})
+    full = type("Full", (FileIO,), {"write": lambda file, data: disk.write(file, data)})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, mode, buffering: full(self, mode))
+        with pytest.raises(DataError, match=r"log\.jsonl: writing failed \(No space left on device\); free space"):
+            append_jsonl(path, {"step": 2, "quality": 0.25})
+    append_jsonl(path, {"step": 3})
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
+
+
+@pytest.mark.parametrize("torn", ['{"step": 2, "qual', '{"step": ', "{", '{"a": "\\ud8'])
+@pytest.mark.parametrize("before", ["", '{"step": 1}\n'])
+def test_a_line_that_a_kill_has_torn_is_cut_off_by_the_next(tmp_path, before, torn):
+    path = tmp_path / "log.jsonl"
+    path.write_text(before + torn)
+    append_jsonl(path, {"step": 3})
+    assert path.read_text() == before + '{"step": 3}\n'
+
+
+@pytest.mark.parametrize("before", ["", '{"step": 1}\n'])
+def test_a_whole_line_without_its_end_stays(tmp_path, before):
+    path = tmp_path / "log.jsonl"
+    path.write_text(before + '{"step": 2}')
+    append_jsonl(path, {"step": 3})
+    assert path.read_text() == before + '{"step": 2}\n{"step": 3}\n'
+
+
+def test_processes_that_append_to_one_file_leave_whole_lines(tmp_path):
+    code = "import sys; from dqo.files.records import append_jsonl\n"
+    code += "for i in range(200): append_jsonl(sys.argv[1], {'i': i, 'text': 'x' * (97 * i % 9000)})"
+    path = tmp_path / "shared.jsonl"
+    started = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(3)]
+    assert [process.wait(timeout=300) for process in started] == [0, 0, 0]
+    assert sorted(json.loads(line)["i"] for line in path.read_text().splitlines()) == sorted([*range(200)] * 3)
