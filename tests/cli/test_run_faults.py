@@ -207,6 +207,7 @@ def begun(own_recipe, tmp_path):
     training = subprocess.Popen(
         command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where the suite is under nohup
     )  # fmt: skip
     try:
         until(lambda: ((run / "metrics.jsonl").exists() and len(steps(run)) >= 2) or training.poll() is not None)

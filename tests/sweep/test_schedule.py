@@ -118,6 +118,7 @@ def begin(tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-c", SWEEP, str(folder), STAGE, str(patience)], stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE, text=True, env=os.environ | {"STEP": str(step)}, start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where the suite is under nohup
         )  # fmt: skip
         started.append(process)
         until(lambda: (folder / "begun").exists() and (folder / "begun").read_text().endswith("\n"))

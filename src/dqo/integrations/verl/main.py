@@ -3,15 +3,6 @@
 import sys
 from dataclasses import asdict
 
-import ray
-from omegaconf import DictConfig
-from verl.trainer.main_ppo import TaskRunnerV1
-
-from dqo.errors import DQOError
-from dqo.integrations.verl.scoring import own_errors
-from dqo.integrations.verl.settings import base_mode, read_settings, with_whole_paths
-from dqo.rewards.loading import import_function
-
 try:
     import hydra
     from omegaconf import DictConfig, open_dict
@@ -24,6 +15,12 @@ except ModuleNotFoundError as error:
         f"error: verl needs the package {error.name!r}; run `pip install -e '.[verl,embed]'` in an environment of its "
         "own (docs/verl.md)."
     )
+
+from dqo.errors import DQOError
+from dqo.integrations.verl.runner import DQOTaskRunner
+from dqo.integrations.verl.scoring import own_errors
+from dqo.integrations.verl.settings import base_mode, read_settings, with_whole_paths
+from dqo.rewards.loading import import_function
 
 
 @hydra.main(config_path="pkg://verl.trainer.config", config_name="ppo_trainer", version_base=None)
@@ -53,21 +50,3 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     main()
-
-
-# verl's TaskRunner that knows DQO's trainers: it registers them in the process that looks them up.
-
-
-@ray.remote
-class DQOTaskRunner(TaskRunnerV1.__ray_actor_class__):
-    """verl's runner with `dqo_sync` and `dqo_colocate_async` among its trainer modes."""
-
-    def run(self, config: DictConfig) -> None:
-        """Run the training.
-
-        Args:
-            config: verl's configuration with the section `dqo`.
-        """
-        import dqo.integrations.verl.trainer  # noqa: F401  (registers)
-
-        super().run(config)
