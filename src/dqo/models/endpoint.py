@@ -111,7 +111,10 @@ class Endpoint:
         return dict(self._refused)
 
     def models(self) -> dict[str, str]:
-        """Names of the models that the server lists, each with its owner; empty where the server has no such list.
+        """Names of the models that the server lists.
+
+        Returns:
+            Name -> owner; empty where the server has no such list.
 
         Raises:
             EndpointError: Nothing listens at the URL.
@@ -205,7 +208,7 @@ class Endpoint:
             items: What to ask.
             distinct: What makes two items the same question.
 
-        Yields:
+        Returns:
             Place and answer; `Unanswered` for an item that the server does not answer although it answers others.
 
         Raises:

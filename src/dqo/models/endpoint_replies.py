@@ -25,7 +25,8 @@ class Reply(NamedTuple):
 class NoAnswer(Exception):
     """A document with status 200 and no answer in it.
 
-    Attributes:
+    Args:
+        reason: What the document says instead.
         code: Status that the document itself names, if any.
     """
 
