@@ -22,8 +22,12 @@ HOLD = """
 import os, sys, time
 from dqo.files.run import owning
 with owning(sys.argv[1]):
-    if len(sys.argv) > 2 and os.fork() == 0:
-        time.sleep(600)  # a helper that outlives its parent
+    if len(sys.argv) > 2:
+        runs, begun = os.pipe()
+        if os.fork() == 0:
+            os.write(begun, b"x")
+            time.sleep(600)  # a helper that outlives its parent
+        os.read(runs, 1)  # a helper that has not run yet would still hold the lock
     print("held", flush=True)
     time.sleep(600)
 """
