@@ -30,9 +30,9 @@ def test_missing_and_old_packages_get_one_command():
     from packaging.specifiers import SpecifierSet
 
     absent = doctor._package("no-such-package", SpecifierSet(">=1"), "train")
-    assert (absent.ok, absent.mend) == (False, "pip install -e '.[train]'")
+    assert (absent.ok, absent.fix) == (False, "pip install -e '.[train]'")
     old = doctor._package("torch", SpecifierSet(">=99"), "")
-    assert (old.ok, old.mend) == (False, "pip install 'torch>=99'")
+    assert (old.ok, old.fix) == (False, "pip install 'torch>=99'")
 
 
 @pytest.mark.parametrize(("vital", "status"), [(True, 1), (False, 0)])

@@ -1,4 +1,4 @@
-"""`dqo doctor`: what is installed and works, and the one command that mends what does not."""
+"""`dqo doctor`: what is installed and works, and the one command that fixes what does not."""
 
 import argparse
 import os
@@ -25,13 +25,13 @@ class Finding:
     Attributes:
         ok: Whether it does.
         what: What was looked at and found.
-        mend: Command or advice where it does not.
+        fix: Command or advice where it does not work.
         vital: Whether what the diagnosis is for needs it.
     """
 
     ok: bool
     what: str
-    mend: str = ""
+    fix: str = ""
     vital: bool = True
 
 
@@ -48,7 +48,7 @@ def tell(findings: Iterable[Finding]) -> int:
     for finding in findings:
         broken += finding.vital and not finding.ok
         mark = "ok     " if finding.ok else "MISSING" if finding.vital else "absent "
-        print(f"  {mark} {finding.what}" + ("" if finding.ok else f"\n          -> {finding.mend}"), flush=True)
+        print(f"  {mark} {finding.what}" + ("" if finding.ok else f"\n          -> {finding.fix}"), flush=True)
     return broken
 
 
@@ -204,12 +204,12 @@ def _device(index: int) -> Finding:
         works = bool(((a @ a) == 64).all())
         free, total = torch.cuda.mem_get_info(index)
     except RuntimeError as error:  # busy, broken, or too old for this build
-        told = f"device {index} cannot be used ({first_words(error)})"
-        return Finding(False, told, "free it, or choose another with CUDA_VISIBLE_DEVICES")
+        state = f"device {index} cannot be used ({first_words(error)})"
+        return Finding(False, state, "free it, or choose another with CUDA_VISIBLE_DEVICES")
     major, minor = torch.cuda.get_device_capability(index)
     bf16 = "bfloat16 in hardware" if major >= 8 else "no bfloat16: set dtype and trainer.bf16 to float32 or float16"
-    told = f"device {index}: {torch.cuda.get_device_name(index)}, {free / _GB:.0f} of {total / _GB:.0f} GB free, "
-    return Finding(works, f"{told}compute capability {major}.{minor}, {bf16}", "it gives wrong products: do not use it")
+    name = f"device {index}: {torch.cuda.get_device_name(index)}, {free / _GB:.0f} of {total / _GB:.0f} GB free, "
+    return Finding(works, f"{name}compute capability {major}.{minor}, {bf16}", "it gives wrong products: do not use it")
 
 
 def _nccl() -> Finding:
@@ -247,8 +247,8 @@ def _attention() -> Iterator[Finding]:
     )
 
 
-def _gpu_package(module: str, what: str, mend: str, distribution: str | None = None) -> Finding:
+def _gpu_package(module: str, what: str, fix: str, distribution: str | None = None) -> Finding:
     try:
         return Finding(True, f"{what}: {module} {version(distribution or module)}", vital=False)
     except PackageNotFoundError:
-        return Finding(False, f"{what}: {module} is not installed", mend, False)
+        return Finding(False, f"{what}: {module} is not installed", fix, False)
