@@ -34,7 +34,8 @@ from typing import TYPE_CHECKING, Any
 
 from dqo.errors import RecipeError, RewardError
 from dqo.rewards.calling import CheckedReward
-from dqo.settings.types import build, choices
+from dqo.settings.checking import choices
+from dqo.settings.types import build
 
 if TYPE_CHECKING:
     pass

@@ -7,7 +7,7 @@ from typing import Any
 from dqo.diversity.tricks import has_latin_words
 from dqo.errors import RecipeError, RewardError
 from dqo.models.response import completion_text
-from dqo.settings.types import choices
+from dqo.settings.checking import choices
 
 
 def references_of(reward: str, reference: Sequence[str | list[str]]) -> list[list[str]]:

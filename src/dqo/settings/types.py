@@ -1,15 +1,15 @@
 """Whether a value from YAML fits a type hint, and the hint in words."""
 
-import difflib
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from importlib import import_module
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from dqo.errors import RecipeError
+from dqo.settings.checking import choices
 
 _WORDS = {float: "a number", int: "a whole number", bool: "true or false", str: "text", NoneType: "null",
           dict: "a mapping", list: "a list"}  # fmt: skip
@@ -139,10 +139,3 @@ def find(kind: str, table: Mapping[str, str], name: str, extra: str) -> Any:
             f"{kind} {name!r} needs the package {error.name!r}, which is not installed; run "
             f"`pip install -e '.[{extra}]'`."
         ) from error
-
-
-def choices(wrong: str, valid: Iterable[str]) -> str:
-    """The valid names in words, with the nearest to a wrong one."""
-    names = list(valid)
-    near = difflib.get_close_matches(str(wrong), names, n=1)
-    return f"one of {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")

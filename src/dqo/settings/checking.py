@@ -1,0 +1,135 @@
+"""Checks a document against a pydantic model and reports all its mistakes at once, a sentence each."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dqo.errors import DQOError, RecipeError
+
+# Numbers are finite, true is no number, 1 may stand for 1.0, and an unknown key is a mistake.
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True, arbitrary_types_allowed=True)
+
+_WORDS = {
+    "string_type": "text", "float_type": "a number", "int_type": "a whole number", "bool_type": "true or false",
+    "list_type": "a list", "dict_type": "a mapping", "model_type": "a mapping", "none_required": "null",
+    "finite_number": "a finite number", "literal_error": "{expected}", "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}", "less_than": "below {lt:g}", "less_than_equal": "at most {le:g}",
+    "too_short": "a list of at least {min_length}", "string_pattern_mismatch": "text of the form {pattern}",
+}  # fmt: skip
+
+
+class Strict(BaseModel):
+    """Base of models of files: strict types, no unknown keys, unchanged after it is made."""
+
+    model_config = STRICT
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def check(
+    model: type[Model],
+    document: Mapping[str, Any],
+    origin: str | Mapping[str, str],
+    advice: Mapping[str, str] | None = None,
+    error: type[DQOError] = RecipeError,
+) -> Model:
+    """Checks a document, such as the content of a YAML file, against a model.
+
+    Args:
+        model: Fields with types and bounds, `Annotated[float, Field(gt=0)]`; best a subclass of `Strict`.
+        document: Plain data by text keys.
+        origin: The file or section, for messages; or dotted key -> where its value comes from, "" for the whole.
+        advice: Dotted name of a key that has no place here -> what to do instead.
+        error: Raised; a `RecipeError` by default, `DataError` for data.
+
+    Returns:
+        The model, made of the document.
+
+    Raises:
+        DQOError: Names every mistake of the document: one line and one sentence each, with file, key and value.
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as found:
+        mistakes = [_in_document(mistake, document) for mistake in found.errors(include_url=False)]
+    names = list(_names(model))
+    sentences = []
+    for path, group in groupby(mistakes, key=lambda mistake: mistake["path"]):
+        source = origin if isinstance(origin, str) else _source(path, origin)
+        sentences.append(f"{source}: {_sentence(path, list(group), names, advice or {})}")
+    raise error("\n".join(sentences))
+
+
+def nearest(wrong: str, names: Iterable[str]) -> str | None:
+    """Finds the name that a wrong one was meant to be, judged by the part behind the last dot.
+
+    Args:
+        wrong: As written.
+        names: Valid ones, dotted or not; of two with one last part the first is taken.
+
+    Returns:
+        The whole name; None where none is near.
+    """
+    by_last = {name.rpartition(".")[2]: name for name in reversed(list(names))}
+    near = difflib.get_close_matches(wrong.rpartition(".")[2], by_last, n=1)
+    return by_last[near[0]] if near else None
+
+
+def choices(wrong: str, valid: Iterable[str]) -> str:
+    """Lists the valid names in words, with the nearest to a wrong one."""
+    names = list(valid)
+    near = difflib.get_close_matches(str(wrong), names, n=1)
+    return f"one of {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")
+
+
+def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields; those of a section stand behind its own."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _names(field.annotation, f"{prefix}{name}.")
+
+
+def _in_document(mistake: Any, document: Mapping[str, Any]) -> dict[str, Any]:
+    """A mistake with its `path`, and the value there."""
+    value: Any = document
+    keys: list[str] = []
+    for part in mistake["loc"]:
+        # Behind the last key, pydantic names the branch of a union: ("alpha", "float").
+        inside = part in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(part, int)
+        if not inside:
+            if mistake["type"] == "missing":
+                keys.append(str(part))
+            break
+        value = value[part]
+        keys.append(str(part))
+    return {**mistake, "path": ".".join(keys), "value": value}
+
+
+def _source(path: str, origin: Mapping[str, str]) -> str:
+    """Where the value at a path comes from; a section has that of the whole."""
+    while path not in origin and path:
+        path = path.rpartition(".")[0]
+    return origin[path]
+
+
+def _sentence(path: str, group: list[dict[str, Any]], names: list[str], advice: Mapping[str, str]) -> str:
+    first = group[0]
+    section, _, name = path.rpartition(".")
+    if first["type"] == "extra_forbidden" and path in advice:
+        return f"`{path}` has no place here; {advice[path]}."
+    if first["type"] == "extra_forbidden":
+        near = nearest(name, names)
+        valid = [one.rpartition(".")[2] for one in names if one.rpartition(".")[0] == section]
+        remedy = f"did you mean {near!r}?" if near else f"choose one of {', '.join(valid)}, or remove it."
+        return f"expected a known setting, got {path!r}; {remedy}"
+    if first["type"] == "missing":
+        return f"expected the setting `{path}`, got none; add a line `{name}: ...`."
+    if first["type"] == "value_error":  # of a validator of ours, which says all
+        return str(first["ctx"]["error"])
+    words = dict.fromkeys(_WORDS.get(one["type"], one["msg"]).format(**one.get("ctx", {})) for one in group)
+    return f"`{path}` must be {' or '.join(words)}, got {first['value']!r}; change the value."
