@@ -48,7 +48,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
         there = [name for name in tracked.stdout.splitlines() if (ROOT / name).is_file()]
         assert len(there) > 100
         assert {name.removeprefix("src/") for name in there} <= held
-    assert {"dqo/py.typed", "dqo/report/assets/page.html.j2", "dqo/report/assets/vendor/d3.min.js"} <= held
+    files = ("py.typed", "evaluation/metrics.yaml", "report/assets/page.html.j2", "report/assets/vendor/d3.min.js")
+    assert {f"dqo/{name}" for name in files} <= held
     assert {name.split("/")[0] for name in held} == {"dqo"}
     assert not any("__pycache__" in name for name in held)
 

@@ -101,6 +101,11 @@ def main() -> int:
         after,
         {path: reason for path, reason in deleted.items() if path.partition(" > ")[0] not in unseen},
     )
+    if "log" in after:
+        from dqo.evaluation.definitions import explain
+
+        logged = {name for names in after["log"].values() for name in names}
+        wrong += [f"no entry in evaluation/metrics.yaml: {name}" for name in logged if explain(name).kind == "other"]
     for title, lines in (("went", went), ("came", came), ("WRONG", wrong)):
         print("".join(f"{title}: {line}\n" for line in lines), end="")
     return int(bool(wrong))

@@ -5,13 +5,18 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dqo.errors import DQOError
 from dqo.evaluation import DEFINITIONS, definition_of, measure
+from dqo.evaluation.definitions import explain, shown_in
 from dqo.evaluation.metrics import metrics_document, prompt_values
 from dqo.evaluation.protocols import PROTOCOLS
 from dqo.files.records import Group, read_groups
 
+ROOT = Path(__file__).parents[2]
+OF_EVALUATION = {name: found for name, found in DEFINITIONS.items() if found.kind}
+OF_TRAINING = {name: found for name, found in DEFINITIONS.items() if not found.kind}
 TEXTS = ["red red green", "green", "blue and cyan but no pink", ""]
 GROUPS = [Group("a", "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {})]
 
@@ -35,9 +40,41 @@ def test_every_metric_is_defined_and_lies_in_its_range(words, same_words):
 
 def test_every_definition_belongs_to_a_metric(words, same_words):
     values, document = names(words, same_words)
-    measured = {re.sub(r"@\d+", "@k", re.sub(r"distinct_\d", "distinct_n", name)) for name in values}
-    measured |= {f"corpus/{re.sub(r'_[0-9]', '_n', name)}" for name in document["corpus"]}
-    assert {name for name in DEFINITIONS if name not in measured} == set()
+    measured = {*values, *(re.sub(r"@\d+", "@{k}", name) for name in values)}
+    measured |= {re.sub(r"distinct_\d", "distinct_{n}", name) for name in values}
+    measured |= {f"corpus/{re.sub(r'_[0-9]', '_{n}', name)}" for name in document["corpus"]}
+    assert {name for name in OF_EVALUATION if name not in measured} == set()
+
+
+def test_every_number_of_a_training_has_an_entry_and_every_entry_a_number():
+    """contract.yaml lists what real runs of all algorithms log; the test of the contract holds it against new runs."""
+    logged = {name for names in yaml.safe_load((ROOT / "tests/contract/contract.yaml").read_text())["log"].values()
+              for name in names}  # fmt: skip
+    assert {name for name in logged if explain(name).kind == "other"} == set()
+    general = {re.sub(r"rewards/\w+/", "rewards/{function}/", name) for name in logged}
+    others = {name for name, found in OF_TRAINING.items() if found.logged_by == ("integrations/verl/trainer.py",)}
+    assert set(OF_TRAINING) - general == others
+    assert others == {"diversity/rows", "diversity/groups", "diversity/lone_rows"}
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_who_logs_a_number_names_it(name):
+    """The last part of the name stands in every file that is said to make it."""
+    part = re.sub(r"(\d|{\w}).*", "", name.rpartition("/")[2])
+    for file in set(DEFINITIONS[name].logged_by) - {"TRL"}:
+        assert part in (ROOT / "src" / "dqo" / file).read_text(), file
+
+
+def test_what_a_table_shows_is_what_its_entry_says():
+    metrics = ["quality", "max@1", "max@k", "vendi_1", "heldout/vendi_2", "effective_rank", "distinct_2", "my own"]
+    assert shown_in(metrics, "compare") == ["quality", "max@1", "vendi_1", "distinct_2", "my own"]
+    assert shown_in(metrics, "sweep") == ["quality", "max@k", "vendi_1", "distinct_2", "my own"]
+    assert shown_in(DEFINITIONS, "panel") == [
+        "quality", "step", "diversity/vendi", "alpha", "kl", "completions/mean_length"
+    ]  # fmt: skip
+    assert {place for found in DEFINITIONS.values() for place in found.shown_in} == {
+        "eval", "compare", "report", "sweep", "panel"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [n for n, d in DEFINITIONS.items() if d.kind.startswith("diversity")])
@@ -48,21 +85,27 @@ def test_better_means_more_diverse(words, same_words, name):
         for i, texts in enumerate([["red a b c", "green d e f", "blue g h i", "cyan j k l"], ["red a b c"] * 4])
     ]
     measures = PROTOCOLS["paper"].measures
-    if name == "corpus/distinct_n":
+    if name == "corpus/distinct_{n}":
         spread, copies = (metrics_document([g], {}, seed=0)["corpus"]["distinct_2"] for g in groups)
     else:
         spread, copies = prompt_values(groups, words, measures=measures, equivalence=same_words)[
-            name.replace("_n", "_2")
+            name.replace("{n}", "2")
         ]
     assert spread > copies if DEFINITIONS[name].better == "higher" else spread < copies
 
 
-def test_numbers_and_judges_are_in_the_title():
-    assert definition_of("pass@10").title == "Pass at 10"
-    assert definition_of("heldout/vendi_1").title == "Vendi score, held-out encoder"
-    assert definition_of("heldout/vendi_1").high == "n"
-    with pytest.raises(DQOError, match=r"expected the name of a metric, one of quality, .* got 'vendi_7'"):
+def test_numbers_and_judges_are_in_the_label():
+    assert definition_of("pass@10").label == "Pass at 10"
+    assert "hold" in definition_of("pass@10").text
+    assert "C(n-c, 10)" in definition_of("pass@10").text
+    assert definition_of("rewards/mine/mean").label == "Reward mine"
+    assert definition_of("heldout/vendi_1").label == "Vendi score, held-out encoder"
+    assert definition_of("heldout/vendi_1").range == "0 to n responses"
+    with pytest.raises(DQOError, match=r"expected the name of a metric, got 'vendi_7'; did you mean 'vendi_\w+'\?"):
         definition_of("vendi_7")
+    with pytest.raises(DQOError, match="got 'heldout/quality'"):
+        definition_of("heldout/quality")
+    assert explain("vendi_7").kind == "other"
 
 
 def test_three_lines_on_plain_strings():
@@ -92,13 +135,30 @@ def test_three_lines_on_plain_strings():
             measure(wrong, rewards, encoder="hashed")
 
 
-DOCS = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+DOCS = (ROOT / "docs" / "evaluation.md").read_text()
 
 
-def test_the_docs_table_says_what_the_definitions_say():
-    rows = [line.removesuffix(" |").split(" | ") for line in DOCS.splitlines() if line.startswith("| `")]
-    said = {(row[4], row[1].replace("–", ""), row[6].replace("–", "")) for row in rows if len(row) == 7}
-    assert said == {(found.text, found.better, found.undefined) for found in DEFINITIONS.values()}
+def docs_table(definitions, head, cells):
+    """A table of docs/evaluation.md."""
+    rows = [head, ["---"] * len(head)]
+    rows += [[f"`{name}`" + " E" * found.by_encoder, found.better or "–", found.range, found.text, *cells(found)]
+             for name, found in definitions.items()]  # fmt: skip
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("marker", "expected"),
+    [
+        ("metrics", docs_table(
+            OF_EVALUATION, ["name", "better", "range", "definition", "source", "null where"],
+            lambda found: [found.source, found.undefined or "–"])),
+        ("log", docs_table(
+            OF_TRAINING, ["name", "better", "range", "definition", "logged by"],
+            lambda found: [", ".join(found.logged_by)])),
+    ],
+)  # fmt: skip
+def test_the_docs_tables_are_made_from_the_table(marker, expected):
+    assert DOCS.split(f"<!-- {marker} -->\n")[1].split(f"\n<!-- /{marker} -->")[0] == expected
 
 
 def test_what_can_be_null_has_a_reason(words):

@@ -94,7 +94,7 @@ def trained(folder, alpha, end_quality, end_vendi, steps=60, finished=True, hack
             "time/embed": 0.31 + noise(0.02), "time/credit": 0.004, "time/update": 4.8,
         }  # fmt: skip
         if hack:
-            row |= {"hack/about_the_words": 0.02 + 0.12 * done + noise(0.01), "hack/repeats_prompt": abs(noise(0.01))}
+            row |= {"hack/length_drift": 0.02 + 0.12 * done + noise(0.01), "hack/repetition": abs(noise(0.01))}
         append_jsonl(folder / "metrics.jsonl", row)
     if finished:
         (folder / "checkpoints" / "final").mkdir(parents=True)

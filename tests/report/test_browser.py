@@ -98,7 +98,7 @@ def test_charts_are_drawn_and_told(opened):
     names = [node.get_attribute("aria-label") for node in opened.find("#trade-chart .plot")]
     assert "dqo-alpha-1: Vendi score, held-out encoder" in names[0]
     assert len(opened.find("#draw-charts svg")) == 2
-    assert opened.find("[data-metric='hack/about_the_words']")
+    assert opened.find("[data-metric='hack/length_drift']")
 
 
 def test_axes_can_be_chosen_and_curves_smoothed(opened):

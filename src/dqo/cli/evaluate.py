@@ -82,10 +82,12 @@ def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
     Returns:
         One line a metric, mean and interval; "–" where there is no value; the notes at the end.
     """
+    from dqo.evaluation.definitions import shown_in
+
     lines = [f"{document['n_prompts']} prompts, {document['n_samples']} responses each, mean [95 % interval]:"]
     metrics = document["metrics"]
     lines += [_line(name, metrics[name]) for name in headline] + [""] * bool(headline)
-    lines += [_line(name, value) for name, value in metrics.items() if name not in headline]
+    lines += [_line(name, metrics[name]) for name in shown_in(metrics, "eval") if name not in headline]
     return "\n".join([*lines, *(f"note: {note}" for note in document.get("notes", []))])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
+from dqo.evaluation.definitions import shown_in
 from dqo.evaluation.frontier import pareto_front
 from dqo.evaluation.statistics import FEW, FEW_PROMPTS, NOTE, SHOWN_BELOW, on_common_prompts, pairwise
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, short_names, unlike
@@ -60,7 +61,7 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
     shown = prompt_id if prompt_id is not None else shared[0]
     if shown not in shared:
         raise DataError(f"Expected a prompt that all runs answered for samples.md, got id {prompt_id!r}.")
-    metrics = [name for name in loaded[0].document["metrics"] if not name.endswith("@k")]  # repeat the largest k
+    metrics = shown_in(loaded[0].document["metrics"], "compare")
     pairs = pairwise({run.name: {key: run.values[key] for key in shared} for run in loaded}, metrics)
     means = on_common_prompts([run.values for run in loaded], [run.document["metrics"] for run in loaded])
     axes = _axes(means)
@@ -103,8 +104,7 @@ def comparison_table(comparison: dict[str, Any]) -> "Table":
     table = Table("metric", caption=caption)
     for name in runs:
         table.add_column(escape(name), justify="right")
-    metrics = comparison["runs"][comparison["baseline"]]["metrics"]
-    for metric in (metric for metric in metrics if not metric.endswith("@k")):  # pass@k repeats pass@<n_samples>
+    for metric in shown_in(comparison["runs"][comparison["baseline"]]["metrics"], "compare"):
         cells = []
         for name, values in runs.items():
             difference = differences.get(name, {}).get(metric)

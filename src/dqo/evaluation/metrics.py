@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from dqo._version import __version__
 from dqo.core import cosine_kernel, vendi
 from dqo.diversity.tricks import encoder_disagreement, separates_words
-from dqo.errors import DataError, DQOError, EncoderError
-from dqo.evaluation.definitions import NO_REWARD, definition_of
+from dqo.errors import DataError, EncoderError
+from dqo.evaluation.definitions import NO_REWARD, explain
 from dqo.evaluation.meaning import (
     distinct_k,
     embedding_classes,
@@ -163,7 +163,7 @@ def undefined_notes(groups: Sequence[Group], values: PromptValues) -> list[str]:
     """
     found: dict[tuple[int, int, str], list[str]] = {}
     for name, column in values.items():
-        whole = _why_undefined(name)
+        whole = explain(name).undefined
         why = whole.removeprefix(f"{NO_REWARD}, or ")
         rows = zip(column, groups, strict=True)
         asked = [value for value, group in rows if why == whole or group.rewards is not None]
@@ -176,13 +176,6 @@ def undefined_notes(groups: Sequence[Group], values: PromptValues) -> list[str]:
         verb = "is" if len(names) == 1 else "are"
         notes.append(f"{', '.join(names)} {verb} {f'null: {why}' if missing == asked else most}.")
     return notes
-
-
-def _why_undefined(name: str) -> str:
-    try:
-        return definition_of(name).undefined
-    except DQOError:  # a measure of the caller's
-        return "it is not a number"
 
 
 def metrics_document(

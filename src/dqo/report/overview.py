@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dqo.errors import DQOError
-from dqo.evaluation.definitions import HEALTH, MEANING, QUALITY, WORDS, definition_of
+from dqo.evaluation.definitions import HEALTH, MEANING, QUALITY, WORDS, explain
 from dqo.evaluation.statistics import (
     FEW,
     FEW_PROMPTS,
@@ -268,8 +267,5 @@ def by_kind(metrics: Sequence[str]) -> dict[str, list[str]]:
     """
     kinds: dict[str, list[str]] = {kind: [] for kind in (QUALITY, MEANING, WORDS, HEALTH, "other")}
     for metric in metrics:
-        try:
-            kinds[definition_of(metric).kind].append(metric)
-        except DQOError:
-            kinds["other"].append(metric)
+        kinds[explain(metric).kind].append(metric)
     return {kind: names for kind, names in kinds.items() if names}

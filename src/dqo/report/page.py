@@ -21,11 +21,10 @@ from dqo._version import __version__
 from dqo.embedders import load_embedder
 from dqo.embedders.naming import read_name
 from dqo.errors import DataError, DQOError
-from dqo.evaluation.definitions import MEANING, QUALITY, WORDS
+from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, shown_in
 from dqo.evaluation.frontier import pareto_front
 from dqo.files.records import write_text
 from dqo.report.charts import Encoder, columns, default_cache, packed, semantic_maps, significant
-from dqo.report.definitions import define
 from dqo.report.overview import (
     Shared,
     against_baseline,
@@ -83,7 +82,7 @@ def write_report(
 
 def _document(runs: list[RunFiles], shared: Shared) -> dict[str, Any]:
     """Everything the charts draw, as JSON values."""
-    metrics = list(dict.fromkeys(name for run in runs for name in run.document.get("metrics", {})))
+    metrics = shown_in(dict.fromkeys(name for run in runs for name in run.document.get("metrics", {})), "report")
     training = [columns(run.steps) if run.steps else None for run in runs]
     own = {name: [run.document.get("metrics", {}).get(name) for run in runs] for name in metrics}
     intervals = {name: [_interval(value) for value in shared.get(name, column)] for name, column in own.items()}
@@ -94,21 +93,26 @@ def _document(runs: list[RunFiles], shared: Shared) -> dict[str, Any]:
         "evaluation": intervals,
         "axes": _axes(intervals, shared),
         "training": training,
-        "definitions": {f"e:{name}": define(name)._asdict() for name in [*metrics, *pooled]}
-        | {f"t:{name}": define(name, training=True)._asdict() for name in logged},
+        "definitions": {f"e:{name}": _explained(name) for name in [*metrics, *pooled]}
+        | {f"t:{name}": _explained(name) for name in logged},
         "threshold": next((run.document["pass_threshold"] for run in runs if "pass_threshold" in run.document), 0.5),
     }
+
+
+def _explained(name: str) -> dict[str, str]:
+    found = explain(name)
+    return {part: getattr(found, part) for part in ("label", "text", "better", "range", "undefined")}
 
 
 def _axes(intervals: dict[str, list[list[float] | None]], shared: Shared) -> dict[str, Any]:
     """Metrics for the two axes of the trade-off and the front of each pair; none where the prompts are not the same."""
     known = [name for name, column in intervals.items() if any(column)]
-    kinds = by_kind([name for name in known if not name.endswith(("@k", "@1"))])  # which repeat other metrics
+    kinds = by_kind([name for name in known if not name.endswith("@1")])  # which repeats the quality
     y, x = kinds.get(QUALITY, []), [*kinds.get(MEANING, []), *kinds.get(WORDS, [])]
     x.sort(key=lambda name: ("vendi_1" not in name, not name.startswith("heldout/")))
     fronts = {}
     for across in x:
-        sign = -1.0 if define(across).better == "lower" else 1.0
+        sign = -1.0 if explain(across).better == "lower" else 1.0
         for up in y:
             pairs = zip(intervals[across], intervals[up], strict=True)
             comparable = across in shared and up in shared
@@ -145,8 +149,7 @@ def _embedder(name: str) -> Encoder:
 
 
 def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now: datetime) -> tuple[str, list[str]]:
-    # pass@k and max@k are left out because they repeat the largest k
-    metrics = [name for name in document["evaluation"] if not name.endswith("@k")]
+    metrics = list(document["evaluation"])
     values = [run.values if run.document else {} for run in runs]
     differences = all_differences(values, metrics)
     data, notes = packed(document, runs)
@@ -159,7 +162,7 @@ def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now:
         loader=PackageLoader("dqo.report", "assets"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "signed": lambda value: number(value, sign=True), "define": define}
+    environment.filters |= {"number": number, "signed": lambda value: number(value, sign=True), "define": explain}
     page = environment.get_template("page.html.j2").render(
         version=__version__,
         now=now,
