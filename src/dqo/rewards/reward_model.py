@@ -141,17 +141,15 @@ def _load(name: str, device: torch.device, dtype: torch.dtype) -> "tuple[PreTrai
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     source = check_outline(name)
-
-    def load() -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        tokenizer.truncation_side = "left"
-        model = AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-        return model.to(device).eval().requires_grad_(False), tokenizer
-
     what = f"reward model {name!r} to be a sequence classifier in safetensors format with its tokenizer"
-    return load_whole(load, what, "use a model that was trained as a reward model")
+    remedy = "use a model that was trained as a reward model"
+    model = load_whole(AutoModelForSequenceClassification, source, what, remedy, device=device, dtype=dtype)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        raise ModelError(f"expected {what}, but loading failed ({why_failed(error)}); {remedy}.") from error
+    tokenizer.truncation_side = "left"
+    return model.requires_grad_(False), tokenizer
 
 
 def check_outline(name: str) -> str:

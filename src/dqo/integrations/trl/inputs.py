@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from accelerate.logging import get_logger
 from torch import Tensor
+from transformers import AutoModelForSequenceClassification
 
 from dqo.errors import RecipeError
+from dqo.models.weights import check_files
 from dqo.rewards import CheckedReward, prompt_key
 
 COLUMN = "diversity"
@@ -144,3 +146,26 @@ def check_trainable(model: Any, peft_config: Any) -> None:
             "expected a policy with weights to train, got one whose weights are all frozen; pass `peft_config`, or "
             f"set requires_grad; if it was loaded from an adapter, {remedy}."
         )
+
+
+def check_named(model: Any, funcs: list, args: Any, peft_config: Any) -> None:
+    """Refuse models that TRL loads by name, policy, reference and rewards, where weights would be drawn at random.
+
+    Args:
+        model: policy, as TRL takes it.
+        funcs: rewards, as TRL takes them.
+        args: settings of the trainer.
+        peft_config: settings of the additions to train, or None.
+
+    Raises:
+        ModelError: naming the model and the first weights that lack.
+    """
+    remedy = "save it again with save_pretrained from the class it was trained as"
+    options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
+    if isinstance(model, str):
+        check_files(model, remedy, **options)
+    elif args.beta and peft_config is None and model.config.name_or_path:  # the reference
+        check_files(model.config.name_or_path, remedy)
+    for func in funcs:
+        if isinstance(func, str):
+            check_files(func, remedy, loader=AutoModelForSequenceClassification, num_labels=1, **options)

@@ -33,6 +33,7 @@ from dqo.integrations.trl.faults import OutweighedWarning, check_finite, failed_
 from dqo.integrations.trl.inputs import (
     COLUMN,
     TemplateWarning,
+    check_named,
     check_one_device,
     check_rewards,
     check_task_rewards,
@@ -47,7 +48,6 @@ from dqo.integrations.trl.objective import AdvantageMixin
 from dqo.integrations.trl.resume import HostCounters, Remembers, ResumeMixin, RolloutAlpha, RunMemory
 from dqo.integrations.trl.rivals import EntropyMixin, EvidenceMixin
 from dqo.models.response import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
-from dqo.models.weights import check_loads, recorded_loads
 from dqo.rewards.loading import checked_span
 
 
@@ -104,9 +104,8 @@ class DQOMixin:
         if (tokenizers := kwargs.get("reward_processing_classes")) is not None:
             tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers]
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
-        with recorded_loads() as loads:  # what TRL loads by name: policy, reference, reward models
-            super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
-        check_loads(loads, "save it again with save_pretrained from the class it was trained as")
+        check_named(model, funcs, args, kwargs.get("peft_config"))
+        super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
         check_task_rewards(len(self.reward_funcs) - 1)
         self.reward_funcs = [func if func is reserved_column else checked(func) for func in self.reward_funcs]
         self.reward_func_names = distinct(self.reward_func_names)  # one name would be one column of the log

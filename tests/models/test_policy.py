@@ -16,7 +16,7 @@ from dqo.errors import ModelError
 from dqo.models.policy import DEFAULT_POLICY, load_backbone, load_outline, load_policy, resolve_policy
 from dqo.rewards.reward_model import check_outline
 
-REQUIREMENTS = Path(__file__).parents[1] / "requirements-models.txt"
+REQUIREMENTS = Path(__file__).parents[2] / "requirements-models.txt"
 
 
 def installed(package):
