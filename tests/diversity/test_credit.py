@@ -122,14 +122,14 @@ def test_signals_elsewhere_leave_the_reward_and_a_discount_keeps_a_share():
         assert not group.credit.any()
     same = torch.eye(4, dtype=torch.bool).expand(2, 4, 4).clone()
     same[0, 0, 1] = same[0, 1, 0] = True
-    spec = DiversitySpec(diversity="partition")
+    spec = DiversitySpec(diversity="partition", same_answer="judge.py:same")
     shaped, group = shape_reward(REWARD, GROUPS, spec, Evidence(same=same))
     assert_close(shaped, REWARD * group.credit)
     assert group.credit[0, 0] == group.credit[0, 1] < group.credit[0, 2], "two same answers keep less"
 
 
 def test_an_unscorable_response_joins_no_two_clusters():
-    spec = DiversitySpec(diversity="partition", alpha=1.0)
+    spec = DiversitySpec(diversity="partition", same_answer="judge.py:same")
     reward = torch.tensor([[1.0, NAN, 1.0, 1.0]], dtype=F64)
     same = torch.zeros(1, 4, 4, dtype=torch.bool)
     same[0, 0, 1] = same[0, 1, 2] = True  # through the one that nothing could score
@@ -150,7 +150,7 @@ def test_images_in_a_prompt_are_told_apart_by_their_pixels():
 def test_what_is_missing_or_not_a_number_is_named():
     with pytest.raises(DQOError, match=r"combine='gate' weighs responses by their task reward, got none"):
         group_credit(GROUPS, DiversitySpec(combine="gate", quality_threshold=0.5))
-    with pytest.raises(DQOError, match=r"diversity='unlikeliness' needs the log-probability of each response"):
+    with pytest.raises(DQOError, match=r"diversity='unlikeliness' reads logp of the responses, got none"):
         group_credit(GROUPS, DiversitySpec(diversity="unlikeliness"))
     spoiled = GROUPS.clone()
     spoiled[1, 2, 0] = NAN
@@ -189,9 +189,8 @@ def test_saying_nothing_is_no_better_than_a_copy(signal, paid):
     ("settings", "message"),
     [
         ({"diversity": "partition", "same_threshold": 80.0}, r"`same_threshold` must lie in \(0, 1\], got 80"),
-        ({"diversity": "partition", "same_threshold": "0.8"}, r"`same_threshold` must be a finite number, got '0.8'"),
-        ({"diversity": "pass_at_k", "pass_k": 2.5, "quality_threshold": 1.0}, r"`pass_k`, a whole number .* got 2.5"),
-        ({"combine": "gate", "quality_threshold": "0.5"}, r"`quality_threshold` must be a finite number, got '0.5'"),
+        ({"diversity": "partition", "same_threshold": math.nan}, r"`same_threshold` must lie in \(0, 1\], got nan"),
+        ({"diversity": "pass_at_k", "pass_k": 0, "quality_threshold": 1.0}, r"`pass_k` must be at least 1, got 0"),
         (
             {"combine": "quality_weighted", "quality_center": math.inf, "quality_scale": 1.0},
             r"`quality_center` must be a finite number, got inf",

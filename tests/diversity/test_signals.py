@@ -1,18 +1,22 @@
 """Each rival's number worked out by hand, and what it must never do."""
 
+import ast
+import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from dqo.core import cosine_kernel, leave_one_out
+from dqo.diversity.credit import DiversitySpec, Evidence, discount, read_signal, shape_reward
 from dqo.diversity.signals import (
+    SIGNALS,
+    Signal,
     clusters_by_pairs,
-    clusters_by_threshold,
     correct_entropy,
-    discount,
     elliptical_bonus,
     graph_cut_share,
     mean_entropy,
@@ -22,7 +26,6 @@ from dqo.diversity.signals import (
     unlikeliness_share,
     vendi_gain,
 )
-from dqo.errors import DQOError
 
 F64 = torch.float64
 A, B, C = [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
@@ -81,11 +84,11 @@ def test_elliptical_bonus_by_hand():
 def test_clusters_close_transitively():
     near = math.cos(0.5)  # neighbours are half a radian apart, the ends a whole one
     L = kernel(A, [near, math.sin(0.5), 0.0], [math.cos(1.0), math.sin(1.0), 0.0], C)
-    assert clusters_by_threshold(L, 0.8).tolist() == [0, 0, 0, 3]
-    assert clusters_by_threshold(L, 0.9).tolist() == [0, 1, 2, 3]
-    assert clusters_by_threshold(kernel(A, [2.0, 0, 0], A), 1.0).tolist() == [0, 0, 0]
-    with pytest.raises(DQOError, match=r"`same_threshold` must lie in \(0, 1\], got 1.5"):
-        clusters_by_threshold(L, 1.5)
+    assert clusters_by_pairs(L >= 0.8).tolist() == [0, 0, 0, 3]
+    assert clusters_by_pairs(L >= 0.9).tolist() == [0, 1, 2, 3]
+    copies = Evidence(kernel=kernel(A, [2.0, 0, 0], A, B), spans=torch.ones(4, dtype=torch.bool))
+    spec = DiversitySpec(diversity="partition", same_threshold=1.0)
+    assert read_signal(copies, spec).tolist() == pytest.approx([1 / 3] * 3 + [1.0]), "copies reach 1 but for rounding"
 
 
 def test_clusters_of_a_long_chain_given_one_way_and_in_a_bad_order():
@@ -154,8 +157,6 @@ def test_pass_at_k_passes_over_the_unscored_and_has_nothing_to_say_in_sure_group
     assert got[0, 0] > 0 > got[0, 1]
     assert (got[1:] == 0).all()
     assert (pass_at_k_advantage(correct[:1], scored[:1], 4) == 0).all(), "three scored, four to draw"
-    with pytest.raises(DQOError, match="`pass_k` must be at least 1, got 0"):
-        pass_at_k_advantage(correct, scored, 0)
 
 
 def test_mean_entropy_is_over_tokens_that_count():
@@ -173,3 +174,66 @@ def test_correct_entropy_by_hand_and_its_gradient_on_right_responses_only():
     term.backward()
     # d/dlogp of -(pi/pi_old) log pi at pi = pi_old is -(1 + log pi): a sure token (log pi > -1) is made less sure
     assert_close(logps.grad, torch.tensor([[0.0, 1.0 / 4], [0.0, 0.0]]))
+
+
+ROOT = Path(__file__).parents[2]
+READS = {"logp": "log-probabilities", "old_logps": "log-probabilities", "correct": "right or wrong",
+         "entropies": "token entropies"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_row_names_fields_that_exist(name):
+    row = SIGNALS[name]
+    assert set(row.needs) <= {field.name for field in dataclasses.fields(Evidence)}
+    assert set(row.settings) <= {field.name for field in dataclasses.fields(DiversitySpec)}
+    assert (row.function is None) == (row.place == "none")
+    assert row.usual_alpha is None or row.usual_alpha <= row.highest_alpha
+
+
+def test_the_table_of_the_docs_is_made_from_the_rows():
+    page = (ROOT / "docs" / "signals.md").read_text()
+    table = page[page.index("| name | place |") :].split("\n\n")[0].splitlines()[2:]
+    expected = []
+    for name, row in SIGNALS.items():
+        reads = ", ".join(READS[need] for need in row.needs) or ("embeddings" if row.acts_on_reward else "–")
+        if "same_answer" in row.settings:
+            reads += ", or a classifier"
+        rloo = "no" if "old_logps" in row.needs else "`beta=0`" if row.place == "advantage" else "yes"
+        label = f"`{name}` (default)" if name == DiversitySpec().diversity else f"`{name}`"
+        place, usual = row.place.replace("none", "–"), f"{row.usual_alpha:g}" if row.usual_alpha else "–"
+        expected.append(f"| {label} | {place} | {reads} | {usual} | {row.rewards} | yes | {rloo} |")
+    assert sorted(table) == sorted(expected)
+    for name, row in SIGNALS.items():
+        section = page[page.index(f"### {name}\n") :].split("\n### ")[0]
+        assert row.source == "–" or " ".join(row.source.split()) in " ".join(section.split()), name
+
+
+def test_nothing_but_the_table_knows_a_signal_by_its_name():
+    """A name in a comparison is a place that a new signal would have to find; the baseline "none" is no signal."""
+    names = set(SIGNALS) - {"none"}
+    found = []
+    for path in (ROOT / "src" / "dqo").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                words = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant)} & names
+                found += [f"{path.relative_to(ROOT)}:{node.lineno}: {word}" for word in words]
+    assert found == []
+
+
+def test_a_row_that_is_added_shapes_the_reward(monkeypatch):
+    """Half of what is right is taken from whoever stands after the first: no other file knows the toy."""
+    toy = Signal(
+        "discount",
+        "the first of a group",
+        "–",
+        lambda seen, spec: torch.where(seen.correct, 1.0 - 0.5 * (torch.arange(4) > 0).double(), 1.0),
+        usual_alpha=1.0,
+        highest_alpha=1.0,
+        needs=("correct",),
+    )
+    monkeypatch.setitem(SIGNALS, "toy", toy)
+    reward = torch.tensor([[1.0, 0.0, 1.0, 0.25]], dtype=F64)
+    spec = DiversitySpec(diversity="toy", quality_threshold=0.5)
+    shaped, group = shape_reward(reward, torch.eye(4, dtype=F64)[None], spec)
+    assert shaped.tolist() == [[1.0, 0.0, 0.5, 0.25]]
+    assert group.credit.tolist() == [[1.0, 1.0, 0.5, 1.0]]

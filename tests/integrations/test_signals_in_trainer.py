@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch.testing import assert_close
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
-from dqo.diversity.signals import SIGNALS
+from dqo.diversity.signals import SIGNALS, Signal
 from dqo.errors import DQOError, RecipeError, RewardError
 
 PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
@@ -94,6 +94,30 @@ def test_every_signal_trains_on_both_hosts_or_is_refused_in_a_sentence(name, hos
     acts_on_reward = SIGNALS[name].place in ("credit", "discount")
     assert bool((trainer.table[:, 1] != 0).any()) == acts_on_reward
     assert logged(trainer, "alpha") == [0.0 if name == "none" else settings.get("alpha", 1.0)]
+
+
+TOYS = {
+    "credit": Signal("credit", "row numbers", "–", lambda seen, spec: torch.arange(4.0).expand_as(seen.spans).double()),
+    "advantage": Signal(
+        "advantage", "being right", "–", lambda seen, spec: seen.correct.double(), needs=("correct",)
+    ),
+    "loss": Signal("loss", "sure tokens", "–", lambda seen, spec: -seen.entropies.mean(), needs=("entropies",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", TOYS)
+def test_a_row_that_is_added_trains_without_another_edit(place, make, monkeypatch):
+    monkeypatch.setitem(SIGNALS, "toy", TOYS[place])
+    threshold = {"quality_threshold": 0.5} if place == "advantage" else {}
+    trainer = make(diversity="toy", alpha=1.0, reward=one_of_four, **threshold)
+    trainer.train()
+    assert logged(trainer, "alpha") == [1.0]
+    paid = [0.0, 1.0, 2.0, 3.0] * 2 if place == "credit" else [0.0] * 8
+    assert trainer.table[:, 1].tolist() == paid
+    if place == "advantage":
+        assert trainer.batch["advantages"].tolist() == [1.0, 0.0, 0.0, 0.0] * 2
+    if place == "loss":
+        assert logged(trainer, "diversity/entropy_term")[0] < 0
 
 
 def axes(texts):
@@ -318,10 +342,13 @@ def test_signs_of_tricks_are_in_every_line(make):
         ({"diversity": "graph_cut", "combine": "gate", "quality_threshold": 0.5}, "got combine='gate' with diversity="),
         ({"diversity": "pairwise", "combine": "quality_weighted"}, "needs a signal defined for weighted vectors"),
         ({"diversity": "pairwise", "kernel": "linear"}, "needs a kernel with unit diagonal"),
-        ({"diversity": "vendi", "credit_scale": "unit"}, "share of the volume credit's range"),
+        (
+            {"diversity": "vendi", "credit_scale": "unit"},
+            "`credit_scale` belongs to diversity='dqo', got credit_scale='unit'",
+        ),
         ({"diversity": "partition"}, "needs one of `same_threshold` and `same_answer`"),
         ({"same_threshold": 0.5}, "`same_threshold` belongs to diversity='partition'"),
-        ({"diversity": "pass_at_k", "quality_threshold": 0.5}, "needs `pass_k`, a whole number from 1 on, got None"),
+        ({"diversity": "pass_at_k", "quality_threshold": 0.5}, "needs `pass_k`, got None; set one"),
         ({"diversity": "pass_at_k", "quality_threshold": 0.5, "pass_k": 9}, "at most num_generations=4, got 9"),
         ({"diversity": "pass_at_k", "pass_k": 2}, "`quality_threshold` belongs to"),
         ({"combine": "spread"}, "`quality_threshold` belongs to"),

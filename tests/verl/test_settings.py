@@ -44,7 +44,7 @@ def test_settings_are_a_diversity_spec_with_the_same_defaults(verl_config):
             "+dqo.diversity=entropy +dqo.alpha=0.01",
             r"diversity: expected one of none, dqo, .*, got 'entropy'",
         ),
-        ("+dqo.diversity=partition", r"dqo.same_threshold: dqo.diversity=partition needs the similarity"),
+        ("+dqo.diversity=partition", r"diversity='partition' needs one of `same_threshold` and"),
         ("+dqo.diversity=unlikeliness +dqo.alpha=0.5", r"dqo.diversity: expected one of .* got 'unlikeliness', which"),
         ("trainer.use_v1=false", r"trainer.use_v1: expected true, got false"),
     ],

@@ -4,8 +4,7 @@ Every caller (the plain reward function, the trainers, evaluation) goes through 
 so that a number means the same wherever it is printed. DQO and its rivals differ in one line of it, the signal.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,42 +15,16 @@ from dqo.core import (
     cosine_distance,
     cosine_kernel,
     kernel_matrix,
-    leave_one_out,
     log_volume,
     quality_weights,
-    scale_credit,
     vendi,
     weight_kernel,
 )
 from dqo.diversity.settings import GATES, DiversitySpec
-from dqo.diversity.signals import (
-    clusters_by_pairs,
-    clusters_by_threshold,
-    discount,
-    elliptical_bonus,
-    graph_cut_share,
-    pairwise_distance,
-    partition_share,
-    unlikeliness_share,
-    vendi_gain,
-)
+from dqo.diversity.signals import Evidence
 from dqo.errors import DQOError
 
-__all__ = ["DiversitySpec", "Evidence", "GroupCredit", "group_credit", "shape_reward"]
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What some signals need beside the embeddings; gathered only when the signal asks.
-
-    Attributes:
-        logp: (P, G) log-probability of each response under the policy that sampled it, in nats, NaN for a response
-            that takes no part; for "unlikeliness".
-        same: (P, G, G) bool, what a classifier holds for the same answer; for "partition" without a threshold.
-    """
-
-    logp: Tensor | None = None
-    same: Tensor | None = None
+__all__ = ["DiversitySpec", "Evidence", "GroupCredit", "discount", "group_credit", "read_signal", "shape_reward"]
 
 
 @dataclass(frozen=True)
@@ -105,9 +78,12 @@ def group_credit(
         weights = _weights(spec, reward)  # (P, G)
         L_credit = weight_kernel(L, weights)  # (P, G, G)
         spans = spans & (weights > 0)  # (P, G)
+    seen = replace(evidence or Evidence(), kernel=L_credit, spans=spans)
+    if reward is not None:
+        seen = replace(seen, correct=spec.correct(reward), scored=~reward.isnan())
     L_cosine = L if spec.kernel == "cosine" else cosine_kernel(E)  # (P, G, G)
     return GroupCredit(
-        credit=_SIGNAL[spec.diversity](L_credit, spans, spec, evidence or Evidence()),
+        credit=read_signal(seen, spec) if spec.signal.acts_on_reward else torch.zeros_like(spans, dtype=L.dtype),
         spans=spans,
         log_volume=log_volume(L_credit, spec.ridge),
         quality_volume=(L_credit.diagonal(dim1=-2, dim2=-1).sum(-1) / spec.ridge).log1p(),
@@ -142,6 +118,46 @@ def shape_reward(
     return combine_reward(reward, paid, spec.combine, spec.alpha), group
 
 
+def read_signal(evidence: Evidence, spec: DiversitySpec) -> Tensor:
+    """Calls the function of the signal.
+
+    Args:
+        evidence: what was gathered for it.
+        spec: what diversity means.
+
+    Returns:
+        (P, G) credits, shares or advantages, or the () term of a loss; by `spec.signal.place`.
+
+    Raises:
+        DQOError: evidence that the signal reads is missing.
+    """
+    missing = [name for name in spec.needs if getattr(evidence, name) is None]
+    if missing:
+        raise DQOError(
+            f"diversity={spec.diversity!r} reads {' and '.join(missing)} of the responses, got none; train with "
+            "DQOTrainer or DQORLOOTrainer, which gather it."
+        )
+    return spec.signal.function(evidence, spec)
+
+
+def discount(reward: Tensor, share: Tensor, alpha: float) -> Tensor:
+    """R - alpha * |r| * (1 - share): the published r * share at alpha = 1 and r >= 0, and sign-safe below 0.
+
+    A plain product shrinks a *negative* reward of a redundant response towards 0, which pays redundancy. Here a
+    smaller share always means a smaller reward, and a reward never changes its sign for the better.
+
+    Args:
+        reward: (...,) task rewards; NaN stays NaN.
+        share: (...,) in [0, 1], what the response may keep.
+        alpha: strength in [0, 1]; 0 returns the reward.
+
+    Returns:
+        (...,) float64.
+    """
+    reward = reward.double()  # (...,)
+    return reward - alpha * reward.abs() * (1.0 - share)
+
+
 def _weights(spec: DiversitySpec, reward: Tensor | None) -> Tensor:
     if reward is None:
         raise DQOError(
@@ -153,61 +169,3 @@ def _weights(spec: DiversitySpec, reward: Tensor | None) -> Tensor:
     )  # (P, G)
     assert weights is not None, "these rules have weights"
     return weights
-
-
-def _volume(L: Tensor, spans: Tensor, spec: DiversitySpec, _: Evidence) -> Tensor:
-    credit = leave_one_out(L, spec.ridge)  # (P, G)
-    weighted = spec.combine == "quality_weighted"
-    return scale_credit(credit, spec.credit_scale, filled=spans, ridge=spec.ridge, weighted=weighted)
-
-
-def _partition(L: Tensor, spans: Tensor, spec: DiversitySpec, evidence: Evidence) -> Tensor:
-    if spec.same_threshold is not None:
-        return partition_share(clusters_by_threshold(L, spec.same_threshold), spans)
-    if evidence.same is None:
-        raise DQOError(
-            "diversity='partition' needs `same_threshold` or a classifier of same answers, got neither; set one."
-        )
-    taking_part = spans.unsqueeze(-1) & spans.unsqueeze(-2)  # (P, G, G); who does not joins no two others
-    return partition_share(clusters_by_pairs(evidence.same & taking_part), spans)
-
-
-def _graph_cut(L: Tensor, spans: Tensor, *_: object) -> Tensor:
-    # An empty response overlaps with nothing; it keeps what a copy of all others would instead of everything.
-    least = 1.0 / (1.0 + spans.sum(-1, keepdim=True))  # (P, 1)
-    return torch.where(spans, graph_cut_share(L), least)  # (P, G)
-
-
-def _vendi(L: Tensor, spans: Tensor, *_: object) -> Tensor:
-    # A copy costs the group some evenness and an empty response none: that must not make it the better choice.
-    gain = vendi_gain(L)  # (P, G)
-    lowest = gain.amin(-1, keepdim=True).clamp_max(0.0)  # (P, 1)
-    return torch.where(spans, gain, lowest)  # (P, G)
-
-
-def _unlikeliness(L: Tensor, spans: Tensor, spec: DiversitySpec, evidence: Evidence) -> Tensor:
-    if evidence.logp is None:
-        raise DQOError(
-            "diversity='unlikeliness' needs the log-probability of each response, got none; train with DQOTrainer or "
-            "DQORLOOTrainer, which compute it."
-        )
-    return unlikeliness_share(evidence.logp, evidence.logp.isfinite())
-
-
-def _elsewhere(L: Tensor, *_: object) -> Tensor:
-    return torch.zeros_like(L[..., 0])  # (P, G)
-
-
-_SIGNAL: dict[str, Callable[[Tensor, Tensor, DiversitySpec, Evidence], Tensor]] = {
-    "none": _elsewhere,
-    "dqo": _volume,
-    "pairwise": lambda L, *_: pairwise_distance(L),
-    "vendi": _vendi,
-    "elliptical": lambda L, spans, spec, _: elliptical_bonus(L, spec.ridge),
-    "partition": _partition,
-    "graph_cut": _graph_cut,
-    "unlikeliness": _unlikeliness,
-    "pass_at_k": _elsewhere,
-    "entropy": _elsewhere,
-    "entropy_correct": _elsewhere,
-}

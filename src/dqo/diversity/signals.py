@@ -1,76 +1,91 @@
-"""Diversity signals by name: what DQO is compared with, on the same host and under the same settings.
+"""Diversity signals by name: what DQO is compared with, in the same trainer and under the same settings.
+
+A new signal is one function and one row of `SIGNALS`, at the end of this file. The row says everything: configuration
+checks, help texts, trainers and the table of docs/signals.md read it.
 
 A signal acts in one of four places: a *credit* of each response joins its reward by `combine`; a *discount* takes a
-share of the reward; an *advantage* replaces the host's; a *loss* term is added. docs/signals.md has a section each.
+share of the reward; an *advantage* replaces TRL's; a *loss* term is added. docs/signals.md has a section each.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from dqo.core import slack, vendi
-from dqo.core.volume import check_ridge
-from dqo.errors import DQOError
+from dqo.core import leave_one_out, scale_credit, slack, vendi
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a signal may read; None where nobody gathered it.
+
+    Attributes:
+        kernel: (P, G, G) kernel that earns the credit, weighted by quality where `combine` says so.
+        spans: (P, G) bool, True where a response is not empty and takes part.
+        logp: (P, G) log-probability of each response under the policy that sampled it, in nats; NaN where it takes no
+            part.
+        same: (P, G, G) bool, pairs that a classifier holds for the same answer.
+        correct: bool, True where the task reward reaches `quality_threshold`: (P, G), or (N,) for a loss.
+        scored: (P, G) bool, False where nothing could score the response.
+        logps: (N, T) log-probabilities of the sampled tokens in nats, differentiable.
+        old_logps: (N, T) the same under the policy that sampled them.
+        entropies: (N, T) nats, differentiable.
+        mask: (N, T), 1 on tokens that count.
+    """
+
+    kernel: Tensor | None = None
+    spans: Tensor | None = None
+    logp: Tensor | None = None
+    same: Tensor | None = None
+    correct: Tensor | None = None
+    scored: Tensor | None = None
+    logps: Tensor | None = None
+    old_logps: Tensor | None = None
+    entropies: Tensor | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Signal:
-    """Where a signal acts and what it takes.
+    """Everything that the rest of the package knows of a signal.
 
     Attributes:
         place: "none", "credit", "discount", "advantage" or "loss".
+        rewards: one clause that says what it pays for.
+        source: where it was published.
+        function: (Evidence, DiversitySpec) -> (P, G) credits, shares or advantages, or the () term of a loss.
+        usual_alpha: a usual value to start from; None where there is none.
         highest_alpha: largest alpha that means anything; 1 for a share and a mixture.
-        usual_alpha: a usual value to start from, told in errors; None where there is none.
-        takes_quality_weights: whether it is defined for a kernel weighted by quality in [0, 1].
+        takes_quality_weights: whether it is defined for vectors of any length, and so for a kernel weighted by quality
+            and for the linear kernel.
+        needs: fields of Evidence that the trainer must gather beside embeddings.
+        settings: fields of DiversitySpec that belong to this signal alone. Of those without a default exactly one must
+            be given.
     """
 
     place: str
-    highest_alpha: float = 1e9
+    rewards: str
+    source: str
+    function: Callable[[Evidence, Any], Tensor] | None = None
     usual_alpha: float | None = None
+    highest_alpha: float = 1e9
     takes_quality_weights: bool = False
+    needs: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
 
-
-SIGNALS = {
-    "none": Signal("none"),
-    "dqo": Signal("credit", usual_alpha=1.0, takes_quality_weights=True),
-    "pairwise": Signal("credit", usual_alpha=0.3),
-    "vendi": Signal("credit", usual_alpha=0.1),
-    "elliptical": Signal("credit", usual_alpha=1.0, takes_quality_weights=True),
-    "partition": Signal("discount", 1.0, 1.0),
-    "graph_cut": Signal("discount", 1.0, 1.0),
-    "unlikeliness": Signal("discount", 1.0, 0.25),
-    "pass_at_k": Signal("advantage", 1.0, 1.0),
-    "entropy": Signal("loss", 0.5, 0.001),
-    "entropy_correct": Signal("loss", 0.5, 0.01),
-}
-
-__all__ = [
-    "SIGNALS",
-    "Signal",
-    "clusters_by_pairs",
-    "clusters_by_threshold",
-    "correct_entropy",
-    "discount",
-    "elliptical_bonus",
-    "graph_cut_share",
-    "mean_entropy",
-    "pairwise_distance",
-    "partition_share",
-    "pass_at_k_advantage",
-    "unlikeliness_share",
-    "vendi_gain",
-]
-
-
-# Elliptical bonus of representation-based exploration: how badly the group predicts a response's embedding.
+    @property
+    def acts_on_reward(self) -> bool:
+        """Whether the reward that is optimised differs from the task reward."""
+        return self.place in ("credit", "discount")
 
 
 def elliptical_bonus(L: Tensor, ridge: float = 1.0) -> Tensor:
     """h_i^T (ridge I + sum_j h_j h_j^T)^-1 h_i over the group, the ridge leverage score of response i.
 
-    Computed from inner products, L (L + ridge I)^-1, so it takes any kernel. With the volume's credit c_i of the same
-    kernel and ridge it is 1 - exp(-c_i): the same order of responses on a flatter scale.
+    Computed from inner products, L (L + ridge I)^-1, so it takes any kernel. RepExp takes the policy's hidden states
+    as h. With the volume's credit c_i of the same kernel and ridge it is 1 - exp(-c_i).
 
     Args:
         L: (..., G, G) positive semi-definite kernel; a row of zeros is empty or left out.
@@ -79,15 +94,11 @@ def elliptical_bonus(L: Tensor, ridge: float = 1.0) -> Tensor:
     Returns:
         (..., G) float64 in [0, 1); 0 for empty rows.
 
-    Source: RepExp, arXiv 2510.11686, there with the policy's hidden states as h; docs/math.md eq. 3.3.
+    Source: docs/math.md eq. 3.3.
     """
-    check_ridge(ridge)
     L = L.double()  # (..., G, G)
     A = L + ridge * torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  # (..., G, G)
     return torch.linalg.solve(A, L).diagonal(dim1=-2, dim2=-1).clamp_min(0.0)  # (..., G)
-
-
-# Mean distance of a response to the others of its group: the foil of the volume, which two tight clusters satisfy.
 
 
 def pairwise_distance(L: Tensor) -> Tensor:
@@ -101,8 +112,6 @@ def pairwise_distance(L: Tensor) -> Tensor:
 
     Returns:
         (..., G) float64 in [0, 2]; 0 for empty rows and for a response that is alone.
-
-    Source: docs/signals.md "pairwise"; the paper argues against it with its city toy.
     """
     L = L.double()  # (..., G, G)
     filled = (L.diagonal(dim1=-2, dim2=-1) > 0).double()  # (..., G)
@@ -112,75 +121,26 @@ def pairwise_distance(L: Tensor) -> Tensor:
     return distance.masked_fill(itself, 0.0).sum(-1) / others
 
 
-# Entropy terms of the loss: the plain bonus on every token, and the one on right responses alone.
+def vendi_gain(L: Tensor) -> Tensor:
+    """Vendi score of order 1 of the group, minus that without the response.
 
-
-def mean_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
-    """Mean entropy of the next-token distribution over the tokens of the batch.
-
-    Args:
-        entropies: (N, T) nats, differentiable.
-        mask: (N, T), 1 on tokens that count.
-
-    Returns:
-        () nats; 0 where no token counts.
-
-    Source: docs/signals.md "entropy".
-    """
-    return (entropies * mask).sum() / mask.sum().clamp_min(1)
-
-
-def correct_entropy(logps: Tensor, old_logps: Tensor, mask: Tensor, correct: Tensor) -> Tensor:
-    """Mean over responses of 1[right] * mean over tokens of -(pi/pi_old) log pi.
-
-    An estimate of the entropy along the sampled tokens, from right responses only: the policy stays broad where it is
-    right and is not pushed to wander where it is wrong.
+    It is negative where a response makes the group less even, as a fourth copy beside one outlier does.
 
     Args:
-        logps: (N, T) log-probabilities of the sampled tokens, nats, differentiable.
-        old_logps: (N, T) the same under the policy that sampled them.
-        mask: (N, T), 1 on tokens that count.
-        correct: (N,) bool.
+        L: (..., G, G) positive semi-definite kernel with unit diagonal; a row of zero diagonal is empty or left out.
 
     Returns:
-        () nats, to be raised; 0 where no response is right.
+        (..., G) float64 in effective responses; 0 for empty rows, 1 for a response that is alone.
 
-    Source: Yao et al., arXiv 2505.23433; docs/signals.md "entropy_correct".
+    Source: docs/math.md eq. 6.1.
     """
-    surprise = -(logps - old_logps.detach()).exp() * logps  # (N, T)
-    per_response = (surprise * mask).sum(-1) / mask.sum(-1).clamp_min(1)  # (N,)
-    return (per_response * correct).mean()
+    L = L.double()  # (..., G, G)
+    keep = 1.0 - torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  # (G, G): row i leaves out response i
+    without = L.unsqueeze(-3) * keep.unsqueeze(-1) * keep.unsqueeze(-2)  # (..., G, G, G)
+    return vendi(L).unsqueeze(-1) - vendi(without)  # (..., G)
 
-
-# DARLING-style partition of a group into same answers, and the share of its reward a response keeps for being rare.
 
 FLOOR = 0.1  # DARLING's clip: a right answer that everybody gives keeps a tenth of its reward
-
-
-def clusters_by_threshold(L: Tensor, threshold: float) -> Tensor:
-    """Clusters of responses whose similarity is at least a threshold, closed transitively.
-
-    Args:
-        L: (..., G, G) symmetric kernel with unit diagonal; a row of zero diagonal is empty or left out.
-        threshold: similarity in (0, 1] from which two responses are the same answer.
-
-    Returns:
-        (..., G) int64, the smallest row number of the response's cluster.
-
-    Raises:
-        DQOError: threshold outside (0, 1].
-    """
-    check_same_threshold(threshold)
-    # Copies come out of a matrix product a few last bits below 1.
-    return clusters_by_pairs(threshold - 1e-9 <= L)
-
-
-def check_same_threshold(threshold: float) -> None:
-    """DQOError unless the similarity lies in (0, 1]."""
-    if not 0.0 < threshold <= 1.0:
-        raise DQOError(
-            f"`same_threshold` must lie in (0, 1], got {threshold!r}; 0.8 is a start for cosines of all-MiniLM-L6-v2."
-        )
 
 
 def clusters_by_pairs(same: Tensor) -> Tensor:
@@ -211,40 +171,12 @@ def partition_share(cluster: Tensor, filled: Tensor) -> Tensor:
 
     Returns:
         (..., G) float64 in [0.1, 1]; 1 for a response that is alone, a tenth for one that takes no part.
-
-    Source: DARLING, arXiv 2509.02534; docs/signals.md "partition".
     """
     pair = (cluster.unsqueeze(-1) == cluster.unsqueeze(-2)) & filled.unsqueeze(-1) & filled.unsqueeze(-2)  # (..., G, G)
     size = pair.sum(-1).double()  # (..., G)
     n = filled.sum(-1, keepdim=True).double()  # (..., 1)
     share = ((n - size) / (n - 1.0).clamp_min(1.0)).clamp_min(FLOOR)  # (..., G)
     return torch.where(n <= 1, 1.0, share).masked_fill(~filled, FLOOR)
-
-
-# What a response adds to its group's Vendi score: the effective number of answers with it, minus without it.
-
-
-def vendi_gain(L: Tensor) -> Tensor:
-    """Leave-one-out difference of the Vendi score of order 1; one eigendecomposition a response.
-
-    Negative where a response makes the group less even: a fourth copy beside one outlier lowers the entropy. So,
-    unlike the volume's credit, it punishes what is already plentiful. It is left signed; its scale is responses.
-
-    Args:
-        L: (..., G, G) positive semi-definite kernel with unit diagonal; a row of zero diagonal is empty or left out.
-
-    Returns:
-        (..., G) float64 in effective responses; 0 for empty rows, 1 for a response that is alone.
-
-    Source: docs/signals.md "vendi"; score of Friedman and Dieng 2023, docs/math.md eq. 6.1.
-    """
-    L = L.double()  # (..., G, G)
-    keep = 1.0 - torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  # (G, G): row i leaves out response i
-    without = L.unsqueeze(-3) * keep.unsqueeze(-1) * keep.unsqueeze(-2)  # (..., G, G, G)
-    return vendi(L).unsqueeze(-1) - vendi(without)  # (..., G)
-
-
-# DRA: a reward divided by how much its response overlaps with the group (graph-cut mutual information).
 
 
 def graph_cut_share(L: Tensor) -> Tensor:
@@ -257,15 +189,10 @@ def graph_cut_share(L: Tensor) -> Tensor:
 
     Returns:
         (..., G) float64 in [1/G, 1]; 1 for a response that overlaps with none.
-
-    Source: DRA-GRPO, arXiv 2505.09655; docs/signals.md "graph_cut".
     """
     eye = torch.eye(L.shape[-1], dtype=torch.bool, device=L.device)  # (G, G)
     overlap = L.double().clamp_min(0.0).masked_fill(eye, 0.0).sum(-1)  # (..., G)
     return 1.0 / (1.0 + overlap)
-
-
-# Rewarding the unlikely: among a group's responses, the likelier one keeps less of its reward.
 
 
 def unlikeliness_share(logp: Tensor, scored: Tensor) -> Tensor:
@@ -277,8 +204,6 @@ def unlikeliness_share(logp: Tensor, scored: Tensor) -> Tensor:
 
     Returns:
         (..., G) float64 in [1/n, 1]; 1 where the response takes no part.
-
-    Source: He, Fried and Welleck, arXiv 2506.02355; docs/signals.md "unlikeliness".
     """
     takes_part = scored.unsqueeze(-2)  # (..., 1, G)
     above = logp.unsqueeze(-1) - logp.unsqueeze(-2)  # (..., G, G) how much likelier than each
@@ -288,32 +213,6 @@ def unlikeliness_share(logp: Tensor, scored: Tensor) -> Tensor:
     rank = below.double() + equal.clamp_min(0).double() / 2.0  # (..., G)
     n = scored.sum(-1, keepdim=True).double().clamp_min(1.0)  # (..., 1)
     return torch.where(scored, 1.0 - rank / n, 1.0)
-
-
-# How a share in [0, 1] takes from a reward without ever turning the incentive round.
-
-
-def discount(reward: Tensor, share: Tensor, alpha: float) -> Tensor:
-    """R - alpha * |r| * (1 - share): the published r * share at alpha = 1 and r >= 0, and sign-safe below 0.
-
-    A plain product shrinks a *negative* reward of a redundant response towards 0, which pays redundancy. Here a
-    smaller share always means a smaller reward, and a reward never changes its sign for the better.
-
-    Args:
-        reward: (...,) task rewards; NaN stays NaN.
-        share: (...,) in [0, 1], what the response may keep.
-        alpha: strength in [0, 1]; 0 returns the reward.
-
-    Returns:
-        (...,) float64.
-
-    Source: docs/signals.md "partition".
-    """
-    reward = reward.double()  # (...,)
-    return reward - alpha * reward.abs() * (1.0 - share)
-
-
-# Pass@k training: the advantage of a response is what it does to the chance that k draws hold a right one.
 
 
 def pass_at_k_advantage(correct: Tensor, scored: Tensor, k: int) -> Tensor:
@@ -330,14 +229,7 @@ def pass_at_k_advantage(correct: Tensor, scored: Tensor, k: int) -> Tensor:
 
     Returns:
         (..., G) float64; 0 for unscored responses and for groups of fewer than k scored ones.
-
-    Raises:
-        DQOError: k < 1.
-
-    Source: arXiv 2508.10751, equations of the analytical derivation; docs/signals.md "pass_at_k".
     """
-    if k < 1:
-        raise DQOError(f"`pass_k` must be at least 1, got {k!r}; it is the number of draws of pass@k.")
     n = scored.sum(-1, keepdim=True).double()  # (..., 1)
     wrong = (scored & ~correct).sum(-1, keepdim=True).double()  # (..., 1)
     fail = _ratio(wrong, n, k)  # (..., 1) probability that k of the n hold no right one
@@ -353,3 +245,155 @@ def _ratio(m: Tensor, n: Tensor, k: int) -> Tensor:
     for j in range(k):
         ratio = ratio * ((m - j).clamp_min(0.0) / (n - j).clamp_min(1.0))
     return ratio
+
+
+def mean_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
+    """Mean entropy of the next-token distribution over the tokens of the batch.
+
+    Args:
+        entropies: (N, T) nats, differentiable.
+        mask: (N, T), 1 on tokens that count.
+
+    Returns:
+        () nats; 0 where no token counts.
+    """
+    return (entropies * mask).sum() / mask.sum().clamp_min(1)
+
+
+def correct_entropy(logps: Tensor, old_logps: Tensor, mask: Tensor, correct: Tensor) -> Tensor:
+    """Mean over responses of 1[right] * mean over tokens of -(pi/pi_old) log pi.
+
+    An estimate of the entropy along the sampled tokens, from right responses only: the policy stays broad where it is
+    right and is not pushed to wander where it is wrong.
+
+    Args:
+        logps: (N, T) log-probabilities of the sampled tokens, nats, differentiable.
+        old_logps: (N, T) the same under the policy that sampled them.
+        mask: (N, T), 1 on tokens that count.
+        correct: (N,) bool.
+
+    Returns:
+        () nats, to be raised; 0 where no response is right.
+    """
+    surprise = -(logps - old_logps.detach()).exp() * logps  # (N, T)
+    per_response = (surprise * mask).sum(-1) / mask.sum(-1).clamp_min(1)  # (N,)
+    return (per_response * correct).mean()
+
+
+def _volume(seen: Evidence, spec: Any) -> Tensor:
+    credit = leave_one_out(seen.kernel, spec.ridge)  # (P, G)
+    weighted = spec.combine == "quality_weighted"
+    return scale_credit(credit, spec.credit_scale, filled=seen.spans, ridge=spec.ridge, weighted=weighted)
+
+
+def _vendi(seen: Evidence, _: Any) -> Tensor:
+    # A copy costs the group some evenness and an empty response none: that must not make it the better choice.
+    gain = vendi_gain(seen.kernel)  # (P, G)
+    lowest = gain.amin(-1, keepdim=True).clamp_max(0.0)  # (P, 1)
+    return torch.where(seen.spans, gain, lowest)  # (P, G)
+
+
+def _partition(seen: Evidence, spec: Any) -> Tensor:
+    if spec.same_threshold is not None:
+        # Copies come out of a matrix product a few last bits below 1.
+        same = spec.same_threshold - 1e-9 <= seen.kernel  # (P, G, G)
+    else:
+        # A response that takes no part joins no two others.
+        same = seen.same & seen.spans.unsqueeze(-1) & seen.spans.unsqueeze(-2)  # (P, G, G)
+    return partition_share(clusters_by_pairs(same), seen.spans)
+
+
+def _graph_cut(seen: Evidence, _: Any) -> Tensor:
+    # An empty response overlaps with nothing; it keeps what a copy of all others would instead of everything.
+    least = 1.0 / (1.0 + seen.spans.sum(-1, keepdim=True))  # (P, 1)
+    return torch.where(seen.spans, graph_cut_share(seen.kernel), least)  # (P, G)
+
+
+SIGNALS = {
+    "none": Signal("none", "the task alone: the baseline of every comparison", "–"),
+    "dqo": Signal(
+        "credit",
+        "what a response adds to the volume that its group spans",
+        "arXiv 2509.04784",
+        _volume,
+        usual_alpha=1.0,
+        takes_quality_weights=True,
+        settings=("credit_scale",),
+    ),
+    "pairwise": Signal(
+        "credit",
+        "distance from the others on average",
+        "the foil in the DQO paper's city toy",
+        lambda seen, spec: pairwise_distance(seen.kernel),
+        usual_alpha=0.3,
+    ),
+    "vendi": Signal(
+        "credit",
+        "effective responses added",
+        "score of Friedman and Dieng 2023; no published training method",
+        _vendi,
+        usual_alpha=0.1,
+    ),
+    "elliptical": Signal(
+        "credit",
+        "the same responses as `dqo`, in the same order on a flatter scale",
+        "arXiv 2510.11686",
+        lambda seen, spec: elliptical_bonus(seen.kernel, spec.ridge),
+        usual_alpha=1.0,
+        takes_quality_weights=True,
+    ),
+    "partition": Signal(
+        "discount",
+        "rare answers by count, in proportion to their quality",
+        "DARLING, arXiv 2509.02534",
+        _partition,
+        usual_alpha=1.0,
+        highest_alpha=1.0,
+        settings=("same_threshold", "same_answer"),
+    ),
+    "graph_cut": Signal(
+        "discount",
+        "little overlap with the group",
+        "DRA-GRPO, arXiv 2505.09655",
+        _graph_cut,
+        usual_alpha=1.0,
+        highest_alpha=1.0,
+    ),
+    "unlikeliness": Signal(
+        "discount",
+        "right answers that the policy rarely gives",
+        "arXiv 2506.02355",
+        lambda seen, spec: unlikeliness_share(seen.logp, seen.logp.isfinite()),
+        usual_alpha=0.25,
+        highest_alpha=1.0,
+        needs=("logp",),
+    ),
+    "pass_at_k": Signal(
+        "advantage",
+        "groups in which at least one of `pass_k` draws is right",
+        "arXiv 2508.10751",
+        lambda seen, spec: pass_at_k_advantage(seen.correct, seen.scored, spec.pass_k),
+        usual_alpha=1.0,
+        highest_alpha=1.0,
+        needs=("correct",),
+        settings=("pass_k",),
+    ),
+    "entropy": Signal(
+        "loss",
+        "unsure next tokens",
+        "–",
+        lambda seen, spec: mean_entropy(seen.entropies, seen.mask),
+        usual_alpha=0.001,
+        highest_alpha=0.5,
+        needs=("entropies",),
+    ),
+    "entropy_correct": Signal(
+        "loss",
+        "staying broad where the answer is right",
+        "arXiv 2505.23433",
+        lambda seen, spec: correct_entropy(seen.logps, seen.old_logps, seen.mask, seen.correct),
+        usual_alpha=0.01,
+        highest_alpha=0.5,
+        needs=("old_logps", "correct"),
+    ),
+}

@@ -282,7 +282,7 @@ def _baseline_warning(recipe: Recipe) -> str | None:
 
 def _scaling_warning(config: DiversityArguments) -> str | None:
     """An alpha that is to move has no effect in tied groups that are divided by their own std."""
-    if not config.alpha_moves or config.diversity_spec().signal.place not in ("credit", "discount"):
+    if not config.alpha_moves or not config.diversity_spec().signal.acts_on_reward:
         return None
     if not isinstance(config, DQOConfig) or config.scale_rewards != "group":
         return None

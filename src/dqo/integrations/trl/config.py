@@ -21,7 +21,7 @@ from dqo.diversity.alpha import (
     ScheduledAlpha,
     TargetedAlpha,
 )
-from dqo.diversity.settings import DiversitySpec
+from dqo.diversity.settings import DiversitySpec, settings_like
 from dqo.diversity.signals import SIGNALS
 from dqo.errors import DataError, DQOError, RecipeError
 from dqo.files.jsonio import is_number
@@ -38,7 +38,7 @@ _FIXED_ONLY = ("alpha_schedule", "alpha_end", "alpha_warmup_steps")
 
 
 @dataclass
-class AlphaArguments:
+class AlphaArguments(settings_like(DiversitySpec)):
     """What alpha is at each step."""
 
     alpha: float | str = field(
@@ -209,52 +209,6 @@ class DiversityArguments(AlphaArguments):
 
     centres_groups: ClassVar[bool] = True  # whether advantages are rewards less a mean over their group
 
-    diversity: str = field(
-        default="dqo",
-        metadata={
-            "help": "Signal: 'dqo', 'none', or a rival of docs/signals.md: 'pairwise', 'vendi', 'elliptical', "
-            "'partition', 'graph_cut', 'unlikeliness', 'pass_at_k', 'entropy', 'entropy_correct'."
-        },
-    )
-    kernel: str = field(
-        default="cosine", metadata={"help": "Similarity of two responses: 'cosine', 'gaussian' or 'linear'."}
-    )
-    sigma: float | None = field(
-        default=None, metadata={"help": "Bandwidth of the Gaussian kernel, in distance between unit vectors (0 to 2)."}
-    )
-    ridge: float = field(
-        default=1.0, metadata={"help": "Regularisation strength of log det(I + L/ridge), > 0; 1 in the paper."}
-    )
-    credit_scale: str = field(
-        default="nats",
-        metadata={
-            "help": "Unit of the credit: 'nats' (the paper's) or 'unit' (share of its range at this group size)."
-        },
-    )
-    combine: str = field(
-        default="add",
-        metadata={
-            "help": "How credit joins quality: 'add' (the paper's), 'gate', 'spread', 'quality_weighted' or 'multiply'."
-        },
-    )
-    quality_threshold: float | None = field(
-        default=None,
-        metadata={"help": "Lowest task reward that counts as good; for gate, spread, pass_at_k and entropy_correct."},
-    )
-    quality_center: float | None = field(
-        default=None, metadata={"help": "Task reward of weight 1/2; only for combine='quality_weighted'."}
-    )
-    quality_scale: float | None = field(
-        default=None, metadata={"help": "Width of the quality sigmoid in reward units; goes with quality_center."}
-    )
-    same_threshold: float | None = field(
-        default=None, metadata={"help": "diversity='partition': similarity from which two responses are the same."}
-    )
-    same_answer: str | None = field(
-        default=None,
-        metadata={"help": "diversity='partition': function pairs of texts -> booleans, 'pkg.fn' or 'file.py:fn'."},
-    )
-    pass_k: int | None = field(default=None, metadata={"help": "diversity='pass_at_k': draws k."})
     skip_tied_groups: bool = field(
         default=False, metadata={"help": "No advantage in groups whose task rewards are all equal."}
     )
@@ -305,7 +259,7 @@ class DiversityArguments(AlphaArguments):
         self._check_range_of_alpha()
         spec = self.diversity_spec()
         replace(spec, alpha=self.largest_alpha)  # what alpha may become must be allowed too
-        shapes_reward = self.largest_alpha > 0 and spec.signal.place in ("credit", "discount")
+        shapes_reward = self.largest_alpha > 0 and spec.signal.acts_on_reward
         if shapes_reward and spec.signal.place == "credit" and self.centres_groups and self.num_generations == 2:
             raise DQOError(
                 "DQO needs num_generations of at least 3, got 2: the two credits of a group of two are equal and "
@@ -321,13 +275,6 @@ class DiversityArguments(AlphaArguments):
                 f"`reward_clip_range` clips the task reward and the credit in one sum, got {self.reward_clip_range!r}, "
                 "so that responses at its end would earn no credit; remove it, and clip within the reward function."
             )
-        if (self.diversity == "partition") != (self.same_threshold is not None or self.same_answer is not None) or (
-            self.same_threshold is not None and self.same_answer is not None
-        ):
-            raise DQOError(
-                "diversity='partition' needs one of `same_threshold` and `same_answer`, and nothing else takes them, "
-                f"got {self.same_threshold!r} and {self.same_answer!r} with diversity={self.diversity!r}; set one."
-            )
         if spec.pass_k is not None and spec.pass_k > self.num_generations:
             raise DQOError(
                 f"`pass_k` must be at most num_generations={self.num_generations}, got {spec.pass_k}; lower it or "
@@ -340,7 +287,9 @@ class DiversityArguments(AlphaArguments):
         if self.alpha != "auto" or signal is None:
             return
         if signal.place == "none":
-            raise DQOError("alpha='auto' needs a signal to weigh, got diversity='none'; choose one or remove `alpha`.")
+            raise DQOError(
+                f"alpha='auto' needs a signal to weigh, got diversity={self.diversity!r}; choose one or remove `alpha`."
+            )
         if self.alpha_max > signal.highest_alpha:
             raise DQOError(
                 f"alpha='auto' may reach alpha_max={self.alpha_max:g}, but diversity={self.diversity!r} takes at most "
@@ -413,12 +362,12 @@ class DQOConfig(DiversityArguments, GRPOConfig):
                 "`std_floor` and `decouple_credit` guard against a std, got scale_rewards='none', which divides by "
                 "none; remove them" + (" or set scale_rewards='group' or 'batch'." if self.centres_groups else ".")
             )
-        if self.decouple_credit and self.diversity_spec().signal.place not in ("credit", "discount"):
+        if self.decouple_credit and not self.diversity_spec().signal.acts_on_reward:
             raise DQOError(
                 "`decouple_credit` needs a signal that acts on the reward, got "
                 f"diversity={self.diversity!r}; remove it."
             )
-        if self.diversity in ("entropy", "entropy_correct") and (self.entropy_coef or self.use_adaptive_entropy):
+        if self.diversity_spec().signal.place == "loss" and (self.entropy_coef or self.use_adaptive_entropy):
             raise DQOError(
                 f"diversity={self.diversity!r} adds an entropy term, and so do `entropy_coef` and "
                 "`use_adaptive_entropy`; keep one of them."
@@ -441,13 +390,14 @@ class DQORLOOConfig(DiversityArguments, RLOOConfig):
         with _refusals_explained():
             super().__post_init__()
         self._check_diversity()
-        if self.diversity == "entropy_correct":
+        signal = self.diversity_spec().signal
+        if "old_logps" in signal.needs:
             raise DQOError(
-                "diversity='entropy_correct' weighs each token by its probability under the policy that sampled it, "
+                f"diversity={self.diversity!r} weighs each token by its probability under the policy that sampled it, "
                 "which RLOO does not keep; use algorithm grpo or diversity='entropy'."
             )
-        if (self.diversity == "pass_at_k" or self.skip_tied_groups) and (self.beta or self.normalize_advantages):
-            setter = "`skip_tied_groups`" if self.skip_tied_groups else "diversity='pass_at_k'"
+        if (signal.place == "advantage" or self.skip_tied_groups) and (self.beta or self.normalize_advantages):
+            setter = "`skip_tied_groups`" if self.skip_tied_groups else f"diversity={self.diversity!r}"
             raise DQOError(
                 f"{setter} sets the advantages, in which RLOO keeps its KL and normalisation, got beta={self.beta!r} "
                 f"and normalize_advantages={self.normalize_advantages!r}; set beta=0 and leave the other off, or use "

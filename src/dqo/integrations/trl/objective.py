@@ -9,8 +9,8 @@ from typing import Any
 from accelerate.utils import gather
 from torch import Tensor
 
-from dqo.core import reaches, scaled_advantage, tied_groups
-from dqo.diversity.signals import pass_at_k_advantage
+from dqo.core import scaled_advantage, tied_groups
+from dqo.diversity.credit import Evidence, read_signal
 
 
 class AdvantageMixin:
@@ -25,8 +25,8 @@ class AdvantageMixin:
             ours = self._advantages(host.view_as(task).double(), task, shaped).flatten().to(host.dtype)  # (N,)
             output["advantages"] = ours[here]
             self._replace_logged_advantages(ours)
-        if self.spec.diversity == "entropy_correct":
-            output["correct"] = reaches(task.flatten(), self.spec.quality_threshold)[here]  # (N_local,)
+        if self.spec.signal.place == "loss" and "correct" in self.spec.needs:
+            output["correct"] = self.spec.correct(task.flatten())[here]  # (N_local,)
         return output
 
     def _own_rows(self, count: int) -> slice:
@@ -41,7 +41,7 @@ class AdvantageMixin:
         logged.extend(advantages.tolist())
 
     def _replaces_advantages(self) -> bool:
-        return self._guards_scaling() or self.args.skip_tied_groups or self.spec.diversity == "pass_at_k"
+        return self._guards_scaling() or self.args.skip_tied_groups or self.spec.signal.place == "advantage"
 
     def _guards_scaling(self) -> bool:
         return bool(getattr(self.args, "std_floor", 0.0) or getattr(self.args, "decouple_credit", False))
@@ -57,10 +57,10 @@ class AdvantageMixin:
                 std_floor=self.args.std_floor,
                 decoupled=self.args.decouple_credit,
             )  # (P, G)
-        if self.spec.diversity == "pass_at_k":
-            correct = reaches(task, self.spec.quality_threshold)  # (P, G)
-            at_k = pass_at_k_advantage(correct, ~task.isnan(), self.spec.pass_k)  # (P, G)
-            advantages = (1.0 - self.spec.alpha) * advantages + self.spec.alpha * at_k
+        if self.spec.signal.place == "advantage":
+            seen = Evidence(correct=self.spec.correct(task), scored=~task.isnan())
+            own = read_signal(seen, self.spec)  # (P, G)
+            advantages = (1.0 - self.spec.alpha) * advantages + self.spec.alpha * own
         if self.args.skip_tied_groups:
             advantages = advantages.masked_fill(tied_groups(task).unsqueeze(1), 0.0)
         return advantages

@@ -116,7 +116,7 @@ class DQOPPOConfig(DQOConfig):
                 "`off_policy_mask_threshold` and loss_type='vespo' go by the sign of a response's one advantage, got "
                 "one of them with PPO, whose advantages differ by token; remove it or use algorithm grpo."
             )
-        if self.diversity == "pass_at_k" or self.skip_tied_groups:
+        if self.diversity_spec().signal.place == "advantage" or self.skip_tied_groups:
             raise RecipeError(
                 "diversity='pass_at_k' and `skip_tied_groups` replace the advantages of a group, got them with PPO, "
                 "whose advantages come from its critic; remove them or use algorithm grpo."

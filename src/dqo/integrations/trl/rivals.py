@@ -10,8 +10,7 @@ from trl import RLOOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
-from dqo.diversity.credit import Evidence
-from dqo.diversity.signals import correct_entropy, mean_entropy
+from dqo.diversity.credit import Evidence, read_signal
 from dqo.errors import RecipeError, RewardError
 from dqo.rewards.loading import import_function
 
@@ -36,10 +35,10 @@ class EvidenceMixin:
         self._same_answer: SameAnswer | None = import_function(named, "same_answer", "pairs") if named else None
         self._prompt_ids: list[list[int]] = []
         super().__init__(model, reward_funcs, args, **kwargs)
-        if self.spec.diversity == "unlikeliness" and (self._is_vlm or getattr(self, "tools", None)):
+        if "logp" in self.spec.needs and (self._is_vlm or getattr(self, "tools", None)):
             raise RecipeError(
-                "diversity='unlikeliness' needs a text policy that answers in one turn, got one with images or tools; "
-                "choose a signal that reads embeddings."
+                f"diversity={self.spec.diversity!r} needs a text policy that answers in one turn, got one with "
+                "images or tools; choose a signal that reads embeddings."
             )
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
@@ -56,14 +55,15 @@ class EvidenceMixin:
             task: (P, G) task rewards of all rows; NaN takes a response out of the ranking.
 
         Returns:
-            Evidence with the one field the signal reads, or none.
+            Evidence with the fields the signal reads.
         """
-        if self.spec.diversity == "unlikeliness":
+        logp = same = None
+        if "logp" in self.spec.needs:
             logp = gather(self._sequence_logps(completion_ids)).view_as(task)  # (P, G)
-            return Evidence(logp=logp.double().masked_fill(task.isnan(), torch.nan))
-        if self.spec.diversity == "partition" and self._same_answer is not None:
-            return Evidence(same=self._same_answers(gather_object(texts), *task.shape))
-        return Evidence()
+            logp = logp.double().masked_fill(task.isnan(), torch.nan)
+        if "same" in self.spec.needs:
+            same = self._same_answers(gather_object(texts), *task.shape)  # (P, G, G)
+        return Evidence(logp=logp, same=same)
 
     def _sequence_logps(self, completion_ids: list[list[int]]) -> Tensor:
         """Log-probability of each completion under the policy as it is: (N_local,) nats."""
@@ -148,8 +148,8 @@ class EntropyMixin:
         mask = inputs["completion_mask"]  # (N, T)
         if inputs.get("tool_mask") is not None:
             mask = mask * inputs["tool_mask"]
-        if self.spec.diversity == "entropy":
-            return mean_entropy(entropies, mask)
         old = inputs.get("old_per_token_logps")
         old = logps.detach() if old is None else old  # (N, T)
-        return correct_entropy(logps, old, mask, inputs["correct"].to(torch.bool))
+        correct = inputs["correct"].to(torch.bool) if "correct" in inputs else None  # (N,)
+        seen = Evidence(logps=logps, old_logps=old, entropies=entropies, mask=mask, correct=correct)
+        return read_signal(seen, self.spec)

@@ -187,7 +187,7 @@ class DQOMixin:
         return self.state.global_step, self.state.max_steps
 
     def _alpha_now(self) -> float:
-        return 0.0 if self.spec.diversity == "none" else self._alpha.now(*self._progress())
+        return 0.0 if self.spec.signal.place == "none" else self._alpha.now(*self._progress())
 
     def _gathered_embeddings(self, texts: list[str]) -> Tensor:
         """Embeddings of every process's answers in the host's row order: (N, D)."""
@@ -200,7 +200,7 @@ class DQOMixin:
 
     def _log_diversity(self, task: Tensor, combined: Tensor, group: GroupCredit) -> None:
         scaling = getattr(self, "scale_rewards", "centred" if getattr(self, "normalize_advantages", False) else "none")
-        if self.spec.signal.place not in ("credit", "discount"):
+        if not self.spec.signal.acts_on_reward:
             scaling = "none"  # what acts on advantages or in the loss is divided by nothing
         guards = {name: getattr(self.args, name, 0) for name in ("std_floor", "decouple_credit")}
         buys = effective_alpha(

@@ -14,12 +14,6 @@ from dqo.embedders.naming import with_whole_path
 from dqo.errors import RecipeError
 from dqo.models.response import TraceMarkers
 
-# What the rewards and embeddings of a batch suffice for; likelihoods, advantages and the loss stay verl's.
-_REACHABLE = [
-    name
-    for name, signal in SIGNALS.items()
-    if signal.place in ("none", "credit", "discount") and name != "unlikeliness"
-]
 _NO_GROUP_MEAN = ("gae", "reinforce_plus_plus")
 BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
 
@@ -105,15 +99,10 @@ def read_settings(config: DictConfig) -> DQOSettings:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise RecipeError(f"dqo.{error.full_key}: {reason}; give a value of that type.") from error
-    if settings.diversity not in _REACHABLE:
+    if settings.diversity not in reachable_signals() or settings.needs:
         raise RecipeError(
-            f"dqo.diversity: expected one of {', '.join(_REACHABLE)}, got {settings.diversity!r}, which acts on verl's "
-            "advantages, loss or likelihoods and would do nothing here; choose one of these."
-        )
-    if settings.diversity == "partition" and settings.same_threshold is None:
-        raise RecipeError(
-            "dqo.same_threshold: dqo.diversity=partition needs the similarity from which two responses are the same, "
-            "got none; +dqo.same_threshold=0.8 is a start for all-MiniLM-L6-v2."
+            f"dqo.diversity: expected one of {', '.join(reachable_signals())} without `same_answer`, got "
+            f"{settings.diversity!r}, which reads or changes what stays verl's; choose one of these."
         )
     _check_group_size(settings, config)
     if not config.trainer.use_v1:
@@ -121,6 +110,11 @@ def read_settings(config: DictConfig) -> DQOSettings:
             "trainer.use_v1: expected true, got false, verl's deprecated trainer, in which DQO has no place; remove it."
         )
     return settings
+
+
+def reachable_signals() -> list[str]:
+    """Signals that rewards and embeddings of a batch suffice for; likelihoods, advantages and the loss stay verl's."""
+    return [name for name, row in SIGNALS.items() if (row.acts_on_reward or row.place == "none") and not row.needs]
 
 
 def base_mode(config: DictConfig) -> str:
@@ -148,7 +142,7 @@ def _check_group_size(settings: DQOSettings, config: DictConfig) -> None:
     """Two responses have equal credits, which a group mean cancels; one response has nobody to differ from."""
     n, estimator = config.actor_rollout_ref.rollout.n, config.algorithm.adv_estimator
     least = 2 if estimator in _NO_GROUP_MEAN else 3
-    if settings.diversity != "none" and settings.alpha > 0 and n < least:
+    if settings.signal.acts_on_reward and settings.alpha > 0 and n < least:
         raise RecipeError(
             f"actor_rollout_ref.rollout.n: DQO needs at least {least} responses a prompt with "
             f"algorithm.adv_estimator={estimator}, got {n}, with which the credit cancels; raise it, or "

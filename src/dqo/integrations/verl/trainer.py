@@ -108,7 +108,7 @@ class DQOMixin:
         """Means over the batch, under the names that DQO has in every host."""
         metrics = {
             "quality": _mean([reward for group in read for reward in group.rewards]),
-            "alpha": 0.0 if self.dqo.diversity == "none" else self.dqo.alpha,
+            "alpha": 0.0 if self.dqo.signal.place == "none" else self.dqo.alpha,
             "diversity/rows": sum(len(group.texts) for group in read),
             "diversity/groups": len(read),
             "diversity/lone_rows": sum(len(group.texts) == 1 for group in read),
