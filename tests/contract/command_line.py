@@ -164,7 +164,7 @@ class Lab:
 
         theirs = {field.name for field in dataclasses.fields(trl.RLOOConfig if run == "rloo" else trl.GRPOConfig)}
         config = self._read(f"{run}/config.yaml")
-        found = {key: value for key, value in config.items() if key not in ("format", "trainer")}
+        found = {key: value for key, value in config.items() if key != "trainer"}
         found |= {f"trainer.{key}": value for key, value in config["trainer"].items() if key not in theirs}
         return {key: "given" if key in {*self.recipe, "algorithm"} else plain(value) for key, value in found.items()}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from dqo.errors import DataError, ModelError
+from dqo.errors import DataError, ModelError, RecipeError
 from dqo.evaluation.local_model import LocalModel, SeededChoice
 from dqo.evaluation.sampling import sample_from, sample_groups
 from dqo.files.records import Prompt, read_groups
@@ -155,9 +155,12 @@ def test_finished_groups_are_not_sampled_again(tiny_policy, tiny_tokenizer, tmp_
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 6}, r"sampling\.json: expected seed = 6 to resume sampling, got 5; choose another folder"),
-        ({"n": 4}, r"expected n = 4 to resume sampling, got 3"),
-        ({"temperature": 0.7}, r"expected temperature = 0\.7 to resume sampling, got 1\.0"),
+        (
+            {"seed": 6},
+            r"sampling\.json: expected the settings of the run .* 'seed' was 5 and is now 6; choose",
+        ),
+        ({"n": 4}, r"'n' was 3 and is now 4"),
+        ({"temperature": 0.7}, r"'temperature' was 1\.0 and is now 0\.7"),
         (
             {"prompts": PROMPTS[:2]},
             r"groups\.jsonl: expected groups of the 2 prompts asked for, but one is of 'three', none",
@@ -170,7 +173,7 @@ def test_finished_groups_are_not_sampled_again(tiny_policy, tiny_tokenizer, tmp_
 )
 def test_a_folder_of_another_run_is_refused(tiny_policy, tiny_tokenizer, tmp_path, changes, message):
     draw(tiny_policy, tiny_tokenizer, out=tmp_path)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises((DataError, RecipeError), match=message):
         draw(tiny_policy, tiny_tokenizer, out=tmp_path, **changes)
 
 
@@ -178,7 +181,7 @@ def test_a_model_trained_further_under_the_same_name_is_refused(tiny_policy, tin
     draw(tiny_policy, tiny_tokenizer, out=tmp_path)
     with torch.no_grad():
         tiny_policy.model.norm.weight.add_(1e-3)
-    with pytest.raises(DataError, match=r"expected weights = '\w{16}' to resume sampling, got '\w{16}'"):
+    with pytest.raises(RecipeError, match=r"'weights' was '\w{16}' and is now '\w{16}'"):
         draw(tiny_policy, tiny_tokenizer, out=tmp_path)
 
 

@@ -69,9 +69,9 @@ def test_all_mistakes_are_reported_at_once_each_with_its_origin():
     with pytest.raises(DataError) as found:
         check(Whole, {"part": {"rate": 0, "shre": 1}, "seeds": [-1]}, origin, error=DataError)
     for sentence in (
-        "f.yaml: expected the setting `name`",
+        "f.yaml: expected the field `name`",  # of data
         "override 'part.rate=0': `part.rate` must be above 0",
-        "f.yaml: expected a known setting, got 'part.shre'; did you mean 'part.share'?",
+        "f.yaml: expected a known field, got 'part.shre'; did you mean 'part.share'?",
         "arm 'a': `seeds.0` must be at least 0, got -1",
     ):
         assert sentence in str(found.value)

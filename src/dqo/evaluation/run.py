@@ -17,7 +17,7 @@ from dqo.evaluation.same_meaning import Equivalence
 from dqo.evaluation.statistics import PromptValues
 from dqo.files.evaluation import UNKNOWN_SCORING, sampling_notes
 from dqo.files.records import Group, write_groups, write_json, write_text
-from dqo.files.run import FORMAT, owning
+from dqo.files.run import owning
 from dqo.models.response import TraceMarkers
 
 if TYPE_CHECKING:
@@ -104,7 +104,6 @@ def evaluate(
         values,
         answer_span=answer_span,
         seed=seed,
-        format=FORMAT,
         encoder=encoder.name,
         heldout_encoder=None if heldout_encoder is None else heldout_encoder.name,
         task=None if task is None else task.name,

@@ -1,6 +1,6 @@
-"""Reading what `dqo eval` wrote, checked: metrics.json and prompt_metrics.jsonl. Standard library only.
+"""What `dqo eval` and `dqo sample` write: read, checked, compared for likeness, and continued.
 
-Comparison, sweep and report all read them here, so that a file is taken by all three or refused by all three.
+Comparison, sweep and report all read it here, so that a file is taken by all three or refused by all three.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, Field
+
 from dqo.errors import DataError
-from dqo.files.jsonio import from_utf8, is_number, parse_object, read_text
+from dqo.files.jsonio import from_utf8, parse_object, read_text
 from dqo.files.records import Group, Prompt, append_jsonl, read_groups, write_groups, write_json, write_text
-from dqo.files.run import FORMAT, check_format
+from dqo.files.run import check_unchanged
+from dqo.settings.checking import STRICT, check
 
 # What stands under `scoring` where rewards came with the responses and nothing says what gave them.
 UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
@@ -30,13 +33,43 @@ SAMPLED = (
 )
 _TEXT = ("trace_markers",)  # what text of a response is judged
 
-_INTERVAL = ("mean", "low", "high")
-_TEXTS = ("encoder", "heldout_encoder", "task", "equivalence", "protocol", "version")
-_COUNTS = ("n_prompts", "n_samples")
+
+class _Interval(BaseModel):
+    model_config = STRICT | {"extra": "ignore"}
+    mean: float
+    low: float
+    high: float
+
+
+class _Metrics(BaseModel):
+    """What the readers of a metrics.json rely on."""
+
+    model_config = STRICT | {"extra": "ignore"}
+    metrics: dict[str, _Interval | None]
+    n_prompts: int = Field(ge=1)
+    n_samples: int = Field(ge=1)
+    encoder: str | None = None
+    heldout_encoder: str | None = None
+    task: str | None = None
+    equivalence: str | None = None
+    protocol: str | None = None
+    version: str | None = None
+    pass_threshold: float = 0.5
+    scoring: dict[str, Any] | None = None
+    sampling: dict[str, Any] | None = None
+    notes: list[str] = Field(default=[])
+
+
+class _PromptMetrics(BaseModel):
+    """One line of a prompt_metrics.jsonl: every metric of a prompt."""
+
+    model_config = STRICT | {"extra": "allow"}
+    __pydantic_extra__: dict[str, float | None]
+    id: str
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:
-    """A metrics.json.
+    """Reads a metrics.json.
 
     Args:
         path: The file.
@@ -47,36 +80,15 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
         something is a text or None.
 
     Raises:
-        DataError: A file that is missing, broken, incomplete or of a newer format.
+        DataError: A file that is missing, broken or incomplete.
     """
     document = parse_object(read_text(path, "metrics.json of a finished evaluation"), str(path))
-    check_format(document, path)
-    metrics = document.get("metrics")
-    if not isinstance(metrics, dict):
-        raise _odd(path, "metrics", "an object", metrics)
-    for name, value in metrics.items():
-        if value is not None and not (isinstance(value, dict) and all(is_number(value.get(p)) for p in _INTERVAL)):
-            raise _odd(path, f"metrics.{name}", "null or an object of the numbers mean, low and high", value)
-    for name in _COUNTS:
-        count = document.get(name)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise _odd(path, name, "a whole number of 1 or more", count)
-    for name in _TEXTS:
-        if not isinstance(document.get(name), str | None):
-            raise _odd(path, name, "a text or null", document[name])
-    if not is_number(document.get("pass_threshold", 0.5)):
-        raise _odd(path, "pass_threshold", "a number", document["pass_threshold"])
-    for name in ("scoring", "sampling"):
-        if not isinstance(document.get(name), dict | None):
-            raise _odd(path, name, "an object or null", document[name])
-    notes = document.get("notes", [])
-    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise _odd(path, "notes", "a list of texts", notes)
+    check(_Metrics, document, str(path), error=DataError)
     return document
 
 
 def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
-    """A prompt_metrics.jsonl.
+    """Reads a prompt_metrics.jsonl.
 
     Args:
         path: The file.
@@ -85,24 +97,19 @@ def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
         Prompt id -> metric -> number, None where a response could not be scored; at least one prompt.
 
     Raises:
-        DataError: Naming file and line of what is missing or no number.
+        DataError: Names file and line of what is missing or no number.
     """
     values: dict[str, dict[str, float | None]] = {}
     for number, line in enumerate(read_text(path, "prompt_metrics.jsonl of a finished evaluation").split("\n"), 1):
         if not line.strip():
             continue
-        row = parse_object(line, f"{path}, line {number}")
-        prompt_id = row.pop("id", None)
-        if not isinstance(prompt_id, str) or prompt_id in values:
-            raise DataError(f"{path}, line {number}: expected an id that no other line has, got {prompt_id!r}; "
-                            "evaluate again.")  # fmt: skip
-        for name, value in row.items():
-            if value is not None and not is_number(value):
-                raise DataError(f"{path}, line {number}, field {name!r}: expected a number or null, got {value!r}; "
-                                "evaluate again.")  # fmt: skip
-        values[prompt_id] = row
+        place = f"{path}, line {number}"
+        row = check(_PromptMetrics, parse_object(line, place), place, error=DataError)
+        if row.id in values:
+            raise DataError(f"{place}: expected an id that no other line has, got {row.id!r}; evaluate again.")
+        values[row.id] = row.model_extra
     if not values:
-        raise DataError(f"{path}: expected one line of metrics a prompt, got an empty file; evaluate again.")
+        raise DataError(f"{path}: expected one line of metrics per prompt, got an empty file; evaluate again.")
     return values
 
 
@@ -203,10 +210,6 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]  # a run and its own `eval/` under another link
 
 
-def _odd(path: str | Path, field: str, expected: str, came: Any) -> DataError:
-    return DataError(f"{path}, field {field!r}: expected {expected}, got {came!r}; evaluate again.")
-
-
 # The folder of a sampling run: groups.jsonl, one line a finished prompt, and sampling.json, its settings.
 #
 # A line is written once, whole, when its prompt is finished; a kill can only leave the last line unfinished. A second
@@ -297,10 +300,7 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
     record = Path(folder) / "sampling.json"
     if not record.exists():
         return None
-    settings = parse_object(read_text(record, "record of an earlier run"), str(record), "JSON object of an earlier run")
-    check_format(settings, record)
-    settings.pop("format", None)
-    return settings
+    return parse_object(read_text(record, "record of an earlier run"), str(record), "JSON object of an earlier run")
 
 
 def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Group]:
@@ -310,15 +310,12 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
     if before is None:
         if path.exists():
             raise DataError(f"{path}: expected {record.name} beside it to resume from; choose another folder.")
-        write_json(record, {"format": FORMAT} | settings)
+        write_json(record, settings)
         return {}
-    for name, value in settings.items():
-        # where the weights are known, they say which model it is, and its path may be written in another way
-        if before.get(name) != value and not (name == "model" and "weights" in settings):
-            raise DataError(
-                f"{record}: expected {name} = {value!r} to resume sampling, got {before.get(name)!r}; "
-                "choose another folder or delete this one."
-            )
+    # where the weights are known, they say which model it is, and its path may be written in another way
+    same = {"model": settings["model"]} if "weights" in settings else {}
+    remedy = "choose another folder or delete this one"
+    check_unchanged(record, before | same, settings, "the settings of the run that is continued", remedy)
     content = path.read_bytes() if path.exists() else b""
     whole = content[: content.rfind(b"\n") + 1]  # a kill in the middle of a write leaves half a line
     if whole != content:

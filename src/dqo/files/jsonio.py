@@ -1,7 +1,6 @@
-"""JSON and UTF-8 of files that somebody else may have written: every way in which they can be wrong is one sentence.
+"""Reads and writes JSON and UTF-8 of files that anybody may have written; whatever is wrong is one `DataError`.
 
-Standard library only. What the standard library lets through is refused here: NaN, numbers that overflow, and lone
-surrogates on writing; what it meets with other exceptions is told as a DataError: nesting without end, a NUL in a path.
+What the standard library lets through is refused here: NaN, numbers that overflow, and lone surrogates.
 """
 
 import errno
@@ -17,10 +16,10 @@ from dqo.errors import DataError
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """The content of a UTF-8 file.
+    """Reads a UTF-8 file; a byte order mark at its start is passed over.
 
     Args:
-        path: The file; a byte order mark at its start is passed over.
+        path: The file.
         what: What it should be, such as "JSON-lines file", for messages.
 
     Returns:
@@ -33,34 +32,24 @@ def read_text(path: str | Path, what: str) -> str:
         content = Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path}: expected a readable {what}, got {error.strerror or error}.") from error
-    except ValueError as error:
+    except ValueError as error:  # a NUL in the path
         raise DataError(f"{str(path)!r}: expected the path of a {what}, got {error}; correct it.") from error
     return from_utf8(path, content)
 
 
 def from_utf8(path: str | Path, content: bytes) -> str:
-    """Bytes of a file as text.
-
-    Args:
-        path: The file, for messages.
-        content: What it holds; a byte order mark at its start is passed over.
-
-    Returns:
-        The text.
-
-    Raises:
-        DataError: No UTF-8.
-    """
+    """Decodes the bytes of a file; arguments, result and errors as for `read_text`."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         remedy = "unpack the file first" if content[:2] == b"\x1f\x8b" else "save the file as UTF-8"
-        raise DataError(f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at offset {error.start}; "
-                        f"{remedy}.") from error  # fmt: skip
+        raise DataError(
+            f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at offset {error.start}; {remedy}."
+        ) from error
 
 
 def parse_object(text: str, place: str, what: str = "JSON object") -> dict[str, Any]:
-    """The JSON object that a text holds.
+    """Parses one JSON object.
 
     Args:
         text: JSON.
@@ -68,7 +57,7 @@ def parse_object(text: str, place: str, what: str = "JSON object") -> dict[str, 
         what: What it should be, for messages.
 
     Returns:
-        Its fields; every number finite.
+        Its fields; every number is finite.
 
     Raises:
         DataError: No JSON, NaN or infinity, a number that overflows, nesting too deep, or something that is no object.
@@ -83,7 +72,7 @@ def parse_object(text: str, place: str, what: str = "JSON object") -> dict[str, 
 
 
 def to_json(path: str | Path, value: Any, indent: int | None = None) -> str:
-    """A value as JSON of finite numbers.
+    """Formats a value as JSON of finite numbers.
 
     Args:
         path: Where it is to be written, for messages.
@@ -105,7 +94,7 @@ def to_json(path: str | Path, value: Any, indent: int | None = None) -> str:
 
 
 def to_utf8(path: str | Path, text: str) -> bytes:
-    """A text as the bytes of a file.
+    """Encodes the text of a file.
 
     Args:
         path: Where it is to be written, for messages.
@@ -127,7 +116,7 @@ def to_utf8(path: str | Path, text: str) -> bytes:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value of JSON is a finite number; a boolean is none, and neither is what a double cannot hold."""
+    """Tells whether a JSON value is a finite number; a boolean is none, nor is what a double cannot hold."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
 
 

@@ -1,4 +1,4 @@
-"""Prompts and groups of responses, and the JSON-lines files that hold them. Standard library only.
+"""Prompts and groups of responses, and the JSON-lines files that hold them.
 
 A data file has one prompt a line, `{"prompt", "reference", "meta"}`; a `groups.jsonl` has one group a line,
 `{"id", "prompt", "reference", "responses", "finish", "rewards", "meta"}`. Lines end at the line feed and nowhere else:
@@ -8,16 +8,17 @@ U+2028 and its relatives are ordinary characters inside a JSON string, so `str.s
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from dqo.errors import DataError
-from dqo.files.jsonio import is_number, parse_object, read_text, to_json, to_utf8, writing
-
-_MISSING = object()
+from dqo.files.jsonio import parse_object, read_text, to_json, to_utf8, writing
+from dqo.settings.checking import Strict, check
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,43 @@ class Group:
     meta: dict[str, Any]
 
 
+def _not_blank(text: str, info: ValidationInfo) -> str:
+    if not text.strip():
+        raise ValueError(f"`{info.field_name}` must be text that is not blank, got {text!r}; change the value.")
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_not_blank)]
+_Texts = Annotated[list[str], Field(min_length=1)]
+
+
+class _PromptLine(Strict):
+    prompt: _Text
+    reference: str | list[str] = Field(default=[])
+    meta: dict[str, Any] = Field(default={})
+
+
+class _GroupLine(_PromptLine):
+    id: _Text
+    responses: _Texts
+    finish: _Texts
+    rewards: list[float] | None = None
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> "_GroupLine":
+        n = len(self.responses)
+        if len(self.finish) != n or "" in self.finish or "stop" in self.finish:  # OpenAI's word for "eos"
+            raise ValueError(f'`finish` must be {n} of "eos" or "length", one per response, got {self.finish}.')
+        if self.rewards is not None and len(self.rewards) != n:
+            raise ValueError(f"`rewards` must be null or {n} numbers, one per response, got {self.rewards}.")
+        return self
+
+
 Record = TypeVar("Record", Prompt, Group)
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Read a data file; only `prompt` is required, `reference` defaults to [] and `meta` to {}.
+    """Reads a data file; only `prompt` is required, `reference` defaults to [] and `meta` to {}.
 
     Args:
         path: UTF-8 JSON lines; blank lines are passed over.
@@ -59,13 +92,21 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         The prompts in file order, their ids unique.
 
     Raises:
-        DataError: Naming file, line and field of the first thing that is wrong.
+        DataError: Names file, line and field of what is wrong in the first bad line.
     """
-    return _unique_ids(path, ((line, _prompt(line, Path(path).stem)) for line in _lines(path, Prompt)))
+
+    def prompt(line: dict[str, Any], number: int, place: str) -> Prompt:
+        found = check(_PromptLine, line, place, error=DataError)
+        own = found.meta.get("id", f"{Path(path).stem}-{number}")
+        if not isinstance(own, str) or not own:
+            raise DataError(f"{place}: `meta.id` must be text that is not empty, got {own!r}; change the value.")
+        return Prompt(own, **vars(found))
+
+    return _read(path, prompt)
 
 
 def read_groups(path: str | Path) -> list[Group]:
-    """Read a `groups.jsonl`; `reference`, `rewards` and `meta` may be absent (then [], None and {}).
+    """Reads a `groups.jsonl`; `reference`, `rewards` and `meta` may be absent (then [], None and {}).
 
     Args:
         path: UTF-8 JSON lines as `write_groups` writes them.
@@ -74,9 +115,9 @@ def read_groups(path: str | Path) -> list[Group]:
         The groups in file order, their ids unique, `finish` and `rewards` as long as `responses`.
 
     Raises:
-        DataError: Naming file, line and field of the first thing that is wrong.
+        DataError: Names file, line and field of what is wrong in the first bad line.
     """
-    return _unique_ids(path, ((line, _group(line)) for line in _lines(path, Group)))
+    return _read(path, lambda line, number, place: Group(**vars(check(_GroupLine, line, place, error=DataError))))
 
 
 def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
@@ -163,95 +204,19 @@ def write_text(path: str | Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
-class _Line:
-    """One parsed line: its fields by type, every complaint with file, line and field."""
-
-    def __init__(self, path: str | Path, number: int, fields: dict[str, Any]):
-        self.path, self.number, self.fields = path, number, fields
-
-    def fail(self, field: str, expected: str, came: Any) -> DataError:
-        shown = "nothing" if came is _MISSING else json.dumps(came)[:80]
-        return DataError(f"{self.path}, line {self.number}, field {field!r}: expected {expected}, got {shown}.")
-
-    def string(self, field: str) -> str:
-        value = self.fields.get(field, _MISSING)
-        if not _is_text(value) or not value.strip():
-            raise self.fail(field, "a non-empty string", value)
-        return value
-
-    def strings(self, field: str) -> list[str]:
-        value = self.fields.get(field, _MISSING)
-        if not _is_texts(value) or not value:
-            raise self.fail(field, "a non-empty list of strings", value)
-        return value
-
-    def reference(self) -> str | list[str]:
-        value = self.fields.get("reference", [])
-        if not _is_text(value) and not _is_texts(value):
-            raise self.fail("reference", "a string or a list of strings", value)
-        return value
-
-    def meta(self) -> dict[str, Any]:
-        value = self.fields.get("meta", {})
-        if not isinstance(value, dict):
-            raise self.fail("meta", "an object", value)
-        try:
-            json.dumps(value, ensure_ascii=False).encode()
-        except (UnicodeEncodeError, RecursionError):  # it is written again with the responses, hours later
-            raise self.fail("meta", "text without lone surrogates, not nested too deeply", "other") from None
-        return value
-
-
-def _prompt(line: _Line, stem: str) -> Prompt:
-    meta = line.meta()
-    prompt_id = meta.get("id", f"{stem}-{line.number}")
-    if not _is_text(prompt_id) or not prompt_id:
-        raise line.fail("meta.id", "a non-empty string", prompt_id)
-    return Prompt(prompt_id, line.string("prompt"), line.reference(), meta)
-
-
-def _group(line: _Line) -> Group:
-    responses, finish, rewards = line.strings("responses"), line.strings("finish"), line.fields.get("rewards")
-    if len(finish) != len(responses) or not all(finish) or "stop" in finish:  # OpenAI's word for "eos"
-        raise line.fail("finish", f'{len(responses)} of "eos" or "length", one a response', finish)
-    if rewards is not None:
-        if not isinstance(rewards, list) or not all(map(is_number, rewards)) or len(rewards) != len(responses):
-            raise line.fail("rewards", f"null or {len(responses)} finite numbers, one a response", rewards)
-        rewards = [float(reward) for reward in rewards]
-    return Group(line.string("id"), line.string("prompt"), line.reference(), responses, finish, rewards, line.meta())
-
-
-def _lines(path: str | Path, record: type) -> Iterator[_Line]:
-    known = [name for name in record.__dataclass_fields__ if (record, name) != (Prompt, "id")]
-    text = read_text(path, "JSON-lines file")
-    for number, source in enumerate(text.split("\n"), start=1):
-        if not source.strip():
-            continue
-        fields = parse_object(source, f"{path}, line {number}", "JSON object on the line")
-        line = _Line(path, number, fields)
-        for field in fields:
-            if field not in known:
-                raise line.fail(field, f"only the fields {', '.join(known)} (others go inside meta)", fields[field])
-        yield line
-
-
-def _unique_ids(path: str | Path, records: Iterable[tuple[_Line, Record]]) -> list[Record]:
-    seen: dict[str, int] = {}
-    kept = []
-    for line, record in records:
-        if record.id in seen:
-            raise line.fail("id", f"a unique id (line {seen[record.id]} has the same)", record.id)
-        seen[record.id] = line.number
-        kept.append(record)
-    if not kept:
+def _read(path: str | Path, record_of: Callable[[dict[str, Any], int, str], Record]) -> list[Record]:
+    """Reads a file line by line; `record_of` gets the fields, the number and the place of a line."""
+    found: dict[str, Record] = {}
+    places: dict[str, str] = {}
+    for number, source in enumerate(read_text(path, "JSON-lines file").split("\n"), start=1):
+        if source.strip():
+            place = f"{path}, line {number}"
+            line = parse_object(source, place, "JSON object on the line")
+            to_utf8(place, to_json(place, line))  # it is written again with the responses, hours later
+            record = record_of(line, number, place)
+            if record.id in found:
+                raise DataError(f"{place}: expected a unique id, got {record.id!r}, which {places[record.id]} has too.")
+            found[record.id], places[record.id] = record, f"line {number}"
+    if not found:
         raise DataError(f"{path}: expected at least one JSON line, got an empty file.")
-    return kept
-
-
-def _is_text(value: Any) -> bool:
-    # A lone surrogate ("\ud800" in JSON) cannot be written as UTF-8 and crashes tokenizers.
-    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_text, value))
+    return list(found.values())

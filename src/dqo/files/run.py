@@ -15,8 +15,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dqo._version import __version__
-from dqo.errors import DataError, FolderBusyError
+from dqo.errors import DataError, FolderBusyError, RecipeError
 from dqo.files.jsonio import from_utf8, is_number, parse_object, writing
 
 
@@ -54,33 +53,26 @@ def _finite(value: Any) -> bool:
     return not isinstance(value, int | float) or isinstance(value, bool) or is_number(value)
 
 
-# The version of the files of a run: config.yaml, sampling.json and metrics.json carry it as `format`.
-#
-# It is raised when an older program would read a newer file wrongly, and then only. A file without it was written
-# before
-# it was introduced and is read as format 1.
-
-FORMAT = 1
-
-
-def check_format(document: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse a file that a newer program wrote, before it is read wrongly.
+def check_unchanged(
+    place: str | Path, before: Mapping[str, Any], now: Mapping[str, Any], expected: str, remedy: str
+) -> None:
+    """Refuses to go on with what was begun with other settings.
 
     Args:
-        document: Its content.
-        path: The file, for messages.
+        place: File that holds the earlier settings, for messages.
+        before: Those settings.
+        now: Settings of the continuation.
+        expected: What the file should be, for messages.
+        remedy: What to do about a difference, for messages.
 
     Raises:
-        DataError: A format above `FORMAT`, or one that is no whole number of 1 or more.
+        RecipeError: Names the first setting that differs.
     """
-    found = document.get("format", FORMAT)
-    if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-        raise DataError(f"{path}: expected `format` as a whole number above 0, got {found!r}; restore the file.")
-    if found > FORMAT:
-        raise DataError(
-            f"{path}: expected a run of format {FORMAT} or older, got format {found}, which a newer dqo than this "
-            f"{__version__} has written; update this installation."
-        )
+    for name, value in now.items():
+        if before.get(name) != value:
+            raise RecipeError(
+                f"{place}: expected {expected}, but {name!r} was {before.get(name)!r} and is now {value!r}; {remedy}."
+            )
 
 
 # Gives a folder one owner at a time, by an OS lock that the death of its owner frees at once.

@@ -193,7 +193,7 @@ def settings(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, list[Any]]], lis
     """
     parts = [
         [_flat(run.config) for run in runs],
-        [_flat({key: value for key, value in run.resolved.items() if key != "format"}, "resolved.") for run in runs],
+        [_flat(run.resolved, "resolved.") for run in runs],
         [_flat(_facts(run), "eval.") for run in runs],
     ]
     differ, same = [], []

@@ -13,7 +13,7 @@ from dqo.errors import DataError
 from dqo.files.evaluation import read_metrics, read_prompt_metrics, short_names
 from dqo.files.jsonio import read_text
 from dqo.files.records import Group, read_groups
-from dqo.files.run import check_format, read_steps
+from dqo.files.run import read_steps
 from dqo.settings.yaml import parse_yaml
 
 _PARTS = {
@@ -142,5 +142,4 @@ def _yaml(path: Path) -> dict[str, Any]:
     settings = parse_yaml(read_text(path, "file of settings of a run"), str(path))
     if not isinstance(settings, dict):
         raise DataError(f"{path}: expected the settings of a run, got {type(settings).__name__}; restore the file.")
-    check_format(settings, path)
     return settings

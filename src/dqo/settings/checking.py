@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dqo.errors import DQOError, RecipeError
+from dqo.errors import DataError, DQOError, RecipeError
 
 # Numbers are finite, true is no number, 1 may stand for 1.0, and an unknown key is a mistake.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True, arbitrary_types_allowed=True)
@@ -57,10 +57,11 @@ def check(
     except ValidationError as found:
         mistakes = [_in_document(mistake, document) for mistake in found.errors(include_url=False)]
     names = list(_names(model))
+    noun = "field" if error is DataError else "setting"
     sentences = []
     for path, group in groupby(mistakes, key=lambda mistake: mistake["path"]):
         source = origin if isinstance(origin, str) else _source(path, origin)
-        sentences.append(f"{source}: {_sentence(path, list(group), names, advice or {})}")
+        sentences.append(f"{source}: {_sentence(path, list(group), names, advice or {}, noun)}")
     raise error("\n".join(sentences))
 
 
@@ -117,7 +118,7 @@ def _source(path: str, origin: Mapping[str, str]) -> str:
     return origin[path]
 
 
-def _sentence(path: str, group: list[dict[str, Any]], names: list[str], advice: Mapping[str, str]) -> str:
+def _sentence(path: str, group: list[dict[str, Any]], names: list[str], advice: Mapping[str, str], noun: str) -> str:
     first = group[0]
     section, _, name = path.rpartition(".")
     if first["type"] == "extra_forbidden" and path in advice:
@@ -126,9 +127,9 @@ def _sentence(path: str, group: list[dict[str, Any]], names: list[str], advice: 
         near = nearest(name, names)
         valid = [one.rpartition(".")[2] for one in names if one.rpartition(".")[0] == section]
         remedy = f"did you mean {near!r}?" if near else f"choose one of {', '.join(valid)}, or remove it."
-        return f"expected a known setting, got {path!r}; {remedy}"
+        return f"expected a known {noun}, got {path!r}; {remedy}"
     if first["type"] == "missing":
-        return f"expected the setting `{path}`, got none; add a line `{name}: ...`."
+        return f"expected the {noun} `{path}`, got none; add a line `{name}: ...`."
     if first["type"] == "value_error":  # of a validator of ours, which says all
         return str(first["ctx"]["error"])
     words = dict.fromkeys(_WORDS.get(one["type"], one["msg"]).format(**one.get("ctx", {})) for one in group)

@@ -14,8 +14,6 @@ from typing import Any
 import yaml
 
 from dqo.errors import RecipeError
-from dqo.files.records import write_text
-from dqo.files.run import check_format
 
 
 class _Reader(yaml.SafeLoader):
@@ -103,20 +101,6 @@ def read_yaml_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RecipeError(f"{path}: expected `key: value` lines, got a {type(value).__name__}; see recipes/.")
     return value
-
-
-def write_yaml_file(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Write a mapping that `read_yaml_file` reads back as it is, atomically.
-
-    Args:
-        path: The file; its folder is made when missing.
-        document: Plain data by text keys; a tuple becomes a list.
-
-    Raises:
-        RecipeError: A text that no YAML file can hold.
-        DataError: A file that cannot be written.
-    """
-    write_text(path, to_yaml(document))
 
 
 def to_yaml(value: Any) -> str:
@@ -230,12 +214,8 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
     Raises:
         RecipeError: An unreadable file, or a section that is no mapping.
-        DataError: A config.yaml that a newer dqo has written.
     """
-    document = read_yaml_file(path)
-    check_format(document, path)
-    document.pop("format", None)  # of a config.yaml, which is a recipe again
-    return flat_settings(document, str(path))
+    return flat_settings(read_yaml_file(path), str(path))
 
 
 def flat_settings(document: Mapping[str, Any], origin: str) -> dict[str, Any]:

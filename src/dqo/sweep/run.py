@@ -13,9 +13,9 @@ from typing import Any
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.jsonio import is_number
-from dqo.files.records import Prompt
+from dqo.files.records import Prompt, write_text
 from dqo.files.run import owning, read_steps
-from dqo.settings.yaml import nested_settings, read_yaml_file, write_yaml_file
+from dqo.settings.yaml import nested_settings, read_yaml_file, to_yaml
 from dqo.sweep.plan import BASE, Run, Sweep, check_evaluation, claim_evaluation
 from dqo.sweep.plots import write_plots
 from dqo.sweep.results import read_evaluations, summarise, write_tables
@@ -179,7 +179,7 @@ def _claim(one: Run, sweep: Sweep) -> None:
 
 
 def _write_recipe(one: Run) -> None:
-    write_yaml_file(one.recipe, nested_settings(one.settings))
+    write_text(one.recipe, to_yaml(nested_settings(one.settings)))
 
 
 def _tidy(one: Run, keep: str) -> None:

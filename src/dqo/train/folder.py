@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from dqo.errors import DQOError, ModelError, RecipeError
-from dqo.files.run import FORMAT, LOCK, newest_whole, owning
-from dqo.settings.yaml import SECTIONS, nested_settings, read_settings, read_yaml_file, write_yaml_file
+from dqo.files.records import write_text
+from dqo.files.run import LOCK, newest_whole, owning
+from dqo.settings.yaml import SECTIONS, nested_settings, read_settings, read_yaml_file, to_yaml
 
 _CHAT_SETTINGS = ("system_prompt", "trainer.chat_template_kwargs", "trace_markers")
 # Of a sweep, which also locks the folder, and of a run killed as it began.
@@ -167,14 +168,13 @@ _ALWAYS_SHOWN = ("use_cpu", "bf16", "fp16")  # what a reader looks for first, ch
 
 
 def save_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Writes config.yaml or resolved.yaml atomically, with the format of the run's files.
+    """Writes config.yaml or resolved.yaml atomically.
 
     Args:
         path: The file.
         settings: As `Recipe.settings` or `resolved_settings` gives them.
     """
-    document = {"format": FORMAT, **settings}
-    write_yaml_file(path, document)
+    write_text(path, to_yaml(settings))
 
 
 def resolved_settings(settings: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
