@@ -300,9 +300,9 @@ def test_a_gradient_of_the_critic_that_is_no_number_reaches_no_weight(critic, ti
 def test_groups_of_two_are_allowed_and_meaningless_settings_refused(tmp_path, monkeypatch):
     DQOPPOConfig(str(tmp_path), **(COMMON | {"num_generations": 2}))
     refused = {
-        "scale_rewards='group' would have no effect": {"scale_rewards": "group"},
+        "`scale_rewards` must be none, got 'group'": {"scale_rewards": "group"},
         "`critic` must be one of separate, shared, got 'own'": {"critic": "own"},
-        r"`gae_lambda` must be a number from 0 to 1, got 1\.5": {"gae_lambda": 1.5},
+        "`gae_lambda` must be at most 1, got 1.5": {"gae_lambda": 1.5},
         "`value_clip` must be above 0": {"value_clip": 0.0},
         "got critic_model='x' beside": {"critic": "shared", "critic_model": "x"},
         "kl_in='reward' needs `beta` above 0": {"kl_in": "reward"},

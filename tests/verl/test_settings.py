@@ -29,16 +29,16 @@ def test_settings_are_a_diversity_spec_with_the_same_defaults(verl_config):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+dqo.alhpa=1", r"dqo.alhpa: expected one of alpha, .*did you mean 'alpha'\?"),
-        ("+dqo.alpha=much", r"dqo.alpha: .*could not be converted to Float; give a value of that type"),
-        ("+dqo.alpha=-1", r"`alpha` must be a finite number >= 0, got -1"),
+        ("+dqo.alhpa=1", r"dqo: expected a known setting, got 'alhpa'; did you mean 'alpha'\?"),
+        ("+dqo.alpha=much", "dqo: `alpha` must be a number, got 'much'"),
+        ("+dqo.alpha=-1", "`alpha` must be at least 0, got -1"),
         ("+dqo.kernel=rbf", r"kernel"),
         ("+dqo=1", r"dqo: expected settings such as \+dqo.alpha=0.5, got 1"),
         (
             "+dqo.encoder_actors=0 +dqo.encoder_cpus=4",
             r"dqo.encoder_cpus: expected 1 where .*actors=0, got 4, which noth",
         ),
-        ("+dqo.encoder_actors=-1", r"dqo.encoder_actors: expected at least 0, got -1"),
+        ("+dqo.encoder_actors=-1", "dqo: `encoder_actors` must be at least 0, got -1"),
         ("actor_rollout_ref.rollout.n=2", r"rollout.n: DQO needs at least 3 responses .*=grpo, got 2"),
         (
             "+dqo.diversity=entropy +dqo.alpha=0.01",
@@ -185,5 +185,5 @@ def test_the_command_refuses_a_mistake_in_one_sentence_and_status_2(tmp_path):
     command = [sys.executable, "-m", "dqo.integrations.verl.main", *GRPO, "+dqo.alhpa=1"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)  # hydra writes where it runs
     assert done.returncode == 2
-    assert "error: dqo.alhpa: expected one of" in done.stderr
+    assert "error: dqo: expected a known setting, got 'alhpa'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,83 +1,91 @@
 """The settings that the mathematics sees: what diversity means in a run and how it joins the task reward."""
 
-import math
-from dataclasses import dataclass, field, fields, make_dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor
 
-from dqo.core import COMBINE_RULES, CREDIT_SCALES
+from dqo.core import COMBINE_RULES, CREDIT_SCALES, KERNELS
 from dqo.core.combine import reaches
 from dqo.core.kernels import check_kernel
-from dqo.core.volume import check_ridge
 from dqo.diversity.signals import SIGNALS, Signal
 from dqo.errors import DQOError
+from dqo.settings.checking import check_fields, setting
 
 # Rules that need to know from which task reward on a response is good.
 GATES = ("gate", "spread")
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+@dataclass
+class DiversityFields:
+    """What diversity means and how it joins the task reward: fields alone, shared by the settings of all trainers."""
 
-
-@dataclass(frozen=True)
-class DiversitySpec:
-    """What diversity means in a run and how it joins the task reward; checked when made.
-
-    The help text of each field is its documentation; settings of the trainers inherit both (see `settings_like`).
-
-    Raises:
-        DQOError: a value out of range, a setting that would do nothing, or two that contradict each other.
-    """
-
-    alpha: float = _setting(
+    alpha: Annotated[float, Field(ge=0, lt=1e9)] = setting(
         1.0,
-        "Weight of diversity against the task reward, >= 0, in the signal's unit: for 'dqo' reward units per credit "
-        "unit; 0 trains on the task alone.",
+        "Weight of diversity against the task reward, in the signal's unit: for 'dqo' reward units per credit unit; 0 "
+        "trains on the task alone.",
     )
-    diversity: str = _setting("dqo", f"Signal: {', '.join(f'{name!r} ({s.rewards})' for name, s in SIGNALS.items())}.")
-    kernel: str = _setting("cosine", "Similarity of two responses: 'cosine', 'gaussian' or 'linear'.")
-    sigma: float | None = _setting(None, "Bandwidth of the Gaussian kernel, in distance between unit vectors (0 to 2).")
-    ridge: float = _setting(1.0, "Regularisation strength of log det(I + L/ridge), > 0; 1 in the paper.")
-    credit_scale: str = _setting(
+    diversity: Annotated[str, Field(json_schema_extra={"enum": list(SIGNALS)})] = setting(
+        "dqo", f"Signal: {', '.join(f'{name!r} ({s.rewards})' for name, s in SIGNALS.items())}."
+    )
+    kernel: Literal[tuple(KERNELS)] = setting("cosine", "Similarity of two responses: 'cosine' is the paper's.")
+    sigma: Annotated[float | None, Field(gt=0)] = setting(
+        None, "Bandwidth of the Gaussian kernel, in distance between unit vectors (0 to 2)."
+    )
+    ridge: Annotated[float, Field(gt=0)] = setting(
+        1.0, "Regularisation strength of log det(I + L/ridge); 1 in the paper."
+    )
+    credit_scale: Literal[CREDIT_SCALES] = setting(
         "nats", "Unit of the credit: 'nats' (the paper's) or 'unit' (share of its range at this group size)."
     )
-    combine: str = _setting(
-        "add", "How credit joins quality: 'add' (the paper's), 'gate', 'spread', 'quality_weighted' or 'multiply'."
-    )
-    quality_threshold: float | None = _setting(
+    combine: Literal[COMBINE_RULES] = setting("add", "How credit joins quality: 'add' is the paper's.")
+    quality_threshold: float | None = setting(
         None, "Lowest task reward that counts as good; for gate, spread, pass_at_k and entropy_correct."
     )
-    quality_center: float | None = _setting(None, "Task reward of weight 1/2; only for combine='quality_weighted'.")
-    quality_scale: float | None = _setting(
+    quality_center: float | None = setting(None, "Task reward of weight 1/2; only for combine='quality_weighted'.")
+    quality_scale: Annotated[float | None, Field(gt=0)] = setting(
         None, "Width of the quality sigmoid in reward units; goes with quality_center."
     )
-    same_threshold: float | None = _setting(
+    same_threshold: Annotated[float | None, Field(gt=0, le=1)] = setting(
         None, "diversity='partition': similarity from which two responses are the same."
     )
-    same_answer: str | None = _setting(
+    same_answer: str | None = setting(
         None, "diversity='partition': function pairs of texts -> booleans, 'pkg.fn' or 'file.py:fn'."
     )
-    pass_k: int | None = _setting(None, "diversity='pass_at_k': draws k.")
+    pass_k: Annotated[int | None, Field(ge=1)] = setting(None, "diversity='pass_at_k': draws k.")
+
+
+@dataclass
+class EncoderFields:
+    """What measures the similarity of responses, and on which part of them."""
+
+    encoder: str = setting(
+        "all-MiniLM-L6-v2", "Name or folder of the encoder that embeds the responses, with its options."
+    )
+    encoder_batch_size: Annotated[int, Field(ge=1)] = setting(64, "Texts embedded at once.")
+    encoder_device: str | None = setting(None, "Device of the encoder; the trainer's own where not given.")
+    encoder_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision inside the encoder.")
+    trace_markers: str = setting(
+        "default",
+        "Reasoning traces that are removed from a response before it is judged and embedded: 'default' "
+        "(<think>...</think> and its like), 'off', or pairs of your own, '<plan>...</plan>, default'.",
+    )
+
+
+@dataclass
+class DiversitySpec(DiversityFields):
+    """What the mathematics sees of a run's settings; checked when made.
+
+    Raises:
+        DQOError: A value out of range, a setting that would do nothing, or two that contradict each other.
+    """
 
     def __post_init__(self) -> None:
-        if not 0 <= self.alpha < 1e9:
-            raise DQOError(
-                f"`alpha` must be a finite number >= 0, got {self.alpha!r}; 0 trains on the task reward alone."
-            )
-        for name, allowed in (("diversity", SIGNALS), ("credit_scale", CREDIT_SCALES), ("combine", COMBINE_RULES)):
-            if getattr(self, name) not in allowed:
-                raise DQOError(
-                    f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}; choose one of these."
-                )
-        for name in ("quality_threshold", "quality_center", "quality_scale"):
-            if not math.isfinite(getattr(self, name) or 0.0):
-                raise DQOError(
-                    f"`{name}` must be a finite number, got {getattr(self, name)!r}; write a number such as 0.8."
-                )
+        check_fields(self)
+        if self.diversity not in SIGNALS:
+            raise DQOError(f"`diversity` must be one of {', '.join(SIGNALS)}, got {self.diversity!r}; choose one.")
         check_kernel(self.kernel, self.sigma)
-        check_ridge(self.ridge)
         self._check_signal()
         self._check_own_settings()
         self._check_quality()
@@ -125,29 +133,22 @@ class DiversitySpec:
 
     def _check_own_settings(self) -> None:
         """Refuses settings of another signal, and a signal without the setting that it needs."""
-        defaults = {setting.name: setting.default for setting in fields(DiversitySpec)}
+        defaults = {one.name: one.default for one in fields(self)}
         own = self.signal.settings
         for name, signal in SIGNALS.items():
-            for setting in set(signal.settings).difference(own):
-                if getattr(self, setting) != defaults[setting]:
+            for key in set(signal.settings).difference(own):
+                if getattr(self, key) != defaults[key]:
                     raise DQOError(
-                        f"`{setting}` belongs to diversity={name!r}, got {setting}={getattr(self, setting)!r} with "
+                        f"`{key}` belongs to diversity={name!r}, got {key}={getattr(self, key)!r} with "
                         f"diversity={self.diversity!r}; remove it."
                     )
-        needed = [setting for setting in own if defaults[setting] is None]
-        if needed and sum(getattr(self, setting) is not None for setting in needed) != 1:
+        needed = [key for key in own if defaults[key] is None]
+        if needed and sum(getattr(self, key) is not None for key in needed) != 1:
             raise DQOError(
                 f"diversity={self.diversity!r} needs {'one of ' * (len(needed) > 1)}"
-                f"{' and '.join(f'`{setting}`' for setting in needed)}, got "
-                f"{' and '.join(repr(getattr(self, setting)) for setting in needed)}; set one."
+                f"{' and '.join(f'`{key}`' for key in needed)}, got "
+                f"{' and '.join(repr(getattr(self, key)) for key in needed)}; set one."
             )
-        if self.same_threshold is not None and not 0.0 < self.same_threshold <= 1.0:
-            raise DQOError(
-                f"`same_threshold` must lie in (0, 1], got {self.same_threshold!r}; 0.8 is a start for cosines of "
-                "all-MiniLM-L6-v2."
-            )
-        if self.pass_k is not None and self.pass_k < 1:
-            raise DQOError(f"`pass_k` must be at least 1, got {self.pass_k!r}; it is the number of draws of pass@k.")
 
     def _check_quality(self) -> None:
         """Refuses a threshold or sigmoid that would do nothing, one that is missing, and half a sigmoid."""
@@ -174,18 +175,3 @@ class DiversitySpec:
                 f"`quality_center` and `quality_scale` belong to combine='quality_weighted', got {self.combine!r}; "
                 "remove them or change the rule."
             )
-        if scale is not None and not scale > 0:
-            raise DQOError(f"`quality_scale` must be above 0, got {scale!r}; it is the sigmoid's width.")
-
-
-def settings_like(spec: type) -> type:
-    """Declares the fields of a frozen dataclass again, with defaults and help texts, for classes that must be mutable.
-
-    Args:
-        spec: the frozen dataclass.
-
-    Returns:
-        a dataclass of the same fields and nothing else.
-    """
-    again = [(one.name, one.type, field(default=one.default, metadata=one.metadata)) for one in fields(spec)]
-    return make_dataclass(f"{spec.__name__}Fields", again)

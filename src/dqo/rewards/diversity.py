@@ -9,7 +9,8 @@ import torch
 import torch.distributed as dist
 
 from dqo.core import blocks
-from dqo.diversity.credit import DiversitySpec, group_credit
+from dqo.diversity.credit import group_credit
+from dqo.diversity.settings import DiversitySpec, EncoderFields
 from dqo.embedders import Embedder, chosen_embedder
 from dqo.errors import GroupError
 from dqo.models.response import TraceMarkers, completion_text
@@ -56,14 +57,14 @@ class DiversityReward:
         self,
         num_generations: int,
         num_generations_eval: int | None = None,
-        encoder: str | Embedder = "all-MiniLM-L6-v2",
-        kernel: str = "cosine",
-        sigma: float | None = None,
-        ridge: float = 1.0,
-        credit_scale: str = "nats",
+        encoder: str | Embedder = EncoderFields.encoder,
+        kernel: str = DiversitySpec.kernel,
+        sigma: float | None = DiversitySpec.sigma,
+        ridge: float = DiversitySpec.ridge,
+        credit_scale: str = DiversitySpec.credit_scale,
         quality: Quality | None = None,
         text: Callable[[str], str] | None = None,
-        trace_markers: str = "default",
+        trace_markers: str = EncoderFields.trace_markers,
     ) -> None:
         for name, size in (("num_generations", num_generations), ("num_generations_eval", num_generations_eval)):
             if size is not None and size < (3 if name == "num_generations" else 1):

@@ -2,10 +2,12 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, field, fields
+from functools import cache
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from dqo.errors import DataError, DQOError, RecipeError
 
@@ -65,6 +67,50 @@ def check(
     raise error("\n".join(sentences))
 
 
+def setting(default: Any, text: str) -> Any:
+    """Declares a field of a settings dataclass, which `check_fields` checks.
+
+    Args:
+        default: Its default; it cannot be changed in place.
+        text: What it says, one sentence, for `--help`, editors and docs/settings.md.
+
+    Returns:
+        The field, TRL's key "help" in its metadata.
+    """
+    return field(default=default, metadata={"help": text, "checked": True})
+
+
+@cache
+def model_of(settings: type, names: tuple[str, ...] | None = None) -> type[BaseModel]:
+    """Makes the model that checks a settings dataclass.
+
+    Args:
+        settings: The dataclass; bounds stand in its annotations, `Annotated[float, Field(gt=0)]`.
+        names: Fields to take; those declared by `setting` where not given.
+
+    Returns:
+        A strict model of these fields, with their defaults and help texts.
+    """
+    hints = get_type_hints(settings, include_extras=True)
+    taken = [one for one in fields(settings) if (one.metadata.get("checked") if names is None else one.name in names)]
+    return create_model(
+        settings.__name__, __base__=Strict, **{one.name: (hints[one.name], _field(one)) for one in taken}
+    )
+
+
+def check_fields(settings: Any) -> None:
+    """Checks the fields of a settings dataclass that `setting` declares.
+
+    Args:
+        settings: An instance.
+
+    Raises:
+        RecipeError: Every value of another type than its field has, or out of its bounds.
+    """
+    model = model_of(type(settings))
+    check(model, {name: getattr(settings, name) for name in model.model_fields}, type(settings).__name__)
+
+
 def nearest(wrong: str, names: Iterable[str]) -> str | None:
     """Finds the name that a wrong one was meant to be, judged by the part behind the last dot.
 
@@ -87,12 +133,20 @@ def choices(wrong: str, valid: Iterable[str]) -> str:
     return f"one of {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")
 
 
+def _field(one: Any) -> Any:
+    """A field of a dataclass as pydantic declares it."""
+    text = one.metadata.get("help")
+    if one.default_factory is not MISSING:
+        return Field(default_factory=one.default_factory, description=text)
+    return Field(... if one.default is MISSING else one.default, description=text)
+
+
 def _names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all fields; those of a section stand behind its own."""
-    for name, field in model.model_fields.items():
+    for name, one in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _names(field.annotation, f"{prefix}{name}.")
+        if isinstance(one.annotation, type) and issubclass(one.annotation, BaseModel):
+            yield from _names(one.annotation, f"{prefix}{name}.")
 
 
 def _in_document(mistake: Any, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,5 +186,14 @@ def _sentence(path: str, group: list[dict[str, Any]], names: list[str], advice: 
         return f"expected the {noun} `{path}`, got none; add a line `{name}: ...`."
     if first["type"] == "value_error":  # of a validator of ours, which says all
         return str(first["ctx"]["error"])
-    words = dict.fromkeys(_WORDS.get(one["type"], one["msg"]).format(**one.get("ctx", {})) for one in group)
+    words = dict.fromkeys(_words(one) for one in group)
     return f"`{path}` must be {' or '.join(words)}, got {first['value']!r}; change the value."
+
+
+def _words(mistake: Mapping[str, Any]) -> str:
+    """What was expected: "a number", "above 0", "one of add, gate"."""
+    context = dict(mistake.get("ctx", {}))
+    if mistake["type"] == "literal_error":
+        words = context["expected"].replace("'", "").replace(" or ", ", ")
+        context["expected"] = f"one of {words}" if "," in words else words
+    return _WORDS.get(mistake["type"], mistake["msg"]).format(**context)

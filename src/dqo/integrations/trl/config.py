@@ -1,18 +1,19 @@
 """Settings of the trainers: TRL's own, plus what diversity means. One flat dataclass each, as TRL's users expect."""
 
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from trl import GRPOConfig, RLOOConfig
 
 from dqo.core import REWARD_SCALES
 from dqo.diversity.alpha import (
+    ALPHA_SCHEDULES,
     AlphaBounds,
     AlphaControl,
     AlphaSchedule,
@@ -21,7 +22,7 @@ from dqo.diversity.alpha import (
     ScheduledAlpha,
     TargetedAlpha,
 )
-from dqo.diversity.settings import DiversitySpec, settings_like
+from dqo.diversity.settings import DiversityFields, DiversitySpec, EncoderFields
 from dqo.diversity.signals import SIGNALS
 from dqo.errors import DataError, DQOError, RecipeError
 from dqo.files.jsonio import is_number
@@ -29,6 +30,7 @@ from dqo.files.run import read_steps
 from dqo.models.policy import best_device, native_bf16
 from dqo.models.response import TraceMarkers
 from dqo.models.weights import first_words
+from dqo.settings.checking import check_fields, setting
 
 # Settings of alpha: a number with a schedule, or "auto" under a floor on quality or towards a diversity target.
 
@@ -38,48 +40,35 @@ _FIXED_ONLY = ("alpha_schedule", "alpha_end", "alpha_warmup_steps")
 
 
 @dataclass
-class AlphaArguments(settings_like(DiversitySpec)):
+class AlphaArguments(DiversityFields):
     """What alpha is at each step."""
 
-    alpha: float | str = field(
-        default=1.0,
-        metadata={
-            "help": "Weight of diversity against the task reward, >= 0; 0 trains on the task alone; 'auto' finds it."
-        },
+    alpha: float | str = setting(1.0, "Weight of diversity against the task reward, at least 0; 'auto' finds it.")
+    alpha_schedule: Literal[ALPHA_SCHEDULES] = setting(
+        "constant", "'constant', or 'linear' or 'cosine' from alpha to alpha_end at the last step."
     )
-    alpha_schedule: str = field(
-        default="constant",
-        metadata={"help": "'constant', or 'linear' or 'cosine' from alpha to alpha_end at the last step."},
+    alpha_end: Annotated[float, Field(ge=0, lt=1e9)] = setting(
+        0.0, "Alpha of the last step of a linear or cosine schedule."
     )
-    alpha_end: float = field(default=0.0, metadata={"help": "Alpha of the last step of a linear or cosine schedule."})
-    alpha_warmup_steps: int = field(default=0, metadata={"help": "Steps over which alpha rises to its value."})
-    quality_floor: float | None = field(
-        default=None, metadata={"help": "alpha='auto': mean task reward that must be kept, in reward units."}
+    alpha_warmup_steps: Annotated[int, Field(ge=0)] = setting(0, "Steps over which alpha rises to its value.")
+    quality_floor: float | None = setting(None, "alpha='auto': mean task reward that must be kept, in reward units.")
+    quality_floor_of: str | None = setting(
+        None, "alpha='auto': metrics.jsonl of a baseline run whose quality must be kept, step by step."
     )
-    quality_floor_of: str | None = field(
-        default=None,
-        metadata={"help": "alpha='auto': metrics.jsonl of a baseline run whose quality must be kept, step by step."},
+    quality_slack: Annotated[float, Field(ge=0)] = setting(
+        0.02, "Quality that may be lost against quality_floor_of, in reward units."
     )
-    quality_slack: float = field(
-        default=0.02, metadata={"help": "Quality that may be lost against quality_floor_of, in reward units."}
+    quality_floor_ramp: Annotated[float, Field(ge=0, le=1)] = setting(
+        0.5, "Share of the run over which quality_floor rises from the first batches' quality, slowly at first."
     )
-    quality_floor_ramp: float = field(
-        default=0.5,
-        metadata={
-            "help": "Share of the run over which quality_floor rises from the first batches' quality, slowly at first."
-        },
+    vendi_target: Annotated[float | None, Field(gt=1)] = setting(
+        None, "alpha='auto': mean Vendi score of a group to hold, at most num_generations."
     )
-    vendi_target: float | None = field(
-        default=None, metadata={"help": "alpha='auto': mean Vendi score of a group to hold, above 1."}
-    )
-    alpha_start: float = field(default=1.0, metadata={"help": "alpha='auto': alpha of the first step."})
-    alpha_min: float = field(default=0.01, metadata={"help": "alpha='auto': smallest alpha, above 0."})
-    alpha_max: float = field(default=10.0, metadata={"help": "alpha='auto': largest alpha."})
-    alpha_rate: float = field(
-        default=0.5,
-        metadata={
-            "help": "alpha='auto': e-folds of alpha a step, or a rollout of several steps, for one unit of error."
-        },
+    alpha_start: Annotated[float, Field(gt=0)] = setting(1.0, "alpha='auto': alpha of the first step.")
+    alpha_min: Annotated[float, Field(gt=0)] = setting(0.01, "alpha='auto': smallest alpha.")
+    alpha_max: Annotated[float, Field(gt=0)] = setting(10.0, "alpha='auto': largest alpha.")
+    alpha_rate: Annotated[float, Field(gt=0)] = setting(
+        0.5, "alpha='auto': e-folds of alpha per step, or per rollout of several steps, for one unit of error."
     )
 
     def alpha_source(self) -> AlphaSource:
@@ -143,22 +132,16 @@ class AlphaArguments(settings_like(DiversitySpec)):
                 f"alpha='auto' needs exactly one of {', '.join(goals)}, got {' and '.join(given) or 'none'}; say what "
                 "quality must be kept or which diversity held."
             )
-        if self.quality_floor is not None and not math.isfinite(self.quality_floor):
-            raise DQOError(f"`quality_floor` must be a finite number, got {self.quality_floor!r}.")
-        if self.vendi_target is not None and not 1.0 < self.vendi_target <= self.num_generations:
+        if self.vendi_target is not None and self.vendi_target > self.num_generations:
             raise DQOError(
-                f"`vendi_target` must lie above 1 and at most at num_generations={self.num_generations}, got "
-                f"{self.vendi_target!r}; it counts different responses of a group."
+                f"`vendi_target` counts different responses of a group, got {self.vendi_target!r} with "
+                f"num_generations={self.num_generations}; set it to that at most."
             )
         for name, goal in (("quality_slack", "quality_floor_of"), ("quality_floor_ramp", "quality_floor")):
             if getattr(self, name) != defaults[name] and goals[goal] is None:
                 raise DQOError(
                     f"`{name}` belongs to `{goal}`, got {name}={getattr(self, name)!r} with {given[0]}; remove it."
                 )
-        if not 0.0 <= self.quality_slack < math.inf:
-            raise DQOError(f"`quality_slack` is what may be lost, a finite number >= 0, got {self.quality_slack!r}.")
-        if not 0.0 <= self.quality_floor_ramp <= 1.0:
-            raise DQOError(f"`quality_floor_ramp` is a share of the run in [0, 1], got {self.quality_floor_ramp!r}.")
 
 
 def read_quality_curve(path: str | Path) -> dict[int, float]:
@@ -204,35 +187,14 @@ def _refusals_explained() -> Iterator[None]:
 
 
 @dataclass
-class DiversityArguments(AlphaArguments):
+class DiversityArguments(EncoderFields, AlphaArguments):
     """What DQO adds to a trainer's settings; `diversity_spec()` is the part the mathematics sees."""
 
     centres_groups: ClassVar[bool] = True  # whether advantages are rewards less a mean over their group
 
-    skip_tied_groups: bool = field(
-        default=False, metadata={"help": "No advantage in groups whose task rewards are all equal."}
-    )
-    encoder: str = field(
-        default="all-MiniLM-L6-v2",
-        metadata={"help": "Name or folder of the encoder that embeds the responses, with its options."},
-    )
-    encoder_batch_size: int = field(default=64, metadata={"help": "Texts embedded at once."})
-    encoder_device: str | None = field(
-        default=None, metadata={"help": "Device of the encoder; the trainer's own where not given."}
-    )
-    encoder_dtype: str = field(
-        default="float32", metadata={"help": "Precision inside the encoder: 'float32', 'bfloat16' or 'float16'."}
-    )
-    trace_markers: str = field(
-        default="default",
-        metadata={
-            "help": "Reasoning traces that are removed from a response before it is judged and embedded: 'default' "
-            "(<think>...</think> and its like), 'off', or pairs of your own, '<plan>...</plan>, default'."
-        },
-    )
-    shared_prefix: bool = field(
-        default=True,
-        metadata={"help": "Compute the prompt of a group once instead of once a response, where the model allows it."},
+    skip_tied_groups: bool = setting(False, "No advantage in groups whose task rewards are all equal.")
+    shared_prefix: bool = setting(
+        True, "Compute the prompt of a group once instead of once per response, where the model allows it."
     )
 
     def diversity_spec(self) -> DiversitySpec:
@@ -254,6 +216,7 @@ class DiversityArguments(AlphaArguments):
                 f"`encoder` must be a name or folder, got a {type(self.encoder).__name__}; give a function to the "
                 "trainer, as embedder=."
             )
+        check_fields(self)
         TraceMarkers.parse(self.trace_markers)
         self.alpha_source()
         self._check_range_of_alpha()
@@ -320,18 +283,16 @@ class DQOConfig(DiversityArguments, GRPOConfig):
     steps. `bf16` stays off on a CPU that has no instructions for it.
     """
 
-    scale_rewards: str = field(
-        default="batch",
-        metadata={"help": "Divide advantages by the std of the whole batch ('batch'), of each group, or not ('none')."},
+    scale_rewards: Literal[REWARD_SCALES] = setting(
+        "batch", "Divide advantages by the std of the whole batch ('batch'), of each group, or not ('none')."
     )
-    std_floor: float = field(
-        default=0.0, metadata={"help": "Least std that advantages are divided by, in reward units; guards tie groups."}
+    std_floor: Annotated[float, Field(ge=0)] = setting(
+        0.0, "Least std that advantages are divided by, in reward units; guards tie groups."
     )
-    decouple_credit: bool = field(
-        default=False,
-        metadata={"help": "Scale the task reward alone and add the credit after, so that no std touches it."},
+    decouple_credit: bool = setting(
+        False, "Scale the task reward alone and add the credit after, so that no std touches it."
     )
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
+    logging_steps: float = setting(1, "Log every so many optimizer steps.")
 
     def __post_init__(self) -> None:
         self._choose_precision()
@@ -346,12 +307,6 @@ class DQOConfig(DiversityArguments, GRPOConfig):
 
     def _check_scaling(self) -> None:
         """Guards that would do nothing, or whose entropy term the host adds a second time, are refused."""
-        if self.scale_rewards not in REWARD_SCALES:
-            raise DQOError(
-                f"`scale_rewards` must be one of {', '.join(REWARD_SCALES)}, got {self.scale_rewards!r}; choose one."
-            )
-        if not 0.0 <= self.std_floor < float("inf"):
-            raise DQOError(f"`std_floor` must be a finite number >= 0 in reward units, got {self.std_floor!r}.")
         if self.multi_objective_aggregation != "sum_then_normalize" and (self.std_floor or self.decouple_credit):
             raise DQOError(
                 "`std_floor` and `decouple_credit` scale the sum of the rewards, got multi_objective_aggregation="
@@ -382,8 +337,8 @@ class DQORLOOConfig(DiversityArguments, RLOOConfig):
     off on a CPU that has no instructions for it.
     """
 
-    num_generations: int | None = field(default=8, metadata={"help": "Responses a prompt, at least 3."})
-    logging_steps: float = field(default=1, metadata={"help": "Log every so many optimizer steps."})
+    num_generations: int | None = setting(8, "Responses per prompt, at least 3.")
+    logging_steps: float = setting(1, "Log every so many optimizer steps.")
 
     def __post_init__(self) -> None:
         self._choose_precision()

@@ -1,16 +1,16 @@
 """Settings of `DQOPPOTrainer`: those of `DQOConfig`, the critic's, and how advantages come about."""
 
 import os
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from accelerate.utils import str_to_bool
+from pydantic import Field
 
 from dqo.errors import RecipeError
 from dqo.integrations.trl.config import DQOConfig
+from dqo.settings.checking import check_fields, setting
 
-_CHOICES = {"critic": ("separate", "shared"), "kl_in": ("loss", "reward"), "truncated": ("bootstrap", "terminal")}
-_SHARES = ("gamma", "gae_lambda", "critic_backbone_gradient")
 _LEARNING_RATE = {"separate": 1e-5, "shared": 1e-4}  # of a whole network, and of one linear layer that starts at zero
 
 
@@ -25,44 +25,36 @@ class DQOPPOConfig(DQOConfig):
 
     centres_groups: ClassVar[bool] = False
 
-    scale_rewards: str = field(
-        default="none", metadata={"help": "Only 'none': PPO scales by `whiten_advantages`, not by a group's std."}
+    scale_rewards: Literal["none"] = setting(
+        "none", "Only 'none': PPO scales by `whiten_advantages`, not by a group's std."
     )
-    critic: str = field(
-        default="separate",
-        metadata={"help": "'separate': a network of its own; 'shared': a linear head on the policy's hidden states."},
+    critic: Literal["separate", "shared"] = setting(
+        "separate", "'separate': a network of its own; 'shared': a linear head on the policy's hidden states."
     )
-    critic_model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder or hub name a separate critic starts from, such as a reward model with the policy's "
-            "tokens; a copy of the policy where not given."
-        },
+    critic_model: str | None = setting(
+        None,
+        "Folder or hub name a separate critic starts from, such as a reward model with the policy's tokens; a copy of "
+        "the policy where not given.",
     )
-    critic_learning_rate: float | None = field(
-        default=None, metadata={"help": "Of the critic's own AdamW; 1e-5 for a separate critic, 1e-4 for a shared one."}
+    critic_learning_rate: Annotated[float | None, Field(ge=0)] = setting(
+        None, "Of the critic's own AdamW; 1e-5 for a separate critic, 1e-4 for a shared one."
     )
-    critic_backbone_gradient: float = field(
-        default=0.1,
-        metadata={"help": "Share of the value error's gradient that enters the policy under a shared critic, 0 to 1."},
+    critic_backbone_gradient: Annotated[float, Field(ge=0, le=1)] = setting(
+        0.1, "Share of the value error's gradient that enters the policy under a shared critic."
     )
-    gamma: float = field(default=1.0, metadata={"help": "Discount of a token, 0 to 1."})
-    gae_lambda: float = field(default=0.95, metadata={"help": "λ of the advantage estimate; 1 is Monte Carlo."})
-    value_clip: float | None = field(
-        default=0.2, metadata={"help": "Furthest that a value profits from moving in one rollout; null clips nothing."}
+    gamma: Annotated[float, Field(ge=0, le=1)] = setting(1.0, "Discount per token.")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = setting(0.95, "λ of the advantage estimate; 1 is Monte Carlo.")
+    value_clip: Annotated[float | None, Field(gt=0)] = setting(
+        0.2, "Furthest that a value profits from moving in one rollout; null clips nothing."
     )
-    whiten_advantages: bool = field(
-        default=True, metadata={"help": "Advantages of mean 0 and std 1 over the tokens of the whole batch."}
+    whiten_advantages: bool = setting(True, "Advantages of mean 0 and std 1 over the tokens of the whole batch.")
+    kl_in: Literal["loss", "reward"] = setting(
+        "loss", "Where `beta` times the KL to the reference goes: 'loss' or 'reward'."
     )
-    kl_in: str = field(
-        default="loss", metadata={"help": "Where `beta` times the KL to the reference goes: 'loss' or 'reward'."}
-    )
-    truncated: str = field(
-        default="bootstrap",
-        metadata={
-            "help": "A response cut off at max_completion_length: 'bootstrap' puts the value of its last state in the "
-            "place of its reward, 'terminal' takes the reward it was given."
-        },
+    truncated: Literal["bootstrap", "terminal"] = setting(
+        "bootstrap",
+        "A response cut off at max_completion_length: 'bootstrap' puts the value of its last state in the place of its "
+        "reward, 'terminal' takes the reward it was given.",
     )
 
     def __post_init__(self) -> None:
@@ -70,25 +62,11 @@ class DQOPPOConfig(DQOConfig):
         super().__post_init__()
         if self.fp16:
             raise RecipeError("PPO's critic has no loss scaling, got fp16=True; use bf16, or neither.")
-        if self.scale_rewards != "none":
-            raise RecipeError(
-                f"PPO takes its advantages from the critic, so scale_rewards={self.scale_rewards!r} would have no "
-                "effect; remove it, `whiten_advantages` scales them."
-            )
         if self.critic_learning_rate is None:
             self.critic_learning_rate = _LEARNING_RATE[self.critic]
 
     def _check_ppo(self) -> None:
-        for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise RecipeError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}.")
-        for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1:
-                raise RecipeError(f"`{name}` must be a number from 0 to 1, got {getattr(self, name)!r}; change it.")
-        if self.value_clip is not None and not self.value_clip > 0:
-            raise RecipeError(f"`value_clip` must be above 0, or null for none, got {self.value_clip!r}; change it.")
-        if self.critic_learning_rate is not None and not self.critic_learning_rate >= 0:
-            raise RecipeError(f"`critic_learning_rate` must be at least 0, got {self.critic_learning_rate!r}.")
+        check_fields(self)
         if self.critic == "shared" and self.critic_model is not None:
             raise RecipeError(
                 f"a shared critic reads the policy's own hidden states, got critic_model={self.critic_model!r} beside "

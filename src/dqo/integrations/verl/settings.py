@@ -1,18 +1,19 @@
 """Settings of DQO in a verl run: the section `dqo` at the root of verl's configuration, written `+dqo.alpha=0.5`."""
 
-import difflib
 import logging
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field
 
-from dqo.diversity.credit import DiversitySpec
+from dqo.diversity.settings import DiversitySpec, EncoderFields
 from dqo.diversity.signals import SIGNALS
 from dqo.embedders.naming import with_whole_path
 from dqo.errors import RecipeError
 from dqo.models.response import TraceMarkers
+from dqo.settings.checking import check, model_of, setting
 
 _NO_GROUP_MEAN = ("gae", "reinforce_plus_plus")
 BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
@@ -20,42 +21,28 @@ BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DQOSettings(DiversitySpec):
-    """What diversity means (see DiversitySpec, whose fields these are too) and who computes it.
+@dataclass
+class DQOSettings(EncoderFields, DiversitySpec):
+    """What diversity means (the fields of DiversitySpec), what measures it, and which processes do."""
 
-    Attributes:
-        encoder: name or folder of the encoder that embeds the responses, with its options (see load_embedder).
-        encoder_batch_size: texts embedded at once.
-        encoder_device: device of torch for the encoder; None takes the CPU, or the reserved GPU where `encoder_gpus`
-            is above 0.
-        encoder_dtype: precision inside the encoder: "float32", "bfloat16" or "float16".
-        encoder_actors: Ray actors among which the groups of a batch are divided; 0 embeds in the trainer's process.
-        encoder_cpus: processors reserved for each actor, and its threads.
-        encoder_gpus: GPUs, or a part of one, reserved for each actor; they must lie outside the
-            `trainer.n_gpus_per_node * trainer.nnodes` that verl takes whole.
-        answer_span: "pkg.module.function" or "path/to/file.py:function", response text -> the text that is embedded;
-            the whole text where not given.
-        trace_markers: reasoning traces that are removed before: "default", "off", or pairs of markers such as
-            "<plan>...</plan>"; see `dqo.models.response.TraceMarkers.parse`.
-    """
-
-    encoder: str = "all-MiniLM-L6-v2"
-    encoder_batch_size: int = 64
-    encoder_device: str | None = None
-    encoder_dtype: str = "float32"
-    encoder_actors: int = 1
-    encoder_cpus: int = 1
-    encoder_gpus: float = 0.0
-    answer_span: str | None = None
-    trace_markers: str = "default"
+    encoder_actors: Annotated[int, Field(ge=0)] = setting(
+        1, "Ray actors among which the groups of a batch are divided; 0 embeds in the trainer's process."
+    )
+    encoder_cpus: Annotated[int, Field(ge=1)] = setting(1, "Processors reserved for each actor, and its threads.")
+    encoder_gpus: Annotated[float, Field(ge=0)] = setting(
+        0.0,
+        "GPUs, or a part of one, reserved for each actor; they must lie outside the trainer.n_gpus_per_node * "
+        "trainer.nnodes that verl takes whole.",
+    )
+    answer_span: str | None = setting(
+        None,
+        "'pkg.module.function' or 'path/to/file.py:function', response text -> the text that is embedded; the whole "
+        "text where not given.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         TraceMarkers.parse(self.trace_markers)
-        for name, low in (("encoder_actors", 0), ("encoder_cpus", 1), ("encoder_batch_size", 1), ("encoder_gpus", 0)):
-            if getattr(self, name) < low:
-                raise RecipeError(f"dqo.{name}: expected at least {low}, got {getattr(self, name)}; raise it.")
         if self.encoder_gpus > 0 and self.encoder_actors == 0:
             raise RecipeError(
                 f"dqo.encoder_gpus: expected 0 where dqo.encoder_actors=0, got {self.encoder_gpus:g}, which no process "
@@ -88,17 +75,8 @@ def read_settings(config: DictConfig) -> DQOSettings:
             f"dqo: expected settings such as +dqo.alpha=0.5, got {section!r}; name the setting after a dot."
         )
     section = OmegaConf.to_container(section, resolve=True)
-    names = [field.name for field in fields(DQOSettings)]
-    for key in section:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise RecipeError(f"dqo.{key}: expected one of {', '.join(names)}{hint}, got {key!r}; rename or remove it.")
-    try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DQOSettings), section))
-    except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise RecipeError(f"dqo.{error.full_key}: {reason}; give a value of that type.") from error
+    check(model_of(DQOSettings), section, "dqo")
+    settings = DQOSettings(**section)
     if settings.diversity not in reachable_signals() or settings.needs:
         raise RecipeError(
             f"dqo.diversity: expected one of {', '.join(reachable_signals())} without `same_answer`, got "
