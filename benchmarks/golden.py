@@ -20,7 +20,7 @@ CLOCKS = ("time/", "step_time", "train_runtime", "train_samples_per_second", "tr
 RUNS = {
     "grpo": {"combine": "quality_weighted", "beta": 0.1, "num_iterations": 2, "scale_rewards": "group"},
     "rloo": {"combine": "gate", "quality_threshold": 0.3, "beta": 0.1},
-    "ppo": {"combine": "add", "beta": 0.1, "kl_in": "reward", "num_iterations": 2, "critic": "separate"},
+    "ppo": {"combine": "add", "beta": 0.1, "kl_in": "reward", "num_iterations": 2},
 }
 
 

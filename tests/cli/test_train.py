@@ -140,7 +140,7 @@ def test_a_resume_with_other_data_or_fewer_steps_is_refused(own_recipe, prompt_f
 
 def test_ppo_from_a_recipe_keeps_its_critic_out_of_the_policy(own_recipe, tmp_path, capsys):
     recipe = own_recipe(algorithm="ppo", trainer={"max_steps": 2, "num_iterations": 2, "save_steps": 2})
-    assert main(["train", str(recipe), "trainer.critic=shared"]) == 0
+    assert main(["train", str(recipe)]) == 0
     run = tmp_path / "run"
     assert {"critic/value_loss", "critic/explained_variance", "quality"} <= logged(run)[0].keys()
     assert (run / "checkpoints" / "checkpoint-2" / "critic" / "critic.safetensors").is_file()
@@ -148,7 +148,7 @@ def test_ppo_from_a_recipe_keeps_its_critic_out_of_the_policy(own_recipe, tmp_pa
     _, info = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "final", output_loading_info=True)
     assert not info["unexpected_keys"]
     assert not info["missing_keys"]
-    resumed = ["train", str(recipe), "trainer.critic=shared", "trainer.max_steps=4", "--resume"]
+    resumed = ["train", str(recipe), "trainer.max_steps=4", "--resume"]
     assert main(resumed) == 0
     assert [row["step"] for row in logged(run)] == [1, 2, 3, 4]
     assert main([*resumed, "trainer.gae_lambda=0.5"]) == 2

@@ -1,4 +1,4 @@
-"""The critic of PPO: a linear head that reads the value of a state off hidden states.
+"""The critic of PPO: a network of its own with a linear head that reads the value of a state off its hidden states.
 
 It is never a part of the policy's module, so checkpoints of the policy hold no key of it.
 """
@@ -18,26 +18,24 @@ from transformers import TrainerCallback
 from dqo.errors import ModelError, RecipeError, TrainingError
 from dqo.integrations.trl.fast.packing import shared_prefix_forward
 from dqo.integrations.trl.faults import way_back
-from dqo.integrations.trl.hidden import backbone_of
 from dqo.models.policy import load_backbone
 from dqo.models.weights import first_words
 
 
 class Critic(nn.Module):
-    """Value head, with a backbone of its own or (None) for hidden states of the policy's.
+    """Backbone and value head.
 
     The head starts at zero, so that the first advantages are the rewards themselves and not noise of a random layer.
 
     Args:
-        width: D, width of the hidden states.
-        backbone: transformer without head, or None.
+        backbone: transformer without head.
         shares_prefix: whether the backbone may compute the prompt of a group once.
     """
 
-    def __init__(self, width: int, backbone: nn.Module | None = None, shares_prefix: bool = False) -> None:
+    def __init__(self, backbone: nn.Module, shares_prefix: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(width, 1)
+        self.head = nn.Linear(backbone.config.get_text_config().hidden_size, 1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.shares_prefix = shares_prefix
@@ -51,23 +49,13 @@ class Critic(nn.Module):
         """The backbone's outputs, in a call made for a causal LM with TRL's fused head."""
         return self.backbone(use_cache=False, **inputs)
 
-    def read(self, hidden: Tensor, gradient: float = 1.0) -> Tensor:
-        """Values of states, in float32 outside autocast.
-
-        Args:
-            hidden: (N, C, D) hidden states of the policy or of the own backbone.
-            gradient: share of the gradient that goes on into `hidden`, 0 to 1; the head learns at the whole.
-
-        Returns:
-            (N, C) float32 in reward units.
-        """
+    def read(self, hidden: Tensor) -> Tensor:
+        """Values (N, C) of hidden states (N, C, D): float32 in reward units, outside autocast."""
         with torch.autocast(hidden.device.type, enabled=False):
-            hidden = hidden.float()
-            passed = gradient * hidden + (1 - gradient) * hidden.detach() if gradient < 1 else hidden  # (N, C, D)
-            return self.head(passed).squeeze(-1)  # (N, C)
+            return self.head(hidden.float()).squeeze(-1)  # (N, C)
 
     def values(self, input_ids: Tensor, attention_mask: Tensor, columns: int, batch_size: int | None = None) -> Tensor:
-        """Value of the state before each of the last tokens of every row, by the own backbone.
+        """Value of the state before each of the last tokens of every row, by the backbone.
 
         Args:
             input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
@@ -105,21 +93,20 @@ def copied_backbone(policy: nn.Module) -> nn.Module:
     """
     if getattr(policy, "is_quantized", False) or getattr(policy.config, "quantization_config", None) is not None:
         raise RecipeError(
-            "a separate critic that starts as a copy of the policy needs weights that can learn, got quantised ones; "
-            "set critic='shared', or critic_model to an unquantised model."
+            "a critic that starts as a copy of the policy needs weights that can learn, got quantised ones; set "
+            "critic_model to an unquantised model."
         )
     whole = copy.deepcopy(policy)
     base = whole.unload() if is_peft_model(policy) else whole
     return base.base_model.float().requires_grad_(True)
 
 
-def build_critic(policy: nn.Module, kind: str, model: str | None, shares_prefix: bool) -> Critic:
+def build_critic(policy: nn.Module, model: str | None, shares_prefix: bool) -> Critic:
     """The critic of a run.
 
     Args:
         policy: causal LM, possibly wrapped by PEFT, not yet by DDP or FSDP.
-        kind: "separate" or "shared".
-        model: what a separate critic is loaded from; a copy of the policy where None.
+        model: what the critic is loaded from; a copy of the policy where None.
         shares_prefix: whether the policy may compute the prompt of a group once; so may a copy of it.
 
     Returns:
@@ -129,11 +116,8 @@ def build_critic(policy: nn.Module, kind: str, model: str | None, shares_prefix:
         RecipeError: quantised weights to copy.
         ModelError: a model that cannot be loaded, or that has fewer tokens than the policy.
     """
-    if kind == "shared":
-        return Critic(backbone_of(policy).config.get_text_config().hidden_size)
     if model is None:
-        backbone = copied_backbone(policy)
-        return Critic(backbone.config.get_text_config().hidden_size, backbone, shares_prefix)
+        return Critic(copied_backbone(policy), shares_prefix)
     backbone = load_backbone(model)
     ours, theirs = (m.config.get_text_config().vocab_size for m in (policy, backbone))
     if theirs < ours:
@@ -141,7 +125,7 @@ def build_critic(policy: nn.Module, kind: str, model: str | None, shares_prefix:
             f"critic_model {model!r}: expected the policy's tokenizer, so at least {ours} tokens, got {theirs}; choose "
             "a model of the policy's family."
         )
-    return Critic(backbone.config.get_text_config().hidden_size, backbone)
+    return Critic(backbone)
 
 
 # The critic's own optimizer: steps with the policy's, averages over processes itself, and resumes exactly.

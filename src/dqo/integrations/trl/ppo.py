@@ -19,7 +19,6 @@ from trl.models.utils import disable_gradient_checkpointing
 from dqo.core import clipped_value_error, explained_variance, gae
 from dqo.errors import RecipeError
 from dqo.integrations.trl.critic import CriticOptimizer, CriticStep, build_critic
-from dqo.integrations.trl.hidden import HiddenTap
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.integrations.trl.trainer import DQOExtensions, by_name
 
@@ -112,13 +111,11 @@ class PPOMixin:
         super().__init__(model, reward_funcs, args, **kwargs)
         if self._is_vlm:
             raise RecipeError("PPO's critic reads text only, got a model that takes images; use grpo or rloo.")
-        self.critic = build_critic(self.model, args.critic, args.critic_model, self.shares_prefix)
+        self.critic = build_critic(self.model, args.critic_model, self.shares_prefix)
         self.critic.to(self.accelerator.device)
-        if self.critic.backbone is None:
-            self.hidden_tap = HiddenTap(self.model)
-        elif self.shares_prefix and not self.critic.shares_prefix:
+        if self.shares_prefix and not self.critic.shares_prefix:
             logger.warning("dqo: the critic computes a prompt once a response, because it is not a copy of the policy")
-        if self.critic.backbone is not None and args.gradient_checkpointing:
+        if args.gradient_checkpointing:
             self.critic.backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         self.critic_optimizer = CriticOptimizer(self.critic, args)
         self.add_callback(CriticStep(self._step_critic))
@@ -168,14 +165,9 @@ class PPOMixin:
         longer = nn.functional.pad(mask, (0, 1)).scatter(1, mask.sum(1, keepdim=True), 1)  # (N, C+1)
         ids = torch.cat([prompts, nn.functional.pad(completions, (0, 1))], dim=1)  # (N, P+C+1)
         seen, C = torch.cat([batch["prompt_mask"], longer], dim=1), completions.shape[1]  # (N, P+C+1)
-        size = self.args.per_device_train_batch_size
-        if self.critic.backbone is None:
-            with self.hidden_tap.listening():
-                self._get_per_token_logps_and_entropies(self.model, ids, seen, C + 1, batch_size=size)
-                return self.critic.read(self.hidden_tap.take(C + 1))
         self.critic.eval()
         with self.accelerator.autocast():
-            return self.critic.values(ids, seen, C + 1, size)
+            return self.critic.values(ids, seen, C + 1, self.args.per_device_train_batch_size)
 
     def _policy_logps(self, batch: dict) -> Tensor:
         """Log-probabilities (N, C) of the policy as it sampled, where the host had no use for them."""
@@ -199,13 +191,8 @@ class PPOMixin:
         return ((advantages - mean) / (std + 1e-8)).to(advantages.dtype) * mask
 
     def _compute_loss(self, model: Any, inputs: dict) -> Tensor:
-        """The host's policy loss; a shared critic's error joins it, a separate critic goes backward on its own."""
+        """TRL's policy loss; the critic's error goes backward on its own."""
         C = inputs["completion_ids"].shape[1]
-        if self.critic.backbone is None:
-            with self.hidden_tap.listening():
-                loss = self._policy_loss(model, inputs)
-                hidden = self.hidden_tap.take(C)  # (N, C, D)
-            return loss + self._value_loss(self.critic.read(hidden, self.args.critic_backbone_gradient), inputs)
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)  # (N, P+C)
         seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)  # (N, P+C)
         self.critic.train(self.model.training)

@@ -11,8 +11,6 @@ from dqo.errors import RecipeError
 from dqo.integrations.trl.config import DQOConfig
 from dqo.settings.checking import check_fields, setting
 
-_LEARNING_RATE = {"separate": 1e-5, "shared": 1e-4}  # of a whole network, and of one linear layer that starts at zero
-
 
 @dataclass
 class DQOPPOConfig(DQOConfig):
@@ -28,20 +26,12 @@ class DQOPPOConfig(DQOConfig):
     scale_rewards: Literal["none"] = setting(
         "none", "Only 'none': PPO scales by `whiten_advantages`, not by a group's std."
     )
-    critic: Literal["separate", "shared"] = setting(
-        "separate", "'separate': a network of its own; 'shared': a linear head on the policy's hidden states."
-    )
     critic_model: str | None = setting(
         None,
-        "Folder or hub name a separate critic starts from, such as a reward model with the policy's tokens; a copy of "
+        "Folder or hub name that the critic starts from, such as a reward model with the policy's tokens; a copy of "
         "the policy where not given.",
     )
-    critic_learning_rate: Annotated[float | None, Field(ge=0)] = setting(
-        None, "Of the critic's own AdamW; 1e-5 for a separate critic, 1e-4 for a shared one."
-    )
-    critic_backbone_gradient: Annotated[float, Field(ge=0, le=1)] = setting(
-        0.1, "Share of the value error's gradient that enters the policy under a shared critic."
-    )
+    critic_learning_rate: Annotated[float, Field(ge=0)] = setting(1e-5, "Of the critic's own AdamW.")
     gamma: Annotated[float, Field(ge=0, le=1)] = setting(1.0, "Discount per token.")
     gae_lambda: Annotated[float, Field(ge=0, le=1)] = setting(0.95, "λ of the advantage estimate; 1 is Monte Carlo.")
     value_clip: Annotated[float | None, Field(gt=0)] = setting(
@@ -62,21 +52,13 @@ class DQOPPOConfig(DQOConfig):
         super().__post_init__()
         if self.fp16:
             raise RecipeError("PPO's critic has no loss scaling, got fp16=True; use bf16, or neither.")
-        if self.critic_learning_rate is None:
-            self.critic_learning_rate = _LEARNING_RATE[self.critic]
 
     def _check_ppo(self) -> None:
         check_fields(self)
-        if self.critic == "shared" and self.critic_model is not None:
+        if self.deepspeed or str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
             raise RecipeError(
-                f"a shared critic reads the policy's own hidden states, got critic_model={self.critic_model!r} beside "
-                "it; remove one of them."
-            )
-        deepspeed = self.deepspeed or str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false"))
-        if self.critic == "separate" and deepspeed:
-            raise RecipeError(
-                "DeepSpeed drives one network a process, got a separate critic beside the policy; set critic='shared', "
-                "or start with FSDP or plain data parallelism."
+                "DeepSpeed drives one network per process, got PPO, which trains a critic as well; start with FSDP or "
+                "plain data parallelism."
             )
         if self.kl_in == "reward" and self.beta == 0:
             raise RecipeError("kl_in='reward' needs `beta` above 0, got 0; set beta, or remove kl_in.")

@@ -6,7 +6,7 @@ its own, put there by a placeholder that returns zeros, so that TRL's weights, l
 then forms sum_m w_m * column_m; our column has weight 1 and holds combined - sum_m w_m * r_m, whatever the rule.
 Signals that act on advantages or in the loss have mixins of their own beside this one.
 
-The contract that this rests on is pinned by tests/integrations/test_trl_contract.py.
+The contract that this rests on is pinned by tests/integrations/trl/test_trl_contract.py.
 """
 
 import copy

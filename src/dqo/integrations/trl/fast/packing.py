@@ -12,10 +12,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import extract_model_from_parallel
+from accelerate.utils import extract_model_from_parallel, is_peft_model
 from torch import Tensor, nn
-
-from dqo.integrations.trl.hidden import HiddenTap, backbone_of
 
 Pick = Callable[[Tensor], Tensor]  # a tensor of the packed positions, (U, S, ...) -> (N, C, ...)
 
@@ -27,7 +25,6 @@ def shared_prefix_logps(
     logits_to_keep: int,
     *,
     completions: int | None = None,
-    tap: HiddenTap | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and entropies of completion tokens, rows with equal prompts sharing that prompt.
 
@@ -41,7 +38,6 @@ def shared_prefix_logps(
         attention_mask: (N, P+C), zero on padding.
         logits_to_keep: C, completion columns.
         completions: completions per packed row; by default the number with the least work.
-        tap: is given the hidden states of this forward.
 
     Returns:
         Log-probabilities (N, C) in nats, zero on padding, and entropies (N, C) in nats, zero on padding, or None
@@ -51,8 +47,6 @@ def shared_prefix_logps(
     outputs, pick = shared_prefix_forward(
         model, input_ids, attention_mask, logits_to_keep, completions=completions, call=score
     )
-    if tap is not None:
-        tap.keep(pick)
     return pick(outputs.log_probs), None if outputs.entropy is None else pick(outputs.entropy)
 
 
@@ -120,7 +114,7 @@ def score_labels(model: nn.Module, *, shift_labels: Tensor, **inputs: Any) -> An
     """`model(..., fused_lm_head=True)`, the same values and gradients, without the head's work on ignored positions.
 
     A forward hook on the backbone, in place for this call, hands the head the hidden states of labelled positions only;
-    hooks that were there before (`HiddenTap`) see all of them.
+    hooks that were there before see all of them.
 
     Args:
         model: causal LM prepared by TRL's `add_fused_lm_head`, possibly wrapped (PEFT, DDP, FSDP).
@@ -139,7 +133,9 @@ def score_labels(model: nn.Module, *, shift_labels: Tensor, **inputs: Any) -> An
         output.last_hidden_state = output.last_hidden_state[labelled][None]  # (1, K, D)
         return output
 
-    hook = backbone_of(extract_model_from_parallel(model)).register_forward_hook(keep_labelled)
+    policy = extract_model_from_parallel(model)
+    backbone = (policy.get_base_model() if is_peft_model(policy) else policy).base_model
+    hook = backbone.register_forward_hook(keep_labelled)
     try:
         outputs = model(**inputs, shift_labels=shift_labels[labelled][None], fused_lm_head=True)
     finally:

@@ -19,7 +19,6 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_tensor_dict, use_adapter
 
 from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_logps
-from dqo.integrations.trl.hidden import HiddenTap
 from dqo.models.numerics import full_float32
 from dqo.models.rollout import effective_sampling, generate_shared, why_layers, why_not_in_groups
 from dqo.models.weights import first_words
@@ -31,7 +30,6 @@ _LOSS_OVER_EXPERTS = "its load-balancing loss over experts counts every token, t
 class SharedPrefixMixin:
     """Shares prompts between the rows of a micro-batch where the model allows it; says once where it does not."""
 
-    hidden_tap: HiddenTap | None = None  # is given hidden states, for who reads more of a forward than its head
     _postpones_logps = False  # while a rollout is scored whose micro-batches are not known yet
 
     def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, **kwargs: Any) -> None:
@@ -79,7 +77,7 @@ class SharedPrefixMixin:
             rows = slice(start, start + (batch_size or len(input_ids)))
             with self.accelerator.autocast():
                 some_logps, some_entropies = shared_prefix_logps(
-                    model, input_ids[rows], attention_mask[rows], logits_to_keep, tap=self.hidden_tap
+                    model, input_ids[rows], attention_mask[rows], logits_to_keep
                 )
             logps.append(some_logps)
             entropies.append(some_entropies)

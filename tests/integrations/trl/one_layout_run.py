@@ -25,8 +25,8 @@ ALGORITHMS = {
     "bnpo": (DQOTrainer, DQOConfig, {"num_iterations": 2, "loss_type": "bnpo"}),
     "rloo": (DQORLOOTrainer, DQORLOOConfig, {}),
     "rloo-free": (DQORLOOTrainer, DQORLOOConfig, {"beta": 0.0}),
-    "ppo-separate": (DQOPPOTrainer, DQOPPOConfig, {"num_iterations": 2, "critic": "separate"}),
-    "ppo-paid": (DQOPPOTrainer, DQOPPOConfig, {"num_iterations": 2, "critic": "shared", "kl_in": "reward"}),
+    "ppo": (DQOPPOTrainer, DQOPPOConfig, {"num_iterations": 2}),
+    "ppo-paid": (DQOPPOTrainer, DQOPPOConfig, {"num_iterations": 2, "kl_in": "reward"}),
 }
 COMMON = {
     "num_generations": G, "per_device_train_batch_size": 8, "steps_per_generation": 2, "gradient_accumulation_steps": 2,

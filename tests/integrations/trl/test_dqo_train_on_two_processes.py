@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).with_name("replayed_train.py")
-FSDP = Path(__file__).parents[2] / "recipes" / "accelerate" / "fsdp.yaml"
+FSDP = Path(__file__).parents[3] / "recipes" / "accelerate" / "fsdp.yaml"
 ROWS, GROUP, STEPS = 12, 4, 4
 REWARD = "def words(prompts, completions, **columns):\n    return [len(text.split()) / 5 for text in completions]\n"
 # The host averages these over micro-batches, of which two processes have more and smaller ones.

@@ -1,6 +1,6 @@
 """One optimizer step on fixed completions, for `accelerate launch` with any number of processes.
 
-    replayed_run.py trainer|dropin|guarded|ppo-separate|ppo-shared ROWS_PER_PROCESS OUT.json
+    replayed_run.py trainer|dropin|guarded|ppo ROWS_PER_PROCESS OUT.json
     replayed_run.py evaluated-trainer|evaluated-dropin ROWS_PER_PROCESS OUT.json
 
 The completions of a row depend on its global position only, so that runs with different numbers of processes see
@@ -51,7 +51,7 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
     if evaluates := kind.startswith("evaluated-"):
         kind = kind.removeprefix("evaluated-")
         shared |= {"num_generations": G_TRAINED, "num_generations_eval": G, "per_device_eval_batch_size": rows}
-    host = {"dropin": GRPOTrainer, "ppo-separate": DQOPPOTrainer, "ppo-shared": DQOPPOTrainer}.get(kind, DQOTrainer)
+    host = {"dropin": GRPOTrainer, "ppo": DQOPPOTrainer}.get(kind, DQOTrainer)
     seen = {"tables": []}
 
     class Recorder(host):
@@ -69,9 +69,9 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
     elif kind == "guarded":
         ours = {"diversity": "partition", "same_answer": f"{__file__}:same_length", "decouple_credit": True}
         rewards, args = [parity], DQOConfig("unused", encoder="hashed", scale_rewards="group", **ours, **shared)
-    elif kind.startswith("ppo"):
-        critic = {"critic": kind.removeprefix("ppo-"), "critic_learning_rate": 0.1, "learning_rate": 0.01}
-        own = {**shared, **critic, "max_steps": 2, "optim": "sgd", "truncated": "terminal", "beta": 0.1}
+    elif kind == "ppo":
+        rates = {"critic_learning_rate": 0.1, "learning_rate": 0.01}
+        own = {**shared, **rates, "max_steps": 2, "optim": "sgd", "truncated": "terminal", "beta": 0.1}
         rewards, args = [parity], DQOPPOConfig("unused", encoder="hashed", kl_in="reward", **own)
     else:
         credit = DiversityReward(shared["num_generations"], G, encoder="hashed")
@@ -82,7 +82,7 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
         train_dataset=Dataset.from_dict({"prompt": ["the dog", "a cat", "red house", "old tree"]}),
         processing_class=AutoTokenizer.from_pretrained(policy), eval_dataset=asked if evaluates else None,
     )  # fmt: skip
-    if kind.startswith("ppo"):  # Adam would blow rounding up to whole steps where a gradient is nearly zero
+    if kind == "ppo":  # Adam would blow rounding up to whole steps where a gradient is nearly zero
         trainer.critic_optimizer.adam = torch.optim.SGD(trainer.critic.parameters())
     trainer.train()
     if evaluates:

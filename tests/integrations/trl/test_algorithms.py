@@ -11,7 +11,7 @@ from dqo.settings.yaml import parse_yaml
 from dqo.train.recipe import CONFIGS, load_recipe
 from dqo.train.run import TRAINERS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 DOCS, RECIPES = (ROOT / "docs" / "algorithms.md").read_text(), ROOT / "recipes"
 # name -> (algorithm, settings): rows `| Dr. GRPO | grpo | `trainer.loss_type=dr_grpo ...` | ... |` of the table
 ROW = re.compile(r"^\| ([\w. ]+?) \| `(\w+)` \| (?:`([^`]*)`|none) \|", flags=re.M)
@@ -21,7 +21,7 @@ TABLE = {
 }
 # Responses end with their reward, not with the critic's guess, and an epoch each: as in recipes/concepts_ppo.yaml.
 PPO_FROM_REWARDS = {"truncated": "terminal", "num_iterations": 1, "gae_lambda": 1.0}
-ALPHA = {"GRPO": 1.0, "RLOO": 1.0, "PPO": 2.0, "PPO shared critic": 2.0}
+ALPHA = {"GRPO": 1.0, "RLOO": 1.0, "PPO": 2.0}
 
 
 def share_of_short_words(completions, **kwargs):
@@ -29,7 +29,7 @@ def share_of_short_words(completions, **kwargs):
 
 
 def test_the_table_has_them_all():
-    assert {"GRPO", "Dr. GRPO", "DAPO", "GSPO", "RLOO", "PPO", "PPO shared critic"} == TABLE.keys()
+    assert {"GRPO", "Dr. GRPO", "DAPO", "GSPO", "RLOO", "PPO"} == TABLE.keys()
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -85,7 +85,7 @@ def test_reward_rises(name, train):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["GRPO", "RLOO", "PPO", "PPO shared critic"])
+@pytest.mark.parametrize("name", ["GRPO", "RLOO", "PPO"])
 def test_the_credit_keeps_groups_diverse_while_the_reward_rises(name, train):
     more = {"max_steps": 40} | (PPO_FROM_REWARDS if name.startswith("PPO") else {})
     plain, collapsed = train(name, alpha=0.0, **more)
