@@ -17,7 +17,8 @@ from dqo.tasks.countdown import ExpressionError, parse
         ("12 / 4 / 2", Fraction(3, 2), (12, 4, 2)),
         ("8 / (3 - 8 / 3)", 24, (8, 3, 8, 3)),
         ("2 × 3 − 1 ÷ 2", Fraction(11, 2), (2, 3, 1, 2)),
-        ("((((5))))", 5, (5,)),
+        ("(" * 90 + "5" + ")" * 90, 5, (5,)),
+        ("007 + 00", 7, (7, 0)),
     ],
 )
 def test_values(text, value, numbers):
@@ -27,29 +28,12 @@ def test_values(text, value, numbers):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("9**9**9", "expected a number, got '*'"),
-        ("2^3", "unexpected character"),
-        ("1" * 7, "more than 6 digits"),
-        ("1+" * 100 + "1", "longer than 200"),
-        ("(" * 25 + "1" + ")" * 25, "nested"),
-        ("٣ + 4", "unexpected character"),  # Arabic-Indic three: str.isdigit says yes
-        ("²", "unexpected character"),
-        ("1.5 + 2", "unexpected character"),
-        ("-3 + 5", "expected a number"),
-        ("3 +", "got 'the end'"),
-        ("3 4", "unexpected '4'"),
-        ("(3 + 4", "not closed"),
-        ("3 + 4)", "unexpected"),
-        ("4 / (2 - 2)", "division by zero"),
-        ("__import__('os')", "unexpected character"),
-        ("3 +\n4", "unexpected character"),
-        ("", "expected a number"),
-    ],
-)
-def test_refused(text, reason):
-    with pytest.raises(ExpressionError, match=reason.replace("*", r"\*")):
+    "text",
+    ["9**9**9", "2^3", "2 // 1", "1" * 7, "1+" * 100 + "1", "٣ + 4", "²", "1.5 + 2", "1e3", "0x10", "1_0", "-3 + 5",
+     "3 +", "3 4", "3 (4)", "(3, 4)", "()", "(3 + 4", "3 + 4)", "4 / (2 - 2)", "__import__('os')", "3 +\n4", "# 3", ""],
+)  # fmt: skip
+def test_refused(text):
+    with pytest.raises(ExpressionError):
         parse(text)
 
 

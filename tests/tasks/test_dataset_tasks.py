@@ -1,14 +1,15 @@
-"""The four tasks on public data sets, on small files of our own; the hub is a function that yields rows."""
+"""The four tasks on public data sets, on small files of our own."""
 
 import json
-from dataclasses import replace
+import shutil
 from pathlib import Path
 
+import datasets
 import pytest
+from datasets import Dataset
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.records import read_prompts
-from dqo.tasks import datasets as hub_data
 from dqo.tasks import load_task
 
 SHARED = next((p for up in (1, 2) if (p := Path(__file__).parents[2 + up] / "shared" / "data").is_dir()), None)
@@ -165,8 +166,6 @@ def test_commongen_scores_like_concepts(folder):
     assert scores == [1.0, 0.5, 0.5, 0.0]
 
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
 HUB_ROWS = {
     "gsm8k": [{"question": f"Q{n}?", "answer": f"1+{n}=<<1+{n}={n + 1}>>{n + 1}\n#### 1,00{n}"} for n in range(9)],
     "dolly": [{"instruction": f"I{n} [2]", "context": "c" * (n % 2), "response": "r", "category": "qa"}
@@ -176,36 +175,9 @@ HUB_ROWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HUB_ROWS)
-def test_hub_rows_are_streamed_once_and_kept(name, monkeypatch, tmp_path):
-    asked = []
-
-    def stream(data, split, task):
-        asked.append((data.revision, data.splits[split]))
-        yield from HUB_ROWS[name]
-
-    monkeypatch.setattr(hub_data, "_stream", stream)
-    monkeypatch.setenv("DQO_CACHE", str(tmp_path))
-    options = {"dev_size": 1, "test_size": 1, "revision": COMMIT}
-    prompts = load_task(name, **options).prompts("train")
-    assert prompts
-    assert prompts == load_task(name, **options).prompts("train")
-    expected = {"dolly": 1}.get(name, 2)
-    assert asked == [(COMMIT, "train"), (COMMIT, "validation" if name == "commongen" else "test")][:expected]
-    if name == "gsm8k":
-        assert prompts[0].reference == "1001"
-        assert "<<" not in prompts[0].meta["solution"]
-        assert "####" not in prompts[0].meta["solution"]
-    if name == "dolly":
-        assert "[2]" not in prompts[0].prompt
-    if name == "commongen":
-        assert prompts[0].reference[0].startswith("t")
-        assert len(prompts[0].reference) == 2
-
-
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub whose newest commit a test sets; `asked` lists what was streamed."""
+    """A hub that lists its newest commit, which a test sets (None: no network), and loads rows; `asked` lists loads."""
 
     class Hub:
         commit, asked = "a" * 40, []
@@ -216,55 +188,71 @@ def hub(monkeypatch, tmp_path):
                 raise OSError("no network")
             return type("Info", (), {"sha": Hub.commit})
 
-    def stream(data, split, task):
-        Hub.asked.append((data.config, data.splits[split], data.revision[0]))
-        rows, first = HUB_ROWS[task], int(0.7 * len(HUB_ROWS[task]))
-        yield from rows if len(data.splits) == 1 else rows[:first] if split == "train" else rows[first:]
+    def load(name, config, split, revision):
+        Hub.asked.append((config, split, revision[0]))
+        rows = next(rows for task, rows in HUB_ROWS.items() if load_task(task).hub.name == name)
+        first = len(rows) if name.startswith("databricks") else int(0.7 * len(rows))
+        return Dataset.from_list(rows[:first] if split == "train" else rows[first:])
 
     Hub.asked = []
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    monkeypatch.setattr(hub_data, "_stream", stream)
-    monkeypatch.setenv("DQO_CACHE", str(tmp_path))
+    monkeypatch.setattr("datasets.load_dataset", load)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     return Hub
 
 
 @pytest.mark.parametrize("name", HUB_ROWS)
-def test_no_two_prompts_of_a_data_set_share_an_id(name, hub):
-    task = load_task(name, dev_size=2, **({"fluency_model": None} if name == "commongen" else {}))
+def test_rows_of_the_hub_become_prompts_and_no_two_share_an_id(name, hub):
+    task = load_task(name, dev_size=2, test_size=3)
+    prompts = task.prompts("train")
     ids = [prompt.id for split in ("train", "dev", "test") for prompt in task.prompts(split)]
     assert len(set(ids)) == len(ids) > 5
     assert all(prompt.id == prompt.meta["id"] for prompt in task.prompts("test"))
+    assert [asked[1] for asked in hub.asked] == list(task.hub.splits.values())
+    if name == "gsm8k":
+        assert prompts[0].reference in ("1000", "1001", "1002"), "the comma of 1,000 is gone"
+        assert "<<" not in prompts[0].meta["solution"]
+        assert "####" not in prompts[0].meta["solution"]
+    if name == "dolly":
+        assert "[2]" not in prompts[0].prompt
+    if name == "commongen":
+        assert prompts[0].prompt.startswith("Write one sentence")
+        assert (prompts[0].reference[0][0], len(prompts[0].reference)) == ("t", 2)
 
 
-def test_the_newest_commit_is_asked_for_each_time_and_read_once(hub):
+def test_the_newest_commit_is_asked_for_each_time_and_a_named_one_is_not(hub):
     for commit in "aab":
         hub.commit = commit * 40
         load_task("commongen", fluency_model=None).prompts("train")
-    assert hub.asked == [
-        (None, "train", "a"),
-        (None, "validation", "a"),
-        (None, "train", "b"),
-        (None, "validation", "b"),
-    ]
-    hub.commit = None
-    load_task("commongen", fluency_model=None, revision="a" * 40).prompts("train")
-    with pytest.raises(DataError, match=rf"data.revision to a commit that is kept here \({'a' * 40}, {'b' * 40}\)"):
-        load_task("commongen", fluency_model=None).prompts("train")
-    assert len(hub.asked) == 4
-
-
-def test_kept_rows_belong_to_a_config_and_are_asked_with_todays_words(hub, monkeypatch):
-    first = load_task("commongen", fluency_model=None).prompts("test")[0].prompt
-    monkeypatch.setattr("dqo.tasks.commongen._QUESTION", "Put {words} into a sentence.")
-    second = load_task("commongen", fluency_model=None).prompts("test")[0].prompt
-    assert (first[:18], second[:5], len(hub.asked)) == ("Write one sentence", "Put a", 2)
+    assert [asked[2] for asked in hub.asked] == [*"aa", *"aa", *"bb"]
     task = type(load_task("gsm8k"))
-    for config in ("main", "socratic", "main"):
-        monkeypatch.setattr(task, "hub", replace(task.hub, config=config))
-        task().prompts("train")
-    assert [asked[:2] for asked in hub.asked[2:]] == [
-        ("main", "train"), ("main", "test"), ("socratic", "train"), ("socratic", "test")
-    ]  # fmt: skip
+    assert {config for config, *_ in hub.asked} == {None}
+    task().prompts("train")
+    assert hub.asked[-1][:2] == ("main", "test")
+
+
+def kept_in_the_cache(folder, commit):
+    """What `datasets` keeps of a data set that it has read from the hub."""
+    for name, rows in (("train", HUB_ROWS["commongen"][:14]), ("validation", HUB_ROWS["commongen"][14:])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = datasets.load_dataset("json", data_dir=str(folder), cache_dir=folder)
+    made = Path(rows["train"].cache_files[0]["filename"]).parent
+    place = folder / "allenai___common_gen" / "default" / "0.0.0" / commit
+    shutil.copytree(made, place)
+    for arrow in place.glob("*.arrow"):
+        arrow.rename(arrow.with_name(arrow.name.replace("json", "common_gen")))
+
+
+def test_without_a_network_a_commit_in_the_cache_is_read_and_no_other(monkeypatch, tmp_path):
+    kept_in_the_cache(tmp_path, "b" * 40)
+    for constants in ("huggingface_hub.constants", "datasets.config"):
+        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    task = load_task("commongen", fluency_model=None, revision="b" * 40, dev_size=1)
+    assert [len(task.prompts(split)) for split in ("train", "dev", "test")] == [6, 1, 3]
+    for revision in (None, "a" * 40):
+        with pytest.raises(DataError, match=rf"data.revision to a commit that is kept here \({'b' * 40}\)"):
+            load_task("commongen", fluency_model=None, revision=revision).prompts("train")
 
 
 def test_ids_that_two_files_share_are_told_apart_whatever_the_sizes(folder):
@@ -278,8 +266,7 @@ def test_ids_that_two_files_share_are_told_apart_whatever_the_sizes(folder):
 
 
 def test_neither_hub_nor_file_is_one_sentence(monkeypatch, tmp_path):
-    monkeypatch.setenv("DQO_CACHE", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataError) as caught:
         load_task("gsm8k").prompts("train")

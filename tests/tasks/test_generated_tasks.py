@@ -92,8 +92,8 @@ def test_unknown_names_are_answered_with_the_nearest():
     ("name", "options", "message"),
     [
         ("cities", {"train_size": 1000}, "train_size=1000: expected no more prompts than the task can make"),
-        ("cities", {"dev_size": -1}, "dev_size: expected a non-negative integer, got -1"),
-        ("cities", {"min_population": 10}, "min_population: expected an integer of at least 15000"),
+        ("cities", {"dev_size": -1}, "dev_size: expected a whole number of at least 0, got -1"),
+        ("cities", {"min_population": 10}, "min_population: expected a whole number of at least 15000"),
         ("concepts", {"seed": "a"}, "seed` must be a whole number, got 'a'"),
         ("concepts", {"words": 1}, "words: expected 2, 3, 4, 5 or null"),
         ("countdown", {"numbers": 2}, "numbers: expected 3 to 6"),

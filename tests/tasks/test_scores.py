@@ -10,7 +10,6 @@ from dqo.files.records import Prompt
 from dqo.rewards.likelihood import Fluency
 from dqo.tasks import load_task
 from dqo.tasks.cities import CONTINENTS
-from dqo.tasks.concepts import SentenceQuality
 from dqo.tasks.countdown import parse
 
 SMALL = {"train_size": 30, "dev_size": 4, "test_size": 4}
@@ -217,14 +216,14 @@ def test_coverage_fluency_and_end_multiply_to_quality(tiny_policy_folder):
 
 
 def test_fluency_is_judged_once_a_text_and_only_where_it_counts():
-    sentence, judged = SentenceQuality("concepts", None), []
+    task, judged = load_task("concepts", **SMALL), []
 
     def fluency(texts):
         judged.extend(texts)
         return [0.5] * len(texts)
 
-    sentence._fluency_of = fluency
+    task._fluency = fluency
     prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"]})] * 4
     responses = ["A dog runs.", "A dog runs.", "A cat sleeps.", "A dog ran off"]
-    assert sentence(prompts, responses, [True, True, True, False]) == [0.5, 0.5, 0.0, 0.0]
+    assert task.quality(prompts, responses, [True, True, True, False]) == [0.5, 0.5, 0.0, 0.0]
     assert judged == ["A dog runs."]

@@ -134,7 +134,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--model", help="run folder, model folder or hub name, sampled first")
     source.add_argument("--responses", metavar="FILE", help="a groups.jsonl that is already sampled")
     quality = parser.add_mutually_exclusive_group()
-    quality.add_argument("--task", help="task that gives quality and answer span, such as concepts")
+    quality.add_argument("--task", help="task that gives quality and answer span; a wrong name lists them all")
     quality.add_argument(
         "--reward",
         help="reward of a recipe, such as rouge or '{reward: likelihood, model: M}', or a function: "

@@ -28,7 +28,7 @@ class ConceptReward:
             if not isinstance(concepts, list) or not concepts:
                 raise RewardError(
                     f"reward 'concepts': expected a list of words in meta.concepts of row {row}, got {concepts!r}; use "
-                    "data of the task commongen, or another reward."
+                    "data that name their words, or another reward."
                 )
             rewards.append(coverage(completion_text(completion), concepts))
         return rewards

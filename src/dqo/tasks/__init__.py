@@ -1,7 +1,7 @@
 """Tasks: where prompts come from, which text of a response is embedded, and how good a response is.
 
-A task is any object with the five members of `Task`; the built-in ones are classes named in `TASKS` and imported on
-first use, so that looking up one name loads the packages of no other.
+A task is any object with the five members of `Task`; a row of `TASKS` names its class, which is imported on first use,
+so that looking up one name loads the packages of no other. docs/adding.md says how to add one.
 """
 
 import inspect
@@ -27,6 +27,10 @@ TASKS = {
 class Task(Protocol):
     """What training and evaluation ask of a task.
 
+    A task may have more, which is looked up by name: `notes` (list[str], shown before a run), `counts()` (name ->
+    number, logged beside its quality), `outcome_only` (quality tells right from wrong and nothing else), `cuts_span`
+    (`answer_span` leaves out what follows the answer), and `scores_in_dry_run` (a dry run calls `quality`).
+
     Attributes:
         name: The name in recipes and logs.
         max_completion_length: Tokens a response may have, a sensible default of the task.
@@ -36,20 +40,20 @@ class Task(Protocol):
     max_completion_length: int
 
     def prompts(self, split: str) -> list[Prompt]:
-        """Prompts of "train", "dev" or "test": disjoint, and the same in every process for the same options."""
+        """Lists the prompts of "train", "dev" or "test": disjoint, and the same in every process."""
         ...
 
     def answer_span(self, response: str) -> str:
-        """The part of a response that is embedded, so that chatter around an answer earns no diversity."""
+        """Takes the part of a response that is embedded, so that chatter around an answer earns no diversity."""
         ...
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
-        """Quality of each response in [0, 1], None where it cannot be scored; all three arguments have N rows."""
+        """Scores each of the N responses in [0, 1], or None where it cannot be scored."""
         ...
 
 
 def load_task(name: str, **options: Any) -> Task:
-    """Build a task by name.
+    """Builds a task by name.
 
     Args:
         name: A key of `TASKS`.
@@ -65,18 +69,18 @@ def load_task(name: str, **options: Any) -> Task:
 
 
 def takes_path(name: str) -> bool:
-    """Whether a task reads its own format from `data.path` (a data set with templates and splits), by its name."""
+    """Tells whether a task of this name reads its own format, with templates and splits, from `data.path`."""
     return "path" in inspect.signature(find("task", TASKS, name, extra="data")).parameters
 
 
 def option_flags(options: Mapping[str, Any]) -> list[str]:
-    """A task's options as flags of `dqo eval`.
+    """Writes a task's options as flags of `dqo eval`.
 
     Args:
         options: Plain data by name.
 
     Returns:
-        Two entries an option. Values are written as JSON, text in quotes, since the flags are read as YAML, where bare
+        Two entries per option. Values are written as JSON, text in quotes, since the flags are read as YAML, where bare
         text loses its line breaks and what stands behind a "#", or becomes a mapping or a number.
     """
     return [

@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Sequence
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import ClassVar
 
-from dqo.errors import DataError, RecipeError
+from dqo.errors import DataError
 from dqo.files.records import Prompt
-from dqo.tasks.gazetteer import SMALLEST_CITY, Gazetteer
-from dqo.tasks.splits import draw_splits, meta_field, pick_split
+from dqo.tasks.gazetteer import SMALLEST_CITY, City, Gazetteer
+from dqo.tasks.splits import GeneratedTask, check_least, meta_field
 
 ELSEWHERE = 0.1  # exactly one city, but on another continent
 MAX_WORDS = 12  # a longer response is worth half
@@ -22,13 +24,13 @@ _INTERESTS = (
     "hiking nearby", "beaches nearby", "river walks", "local festivals", "coffee", "cycling", "craft workshops",
     "religious buildings",
 )  # fmt: skip
-
 _QUESTION = (
     "Recommend one city in {continent} to visit in {season} for someone who likes {interest}. Name only the city."
 )
 
 
-class CitiesTask:
+@dataclass(kw_only=True)
+class CitiesTask(GeneratedTask):
     """City recommendations; quality 1 for exactly one city on the continent asked for.
 
     A response that names one city elsewhere is worth `ELSEWHERE`; none, or two different cities, 0. Which city a name
@@ -36,64 +38,47 @@ class CitiesTask:
     country. Two names of one city ("Bombay", "Mumbai") count for one. More than `MAX_WORDS` words halve the quality; a
     response that did not end by itself is worth 0. Whether the city suits season and interest is not judged.
 
-    No two splits share a combination of continent, season and interest.
+    No two splits share a combination of continent, season and interest, of which there are 576.
 
-    Args:
-        seed: Seed of the prompts.
-        train_size: Prompts to train on; 576 combinations exist in all.
-        dev_size: Prompts to choose settings on.
-        test_size: Prompts to report on.
+    Attributes:
         min_population: Population from which a city counts, at least 15000.
     """
 
-    name = "cities"
-    max_completion_length = 24
+    min_population: int = 100_000
 
-    def __init__(
-        self,
-        seed: int = 0,
-        train_size: int = 400,
-        dev_size: int = 60,
-        test_size: int = 60,
-        min_population: int = 100_000,
-    ):
-        if not isinstance(min_population, int) or min_population < SMALLEST_CITY:
-            raise RecipeError(
-                f"min_population: expected an integer of at least {SMALLEST_CITY}, where the gazetteer begins, got "
-                f"{min_population!r}."
-            )
-        self._min_population = min_population
-        self._splits = draw_splits(
-            _combination,
-            {"train": train_size, "dev": dev_size, "test": test_size},
-            seed=seed,
-            clash=lambda one, other: one == other,
-        )
+    name: ClassVar[str] = "cities"
+    max_completion_length: ClassVar[int] = 24
 
-    def prompts(self, split: str) -> list[Prompt]:
-        """Prompts of one split; `reference` is empty, `meta` holds continent, season and interest."""
-        return [
-            Prompt(
-                id=(prompt_id := f"cities-{split}-{index:04d}"),
-                prompt=_QUESTION.format(continent=continent, season=season, interest=interest),
-                reference=[],
-                meta={"id": prompt_id, "continent": continent, "season": season, "interest": interest},
-            )
-            for index, (continent, season, interest) in enumerate(pick_split(self._splits, split))
-        ]
+    def __post_init__(self) -> None:
+        check_least("min_population", self.min_population, SMALLEST_CITY)
+        super().__post_init__()
+        # A response is searched for its reward, for its embedding and for the log.
+        self._cities_of = lru_cache(maxsize=4096)(self._search)
+
+    def draw(self, rng: random.Random) -> dict[str, str]:
+        """Draws continent, season and interest."""
+        choices = {"continent": list(CONTINENTS), "season": _SEASONS, "interest": _INTERESTS}
+        return {name: rng.choice(values) for name, values in choices.items()}
+
+    def ask(self, item: dict[str, str]) -> tuple[str, list[str], dict]:
+        """Asks for a city; `meta` holds continent, season and interest."""
+        return _QUESTION.format(**item), [], item
 
     def answer_span(self, response: str) -> str:
-        """The usual name of the city named first (with its country where a larger one has it), else the response."""
-        named = [city for city in self._gazetteer.cities(response) if city]
-        return self._gazetteer.label(named[0]) if named else response.strip()
+        """Finds the usual name of the city named first (with its country where a larger one has it)."""
+        city = next(filter(None, self._cities_of(response)), None)
+        return self._gazetteer.label(city) if city else response.strip()
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
-        """1, `ELSEWHERE` or 0, halved for a long response, for each of the N rows."""
+        """Scores each of the N rows 1, `ELSEWHERE` or 0, halved for a long response."""
         return [self._score(*row) for row in zip(prompts, responses, ended, strict=True)]
 
     @cached_property
     def _gazetteer(self) -> Gazetteer:
-        return Gazetteer(self._min_population)
+        return Gazetteer(self.min_population)
+
+    def _search(self, response: str) -> tuple[City | None, ...]:
+        return tuple(self._gazetteer.cities(response))
 
     def _score(self, prompt: Prompt, response: str, ended: bool) -> float:
         continent = meta_field(prompt, "continent", str, self.name)
@@ -102,13 +87,9 @@ class CitiesTask:
                 f"prompt {prompt.id!r}: expected meta.continent to be one of {', '.join(CONTINENTS)}, got "
                 f"{continent!r}; use one of these."
             )
-        named = set(self._gazetteer.cities(response))
+        named = set(self._cities_of(response))
         city = named.pop() if len(named) == 1 else None
         if not ended or city is None:
             return 0.0
         score = 1.0 if city.continent == CONTINENTS[continent] else ELSEWHERE
         return score if len(response.split()) <= MAX_WORDS else score / 2
-
-
-def _combination(rng: random.Random) -> tuple[str, str, str]:
-    return rng.choice(list(CONTINENTS)), rng.choice(_SEASONS), rng.choice(_INTERESTS)

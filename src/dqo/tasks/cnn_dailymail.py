@@ -3,17 +3,17 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from dqo.errors import RecipeError
 from dqo.files.records import Prompt
-from dqo.tasks.datasets import HubData, ReferenceTask
+from dqo.tasks.datasets import HubData, ReferenceTask, Row
+from dqo.tasks.splits import check_least
 
 _WORD = re.compile(r"\S+")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
 
 
-def _records(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
+def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:
     for row in rows:
         article, highlights = row["article"].strip(), row["highlights"].strip()
         if not article or not highlights:
@@ -49,22 +49,19 @@ class CnnDailymailTask(ReferenceTask):
     default_template: ClassVar[str] = "Summarize this article in three short sentences.\n\n{prompt}"
     hub: ClassVar[HubData] = HubData(
         name="abisee/cnn_dailymail",
-        revision="96df5e686bee6baa90b8bee7c28b81fa3fa6223d",
-        config="3.0.0",
         splits={"train": "train", "test": "test"},
         to_records=_records,
+        revision="96df5e686bee6baa90b8bee7c28b81fa3fa6223d",
+        config="3.0.0",
         most={"train": 5000, "test": 500},  # of 287,113 and 11,490; a run of reinforcement learning sees fewer
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.max_article_words, int) or self.max_article_words < 20:
-            raise RecipeError(
-                f"max_article_words: expected a whole number of at least 20, got {self.max_article_words!r}."
-            )
+        check_least("max_article_words", self.max_article_words, 20)
 
     def shorten(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """The articles within the limit."""
+        """Cuts articles to the limit, and notes how many."""
         shortened = [replace(prompt, prompt=_first_words(prompt.prompt, self.max_article_words)) for prompt in prompts]
         changed = sum(new.prompt != old.prompt for new, old in zip(shortened, prompts, strict=True))
         if changed:

@@ -3,21 +3,19 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from dqo.errors import RecipeError
 from dqo.files.records import Prompt
-from dqo.tasks.datasets import HubData, ReferenceTask
-from dqo.tasks.splits import plain
+from dqo.tasks.datasets import HubData, ReferenceTask, Row
+from dqo.tasks.splits import check_least, fold_case
 
 _CITATION = re.compile(r"\[\d+\]")  # the data set's owners recommend removing these
 
 
-def _records(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
+def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:
     for number, row in enumerate(rows):
-        instruction, context, response = (
-            _CITATION.sub("", row[column] or "").strip() for column in ("instruction", "context", "response")
-        )
+        texts = (_CITATION.sub("", row[column] or "").strip() for column in ("instruction", "context", "response"))
+        instruction, context, response = texts
         if not instruction or not response:
             continue
         yield {
@@ -49,31 +47,25 @@ class DollyTask(ReferenceTask):
     name: ClassVar[str] = "dolly"
     hub: ClassVar[HubData] = HubData(
         name="databricks/databricks-dolly-15k",
-        revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
-        config=None,
         splits={"train": "train"},
         to_records=_records,
+        revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.max_prompt_words, int) or self.max_prompt_words < 20:
-            raise RecipeError(
-                f"max_prompt_words: expected a whole number of at least 20, got {self.max_prompt_words!r}."
-            )
+        check_least("max_prompt_words", self.max_prompt_words, 20)
 
     def shorten(self, prompts: Sequence[Prompt]) -> list[Prompt]:
-        """The prompts within the limit."""
+        """Leaves out the prompts beyond the limit, and notes how many."""
         kept = [prompt for prompt in prompts if len(prompt.prompt.split()) <= self.max_prompt_words]
+        left_out = f"{len(prompts) - len(kept)} of {len(prompts)} prompts"
         if len(kept) < len(prompts):
-            self.notes.append(
-                f"{len(prompts) - len(kept)} of {len(prompts)} prompts of more than {self.max_prompt_words} words were "
-                "left out"
-            )
+            self.notes.append(f"{left_out} of more than {self.max_prompt_words} words were left out")
         return kept
 
     def key(self, prompt: Prompt) -> str:
-        """The context where there is one, else the instruction."""
+        """Takes the context where there is one, else the instruction."""
         length = prompt.meta.get("instruction_chars")
         has_context = prompt.meta.get("has_context") is True and isinstance(length, int)
-        return plain(prompt.prompt[length:] if has_context else prompt.prompt)
+        return fold_case(prompt.prompt[length:] if has_context else prompt.prompt)

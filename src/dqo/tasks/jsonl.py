@@ -3,20 +3,22 @@
 import inspect
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.jsonio import is_number
 from dqo.files.records import Prompt, read_prompts
+from dqo.models.weights import first_words
 from dqo.rewards import CheckedReward
 from dqo.rewards.loading import checked_span, import_function, import_reward
-from dqo.tasks.splits import SPLITS, distinct_ids
+from dqo.tasks.splits import Splits, SplitTask, check_least, distinct_ids
 
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
 
-class JsonlTask:
+class JsonlTask(SplitTask):
     """Prompts from JSON-lines files or data sets of the hub, scored by a function of the user.
 
     A split is a file `{"prompt", "reference", "meta"}` a line, or the hub name of a data set with a text column
@@ -44,6 +46,7 @@ class JsonlTask:
     """
 
     name = "jsonl"
+    scores_in_dry_run = True  # what the user wrote may not fit the prompts, and needs no model of ours
 
     def __init__(
         self,
@@ -54,11 +57,7 @@ class JsonlTask:
         max_completion_length: int = 256,
         answer_span: str | None = None,
     ):
-        if not isinstance(max_completion_length, int) or max_completion_length < 1:
-            raise RecipeError(
-                f"max_completion_length: expected a positive number of tokens, got {max_completion_length!r}."
-            )
-        self.max_completion_length = max_completion_length
+        self.max_completion_length = check_least("max_completion_length", max_completion_length, 1)
         self._reward = CheckedReward(import_reward(reward))
         if inspect.iscoroutinefunction(type(self._reward).__call__):
             raise RecipeError(
@@ -68,28 +67,36 @@ class JsonlTask:
         span = None if answer_span is None else import_function(answer_span, "answer_span", "response")
         self.cuts_span, self._span = span is not None, checked_span(span)
         self._sources = {"train": train, "dev": dev, "test": test}
-        self._read: dict[str, list[Prompt]] = {}
+
+    @cached_property
+    def splits(self) -> Splits:
+        """The prompts of each split that has a source, after a check that no other split holds one of them."""
+        read = {split: load_prompts(source, split) for split, source in self._sources.items() if source is not None}
+        seen: dict[str, tuple[str, str]] = {}
+        for split, prompts in read.items():
+            for prompt in prompts:
+                other_split, other_id = seen.setdefault(prompt.prompt, (split, prompt.id))
+                if other_split != split:
+                    raise DataError(
+                        f"splits {other_split!r} and {split!r}: expected no common prompt, but prompt {prompt.id!r} of "
+                        f"{split!r} is prompt {other_id!r} of {other_split!r}; remove it from one of them."
+                    )
+        return distinct_ids(read)
 
     def prompts(self, split: str) -> list[Prompt]:
-        """Prompts of one split, after a check that no other split holds one of them."""
-        if split not in SPLITS:
-            raise RecipeError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}.")
-        if self._sources[split] is None:
+        """Lists the prompts of one split; DataError where it has no source."""
+        if self._sources.get(split, "") is None:
             raise DataError(
                 f"task 'jsonl': expected a file for the split {split!r}, got none; set the option `{split}`."
             )
-        if not self._read:
-            read = {name: load_prompts(source, name) for name, source in self._sources.items() if source is not None}
-            _refuse_overlap(read)
-            self._read = distinct_ids(read)
-        return list(self._read[split])
+        return super().prompts(split)
 
     def answer_span(self, response: str) -> str:
-        """The part whose diversity counts: the user's function of the response, or all of it."""
+        """Takes the part whose diversity counts: the user's function of the response, or all of it."""
         return self._span(response).strip()
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
-        """What the reward function returns, checked; RewardError names the function and row of a bad value."""
+        """Calls the reward function and checks what it returns; RewardError names function and row of a bad value."""
         return self._reward(
             prompts=[prompt.prompt for prompt in prompts],
             completions=list(responses),
@@ -100,7 +107,7 @@ class JsonlTask:
 
 
 def load_prompts(source: str, split: str = "test") -> list[Prompt]:
-    """Prompts of a file or of a data set of the hub.
+    """Reads the prompts of a file or of a data set of the hub.
 
     Args:
         source: A JSON-lines file, or "owner/name" or "owner/name:split" with a text column `prompt`.
@@ -129,10 +136,9 @@ def _from_hub(name: str, hub_split: str, split: str) -> list[Prompt]:
     try:
         rows = load_dataset(name, split=hub_split)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else "no reason given"
         raise DataError(
             f"{split}: expected the file or data set {name!r} (split {hub_split!r}), but no such file exists and the "
-            f"hub answered {type(error).__name__} ({reason}); check the name, its splits and the network."
+            f"hub said no ({first_words(error)}); check the name, its splits and the network."
         ) from error
     if "prompt" not in rows.column_names:
         raise DataError(
@@ -171,15 +177,3 @@ def _hub_reference(value: Any, place: str) -> str | list[str]:
             "with the column as text."
         )
     return texts if isinstance(value, list) else texts[0]
-
-
-def _refuse_overlap(read: dict[str, list[Prompt]]) -> None:
-    seen: dict[str, tuple[str, str]] = {}
-    for split, prompts in read.items():
-        for prompt in prompts:
-            other_split, other_id = seen.setdefault(prompt.prompt, (split, prompt.id))
-            if other_split != split:
-                raise DataError(
-                    f"splits {other_split!r} and {split!r}: expected no common prompt, but prompt {prompt.id!r} of "
-                    f"{split!r} is prompt {other_id!r} of {other_split!r}; remove it from one of them."
-                )

@@ -1,78 +1,144 @@
-"""Seeded train, dev and test splits of a generated task that share no item."""
+"""Train, dev and test splits that share no item: drawn for a generated task, cut from a data set by a hash."""
 
 import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.records import Prompt
 
 SPLITS = ("train", "dev", "test")
 _ATTEMPTS = 2000  # draws for one item before the space counts as exhausted
+_MOST_CUT = 100  # prompts cut where no size is given, but no more than a tenth
 
-Item = TypeVar("Item")
+Splits = dict[str, list[Prompt]]
+Key = Callable[[Prompt], str]
 
 
-def draw_splits(
-    draw: Callable[[random.Random], Item],
-    sizes: Mapping[str, int],
-    *,
-    seed: int,
-    clash: Callable[[Item, Item], bool],
-) -> dict[str, list[Item]]:
-    """Draw items without repetition, none of which clashes with an item of another split.
+class SplitTask:
+    """What tasks with splits share: prompts by the name of a split, and the whole response as what is embedded.
+
+    Attributes:
+        name: The name in recipes and logs.
+        splits: The prompts of each split.
+    """
+
+    name: ClassVar[str]
+    splits: Splits
+
+    def prompts(self, split: str) -> list[Prompt]:
+        """Lists the prompts of "train", "dev" or "test"; RecipeError for another name."""
+        if split not in SPLITS:
+            raise RecipeError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}.")
+        return list(self.splits[split])
+
+    def answer_span(self, response: str) -> str:
+        """Takes the whole response as what is embedded."""
+        return response.strip()
+
+
+@dataclass(kw_only=True)
+class GeneratedTask(SplitTask):
+    """A task that draws its prompts; a subclass says how one is drawn, asked and scored.
 
     The test split is drawn first, then dev, then train, each with its own generator seeded by a string: a larger
     train split leaves the test split as it was, and every process and Python version draws the same.
 
+    Attributes:
+        seed: Seed of the prompts.
+        train_size: Prompts to train on.
+        dev_size: Prompts to choose settings on.
+        test_size: Prompts to report on.
+    """
+
+    seed: int = 0
+    train_size: int = 400
+    dev_size: int = 60
+    test_size: int = 60
+    splits: Splits = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        drawn: dict[str, list[Any]] = {}
+        for split in reversed(SPLITS):
+            size = check_least(f"{split}_size", getattr(self, f"{split}_size"), 0)
+            rng, others = random.Random(f"{self.seed}/{split}"), [item for items in drawn.values() for item in items]
+            drawn[split] = []
+            for _ in range(size):
+                drawn[split].append(self._draw_new(rng, drawn[split], others, f"{split}_size={size}"))
+        self.splits = {split: list(map(self._prompt, drawn[split], self._ids(split))) for split in SPLITS}
+
+    def draw(self, rng: random.Random) -> Any:
+        """Draws one item; items compare by `==`."""
+        raise NotImplementedError
+
+    def ask(self, item: Any) -> tuple[str, list[str], dict[str, Any]]:
+        """Makes text, references and meta of an item's prompt."""
+        raise NotImplementedError
+
+    def clash(self, one: Any, other: Any) -> bool:
+        """Tells whether two items may not lie in different splits; equal items never occur twice."""
+        return one == other
+
+    def _draw_new(self, rng: random.Random, items: list[Any], others: list[Any], wanted: str) -> Any:
+        for _ in range(_ATTEMPTS):
+            item = self.draw(rng)
+            if item not in items and not any(self.clash(item, other) for other in others):
+                return item
+        raise RecipeError(
+            f"{wanted}: expected no more prompts than the task can make, but after {len(items)} no new one was found "
+            f"in {_ATTEMPTS} draws; ask for a smaller split."
+        )
+
+    def _ids(self, split: str) -> list[str]:
+        return [f"{self.name}-{split}-{index:04d}" for index in range(getattr(self, f"{split}_size"))]
+
+    def _prompt(self, item: Any, prompt_id: str) -> Prompt:
+        text, reference, meta = self.ask(item)
+        return Prompt(prompt_id, text, reference, {"id": prompt_id, **meta})
+
+
+def cut(
+    prompts: Sequence[Prompt], size: int | None, *, key: Key, seed: int, label: str
+) -> tuple[list[Prompt], list[Prompt]]:
+    """Sets prompts apart, all prompts of one key together.
+
+    Keys are taken in the order of a hash of seed, label and key: adding or removing other prompts changes no choice
+    between two keys, on any machine.
+
     Args:
-        draw: One item from a generator; items compare by `==`.
-        sizes: Items wanted for "train", "dev" and "test".
-        seed: Seed of the whole.
-        clash: Whether two items may not lie in different splits; equal items never occur twice anyway.
+        prompts: N prompts.
+        size: Prompts wanted; None for a tenth of them, at most 100. Up to one key's prompts more may come.
+        key: What may not lie on both sides.
+        seed: Of the choice.
+        label: Name of the split that is cut.
 
     Returns:
-        The items of each split, in drawing order.
+        What is cut and what is left, each in the order given.
 
     Raises:
-        RecipeError: A size or seed that is no non-negative integer, or more items wanted than can be drawn.
+        DataError: Nothing would be left.
     """
-    for option, value in {"seed": seed, **{f"{split}_size": sizes[split] for split in SPLITS}}.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise RecipeError(f"{option}: expected a non-negative integer, got {value!r}.")
-    drawn: dict[str, list[Item]] = {}
-    for split in reversed(SPLITS):
-        rng = random.Random(f"{seed}/{split}")
-        others = [item for items in drawn.values() for item in items]
-        items: list[Item] = []
-        for _ in range(sizes[split]):
-            items.append(_fresh(draw, rng, items, others, clash, f"{split}_size={sizes[split]}"))
-        drawn[split] = items
-    return drawn
+    size = min(_MOST_CUT, len(prompts) // 10) if size is None else size
+    members = Counter(map(key, prompts))
+    chosen: set[str] = set()
+    count = 0
+    for text in sorted(members, key=lambda text: _digest(f"{seed}/{label}/{text}")):
+        if count >= size:
+            break
+        chosen.add(text)
+        count += members[text]
+    left = [prompt for prompt in prompts if key(prompt) not in chosen]
+    if not left:
+        raise DataError(
+            f"{label}_size={size}: expected fewer prompts than the {len(prompts)} there are to cut from; lower it."
+        )
+    return [prompt for prompt in prompts if key(prompt) in chosen], left
 
 
-def pick_split(splits: Mapping[str, list[Item]], split: str) -> list[Item]:
-    """One of the splits by name.
-
-    Args:
-        splits: The items of each split.
-        split: "train", "dev" or "test".
-
-    Returns:
-        A new list of its items.
-
-    Raises:
-        RecipeError: A name that is none of the three.
-    """
-    if split not in splits:
-        raise RecipeError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}.")
-    return list(splits[split])
-
-
-def distinct_ids(splits: Mapping[str, list[Prompt]]) -> dict[str, list[Prompt]]:
+def distinct_ids(splits: Mapping[str, list[Prompt]]) -> Splits:
     """Puts the split in front of ids that two splits share, as where each file counts from 0.
 
     What is found by its id (a finished answer, a baseline's, the same prompt of another run) is then never that of
@@ -91,94 +157,37 @@ def distinct_ids(splits: Mapping[str, list[Prompt]]) -> dict[str, list[Prompt]]:
     }
 
 
-def _renamed(prompt: Prompt, name: str) -> Prompt:
-    meta = prompt.meta | {"id": name} if "id" in prompt.meta else prompt.meta
-    return replace(prompt, id=name, meta=meta)
-
-
-def _fresh(
-    draw: Callable[[random.Random], Item],
-    rng: random.Random,
-    items: list[Item],
-    others: list[Item],
-    clash: Callable[[Item, Item], bool],
-    wanted: str,
-) -> Item:
-    for _ in range(_ATTEMPTS):
-        item = draw(rng)
-        if item not in items and not any(clash(item, other) for other in others):
-            return item
-    raise RecipeError(
-        f"{wanted}: expected no more prompts than the task can make, but after {len(items)} no new one was found in "
-        f"{_ATTEMPTS} draws; ask for a smaller split."
-    )
-
-
-# Splits of a data set that share nothing, cut by a hash, so that they are the same on every machine.
-
-Key = Callable[[Prompt], str]
-MOST = 100  # prompts cut where no size is given, but no more than a tenth
-
-
-def cut(
-    prompts: Sequence[Prompt], size: int | None, *, key: Key, seed: int, label: str
-) -> tuple[list[Prompt], list[Prompt]]:
-    """Set prompts apart, all prompts of one key together.
-
-    Keys are taken in the order of a hash of seed, label and key: adding or removing other prompts changes no choice
-    between two keys.
-
-    Args:
-        prompts: N prompts.
-        size: Prompts wanted; None for a tenth of them, at most `MOST`. Up to one key's prompts more may come.
-        key: What may not lie on both sides.
-        seed: Of the choice.
-        label: Name of the split that is cut.
-
-    Returns:
-        What is cut and what is left, each in the order given.
-
-    Raises:
-        DataError: Nothing would be left.
-    """
-    size = min(MOST, len(prompts) // 10) if size is None else size
-    order = sorted({key(prompt) for prompt in prompts}, key=lambda text: _digest(f"{seed}/{label}/{text}"))
-    members: dict[str, int] = {}
-    for prompt in prompts:
-        members[key(prompt)] = members.get(key(prompt), 0) + 1
-    chosen, count = set(), 0
-    for text in order:
-        if count >= size:
-            break
-        chosen.add(text)
-        count += members[text]
-    left = [prompt for prompt in prompts if key(prompt) not in chosen]
-    if not left:
-        raise DataError(
-            f"{label}_size={size}: expected fewer prompts than the {len(prompts)} there are to cut from; lower it."
-        )
-    return [prompt for prompt in prompts if key(prompt) in chosen], left
-
-
-def plain(text: str) -> str:
-    """A text as it counts for equality: case folded, white space collapsed."""
+def fold_case(text: str) -> str:
+    """Folds case and white space, for texts that count as equal."""
     return " ".join(text.casefold().split())
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+def check_least(option: str, value: int, least: int) -> int:
+    """Refuses an option below its least value.
 
+    Args:
+        option: Its name, for the message.
+        value: What was given.
+        least: Smallest value that is allowed.
 
-# Reading what a task needs from the `meta` of a prompt, which may come from a user's file.
+    Returns:
+        The value.
+
+    Raises:
+        RecipeError: It is smaller.
+    """
+    if value < least:
+        raise RecipeError(f"{option}: expected a whole number of at least {least}, got {value!r}.")
+    return value
 
 
 def meta_field(prompt: Prompt, field: str, kind: type, task: str) -> Any:
-    """One field of a prompt's `meta`, with its type checked; a list must hold one type of item and not be empty.
+    """Reads one field of a prompt's `meta`, which may come from a user's file.
 
     Args:
         prompt: The prompt.
         field: Name of the field.
-        kind: `int`, `str`, or `list[int]` or `list[str]`.
+        kind: `int`, `str`, or `list[int]` or `list[str]`, which must not be empty.
         task: Name of the task that needs it, for the message.
 
     Returns:
@@ -197,3 +206,12 @@ def meta_field(prompt: Prompt, field: str, kind: type, task: str) -> Any:
             f"{'nothing' if field not in prompt.meta else repr(value)[:80]}; use data of this task or another task."
         )
     return value
+
+
+def _renamed(prompt: Prompt, name: str) -> Prompt:
+    meta = prompt.meta | {"id": name} if "id" in prompt.meta else prompt.meta
+    return replace(prompt, id=name, meta=meta)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -22,7 +22,6 @@ from dqo.models.weights import check_login
 from dqo.rewards.calling import task_quality
 from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries
 from dqo.tasks import Task
-from dqo.tasks.jsonl import JsonlTask
 from dqo.train.failures import refusals_told
 from dqo.train.folder import RunFolder
 from dqo.train.inputs import check_lengths, recipe_task, run_notes, training_prompts
@@ -159,7 +158,7 @@ class DryRun:
     def _check(self, entry: Entry, prompts: list[Prompt]) -> bool:
         """What no model is needed for scores one response: a dead judge, a missing column or a bug shows here."""
         if entry.reward == QUALITY:
-            if isinstance(self.task, JsonlTask):
+            if getattr(self.task, "scores_in_dry_run", False):
                 for prompt in prompts:
                     check_scoring(prompt, task_quality(self.task))
         elif entry.reward == "reward_model":

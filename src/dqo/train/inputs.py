@@ -193,7 +193,7 @@ def check_lengths(
         raise DataError(
             f"prompt {prompts[longest].id!r}: expected at most {room} tokens with the response, the context of the "
             f"model, got {lengths[longest]} and up to {most} of the response; shorten the "
-            "prompt (max_article_words of cnn_dailymail does) or lower trainer.max_completion_length."
+            "prompt (some tasks have an option for it) or lower trainer.max_completion_length."
         )
     return lengths
 
@@ -244,7 +244,7 @@ def outcome_warning(task: Task, entries: Sequence[Entry], alpha: float, combine:
     faults, remedies = [], []
     if not getattr(task, "cuts_span", False):
         faults.append("to answer and then to write something unique, which the whole embedded response is paid for")
-        remedies.append("embed the answer span only (a task whose answer_span cuts, such as gsm8k)")
+        remedies.append("embed the answer span only (a task whose answer_span cuts)")
     if combine in ("add", "multiply"):
         faults.append("to be wrong in new ways")
         remedies.append("set combine: quality_weighted or gate, or use a reward model")
