@@ -1,13 +1,14 @@
-"""The client of servers that speak OpenAI's protocol (vLLM, TEI, SGLang, hosted ones): many requests at once, retried.
+"""Asks servers that speak OpenAI's protocol (vLLM, SGLang, TEI, hosted ones), many requests at once.
 
-A server that refuses a parameter is adapted to once: the parameter is renamed or left out, and `notes` says so.
+The package openai retries, waits between retries and limits the time. What it does not do is here: adapt to a server
+that refuses a parameter, and tell a server that is down from a request that gets no answer.
 """
 
 import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from queue import SimpleQueue
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from dqo.errors import EndpointError, RecipeError
-from dqo.models.endpoint_replies import NoAnswer, Reply, detail, read_models, read_reply, refused_parameter, without
+from dqo.models.endpoint_replies import NoAnswer, Reply, read_models, read_reply, read_words, refused_parameter, without
 from dqo.models.weights import first_words
 
 if TYPE_CHECKING:
@@ -24,18 +25,20 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-_FATAL = (401, 402, 404, 405)  # the key, the bill, the URL, the model: no other request would fare better
-_DEAD = 3  # different requests in a row that fail before any is answered: the server is down
+# The key, the bill, the URL or the model is wrong: no other request would fare better.
+_FATAL = (401, 402, 404, 405)
+# So many different requests fail before any is answered: the server is down.
+_DEAD = 3
 _PATIENCE = 2.0  # seconds that requests under way have to end after Ctrl-C
 
 
 @dataclass(frozen=True)
 class Unanswered:
-    """A request that the server gave no answer to, though it is there: a filtered prompt, or one that is too long.
+    """A request without an answer from a server that answers others: a filtered prompt, or one that is too long.
 
     Attributes:
         reason: The server's own words.
-        error: To raise where an answer cannot be done without.
+        error: To raise where the answer is needed.
     """
 
     reason: str
@@ -43,20 +46,20 @@ class Unanswered:
 
 
 class Endpoint:
-    """One model on one server. A request that fails is tried again after growing waits.
+    """Asks one model on one server.
 
     Args:
         base_url: Such as "http://localhost:8000/v1".
         model: Name of the model there.
         api_key_env: Name of the environment variable with the key; servers without keys need none. The key itself
             cannot be given, so that it ends up in no recipe and no log.
-        timeout: Seconds one attempt may take.
+        timeout: Seconds one attempt may take, above 0.
         retries: Attempts after the first, for lost connections, time-outs, status 408, 409, 429 and 5xx.
-        concurrency: Requests under way at once.
+        concurrency: Requests under way at once, at least 1.
         parameters: Set in every request, in place of what would be sent; None leaves a parameter out.
 
     Raises:
-        RecipeError: A setting out of range, or the package openai is missing.
+        RecipeError: The package openai is missing.
         EndpointError: A URL that `checked_url` refuses.
     """
 
@@ -77,22 +80,23 @@ class Endpoint:
                 f"an endpoint needs the package openai, which failed to import ({first_words(error)}); run "
                 "`pip install -e '.[endpoint]'`."
             ) from error
-        base_url = checked_url(base_url, api_key_env)
-        if not timeout > 0 or retries < 0 or concurrency < 1:
-            raise RecipeError(
-                f"endpoint: expected timeout above 0, retries of at least 0 and concurrency of at least 1, got "
-                f"{timeout!r}, {retries!r} and {concurrency!r}."
-            )
-        self.base_url, self.model, self.api_key_env = base_url, model, api_key_env
+        self.base_url, self.model, self.api_key_env = checked_url(base_url, api_key_env), model, api_key_env
         self.timeout, self.retries, self.concurrency = timeout, retries, concurrency
         self.parameters = dict(parameters or {})
+        # Refused parameter -> what was done about it, in words.
+        self.adapted: dict[str, str] = {}
         self._offered: list[str] = []
-        self._refused: dict[str, str] = {}  # parameter -> what was done about it, in words
-        self._answered: Any = None  # a request that the server has answered, to ask again whether it is still there
+        # A request that was answered; whether the server is still there is found out by asking it again.
+        self._answered: Any = None
         self._begun = False
 
+    @property
+    def notes(self) -> list[str]:
+        """What the server refused and what was done about it, one sentence per parameter."""
+        return list(self.adapted.values())
+
     def trust(self, ask: Callable[["AsyncOpenAI", Item], Awaitable[Answer]], item: Item) -> None:
-        """Name a request that the server answered at an earlier start: what fails where this does not, fails alone.
+        """Names a request that the server answered at an earlier start, so that others can fail alone.
 
         Args:
             ask: As for `stream`.
@@ -100,18 +104,8 @@ class Endpoint:
         """
         self._answered = self._answered or (ask, item)
 
-    @property
-    def notes(self) -> list[str]:
-        """What the server refused and what was done about it, one sentence per parameter."""
-        return list(self._refused.values())
-
-    @property
-    def adapted(self) -> dict[str, str]:
-        """The same by parameter."""
-        return dict(self._refused)
-
     def models(self) -> dict[str, str]:
-        """Names of the models that the server lists.
+        """Asks the server which models it offers.
 
         Returns:
             Name -> owner; empty where the server has no such list.
@@ -119,21 +113,16 @@ class Endpoint:
         Raises:
             EndpointError: Nothing listens at the URL.
         """
+        from openai import APIConnectionError, OpenAI, OpenAIError
 
-        async def listed(client: "AsyncOpenAI", _: None) -> dict[str, str]:
-            from openai import APIConnectionError, OpenAIError
-
-            try:
-                quick = client.with_options(timeout=min(self.timeout, 10.0), max_retries=min(self.retries, 1))
-                return read_models(await quick.get("/models", cast_to=object))
-            except APIConnectionError as error:
-                if type(error.__cause__).__name__ == "ConnectError":
-                    raise
-            except (OpenAIError, ValueError):  # the list is a courtesy: completions may work without it
-                pass
+        limits = {"timeout": min(self.timeout, 10.0), "max_retries": min(self.retries, 1)}
+        try:
+            models = read_models(OpenAI(**self._client_options() | limits).get("/models", cast_to=object))
+        except (OpenAIError, ValueError) as error:
+            # The list is a courtesy: completions may work without it, unless nothing listens.
+            if isinstance(error, APIConnectionError) and type(error.__cause__).__name__ == "ConnectError":
+                raise self._failure(error) from error
             return {}
-
-        [(_, models)] = self._stream(listed, [None], alone=True)
         self._offered = sorted(models)
         if models and self.model not in models:
             print(
@@ -144,7 +133,7 @@ class Endpoint:
         return models
 
     async def complete(self, client: "AsyncOpenAI", messages: list[dict[str, str]], **settings: Any) -> Reply:
-        """One chat completion.
+        """Asks for one chat completion.
 
         Args:
             client: As `stream` gives it.
@@ -160,7 +149,7 @@ class Endpoint:
         return read_reply(await self.post(client, "/chat/completions", {"messages": messages} | settings))
 
     async def post(self, client: "AsyncOpenAI", path: str, settings: Mapping[str, Any]) -> Any:
-        """The document that answers one request, without the parameters that the server refuses.
+        """Sends one request, without the parameters that the server refuses.
 
         Args:
             client: As `stream` gives it.
@@ -168,15 +157,19 @@ class Endpoint:
             settings: Body of the request without the model.
 
         Returns:
-            JSON as it came.
+            The JSON document as it came.
+
+        Raises:
+            NoAnswer: A body that is no JSON.
         """
         from openai import APIStatusError
 
         wanted = {"model": self.model} | dict(settings) | self.parameters
         body = {name: value for name, value in wanted.items() if value is not None}
-        refused: dict[str, str] = {}  # by this request; kept for the others once one without them is answered
+        # By this request alone; kept for the others once one without these parameters is answered.
+        refused: dict[str, str] = {}
         while True:
-            sent = without(body, self._refused | refused)
+            sent = without(body, self.adapted | refused)
             try:
                 document = await client.post(path, body=sent, cast_to=object)
             except APIStatusError as error:
@@ -185,12 +178,19 @@ class Endpoint:
                     raise
                 refused[name] = self._note(name, sent, error)
                 continue
-            except ValueError as error:  # of the JSON, or of its UTF-8: a proxy's page, or half an answer
+            except ValueError as error:  # a proxy's page, half an answer, or another encoding
                 raise NoAnswer(f"a body that is no JSON ({first_words(error)})") from error
-            for name in refused.keys() - self._refused.keys():
-                self._refused[name] = refused[name]
+            for name in refused.keys() - self.adapted.keys():
+                self.adapted[name] = refused[name]
                 print(f"dqo: warning: {refused[name]}", file=sys.stderr)
             return document
+
+    def map(
+        self, ask: Callable[["AsyncOpenAI", Item], Awaitable[Answer]], items: Sequence[Item]
+    ) -> list[Answer | Unanswered]:
+        """Asks for all items and waits; the answers in their order, arguments and errors as for `stream`."""
+        answers = dict(self.stream(ask, items))
+        return [answers[place] for place in range(len(items))]
 
     def stream(
         self,
@@ -198,39 +198,27 @@ class Endpoint:
         items: Sequence[Item],
         distinct: Callable[[Item], str] = str,
     ) -> Iterator[tuple[int, Answer | Unanswered]]:
-        """Answers as they come, each with the place of its item.
+        """Asks for all items and yields the answers as they come, each with the place of its item.
 
-        The requests run in a thread of their own, so that this can be called from anywhere, a notebook included.
-        Ctrl-C, or closing the iterator, ends them.
+        Ctrl-C, or closing the iterator, ends the requests under way.
 
         Args:
             ask: One request with the client of the package openai.
             items: What to ask.
             distinct: What makes two items the same question.
 
-        Returns:
+        Yields:
             Place and answer; `Unanswered` for an item that the server does not answer although it answers others.
 
         Raises:
             EndpointError: The server is down, or refuses key, URL or model.
         """
-        return self._stream(ask, items, distinct)
-
-    def map(
-        self, ask: Callable[["AsyncOpenAI", Item], Awaitable[Answer]], items: Sequence[Item]
-    ) -> list[Answer | Unanswered]:
-        """The answers to all items, in their order; arguments and errors as for `stream`."""
-        answers = dict(self.stream(ask, items))
-        return [answers[place] for place in range(len(items))]
-
-    def _stream(
-        self, ask: Any, items: Sequence[Any], distinct: Any = None, alone: bool = False
-    ) -> Iterator[tuple[int, Any]]:
         if not items:
             return
         arrived: SimpleQueue[Any] = SimpleQueue()
+        # The loop has a thread of its own, so that a notebook, which runs one already, can call this too.
         loop = asyncio.new_event_loop()
-        task = loop.create_task(self._run(ask, items, distinct, alone, arrived.put))
+        task = loop.create_task(self._ask_all(ask, items, distinct, arrived.put))
 
         def work() -> None:
             end: BaseException | None = None
@@ -254,53 +242,50 @@ class Endpoint:
                 loop.call_soon_threadsafe(task.cancel)
             thread.join(_PATIENCE)
 
-    async def _run(self, ask: Any, items: Sequence[Any], distinct: Any, alone: bool, put: Any) -> None:
-        from openai import AsyncOpenAI, OpenAIError
+    async def _ask_all(self, ask: Any, items: Sequence[Any], distinct: Any, put: Any) -> None:
+        from openai import AsyncOpenAI
 
-        held: dict[int, Exception] = {}  # failed before anything was answered: asked again at the end
+        # Failed before anything was answered; asked again once something is.
+        held: dict[int, Exception] = {}
         waiting = iter(range(len(items)))
-        client = AsyncOpenAI(
-            base_url=self.base_url,
-            api_key=os.environ.get(self.api_key_env) or "none",
-            timeout=self.timeout,
-            max_retries=self.retries,
-        )
 
-        async def one(place: int) -> None:
-            try:
-                answer = await ask(client, items[place])
-                self._answered = self._answered if alone else (ask, items[place])
-            except (OpenAIError, NoAnswer) as error:
-                doubtful = is_retried(error) or getattr(error, "status_code", None) == 403  # 403: the key, or a filter
-                if doubtful and self._answered is None:
-                    held[place] = error
-                    if alone or len({distinct(items[other]) for other in held}) >= _DEAD:
-                        raise
-                    return
-                answer = await self._settled(client, ask, items[place], error)
-            put((place, answer))
+        async def work(places: Iterable[int]) -> None:
+            for place in places:
+                answer = await self._answer(client, ask, items[place])
+                if not isinstance(answer, Exception):
+                    put((place, answer))
+                    continue
+                held[place] = answer
+                if len({distinct(items[other]) for other in held}) >= _DEAD:
+                    raise answer
 
-        async def several() -> None:
-            for place in waiting:
-                await one(place)
-
-        async with client:
-            if not (self._begun or alone):  # alone, so that a refused parameter is refused once
+        async with AsyncOpenAI(**self._client_options()) as client:
+            # The first request goes alone, so that a refused parameter is refused once.
+            if not self._begun:
                 self._begun = True
-                await one(next(waiting))
+                await work([next(waiting)])
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.concurrency, len(items))):
-                    group.create_task(several())
+                    group.create_task(work(waiting))
             if held and self._answered is None:
                 raise next(iter(held.values()))
-            for place in held:
-                await one(place)
+            await work(list(held))
 
-    async def _settled(self, client: "AsyncOpenAI", ask: Any, item: Any, error: Exception) -> Any:
-        """What a failed request comes to, where the server still answers: a late answer, or none."""
+    async def _answer(self, client: "AsyncOpenAI", ask: Any, item: Any) -> Any:
+        """The answer, `Unanswered`, or the error where it is not known yet whether the server is there."""
         from openai import OpenAIError
 
-        if is_retried(error):
+        try:
+            answer = await ask(client, item)
+        except (OpenAIError, NoAnswer) as failure:
+            error: Exception = failure
+        else:
+            self._answered = (ask, item)
+            return answer
+        # Status 403 means the key or a filter.
+        if self._answered is None and (_is_passing(error) or getattr(error, "status_code", None) == 403):
+            return error
+        if _is_passing(error):
             known, good = self._answered
             try:
                 await known(client, good)
@@ -310,34 +295,42 @@ class Endpoint:
                 return await ask(client, item)
             except (OpenAIError, NoAnswer) as again:
                 error = again
-        status = getattr(error, "status_code", None)
-        if status in _FATAL:
+        if getattr(error, "status_code", None) in _FATAL:
             raise error
-        return Unanswered(without_key(detail(error), self.api_key_env), self._failure(error))
+        return Unanswered(self._said(error), self._failure(error))
+
+    def _client_options(self) -> dict[str, Any]:
+        key = os.environ.get(self.api_key_env) or "none"
+        return {"base_url": self.base_url, "api_key": key, "timeout": self.timeout, "max_retries": self.retries}
+
+    def _said(self, error: BaseException) -> str:
+        """What the server said about an error, on one line; some servers repeat the key in it."""
+        words = read_words(error)
+        key = os.environ.get(self.api_key_env)
+        return words.replace(key, f"<{self.api_key_env}>") if key else words
 
     def _note(self, name: str, sent: Mapping[str, Any], error: Exception) -> str:
-        """What is done about a refused parameter, for people."""
-        said = without_key(detail(error), self.api_key_env)
+        """Says what is done about a refused parameter."""
         parameter = name.split(" ")[0]
         value = sent[parameter]
         came = f"{parameter}={value!r}" if isinstance(value, int | float) and parameter != "seed" else parameter
-        after = without(sent, [*self._refused, name])
+        after = without(sent, [*self.adapted, name])
         new = [f"{other}={after[other]!r} was sent instead" for other in after if sent.get(other) != after[other]]
         done = new[0] if new else f"it was left out, so that the server's own default {parameter} holds"
-        return f"endpoint {self.base_url} refused {came} ({said}): {done}."
+        return f"endpoint {self.base_url} refused {came} ({self._said(error)}): {done}."
 
     def _failure(self, error: BaseException) -> EndpointError:
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, EndpointError):
             return error
-        status: Any = getattr(error, "status_code", None)
+        status = getattr(error, "status_code", None)
         if status in (401, 403):
             advice = f"set the environment variable {self.api_key_env} to a key that it accepts"
         elif status in (404, 405):
             offered = f" (the server lists {', '.join(self._offered[:20])})" if self._offered else ""
             advice = f"check the URL, which mostly ends in /v1, and the name of the model {self.model!r}{offered}"
-        elif status is not None and not is_retried(error):
+        elif status is not None and not _is_passing(error):
             advice = "change what the server complains about; an option can set or leave out any parameter"
         elif isinstance(error, NoAnswer):
             advice = f"check that the server answers for the model {self.model!r}"
@@ -346,15 +339,15 @@ class Endpoint:
                 "start the server or check the URL, then continue the run with --resume, or an evaluation with the "
                 "same command"
             )
-        said = without_key(detail(error), self.api_key_env)
-        tries = f" after {self.retries} retries" if is_retried(error) else ""
+        tries = f" after {self.retries} retries" if _is_passing(error) else ""
         return EndpointError(
-            f"endpoint {self.base_url}: expected an answer, got {type(error).__name__}: {said}{tries}; {advice}."
+            f"endpoint {self.base_url}: expected an answer, got {type(error).__name__}: {self._said(error)}{tries}; "
+            f"{advice}."
         )
 
 
 def checked_url(url: str, key_env: str) -> str:
-    """The base URL of a server, refused where it holds a secret or would carry one in the open.
+    """Refuses a base URL that holds a secret, or would carry one in the open.
 
     Args:
         url: Such as "http://localhost:8000/v1".
@@ -387,41 +380,20 @@ def checked_url(url: str, key_env: str) -> str:
     return url.rstrip("/")
 
 
-def is_retried(error: BaseException) -> bool:
-    """Whether another try may fare better: after lost connections, time-outs, 408, 409, 429 and 5xx.
-
-    Args:
-        error: Of the package openai, or another.
-
-    Returns:
-        True for those.
-    """
-    from openai import APIConnectionError, APIStatusError
-
-    status = error.code if isinstance(error, NoAnswer) else getattr(error, "status_code", None)
-    if isinstance(error, NoAnswer | APIStatusError):
-        return status is not None and (status in (408, 409, 429) or status >= 500)
-    return isinstance(error, APIConnectionError)
-
-
-def without_key(text: str, key_env: str) -> str:
-    """A text to be shown, the key in it blotted out: some servers repeat it in their complaint.
-
-    Args:
-        text: Any text.
-        key_env: Environment variable with the key.
-
-    Returns:
-        The text.
-    """
-    key = os.environ.get(key_env)
-    return text.replace(key, f"<{key_env}>") if key else text
-
-
 def _is_local(host: str) -> bool:
-    """This machine or its own network: private addresses, and names that no public DNS has."""
+    """Whether a host is this machine or on its network: a private address, or a name that no public DNS has."""
     try:
         address = ip_address(host)
     except ValueError:
         return "." not in host or host.endswith((".localhost", ".local", ".internal", ".lan", ".svc"))
     return address.is_private or address.is_link_local
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Whether another try may fare better."""
+    from openai import APIConnectionError
+
+    status = getattr(error, "status_code", None)
+    if status is None:
+        return isinstance(error, APIConnectionError)
+    return status in (408, 409, 429) or status >= 500
