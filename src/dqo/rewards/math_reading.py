@@ -3,21 +3,21 @@ r"""Where a solution states its final answer: after "####", in <answer> or \boxe
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 _HASHES = re.compile(r"#{4,}[ \t]*([^\n]*?)(?=####|\n|\Z)")  # there may be several on one line
-_LABEL = re.compile(r"(?i)\W*(?:the\s+)?(?:final\s+)?answer\b(?:\s+is\b)?\s*[:=]?")
+_LABEL = re.compile(r"(?i)\A\W*(?:the\s+)?(?:final\s+)?answer\b(?:\s+is\b)?\s*[:=]?")
 # "#### Step 1: add" and "#### 2. Add it", as Markdown has them; \frac is an answer's
 _HEADING = re.compile(r"[^\w\\]*(?:\d+[.):]\s+)?[A-Za-z]{2}")
 _TAGGED = re.compile(r"(?is)<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)")  # the innermost of nested ones
 _BOXED = re.compile(r"\\f?boxed\s*\{")
 # No two neighbours may match the same blanks: on a run of them the time would grow with its cube.
 _SAID = re.compile(
-    r"(?i)\banswer(?: (?:to|for|in|of) [^.:=\n]{1,60}?)?(?:\s+(?:is|was|would be|should be|must be)\b|[\s*_]*[:=])"
+    r"(?im)\banswer(?: (?:to|for|in|of) [^.:=\n]{1,60}?)?(?:\s+(?:is|was|would be|should be|must be)\b|[\s*_]*[:=])"
     r"(?: (?:therefore|thus|then|simply|just|indeed)\b)?[\s:=*_`]*"
+    r"|^[ \t#*_>]*(?:the )?(?:final )?answer[ \t*_]*\n[\s*_]*"  # a title, the answer on the next line
 )
-_TITLE = re.compile(r"(?im)^[ \t#*_>]*(?:the )?(?:final )?answer[ \t*_]*\n[\s*_]*")  # the answer is on the next line
 _CLAUSE = re.compile(r"[^\n]*?(?:\?(?=\s|\Z)|(?=[.!;][\"*_)$\]]*(?:\s|\Z)|\n|\Z))")
 _ASIDE = re.compile(
     r"[,;(]|\s[-–—]\s(?=[A-Za-z]{2})|\s(?:because|since|as|so|which|that|when|where)\b"
@@ -30,13 +30,14 @@ _HEDGE = re.compile(
 )
 _JOINED = re.compile(r"[\s$.]*(,|or\b|and\b|/|,\s*(?:or|and)\b)[\s$]*")  # between two boxes that are one answer
 _UNIT_BEHIND = re.compile(r"\$?(?:[ \t]+[A-Za-z]+){0,3}(?=\s*(?:[.!\n]|$))")  # "\boxed{72} red apples."
+# What makes another answer of the box before it: "\boxed{24}{25}", "\boxed{24}^2", but not "\boxed{24}^\circ".
+_GOES_ON = re.compile(r"(?:\s*\{|[-+*/_]?\d|_\{|\^(?!\s*\{?\s*\\circ)|\\(?:times|cdot|div|frac|sqrt|pm)\b)\S*")
 _RUN_ON = re.compile(r"\n[^\S\n]*(?:Question|Q|Problem|User|Human)\s*\d*:")  # a base model invents the next question
 _CLOSERS = r"(?:\s|[.$*)`_\"!\]}]|\\[\])]|</\w+>)"  # what may follow an answer without saying anything
 _CLOSING = re.compile(rf"\A{_CLOSERS}+|{_CLOSERS}+\Z")
 
 
-@dataclass(frozen=True)
-class FinalAnswer:
+class FinalAnswer(NamedTuple):
     """The answer that a text states.
 
     Attributes:
@@ -66,7 +67,7 @@ def final_answer(text: str) -> FinalAnswer | None:
     """
     run_on = _RUN_ON.search(text)
     stated = (run_on and _last(text, run_on.start())) or _last(text, len(text))
-    hashed = [(answer, found.end()) for found in _HASHES.finditer(text) if (answer := _unlabelled(found[1])).strip()]
+    hashed = [(answer, found.end()) for found in _HASHES.finditer(text) if (answer := _LABEL.sub("", found[1])).strip()]
     # Before a number it is passed over, behind one it is never reached, so that it does not matter where the number is.
     headings = stated or any(re.search(r"\d", answer) and not _HEADING.match(answer) for answer, _ in hashed)
     for answer, end in hashed:
@@ -96,16 +97,18 @@ def _boxed(text: str, stop: int) -> Iterator[tuple[str, int]]:
             joined = bool(answer) and _JOINED.fullmatch(text, behind, found.start())  # "\\boxed{72} or \\boxed{73}"
             answer = f"{answer} {joined[1]} {text[found.end() : end]}" if joined else text[found.end() : end].strip()
             behind = end + 1
-            yield answer, _behind_unit(text, behind)
+            if more := _GOES_ON.match(text, behind):
+                answer, behind = f"{answer}, {more.group()}", more.end()
+            unit = _UNIT_BEHIND.match(text, behind)
+            yield answer, unit.end() if unit else behind
 
 
 def _said(text: str, stop: int) -> Iterator[tuple[str, int]]:
-    starts = sorted(found.end() for pattern in (_SAID, _TITLE) for found in pattern.finditer(text, 0, stop))
-    for start in starts:
-        clause = _CLAUSE.match(text, start, min(stop, start + MAX_CHARACTERS))
-        assert clause is not None, "it matches anything"
-        if re.search(r"[\d\\]", clause.group()):
-            yield _stated(clause.group()), start + len(_stated(clause.group()))
+    for found in _SAID.finditer(text, 0, stop):
+        clause = _CLAUSE.match(text, found.end(), min(stop, found.end() + MAX_CHARACTERS))
+        if clause and re.search(r"[\d\\]", clause.group()):
+            stated = _stated(clause.group())
+            yield stated, found.end() + len(stated)
 
 
 def _stated(clause: str) -> str:
@@ -116,17 +119,6 @@ def _stated(clause: str) -> str:
             return clause[:end]
     formula = _FORMULA.match(clause)
     return formula.group() if formula and not _HEDGE.match(clause, formula.end()) else clause
-
-
-def _behind_unit(text: str, end: int) -> int:
-    unit = _UNIT_BEHIND.match(text, end)
-    return unit.end() if unit else end
-
-
-def _unlabelled(line: str) -> str:
-    """The line without "Answer:" and the like before it."""
-    label = _LABEL.match(line)
-    return line[label.end() :] if label else line
 
 
 def _answer(text: str, answer: str, end: int) -> FinalAnswer:
@@ -209,33 +201,29 @@ _SENTENCE = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class Number:
+class Number(NamedTuple):
     """An exact number, and whether a percent sign stands behind it."""
 
     value: Fraction
     percent: bool = False
 
     def equals(self, answer: "Number") -> bool:
-        """Whether an answer is this number.
+        """Compares an answer with this number.
 
-        A percent sign is a unit: 50 % is 50. Where this number is a fraction without the sign, 50 % is .5 too, and
-        where it lies between -1 and 1, only that: .5 % is not .5.
+        A percent sign is a unit: 50 % is 50. Where this number is a fraction without the sign, 50 % is 0.5 too, and
+        where it lies between -1 and 1, only that: 0.5 % is not 0.5.
 
         Args:
             answer: The answer.
 
         Returns:
-            True or False.
+            Whether they are equal.
         """
-        hundredth = answer.value / 100
-        if self.percent == answer.percent:
-            return self.value == answer.value
-        if self.percent:
+        if self.percent and not answer.percent:
             return answer.value in (self.value, self.value / 100)
-        if self.value.denominator == 1:
-            return self.value == answer.value
-        return self.value == hundredth or (abs(self.value) >= 1 and self.value == answer.value)
+        if answer.percent and not self.percent and self.value.denominator > 1:
+            return self.value == answer.value / 100 or (abs(self.value) >= 1 and self.value == answer.value)
+        return self.value == answer.value
 
 
 def simplified(text: str) -> str:

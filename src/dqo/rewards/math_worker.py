@@ -1,31 +1,38 @@
-"""The program that compares two expressions with math-verify; run as a process by math_process.py.
+"""The program that compares two expressions with math-verify; `dqo.rewards.mathematics` starts it as a process.
 
-One JSON line [gold, answer] comes in, `true` or `false` goes out. Only the LaTeX grammar of math-verify is used: its
-reader of plain expressions goes through Python's own parser and evaluator.
+JSON lines [gold, answer] come in, `true` or `false` goes out. A comparison that takes too long ends the process.
 """
 
 import json
 import re
 import resource
+import signal
 import sys
 
 _MEMORY = 4 * 2**30  # bytes of address space; a tower of powers asks for more than any machine has
+_START_SECONDS = 120.0  # sympy loads in seconds, on a busy machine in many
 
 
 def main() -> None:
-    """Answer until the input ends."""
+    """Answers until the input ends; the one argument is the time limit of an answer in seconds."""
+    # The alarm's own action ends the process in the middle of a C function too, where no Python code would run.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, _START_SECONDS)
     from math_verify import LatexExtractionConfig, parse, verify
 
+    # Its reader of plain expressions goes through Python's own parser and evaluator; the one of LaTeX runs nothing.
     grammar = [LatexExtractionConfig()]
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     out, sys.stdout = sys.stdout, sys.stderr  # what the packages print must not look like an answer
-    print("ready", file=out, flush=True)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for line in sys.stdin:
+        signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
         try:
             gold, answer = (parse(f"${_latex(text)}$", grammar, parsing_timeout=None) for text in json.loads(line))
             equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None))
         except Exception:  # whatever cannot be read or compared is no right answer
             equal = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(equal), file=out, flush=True)
 
 

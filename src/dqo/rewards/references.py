@@ -1,21 +1,24 @@
-"""How near a response is to texts that people wrote: by its characters, and by its meaning."""
+"""How near a response is to texts that people wrote: by its characters, by its words, and by its meaning."""
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from dqo.diversity.tricks import has_latin_words
-from dqo.errors import RecipeError, RewardError
+from dqo.errors import RewardError
 from dqo.models.response import completion_text
-from dqo.settings.checking import choices
+
+# One text, or a list of texts that are equally valid.
+Reference = str | list[str]
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“‘(]?[A-Z0-9])")
 
 
-def references_of(reward: str, reference: Sequence[str | list[str]]) -> list[list[str]]:
-    """The references of N rows as lists.
+def references_of(reward: str, reference: Sequence[Reference]) -> list[list[str]]:
+    """Makes a list of the references of each row.
 
     Args:
         reward: Name of who asks, for the message.
-        reference: One text, or a list of texts that are equally valid, a row.
+        reference: One entry per row.
 
     Returns:
         N lists of at least one text.
@@ -37,7 +40,7 @@ class ChrfReward:
     """chrF, the F-score of shared character sequences, the best over the references of a row; in TRL's convention.
 
     sacrebleu's with its defaults: sequences of 1 to 6 characters without blanks, recall twice as heavy as precision
-    (Popović 2015, WMT), divided by 100.
+    (Popović 2015, WMT), divided by 100. An empty response is worth 0.
 
     Raises:
         RewardError: When called: a row without a reference.
@@ -49,15 +52,8 @@ class ChrfReward:
         self.__name__ = "chrf"
         self._chrf = CHRF()
 
-    def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        reference: Sequence[str | list[str]],
-        **columns: Any,
-    ) -> list[float]:
-        """N numbers in [0, 1]; 0 for an empty response."""
+    def __call__(self, *, completions: Sequence[Any], reference: Sequence[Reference], **columns: Any) -> list[float]:
+        """Scores N responses; N numbers in [0, 1]."""
         return [
             max(self._chrf.sentence_score(completion_text(completion), [text]).score for text in texts) / 100
             for completion, texts in zip(completions, references_of(self.__name__, reference), strict=True)
@@ -65,7 +61,7 @@ class ChrfReward:
 
 
 class SimilarityReward:
-    """Cosine of a response with the nearest reference of its row; in TRL's convention.
+    """Cosine of a response with the nearest reference of its row; in TRL's convention. A blank response is worth 0.
 
     Args:
         encoder: As for `dqo.embedders.load_embedder`. No default: it has to be another than the one that judges
@@ -82,15 +78,8 @@ class SimilarityReward:
         self.__name__ = "similarity"
         self._embed = load_embedder(encoder)
 
-    def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        reference: Sequence[str | list[str]],
-        **columns: Any,
-    ) -> list[float]:
-        """N numbers in [-1, 1]; 0 for a blank response."""
+    def __call__(self, *, completions: Sequence[Any], reference: Sequence[Reference], **columns: Any) -> list[float]:
+        """Scores N responses; N numbers in [-1, 1]."""
         rows = references_of(self.__name__, reference)
         texts = [completion_text(completion) for completion in completions]
         distinct = list(dict.fromkeys([*texts, *(text for row in rows for text in row)]))
@@ -102,55 +91,28 @@ class SimilarityReward:
         ]
 
 
-# ROUGE of a response against its references: how many of their words, pairs or word sequences it shares.
-
-MEASURES = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“‘(]?[A-Z0-9])")
-
-
 class RougeReward:
     """F1 of one ROUGE measure, the best over the references of a row; a reward in TRL's convention.
 
     Words are stemmed (Porter) as published scores are. rougeLsum compares sentence by sentence: references are read as
-    one sentence a line, responses are cut at sentence ends. Only letters a to z and digits count, as in rouge-score:
+    one sentence per line, responses are cut at sentence ends. Only letters a to z and digits count, as in rouge-score:
     text in another script has no words. References that they do not carry are left out.
 
     Args:
         measure: "rouge1", "rouge2", "rougeL" or "rougeLsum".
 
     Raises:
-        RecipeError: Another measure.
         RewardError: When called: a row without a reference, or with references in other scripts only.
     """
 
-    def __init__(self, measure: str = "rougeL"):
+    def __init__(self, measure: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"):
         from rouge_score.rouge_scorer import RougeScorer
 
-        if measure not in MEASURES:
-            raise RecipeError(f"measure: expected {choices(measure, MEASURES)}, got {measure!r}.")
         self.__name__ = measure
         self._scorer = RougeScorer([measure], use_stemmer=True)
 
-    def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        reference: Sequence[str | list[str]],
-        **columns: Any,
-    ) -> list[float]:
-        """N numbers in [0, 1].
-
-        Args:
-            prompts: Not looked at.
-            completions: Strings, or lists of chat messages.
-            reference: One text, or a list of texts that are equally valid, a row.
-            **columns: Whatever else TRL passes.
-
-        Returns:
-            The F1 of each response; 0 for an empty one.
-        """
+    def __call__(self, *, completions: Sequence[Any], reference: Sequence[Reference], **columns: Any) -> list[float]:
+        """Scores N responses; N numbers in [0, 1]."""
         given = references_of(self.__name__, reference)
         references = [[text for text in texts if has_latin_words(text)] for texts in given]
         for row, texts in enumerate(references):
