@@ -31,7 +31,7 @@ _HEDGE = re.compile(
 _JOINED = re.compile(r"[\s$.]*(,|or\b|and\b|/|,\s*(?:or|and)\b)[\s$]*")  # between two boxes that are one answer
 _UNIT_BEHIND = re.compile(r"\$?(?:[ \t]+[A-Za-z]+){0,3}(?=\s*(?:[.!\n]|$))")  # "\boxed{72} red apples."
 # What makes another answer of the box before it: "\boxed{24}{25}", "\boxed{24}^2", but not "\boxed{24}^\circ".
-_GOES_ON = re.compile(r"(?:\s*\{|[-+*/_]?\d|_\{|\^(?!\s*\{?\s*\\circ)|\\(?:times|cdot|div|frac|sqrt|pm)\b)\S*")
+_GOES_ON = re.compile(r"(?:\s*\{|[-+*/_]?\d|_\{|\^(?!\s*\{?\s*\\circ)|\\(?:times|cdot|div|frac|sqrt|pm)\b\s*)\S*")
 _RUN_ON = re.compile(r"\n[^\S\n]*(?:Question|Q|Problem|User|Human)\s*\d*:")  # a base model invents the next question
 _CLOSERS = r"(?:\s|[.$*)`_\"!\]}]|\\[\])]|</\w+>)"  # what may follow an answer without saying anything
 _CLOSING = re.compile(rf"\A{_CLOSERS}+|{_CLOSERS}+\Z")
