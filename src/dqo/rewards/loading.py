@@ -46,7 +46,7 @@ REWARDS = {
     "rouge": "dqo.rewards.references:RougeReward",
     "chrf": "dqo.rewards.references:ChrfReward",
     "similarity": "dqo.rewards.references:SimilarityReward",
-    "fluency": "dqo.rewards.sentences:FluencyReward",
+    "fluency": "dqo.rewards.likelihood:FluencyReward",
     "likelihood": "dqo.rewards.likelihood:LikelihoodReward",
     "length": "dqo.rewards.shape:LengthReward",
     "format": "dqo.rewards.shape:FormatReward",

@@ -7,9 +7,7 @@ from typing import Any
 import simplemma
 
 from dqo.errors import RewardError
-from dqo.models.policy import DEFAULT_POLICY
 from dqo.models.response import completion_text
-from dqo.rewards.likelihood import HIGH, LOW, Fluency
 
 
 class ConceptReward:
@@ -32,24 +30,6 @@ class ConceptReward:
                 )
             rewards.append(coverage(completion_text(completion), concepts))
         return rewards
-
-
-class FluencyReward:
-    """Fluency under a frozen language model, between word salad (0) and a person's sentence (1).
-
-    Args:
-        model: Name or folder, as for `dqo.models.load_policy`.
-        low: Log-probability per word, nats, worth 0.
-        high: The one worth 1, above `low`.
-    """
-
-    def __init__(self, model: str = DEFAULT_POLICY, low: float = LOW, high: float = HIGH):
-        self.__name__ = "fluency"
-        self._fluency = Fluency(model, low, high)
-
-    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """N numbers in [0, 1]; TRL's arguments, of which the completions are looked at."""
-        return self._fluency([completion_text(completion) for completion in completions])
 
 
 # How many of the given words a sentence uses, by lemma, without paying for text that is about the words.
