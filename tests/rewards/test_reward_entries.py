@@ -409,9 +409,9 @@ def test_a_long_conversation_keeps_its_end_and_is_counted(tiny_tokenizer, tmp_pa
 
 def test_models_that_are_no_reward_models_are_refused(tiny_tokenizer, tiny_policy_folder, tmp_path):
     two = classifier(tmp_path / "two", tiny_tokenizer, 2)
-    with pytest.raises(ModelError, match=r"expected one label, whose score is the reward, got 2 labels \(LABEL_0, LA"):
+    with pytest.raises(ModelError, match=r"with one label, whose score is the reward, got 2 labels \(LABEL_0, LA"):
         call("reward_model", ["x"], options={"model": two})
-    with pytest.raises(ModelError, match="expected a sequence classifier with one label, got LlamaForCausalLM"):
+    with pytest.raises(ModelError, match=r"expected a sequence classifier with one label, .* got LlamaForCausalLM"):
         call("reward_model", ["x"], options={"model": str(tiny_policy_folder)})
-    with pytest.raises(ModelError, match="expected 'no/such/place' to be a folder or a model the hub serves"):
+    with pytest.raises(ModelError, match=r"expected a model folder or a hub name .*'no/such/place'"):
         call("reward_model", ["x"], options={"model": "no/such/place"})

@@ -21,7 +21,7 @@ Quality = Callable[..., Sequence[float | None]]
 
 
 class DiversityReward:
-    """Leave-one-out credit of each response as a reward for `reward_funcs` of GRPOTrainer or RLOOTrainer.
+    """Pays each response its leave-one-out credit, in `reward_funcs` of TRL's GRPOTrainer or RLOOTrainer.
 
         GRPOTrainer(..., reward_funcs=[quality, DiversityReward(num_generations=8)],
                     args=GRPOConfig(..., num_generations=8, reward_weights=[1.0, 0.5], scale_rewards="batch"))
@@ -33,22 +33,22 @@ class DiversityReward:
     spread is blown up to unit variance whatever alpha is.
 
     Args:
-        num_generations: responses G a prompt, the trainer's. It must be given: two of four equal prompts look like a
+        num_generations: Responses per prompt G, the trainer's. It must be given: two of four equal prompts look like a
             group of two. At least 3, because at 2 both credits are equal and cancel in the group mean.
-        num_generations_eval: the trainer's, where it differs. A batch whose prompts fit both sizes is read as groups
+        num_generations_eval: The trainer's, where it differs. A batch whose prompts fit both sizes is read as groups
             of the larger.
-        encoder: name or folder of an encoder with its options (see load_embedder), or a callable list[str] -> (N, D).
+        encoder: Name or folder of an encoder with its options (see load_embedder), or a callable list[str] -> (N, D).
         kernel: "cosine", "gaussian" or "linear".
-        sigma: bandwidth of the Gaussian kernel.
-        ridge: regularisation strength > 0.
+        sigma: Bandwidth of the Gaussian kernel.
+        ridge: Regularisation strength > 0.
         credit_scale: "nats" or "unit".
-        quality: task reward in [0, 1], called as TRL calls reward functions. Given, responses span by their quality
+        quality: Task reward in [0, 1], called as TRL calls reward functions. Given, responses span by their quality
             (the quality-weighted volume) and a None stays None, so that unscorable rows get no reward from here.
-        text: completion text -> the span to embed; the whole text without it.
-        trace_markers: reasoning traces that are removed before, see `dqo.models.response.TraceMarkers.parse`.
+        text: Completion text -> the span to embed; the whole text without it.
+        trace_markers: Reasoning traces that are removed before, see `dqo.models.response.TraceMarkers.parse`.
 
     Raises:
-        GroupError: fewer than 3 responses a group; at call time, a partial group or prompts that disagree in a block.
+        GroupError: Fewer than 3 responses per group; when called, a partial group or prompts that disagree in a block.
 
     Source: docs/math.md eq. 3.2 and 4.2.
     """
@@ -66,21 +66,15 @@ class DiversityReward:
         text: Callable[[str], str] | None = None,
         trace_markers: str = EncoderFields.trace_markers,
     ) -> None:
-        for name, size in (("num_generations", num_generations), ("num_generations_eval", num_generations_eval)):
-            if size is not None and size < (3 if name == "num_generations" else 1):
-                raise GroupError(
-                    f"DiversityReward needs `{name}` of at least {3 if name == 'num_generations' else 1}, got {size}: "
-                    "in a group of two both credits are equal and cancel in the group mean; sample more responses."
-                )
+        if num_generations < 3:
+            raise GroupError(
+                f"DiversityReward needs `num_generations` of at least 3, got {num_generations}: in a group of two both "
+                "credits are equal and cancel in the group mean; sample more responses."
+            )
         self.__name__ = "diversity"
         self.group_sizes = sorted({num_generations, num_generations_eval or num_generations}, reverse=True)
-        self.spec = DiversitySpec(
-            kernel=kernel,
-            sigma=sigma,
-            ridge=ridge,
-            credit_scale=credit_scale,
-            combine="add" if quality is None else "quality_weighted",
-        )
+        combine = "add" if quality is None else "quality_weighted"
+        self.spec = DiversitySpec(kernel=kernel, sigma=sigma, ridge=ridge, credit_scale=credit_scale, combine=combine)
         self.embed = chosen_embedder(encoder)
         self.quality = None if quality is None else CheckedReward(quality)
         self.text = checked_span(text)
@@ -88,13 +82,13 @@ class DiversityReward:
 
     def __call__(self, prompts: list, completions: list, **columns: Any) -> list[float | None]:
         """Credit of this process's rows, in the spec's unit; None where quality is None."""
-        E = self.embed(
-            [self.text(completion_text(completion, self.markers)) for completion in completions]
-        )  # (N_local, D)
+        spans = [self.text(completion_text(completion, self.markers)) for completion in completions]
+        E = self.embed(spans)  # (N_local, D)
         quality = None
         if self.quality is not None:
             quality = self.quality(prompts=prompts, completions=completions, **columns)
-        if "environments" in columns:  # which write observations into prompts: the data set's columns tell groups apart
+        if "environments" in columns:
+            # They write observations into prompts, so that the data set's columns tell groups apart.
             table = {name: values for name, values in columns.items() if isinstance(values, list)}
             own = {"environments", "completion_ids"}  # of each rollout
             prompts = [{name: table[name][i] for name in table.keys() - own} for i in range(len(prompts))]
@@ -125,13 +119,13 @@ class DiversityReward:
 
 
 def prompt_key(prompt: Any) -> str:
-    """Short stable digest of a prompt, string or conversation, by which processes agree on groups."""
+    """Makes a short stable digest of a prompt, string or conversation, by which processes agree on groups."""
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=_content)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _content(value: Any) -> str:
-    """An image by its pixels: the host decodes it anew for every row, and its name in memory differs."""
+    """An image by its pixels: TRL decodes it anew for every row, and its name in memory differs."""
     if hasattr(value, "tobytes"):
         shape = getattr(value, "size", None), getattr(value, "shape", None)
         return f"{type(value).__name__} {shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
@@ -139,7 +133,7 @@ def _content(value: Any) -> str:
 
 
 def gather_parts(part: Any) -> list:
-    """Every process's part, in rank order; our own alone where nothing is distributed."""
+    """Gathers every process's part in rank order; our own alone where nothing is distributed."""
     if not (dist.is_available() and dist.is_initialized()):
         return [part]
     gathered: list = [None] * dist.get_world_size()

@@ -1,22 +1,20 @@
 """A reward model of the hub: a sequence classifier with one label, whose score is the reward."""
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from dqo.errors import ModelError, RecipeError
+from dqo.errors import ModelError
 from dqo.models.chat import chat_text
-from dqo.models.policy import DTYPES, best_device, check_base
+from dqo.models.policy import best_device, find_model
 from dqo.models.response import completion_text, prompt_text
-from dqo.models.weights import is_hub_name, load_whole, why_failed, why_unavailable
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from dqo.models.weights import load_whole, why_failed
 
 _LONGEST = 4096  # tokens where neither tokenizer nor model says how many it reads
+_REMEDY = "use a model that was trained as a reward model"
 
 
 class RewardModel:
@@ -38,7 +36,6 @@ class RewardModel:
         sigmoid: Map to (0, 1), as `combine: quality_weighted` expects of a reward without bounds.
 
     Raises:
-        RecipeError: A setting out of range.
         ModelError: No such model, no classifier, or one with more than one label.
     """
 
@@ -46,24 +43,25 @@ class RewardModel:
         self,
         model: str,
         device: str | None = None,
-        dtype: str | None = None,
-        batch_size: int = 8,
-        max_length: int | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+        batch_size: Annotated[int, Field(ge=1)] = 8,
+        max_length: Annotated[int, Field(ge=8)] | None = None,
         center: float = 0.0,
-        scale: float = 1.0,
+        scale: Annotated[float, Field(gt=0)] = 1.0,
         sigmoid: bool = False,
     ):
-        if dtype not in (None, *DTYPES):
-            raise RecipeError(f"dtype: expected one of {', '.join(DTYPES)}, got {dtype!r}.")
-        if batch_size < 1 or not scale > 0 or (max_length is not None and max_length < 8):
-            raise RecipeError(
-                f"reward_model: expected batch_size of at least 1, scale above 0 and max_length of at least 8, got "
-                f"{batch_size!r}, {scale!r} and {max_length!r}."
-            )
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
         self.__name__ = "reward_model"
+        source = check_outline(model)
+        what = f"reward model {model!r} to be a sequence classifier in safetensors format with its tokenizer"
+        self._tokenizer = _read(AutoTokenizer, source, what)
+        self._tokenizer.truncation_side = "left"
         self._device = torch.device(device or best_device())
         dtype = dtype or ("float32" if self._device.type == "cpu" else "bfloat16")
-        self._model, self._tokenizer = _load(model, self._device, getattr(torch, dtype))
+        self._model = load_whole(
+            AutoModelForSequenceClassification, source, what, _REMEDY, device=self._device, dtype=getattr(torch, dtype)
+        ).requires_grad_(False)
         reads = min(self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", _LONGEST))
         self._max_length = max_length or int(reads if reads < 10**6 else _LONGEST)
         self._center, self._scale, self._sigmoid = center, scale, sigmoid
@@ -76,16 +74,7 @@ class RewardModel:
 
     @torch.no_grad()
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """N rewards.
-
-        Args:
-            prompts: Strings, or lists of chat messages.
-            completions: Strings, or lists of chat messages.
-            **columns: Whatever else TRL passes.
-
-        Returns:
-            One number a response; within (0, 1) with `sigmoid`, without bounds otherwise.
-        """
+        """Scores N responses; N numbers, within (0, 1) with `sigmoid`, without bounds otherwise."""
         rows = [self._encode(*row) for row in zip(prompts, completions, strict=True)]
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))  # little padding in a batch
         scores = torch.zeros(len(rows), dtype=torch.float64)  # (N,)
@@ -114,12 +103,10 @@ class RewardModel:
         return {"input_ids": ids}
 
     def _has_padding(self) -> bool:
-        """Whether rows can be padded without moving the token whose score counts.
-
-        That is the last one which is not `config.pad_token_id`, so the model's own setting stays as it was trained, be
-        it eos. A model without one scores the very last token, and takes the tokenizer's only where no row ends in it:
-        many templates close with eos, which many tokenizers pad with.
-        """
+        """Whether rows can be padded without moving the token whose score counts; sets both pad tokens."""
+        # The score is that of the last token which is not `config.pad_token_id`, so the model's own setting stays as it
+        # was trained, be it eos. A model without one scores the very last token, and takes the tokenizer's only where
+        # no row ends in it: many templates close with eos, which many tokenizers pad with.
         config, tokenizer = self._model.config.get_text_config(), self._tokenizer
         if config.pad_token_id is None and tokenizer.pad_token_id not in self._whole("a", "b")["input_ids"]:
             config.pad_token_id = tokenizer.pad_token_id  # which may be None too
@@ -137,23 +124,8 @@ class RewardModel:
         return self._model(**padded).logits[:, 0].double().cpu()
 
 
-def _load(name: str, device: torch.device, dtype: torch.dtype) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    source = check_outline(name)
-    what = f"reward model {name!r} to be a sequence classifier in safetensors format with its tokenizer"
-    remedy = "use a model that was trained as a reward model"
-    model = load_whole(AutoModelForSequenceClassification, source, what, remedy, device=device, dtype=dtype)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"expected {what}, but loading failed ({why_failed(error)}); {remedy}.") from error
-    tokenizer.truncation_side = "left"
-    return model.requires_grad_(False), tokenizer
-
-
 def check_outline(name: str) -> str:
-    """Refuse what is no reward model, from its config alone.
+    """Refuses what is no reward model, from its config alone.
 
     Args:
         name: Folder or hub name.
@@ -166,38 +138,22 @@ def check_outline(name: str) -> str:
     """
     from transformers import AutoConfig
 
-    source = str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name
-    if source == name and not Path(name).is_dir():
-        reason = why_unavailable(name) if is_hub_name(name) else "not the form of a hub name"
-        if reason:
-            raise ModelError(
-                f"reward model: expected {name!r} to be a folder or a model the hub serves, but the hub said no "
-                f"({reason}); check name and network."
-            )
-    check_base(source)
+    source = find_model(name)
+    config = _read(AutoConfig, source, f"reward model {name!r} to have a config.json")
+    [kind, *_] = config.architectures or ["a model that does not say what it is"]
+    is_classifier = kind.endswith("SequenceClassification")
+    if is_classifier and config.num_labels == 1:
+        return source
+    labels = ", ".join(str(label) for label in list(config.id2label.values())[:5])
+    raise ModelError(
+        f"reward model {name!r}: expected a sequence classifier with one label, whose score is the reward, got "
+        f"{f'{config.num_labels} labels ({labels})' if is_classifier else kind}; {_REMEDY}, or write a function that "
+        "returns the probability of the label you want."
+    )
+
+
+def _read(loader: Any, source: str, what: str) -> Any:
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(
-            f"reward model {name!r}: expected a model with a config.json, but reading it failed "
-            f"({why_failed(error)}); use another reward model."
-        ) from error
-    _check(name, config)
-    return source
-
-
-def _check(name: str, config: Any) -> None:
-    """A scalar reward needs one label; classes are none."""
-    kinds = config.architectures or ["a model that does not say what it is"]
-    if not any(kind.endswith("SequenceClassification") for kind in kinds):
-        raise ModelError(
-            f"reward model {name!r}: expected a sequence classifier with one label, got {kinds[0]}; use a model that "
-            "was trained as a reward model."
-        )
-    if config.num_labels != 1:
-        labels = ", ".join(str(label) for label in list(config.id2label.values())[:5])
-        raise ModelError(
-            f"reward model {name!r}: expected one label, whose score is the reward, got {config.num_labels} labels "
-            f"({labels}), and which of them is good it does not say; use a reward model with one label, or write a "
-            "function that returns the probability of the label you want."
-        )
+        return loader.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
+        raise ModelError(f"expected {what}, but loading failed ({why_failed(error)}); {_REMEDY}.") from error

@@ -3,7 +3,9 @@
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dqo.diversity.tricks import separates_words
 from dqo.errors import RecipeError, RewardError
@@ -24,17 +26,16 @@ class LengthReward:
         RecipeError: Limits out of order.
     """
 
-    def __init__(self, min_words: int = 0, max_words: int | None = None):
-        if min_words < 0 or (max_words is not None and max_words < max(1, min_words)):
-            raise RecipeError(
-                f"length: expected 0 <= min_words <= max_words and max_words of at least 1, got {min_words!r} and "
-                f"{max_words!r}."
-            )
+    def __init__(
+        self, min_words: Annotated[int, Field(ge=0)] = 0, max_words: Annotated[int, Field(ge=1)] | None = None
+    ):
+        if max_words is not None and max_words < min_words:
+            raise RecipeError(f"length: expected min_words of at most {max_words}, the max_words, got {min_words}.")
         self.__name__ = "length"
         self._least, self._most = min_words, max_words
 
-    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """N numbers in [0, 1] or None; TRL's arguments, of which the completions are looked at."""
+    def __call__(self, *, completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        """Scores N responses; N numbers in [0, 1], or None."""
         texts = [completion_text(completion) for completion in completions]
         return [
             self._score(sum(map(says_something, text.split()))) if separates_words(text) else None for text in texts
@@ -68,8 +69,8 @@ class FormatReward:
             raise RecipeError(f"pattern: expected a regular expression, got {pattern!r} ({error}).") from error
         self.__name__ = "format"
 
-    def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """N numbers, 1 or 0; TRL's arguments, of which the completions are looked at."""
+    def __call__(self, *, completions: Sequence[Any], **columns: Any) -> list[float]:
+        """Scores N responses; N numbers, 1 or 0."""
         texts = [completion_text(completion) for completion in completions]
         return [float(says_something(text) and bool(self._pattern.search(text))) for text in texts]
 
@@ -81,14 +82,9 @@ class EndedReward:
         self.__name__ = "ended"
 
     def __call__(
-        self,
-        *,
-        prompts: Sequence[Any],
-        completions: Sequence[Any],
-        ended: Sequence[bool] | None = None,
-        **columns: Any,
+        self, *, completions: Sequence[Any], ended: Sequence[bool] | None = None, **columns: Any
     ) -> list[float]:
-        """N numbers, 1 or 0; `ended` says which completions were not cut off."""
+        """Scores N responses, of which `ended` says whether each was not cut off; N numbers, 1 or 0."""
         if ended is None:
             raise RewardError(
                 "reward 'ended': expected a column `ended`, got none; use it in a recipe, or pass which completions "
@@ -99,12 +95,5 @@ class EndedReward:
 
 
 def says_something(text: str) -> bool:
-    """Whether a text has a letter, a digit or a symbol such as an emoji, and not blanks and punctuation alone.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        True or False.
-    """
+    """Whether a text has a letter, a digit or a symbol such as an emoji, and not blanks and punctuation alone."""
     return any(unicodedata.category(character)[0] in "LNS" for character in text)
