@@ -66,7 +66,9 @@ def violations(file: str, source: str) -> list[str]:
         if layer == "core" and top not in {"dqo", "torch", *sys.stdlib_module_names}:
             problems.append(f"{file} imports {name}, but the core stands on torch alone")
         if layer in ("_version", "errors", "files") and top not in {"dqo", *BASE, *sys.stdlib_module_names}:
-            problems.append(f"{file} imports {name}, but this layer stands on the standard library, {' and '.join(BASE)}")
+            problems.append(
+                f"{file} imports {name}, but this layer stands on the standard library, {' and '.join(BASE)}"
+            )
     return problems
 
 
