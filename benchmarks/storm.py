@@ -137,7 +137,8 @@ def start(argv: list[str], log: Path, env: dict[str, str] | None = None) -> int:
         os.environ |= env or {}
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(target, 1), os.dup2(target, 2)
-        schedule.subprocess = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+        names = {name: getattr(subprocess, name) for name in ("DEVNULL", "TimeoutExpired")}
+        schedule.subprocess = SimpleNamespace(Popen=Forked, **names)
         status = dqo(argv)
         sys.stdout.flush()  # the exit below does not
     except BaseException:

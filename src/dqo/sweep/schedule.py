@@ -1,10 +1,11 @@
-"""Does jobs side by side in processes of their own: one crash stops one job, and work begun elsewhere is waited for.
+"""Does jobs side by side in processes of their own: a crash stops one job, and work begun elsewhere is waited for.
 
 A scheduler holds a lock on the folder of each job it works on, so that two sweeps over one folder share the work. The
 process of a stage holds another lock, on the folder that it writes to. When a sweep is killed, the process that it had
 started goes on, and the next sweep waits for it.
 """
 
+import math
 import os
 import re
 import signal
@@ -12,8 +13,9 @@ import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from dqo.errors import DQOError, FolderBusyError
@@ -58,18 +60,6 @@ class Job:
     finish: Callable[[], None] = lambda: None
 
 
-@dataclass
-class _Work:
-    """A job that is held, and the process of the stage it is at."""
-
-    job: Job
-    lock: ExitStack
-    stage: Stage | None = None
-    process: subprocess.Popen | None = None
-    log_start: int = 0
-    started: float = field(default_factory=time.monotonic)
-
-
 def run_jobs(
     jobs: Sequence[Job],
     *,
@@ -77,7 +67,7 @@ def run_jobs(
     environment: Callable[[int], dict[str, str]] = lambda slot: {},
     say: Callable[[str], None] = print,
 ) -> dict[str, str]:
-    """Do every stage that is not done, several jobs at a time.
+    """Does every stage that is not done, several jobs at a time.
 
     SIGINT, SIGTERM and SIGHUP are passed on to the processes as SIGTERM, and what they do then is waited for; a second
     SIGINT ends them at once.
@@ -95,40 +85,34 @@ def run_jobs(
         KeyboardInterrupt: A signal asked to stop.
     """
     waiting, busy, errors = deque(jobs), set[str](), dict[str, str]()
-    working: dict[int, _Work] = {}
-    signals = StopSignals(
+    running: dict[int, subprocess.Popen] = {}  # slot -> process
+    stop = StopSignals(
         "stopping; a training finishes its step and saves it. Ctrl-C again ends all at once.",
-        lambda: _kill(working.values()),
+        lambda: _kill(list(running.values())),
     )
-    with signals.listening():
-        try:
-            while (waiting or working) and signals.asked is None:
-                moved = False
-                for slot in sorted(set(range(slots)) - set(working)):
-                    work = _take(waiting, busy, say)
-                    if work is not None:
-                        working[slot], moved = work, True
-                for slot, work in list(working.items()):
-                    try:
-                        going_on = _advance(work, os.environ | environment(slot), say)
-                    except FolderBusyError:
-                        waiting.append(work.job)
-                        going_on = False
-                    except (OSError, DQOError, _StageFailed) as error:
-                        errors[work.job.name] = str(error)
-                        say(f"{work.job.name}: FAILED: {error}")
-                        going_on = False
-                    if not going_on:
-                        work.lock.close()
-                        del working[slot]
-                        moved = True
-                if not moved:
-                    time.sleep(_TICK)
-        finally:
-            _stop(working.values())
-            for work in working.values():
-                work.lock.close()
-    if signals.asked is not None:
+
+    def work(slot: int) -> None:
+        while stop.asked is None:
+            try:
+                job = waiting.popleft()
+            except IndexError:  # what is left is in the hands of other threads
+                return
+            try:
+                with owning(job.folder, LOCK, grace=0):
+                    _do(job, slot, running, stop, os.environ | environment(slot), say)
+            except FolderBusyError:
+                if job.name not in busy:
+                    say(f"{job.name}: {_holder(job)} works on it; waiting for it")
+                    busy.add(job.name)
+                waiting.append(job)
+                time.sleep(_TICK)
+            except (OSError, DQOError) as error:
+                errors[job.name] = str(error)
+                say(f"{job.name}: FAILED: {error}")
+
+    with stop.listening(), ThreadPoolExecutor(slots) as threads:
+        list(threads.map(work, range(slots)))
+    if stop.asked is not None:
         raise KeyboardInterrupt
     return errors
 
@@ -153,81 +137,66 @@ def failure(log: str, returncode: int) -> str:
     return f"status {returncode}: {lines[-1][:300]}" if lines else f"status {returncode} without a word"
 
 
-class _StageFailed(Exception):
-    """A stage's process ended without what it should have made."""
+def _holder(job: Job) -> str:
+    """Describes who works on a job."""
+    stages = (owner(stage.folder) for stage in job.stages)
+    return owner(job.folder, LOCK) or next(filter(None, stages), "another process")
 
 
-def _take(waiting: deque[Job], busy: set[str], say: Callable[[str], None]) -> _Work | None:
-    """The first waiting job that nobody else works on; those that are busy stay in their places."""
-    for job in list(waiting):
-        lock = ExitStack()
-        try:
-            lock.enter_context(owning(job.folder, LOCK, grace=0))
-            stage = next((stage for stage in job.stages if not stage.done()), None)
-            holder = owner(stage.folder) if stage is not None else None
-        except FolderBusyError:
-            holder = owner(job.folder, LOCK) or "another process"
-        if holder is None:
-            waiting.remove(job)
-            return _Work(job, lock)
-        lock.close()
-        if job.name not in busy:
-            say(f"{job.name}: {holder} works on it; waiting for it")
-            busy.add(job.name)
-    return None
-
-
-def _advance(work: _Work, environment: dict[str, str], say: Callable[[str], None]) -> bool:
-    """Looks after one job; False when there is nothing left to do for it."""
-    if work.process is not None:
-        code = work.process.poll()
-        if code is None:
-            return True
-        stage, work.process = work.stage, None
+def _do(
+    job: Job,
+    slot: int,
+    running: dict[int, subprocess.Popen],
+    stop: StopSignals,
+    environment: dict[str, str],
+    say: Callable[[str], None],
+) -> None:
+    """Runs the stages of a job that are not done; returns early when a signal asked to stop."""
+    for stage in job.stages:
+        if stage.done():
+            continue
+        if holder := owner(stage.folder):  # what an earlier sweep has started may still write there
+            raise FolderBusyError(f"{stage.folder}: {holder} writes to it.")
+        stage.prepare()
+        stage.log.parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with stage.log.open("a+b") as log:
+            begin = log.tell()
+            running[slot] = subprocess.Popen(
+                stage.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
+            )  # fmt: skip
+            say(f"{job.name}: {stage.name} started (log: {stage.log})")
+            code = _wait(running[slot], stage, stop)
+            log.seek(begin)
+            text = log.read().decode(errors="replace")
+        if stop.asked is not None:
+            return
         if code == FolderBusyError.status:  # another process took the folder while this one started
             raise FolderBusyError(f"{stage.folder}: another process writes to it.")
         if code != 0 or not stage.done():
-            with stage.log.open("rb") as log:
-                log.seek(work.log_start)
-                text = log.read().decode(errors="replace")
-            raise _StageFailed(f"{stage.name}: {failure(text, code)} (log: {stage.log})")
-        say(f"{work.job.name}: {stage.name} done in {(time.monotonic() - work.started) / 60:.1f} min")
-    work.stage = next((stage for stage in work.job.stages if not stage.done()), None)
-    if work.stage is None:
-        work.job.finish()
-        return False
-    _start(work, environment)
-    say(f"{work.job.name}: {work.stage.name} started (log: {work.stage.log})")
-    return True
+            raise DQOError(f"{stage.name}: {failure(text, code)} (log: {stage.log})")
+        say(f"{job.name}: {stage.name} done in {(time.monotonic() - started) / 60:.1f} min")
+    job.finish()
 
 
-def _start(work: _Work, environment: dict[str, str]) -> None:
-    stage = work.stage
-    stage.prepare()
-    stage.log.parent.mkdir(parents=True, exist_ok=True)
-    with stage.log.open("ab") as log:
-        work.log_start = log.tell()
-        work.started = time.monotonic()
-        work.process = subprocess.Popen(
-            stage.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-            start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
-        )  # fmt: skip
+def _wait(process: subprocess.Popen, stage: Stage, stop: StopSignals) -> int:
+    """Waits for a process; when a signal asks to stop, as long as the stage may take to save its work."""
+    while stop.asked is None:
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(_TICK)
+    process.terminate()
+    patience = stage.patience()
+    try:
+        return process.wait(None if math.isinf(patience) else patience)
+    except subprocess.TimeoutExpired:
+        _kill([process])
+        return process.wait()
 
 
-def _stop(works: Iterable[_Work]) -> None:
-    """Asks the processes of a stopped sweep to end, and ends those that take longer than their stage may."""
-    running = [work for work in works if work.process is not None and work.process.poll() is None]
-    for work in running:
-        work.process.terminate()
-    deadlines = [(work, time.monotonic() + work.stage.patience()) for work in running]
-    while deadlines := [(work, end) for work, end in deadlines if work.process.poll() is None]:
-        _kill(work for work, end in deadlines if time.monotonic() > end)
-        time.sleep(_TICK)
-
-
-def _kill(works: Iterable[_Work]) -> None:
+def _kill(processes: Iterable[subprocess.Popen]) -> None:
     """Ends processes at once, with all that they have started."""
-    for work in works:
-        if work.process is not None and work.process.poll() is None:
+    for process in processes:
+        if process.poll() is None:
             with suppress(ProcessLookupError):  # it ended just now
-                os.killpg(work.process.pid, signal.SIGKILL)
+                os.killpg(process.pid, signal.SIGKILL)
