@@ -135,7 +135,7 @@ def _reward_options(value: tuple[str, dict], _: Path) -> None:
 
 
 def _sweep(document: Any, folder: Path) -> None:
-    from dqo.sweep.sweep_file import read_sweep
+    from dqo.sweep.plan import read_sweep
 
     (folder / "base.yaml").write_text(yaml.safe_dump(RECIPE))
     if isinstance(document, dict):

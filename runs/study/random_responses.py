@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 from dqo.files.records import Group, read_groups
-from dqo.sweep.plan import Run
-from dqo.sweep.sweep_file import read_sweep
+from dqo.sweep.plan import Run, read_sweep
 
 SHOWN = 20
 

@@ -9,7 +9,7 @@ import pytest
 
 from dqo.files.records import read_prompts
 from dqo.settings.yaml import parse_yaml
-from dqo.sweep.sweep_file import read_sweep
+from dqo.sweep.plan import read_sweep
 from dqo.tasks import datasets as hub_data
 from dqo.tasks import load_task
 from dqo.train.recipe import CONFIGS, LoraSettings, Recipe, load_recipe

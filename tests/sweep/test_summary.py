@@ -1,16 +1,20 @@
 """What a sweep says of metrics that are undefined, and of runs that were not sampled alike."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from dqo.errors import DQOError
+from dqo.evaluation.frontier import hypervolume
 from dqo.sweep.plan import Run
-from dqo.sweep.results import Evaluated, markdown, summarise
+from dqo.sweep.results import Evaluated, covered, markdown, plane, summarise
 
 SAMPLING = {"temperature": 1.0, "max_new_tokens": 8, "system_prompt": None, "chat_template": "3f", "form": "plain"}
 
 
 def evaluated(tmp_path, alpha, columns, sampling=SAMPLING):
     """A run whose metrics have these values for prompts 0, 1, ...; None where undefined."""
-    values = {name: {str(i): value for i, value in enumerate(column)} for name, column in columns.items()}
+    values = pd.DataFrame(columns, dtype=float)
     means = {}
     for name, column in columns.items():
         known = [value for value in column if value is not None]
@@ -27,7 +31,7 @@ def test_an_axis_that_is_undefined_for_a_prompt_leaves_that_prompt_out(tmp_path)
     document = summarise(runs)
     assert document["notes"] == []
     # on prompt 0 alone: quality 1 at Vendi 1 covers nothing, quality 0.5 at the most covers half
-    assert document["hypervolume"]["dqo"]["2"]["mean"] == pytest.approx(0.5)
+    assert document["hypervolume"]["dqo"]["mean"] == pytest.approx(0.5)
 
 
 def test_a_run_without_one_axis_leaves_no_front_and_says_so(tmp_path):
@@ -45,8 +49,8 @@ def test_the_table_says_why_a_column_is_empty(tmp_path):
     runs = [evaluated(tmp_path, 0.0, rows | {"distinct_2": [None], "words": [None]}),
             evaluated(tmp_path, 1.0, rows | {"distinct_2": [0.5], "words": [None]})]  # fmt: skip
     text = markdown(summarise(runs))
-    assert "distinct-2 is – where no response has n words, or white space does not separate" in text
-    assert "words has no column: white space does not separate the words of some response." in text
+    assert "Distinct 2-grams is – where no response has n words, or white space does not separate" in text
+    assert "Length has no column: white space does not separate the words of some response." in text
 
 
 @pytest.mark.parametrize("change", [{"temperature": 0.7}, {"max_new_tokens": 4}, {"system_prompt": "Brief."},
@@ -58,3 +62,25 @@ def test_runs_that_were_sampled_in_other_ways_are_cautioned(tmp_path, change):
     said = f"The evaluations differ in {fact} (dqo-alpha0.0-seed0: {SAMPLING[fact]}, dqo-alpha1.0-seed0: {value})"
     assert summarise(runs)["notes"][0].startswith(said)
     assert said in markdown(summarise(runs))
+
+
+def test_what_points_cover_by_hand():
+    assert covered(np.array([[1.0, 0.25], [0.5, 0.5]])) == pytest.approx(0.25 + 0.125)
+    assert covered(np.array([[0.0, 0.9]])) == 0.0, "nothing without quality"
+    assert covered(np.array([[1.0, 1.0]])) == 1.0
+
+
+def test_what_points_cover_is_their_hypervolume_in_every_batch():
+    batch = np.random.default_rng(0).integers(0, 21, size=(20, 3, 5, 2)) / 20  # ties and zeros occur
+    expected = [[hypervolume(points.tolist(), (0, 0)) for points in row] for row in batch]
+    np.testing.assert_allclose(covered(batch), expected)
+    np.testing.assert_allclose(covered(batch[:, :, ::-1]), expected)
+
+
+def test_axes_are_divided_by_their_ranges():
+    placed = plane(np.array([0.25, 1.0, 0.5]), np.array([1.0, 10.0, 0.0]), 10)
+    np.testing.assert_allclose(placed, [[0.25, 0.0], [1.0, 1.0], [0.5, 0.0]])
+    with pytest.raises(DQOError, match=r"qualities in \[0, 1\]"):
+        plane(np.array([1.5]), np.array([2.0]), 10)
+    with pytest.raises(DQOError, match="at least 2 responses"):
+        plane(np.array([0.5]), np.array([1.0]), 1)

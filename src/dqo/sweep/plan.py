@@ -1,29 +1,100 @@
-"""What a sweep is made of: its runs, each with a folder of its own, and the one evaluation that all of them get."""
+"""The file of a sweep, and what it asks for: runs with a folder each, and one evaluation for all.
 
-import json
-from dataclasses import asdict, dataclass
+base: recipes/concepts.yaml
+output_dir: outputs/sweep
+arms:
+  reward-only: {alpha: 0}                       # an alpha of its own: the grid does not apply
+  dqo: {}
+  gated: {combine: gate, quality_threshold: 0.5}
+alphas: [0.5, 1.0]
+seeds: [0, 1, 2]
+evaluation: {split: dev, prompts: 30, n: 10}
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from dqo.errors import DataError, RecipeError
-from dqo.files.records import write_json
-from dqo.tasks import option_flags
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from dqo.embedders.loading import canonical
+from dqo.errors import DQOError, RecipeError
+from dqo.files.jsonio import parse_object, read_text
+from dqo.files.records import Prompt, read_prompts, write_json
+from dqo.files.run import check_unchanged
+from dqo.settings.checking import Strict, check
+from dqo.settings.yaml import flat_settings, not_cleared, read_settings, read_yaml_file
+from dqo.tasks import Task, load_task, option_flags, takes_path
+from dqo.train.inputs import task_options
+from dqo.train.recipe import Recipe, build_recipe, outside_training, peft_config
 
 BASE = "base"  # the arm of the model as it is, before any training
+_NOT_IN_AN_ARM = {
+    "output_dir": "every run gets a folder of its own below the sweep's output_dir",
+    "seed": "list the seeds under `seeds`",
+    "task": "runs on other tasks cannot be compared; make a sweep of each",
+    "system_prompt": "every policy is asked alike; set it in the base recipe",
+    "heldout_encoder": "every run is judged alike; set evaluation.heldout_encoder",
+}
 
 
-@dataclass(frozen=True)
-class Evaluation:
+def _each_once(values: list[Any], info: ValidationInfo) -> list[Any]:
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ValueError(f"`{info.field_name}` has {value!r} twice, two runs of one folder; remove one.")
+    return values
+
+
+def _one_spelling(values: list[Any]) -> list[Any]:
+    # 1, 1.0 and 1e0 name one folder
+    return [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+
+
+_Alphas = Annotated[list[float | str], Field(min_length=1), AfterValidator(_each_once), AfterValidator(_one_spelling)]
+_Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_each_once)]
+
+
+class _Grid(Strict):
+    alphas: _Alphas | None = None
+
+
+class _SweepFile(_Grid):
+    base: str
+    output_dir: str
+    arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
+    seeds: _Seeds = Field(default=[0])
+    evaluation: dict[str, Any]
+    base_model: bool = True
+    keep: Literal["all", "final", "none"] = "all"
+
+
+class _GivenEvaluation(Strict):
+    """Settings under `evaluation`; `Evaluation` says what they mean."""
+
+    split: str | None = None
+    data: str | None = None
+    prompts: int | None = Field(default=None, ge=1)
+    n: int = Field(default=10, ge=1)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    encoder: str = "all-MiniLM-L6-v2"
+    heldout_encoder: str | None = None
+    max_new_tokens: int = Field(ge=1)
+    temperature: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=32, ge=1)
+    folder: str = Field(default="eval", pattern=r"^eval[A-Za-z0-9._-]*$")
+
+
+class Evaluation(_GivenEvaluation):
     """How every run of a sweep is measured.
 
     Attributes:
-        task: Name of the task that scores; the base recipe's.
-        task_options: Its options; the base recipe's, whatever an arm trains with.
-        system_prompt: Message before every prompt; the base recipe's.
         split: The task's prompts to use; None where `data` names a file.
         data: A file of prompts.
         prompts: Use the first so many prompts; None uses all.
-        n: Responses a prompt.
+        n: Responses per prompt.
         seed: Of samples and bootstrap.
         encoder: Judge of diversity.
         heldout_encoder: Second judge, which no arm is trained against.
@@ -31,27 +102,18 @@ class Evaluation:
         temperature: Of sampling.
         batch_size: Responses sampled at once.
         folder: Where an evaluation lies inside its run folder; another name keeps those of other settings beside it.
+        task: Name of the task that scores; the base recipe's, as the next two are.
+        task_options: Its options, whatever an arm trains with.
+        system_prompt: Message before every prompt.
     """
 
     task: str
     task_options: dict[str, Any]
     system_prompt: str | None
-    split: str | None
-    data: str | None
-    prompts: int | None
-    n: int
-    seed: int
-    encoder: str
-    heldout_encoder: str | None
-    max_new_tokens: int
-    temperature: float
-    batch_size: int
-    folder: str
 
     def flags(self) -> list[str]:
-        """The settings as flags of `dqo eval`, all but the model and the folder."""
-        flags = ["--task", self.task]
-        flags += option_flags(self.task_options)
+        """Returns the settings as flags of `dqo eval`, all but the model and the folder."""
+        flags = ["--task", self.task, *option_flags(self.task_options)]
         flags += ["--data", self.data] if self.data else ["--split", self.split]
         flags += [] if self.system_prompt is None else [f"--system-prompt={self.system_prompt}"]
         flags += ["--limit", str(self.prompts)] if self.prompts else []
@@ -114,56 +176,179 @@ class Sweep:
         return self.output_dir if self.evaluation.folder == "eval" else self.output_dir / self.evaluation.folder
 
 
-def run_name(arm: str, alpha: float | str | None, seed: int | None) -> str:
-    """Folder name of a run: arm, alpha and seed, those it has."""
-    parts = [arm, None if alpha is None else f"alpha{alpha}", None if seed is None else f"seed{seed}"]
-    return "-".join(part for part in parts if part is not None)
-
-
-def claim_evaluation(run: Run, evaluation: Evaluation) -> None:
-    """Write down how a run is evaluated, or check that it was to be evaluated in the same way.
+def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
+    """Reads and checks a whole sweep, before anything costs time.
 
     Args:
-        run: Its folder exists.
-        evaluation: The settings of this sweep.
+        path: YAML file; paths in it are relative to the current folder, as in a recipe.
+
+    Returns:
+        The sweep, and the prompts that every run is evaluated on.
 
     Raises:
-        RecipeError: An evaluation of other settings lies in the place of this one; names the first that differs.
+        RecipeError: An unknown key, a missing or bad base recipe, an arm that is no valid recipe, two runs of one
+            folder, an alpha or seed that comes twice, or evaluation prompts that a run is trained on.
+        DataError: A bad file of prompts.
     """
-    check_evaluation(run, evaluation)
-    write_json(_record(run, evaluation), asdict(evaluation))
+    file = check(_SweepFile, read_yaml_file(path), str(path))
+    base = read_settings(file.base)
+    output_dir = Path(file.output_dir).expanduser()
+    runs, recipes = _runs(file, base, output_dir, str(path))
+    # not the first arm's: the base recipe says what all are measured by
+    options = {key.removeprefix("task_options."): value for key, value in base.items() if "task_options." in key}
+    if base.get("data.path") and takes_path(recipes[0].task):
+        options["path"] = base["data.path"]
+    task = load_task(recipes[0].task, **options)
+    evaluation = _evaluation(file.evaluation, base, task, options, f"{path}, evaluation")
+    model = base.get("model", Recipe.model)
+    if file.base_model:
+        runs.insert(0, Run(BASE, None, None, output_dir / "runs" / BASE, {"task": task.name, "model": model}))
+    _check_judge(recipes, evaluation.heldout_encoder, str(path))
+    prompts = _unseen_prompts(evaluation, task, recipes, f"{path}, evaluation")
+    return Sweep(output_dir, model, runs, evaluation, file.keep), prompts
 
 
-def check_evaluation(run: Run, evaluation: Evaluation) -> None:
-    """Refuse a run whose evaluation folder holds, or has begun, an evaluation of other settings.
+def _runs(file: _SweepFile, base: dict[str, Any], output_dir: Path, path: str) -> tuple[list[Run], list[Recipe]]:
+    """Every training run with its recipe: arms in file order, each alpha, each seed."""
+    made: dict[str, tuple[Run, Recipe]] = {}
+    grid_used = False
+    for arm, overrides in file.arms.items():
+        origin = f"{path}, arm {arm!r}"
+        changes, alphas = _arm(arm, overrides or {}, origin)
+        if alphas is None and "alpha" not in changes:
+            alphas, grid_used = file.alphas, True
+        if alphas is None:
+            alphas = _one_spelling([changes.get("alpha", base.get("alpha", 1.0))])
+        elif changes.get("diversity", base.get("diversity")) == "none" and len(alphas) > 1:
+            raise RecipeError(
+                f"{origin}: diversity: none has no weight, so the runs at alphas {alphas} would be one and the same; "
+                "give the arm `alpha: 0`."
+            )
+        for alpha, seed in product(alphas, file.seeds):
+            name = f"{arm}-alpha{alpha}-seed{seed}"
+            if other := made.get(name.lower()):  # some file systems do not tell Dqo from dqo
+                raise RecipeError(
+                    f"{origin}: expected a folder of its own for every run, but {name!r} and {other[0].name!r} are "
+                    "one; rename an arm."
+                )
+            folder = output_dir / "runs" / name
+            own = {"alpha": alpha, "seed": seed, "output_dir": str(folder)}
+            settings = not_cleared(base, overrides or {}) | changes | own
+            sources = dict.fromkeys(base, file.base) | dict.fromkeys([*changes, *own], origin)
+            made[name.lower()] = Run(arm, alpha, seed, folder, settings), _recipe(settings, sources, file.base, origin)
+    if file.alphas is not None and not grid_used:
+        raise RecipeError(
+            f"{path}: `alphas` is a grid for arms without an alpha of their own, but every arm has one; remove it, or "
+            "the arms' own."
+        )
+    return [run for run, _ in made.values()], [recipe for _, recipe in made.values()]
+
+
+def _arm(arm: str, overrides: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[Any] | None]:
+    """Settings that an arm changes, and its own grid of alphas."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", arm) or arm.lower() == BASE:
+        raise RecipeError(
+            f"{origin}: the name of an arm is part of a folder's, so letters, digits, '.', '_', '+' and '-', and not "
+            f"{BASE!r}, which is the untrained model; rename it."
+        )
+    alphas = check(_Grid, {"alphas": overrides.get("alphas")}, origin).alphas
+    changes = flat_settings({key: value for key, value in overrides.items() if key != "alphas"}, origin)
+    for key in changes:
+        if key in _NOT_IN_AN_ARM:
+            raise RecipeError(f"{origin}: `{key}` cannot differ between arms; {_NOT_IN_AN_ARM[key]}.")
+    if alphas is not None and "alpha" in changes:
+        raise RecipeError(
+            f"{origin}: an arm has one `alpha` or a grid of `alphas`, got {changes['alpha']!r} and {alphas!r}; leave "
+            "one out."
+        )
+    return changes, alphas
+
+
+def _recipe(settings: dict[str, Any], sources: dict[str, str], base: str, origin: str) -> Recipe:
+    recipe = build_recipe(settings, sources, base)
+    try:
+        _ = recipe.config  # TRL's own checks, before the first run starts
+        peft_config(recipe.lora)
+    except DQOError as error:
+        raise RecipeError(f"{origin}: {error}") from error
+    return recipe
+
+
+def _evaluation(
+    given: dict[str, Any], base: dict[str, Any], task: Task, options: dict[str, Any], origin: str
+) -> Evaluation:
+    defaults = {name: base[name] for name in ("encoder", "heldout_encoder") if name in base}
+    defaults["max_new_tokens"] = base.get("trainer.max_completion_length") or task.max_completion_length
+    # null stands for the default, but a held-out encoder that the base has can be had without
+    named = {name: value for name, value in given.items() if value is not None or name == "heldout_encoder"}
+    settings = dict(check(_GivenEvaluation, defaults | named, origin))
+    for name in ("encoder", "heldout_encoder"):
+        settings[name] = settings[name] and outside_training(settings[name], base.get("model", Recipe.model))
+    if (settings["split"] is None) == (settings["data"] is None):
+        raise RecipeError(
+            f"{origin}: expected either `split` (dev to choose by, test to report) or `data`, a file of prompts, got "
+            f"{'both' if settings['split'] else 'neither'}; give one."
+        )
+    return Evaluation(task=task.name, task_options=options, system_prompt=base.get("system_prompt"), **settings)
+
+
+def _check_judge(recipes: Sequence[Recipe], heldout: str | None, path: str) -> None:
+    for recipe in recipes if heldout is not None else ():
+        if canonical(outside_training(recipe.config.encoder, recipe.model)) == canonical(heldout):
+            raise RecipeError(
+                f"{path}: expected a held-out encoder that no arm is trained against, got {heldout!r}, which "
+                f"{Path(recipe.output_dir).name} trains with as {recipe.config.encoder!r}; choose another."
+            )
+
+
+def _unseen_prompts(evaluation: Evaluation, task: Task, recipes: Sequence[Recipe], origin: str) -> list[Prompt]:
+    """The prompts of the evaluation, after a check that no run is trained on one of them."""
+    prompts = read_prompts(Path(evaluation.data).expanduser()) if evaluation.data else task.prompts(evaluation.split)
+    prompts = prompts[: evaluation.prompts]
+    if evaluation.prompts and len(prompts) < evaluation.prompts:
+        raise RecipeError(
+            f"{origin}: expected {evaluation.prompts} prompts, the source has {len(prompts)}; lower `prompts`."
+        )
+    asked = {prompt.prompt for prompt in prompts}
+    looked_at = set()  # arms mostly train on the same prompts
+    for recipe in recipes:
+        file = None if takes_path(recipe.task) else recipe.data.get("path")
+        options = {} if file else task_options(recipe)
+        if repr((file, options)) in looked_at:
+            continue
+        looked_at.add(repr((file, options)))
+        trained_on = read_prompts(Path(file).expanduser()) if file else load_task(task.name, **options).prompts("train")
+        if seen := [prompt for prompt in trained_on if prompt.prompt in asked]:
+            raise RecipeError(
+                f"{origin}: expected prompts that no run is trained on, but {len(seen)} are, such as {seen[0].id!r} in "
+                f"{Path(recipe.output_dir).name}; evaluate on another split or file."
+            )
+    return prompts
+
+
+def check_evaluation(run: Run, evaluation: Evaluation, claim: bool = False) -> None:
+    """Refuses a run whose evaluation folder holds, or has begun, an evaluation of other settings.
 
     Args:
         run: Its folder need not exist.
         evaluation: The settings of this sweep.
+        claim: Whether to write down that the run is evaluated with these settings.
 
     Raises:
         RecipeError: Names the run and the first setting that differs.
         DataError: A record that cannot be read.
     """
-    path = _record(run, evaluation)
-    if not path.exists():
-        if (run.folder / evaluation.folder / "metrics.json").exists():
-            raise RecipeError(
-                f"{run.folder / evaluation.folder}: expected an evaluation made by this sweep, got one without "
-                f"{path.name} beside it; set evaluation.folder to another name."
-            )
-        return
-    try:
-        before = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: expected the settings of an evaluation, got {error}; delete the file.") from error
-    for name, value in asdict(evaluation).items():
-        if before.get(name) != value and name != "batch_size":  # a sample does not depend on the batch it is drawn in
-            raise RecipeError(
-                f"{path}: expected every run to be evaluated alike, but {name!r} was {before.get(name)!r} and is now "
-                f"{value!r}; set it back, or set evaluation.folder to another name to keep both."
-            )
-
-
-def _record(run: Run, evaluation: Evaluation) -> Path:
-    return run.folder / f"{evaluation.folder}.settings.json"
+    path = run.folder / f"{evaluation.folder}.settings.json"
+    if path.exists():
+        remedy = "set it back, or set evaluation.folder to another name to keep both"
+        # a sample does not depend on the batch it is drawn in
+        now = evaluation.model_dump(exclude={"batch_size"})
+        before = parse_object(read_text(path, "record of an evaluation"), str(path))
+        check_unchanged(path, before, now, "every run to be evaluated alike", remedy)
+    elif (run.folder / evaluation.folder / "metrics.json").exists():
+        raise RecipeError(
+            f"{run.folder / evaluation.folder}: expected an evaluation made by this sweep, got one without {path.name} "
+            "beside it; set evaluation.folder to another name."
+        )
+    if claim:
+        write_json(path, evaluation.model_dump())

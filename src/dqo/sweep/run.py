@@ -7,24 +7,21 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from importlib import import_module
-from typing import Any
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.jsonio import is_number
 from dqo.files.records import Prompt, write_text
-from dqo.files.run import owning, read_steps
-from dqo.settings.yaml import nested_settings, read_yaml_file, to_yaml
-from dqo.sweep.plan import BASE, Run, Sweep, check_evaluation, claim_evaluation
+from dqo.files.run import check_unchanged, owning, read_steps
+from dqo.settings.yaml import nested_settings, read_settings, to_yaml
+from dqo.sweep.plan import BASE, Run, Sweep, check_evaluation, read_sweep
 from dqo.sweep.plots import write_plots
 from dqo.sweep.results import read_evaluations, summarise, write_tables
 from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
-from dqo.sweep.sweep_file import read_sweep
 from dqo.train.folder import RunFolder
 
 # To evaluate and to write the results, after hours of training.
-_NEEDED_LATE = ("matplotlib", "moocore", "numpy", "rich", "rouge_score", "sacrebleu", "scipy", "tqdm")
+_NEEDED_LATE = ("matplotlib", "moocore", "numpy", "pandas", "rich", "rouge_score", "sacrebleu", "scipy", "tqdm")
 _SAVING = 300.0  # seconds that a large checkpoint may take
 DQO = [sys.executable, "-m", "dqo"]  # what runs a stage
 
@@ -87,27 +84,13 @@ def _chosen(sweep: Sweep, only: Sequence[str]) -> list[Run]:
 
 
 def _check_folder(one: Run, sweep: Sweep) -> None:
-    """Refuse a run folder made from other settings than this sweep's."""
+    """Refuses a run folder made from other settings than this sweep's."""
     check_evaluation(one, sweep.evaluation)
-    if not one.recipe.exists():
-        return
-    before, now = read_yaml_file(one.recipe), nested_settings(one.settings)
-    for key in dict.fromkeys([*now, *before]):
-        if before.get(key) != now.get(key):
-            old, new = (
-                _difference(document.get(key), other.get(key)) for document, other in ((before, now), (now, before))
-            )
-            raise RecipeError(
-                f"{one.recipe}: expected the recipe of this sweep, but {key!r} was {old!r} and is now {new!r}; set it "
-                "back, delete that run folder, or set output_dir to another folder."
-            )
-
-
-def _difference(value: Any, other: Any) -> Any:
-    """Of two sections the entries that differ, of other values the value."""
-    if not isinstance(value, dict) or not isinstance(other, dict):
-        return value
-    return {key: inner for key, inner in value.items() if key not in other or other[key] != inner}
+    if one.recipe.exists():
+        before = read_settings(one.recipe)
+        now = dict.fromkeys(before) | one.settings
+        remedy = "set it back, delete that run folder, or set output_dir to another folder"
+        check_unchanged(one.recipe, before, now, "the recipe of this sweep", remedy)
 
 
 def _plan(sweep: Sweep, chosen: list[Run]) -> str:
@@ -115,11 +98,10 @@ def _plan(sweep: Sweep, chosen: list[Run]) -> str:
     width = max(len(one.name) for one in chosen)
     lines = [f"{one.name:{width}}  {_state(one, sweep)}" for one in chosen]
     done = sum(_evaluated(one, sweep) for one in chosen)
-    evaluation = {name: value for name, value in asdict(sweep.evaluation).items() if value not in (None, {})}
-    return "\n".join([
-        *lines, "", f"{len(chosen)} runs in {sweep.output_dir}, {done} done.",
-        "evaluation: " + ", ".join(f"{name} {value}" for name, value in evaluation.items()),
-    ])  # fmt: skip
+    evaluation = [f"{name} {value}" for name, value in sweep.evaluation if value not in (None, {})]
+    return "\n".join(
+        [*lines, "", f"{len(chosen)} runs in {sweep.output_dir}, {done} done.", f"evaluation: {', '.join(evaluation)}"]
+    )
 
 
 def _state(one: Run, sweep: Sweep) -> str:
@@ -173,7 +155,7 @@ def _patience(one: Run) -> float:
 
 
 def _claim(one: Run, sweep: Sweep) -> None:
-    claim_evaluation(one, sweep.evaluation)
+    check_evaluation(one, sweep.evaluation, claim=True)
     if one.arm == BASE:  # which no training has written down
         _write_recipe(one)
 
@@ -230,7 +212,7 @@ def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> dict
         return errors
     there = {one.run.name for one in evaluated}
     document = summarise(evaluated) | {
-        "evaluation": asdict(sweep.evaluation),
+        "evaluation": sweep.evaluation.model_dump(),
         "n_prompts": len(prompts),
         "missing": [
             {"run": one.name, "reason": errors.get(one.name, "not run yet").rstrip(".")}
