@@ -234,7 +234,7 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
              "evaluation": {"split": "dev", "heldout_encoder": "paraphrase-multilingual-MiniLM-L12-v2"}},
             "'paraphrase-multilingual-MiniLM-L12-v2', which dqo-alpha0.5-seed0 trains with as 'multilingual'",
         ),
-        ({"keep": "some"}, "`keep` must be 'all', 'final' or 'none', got 'some'"),
+        ({"keep": "some"}, "`keep` must be one of all, final, none, got 'some'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_sentence_before_anything_runs(sweep_file, refused, tmp_path, changes, sentence):

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.files.jsonio import writing
-from dqo.sweep.plan import BASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,11 +70,12 @@ def _front(document: dict[str, Any]) -> "Figure":
 
 
 def _draw_arm(plot: "Axes", arm: str, points: list[dict[str, Any]], axes: Sequence[str], style: int) -> None:
-    colour = _INK if arm == BASE else _COLOURS[style % len(_COLOURS)]
+    base = points[0]["alpha"] is None
+    colour = _INK if base else _COLOURS[style % len(_COLOURS)]
     x, y = ([point["metrics"][name] for point in points] for name in axes)
     plot.errorbar(
         [v["mean"] for v in x], [v["mean"] for v in y], xerr=_reach(x), yerr=_reach(y), label=arm, color=colour,
-        fmt="*" if arm == BASE else _MARKERS[style % len(_MARKERS)], ms=11 if arm == BASE else 6, elinewidth=0.8,
+        fmt="*" if base else _MARKERS[style % len(_MARKERS)], ms=11 if base else 6, elinewidth=0.8,
         ls="-", lw=1, alpha=0.9,
     )  # fmt: skip
     for place, (point, across, up) in enumerate(zip(points, x, y, strict=True)):
@@ -109,7 +109,7 @@ def _curves(document: dict[str, Any], metric: str, title: str) -> "Figure":
     arms = _by_arm(document["points"])
     figure, plots = _panels(len(arms))
     for plot, (style, (arm, points)) in zip(plots, enumerate(arms.items()), strict=False):
-        colour = _INK if arm == BASE else _COLOURS[style % len(_COLOURS)]
+        colour = _INK if points[0]["alpha"] is None else _COLOURS[style % len(_COLOURS)]
         for other in document["points"]:
             plot.plot(*_curve(other, metric), color=_FAINT, lw=1, zorder=1)
         for place, point in enumerate(points):
