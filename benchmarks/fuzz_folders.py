@@ -114,8 +114,7 @@ def _compared(files: dict[str, bytes], folder: Path) -> None:
 
     from rich.console import Console
 
-    from dqo.evaluation.compare import compare, comparison_table
-    from dqo.evaluation.statistics import difference_table
+    from dqo.evaluation.compare import compare, comparison_table, difference_table
 
     comparison = compare(_written(files, folder), folder / "out")
     for table in (comparison_table(comparison), difference_table(comparison)):
@@ -176,7 +175,8 @@ def _model_files(draw: st.DrawFn) -> dict[str, bytes]:
 
 
 def _model(files: dict[str, bytes], folder: Path) -> None:
-    from dqo.evaluation.sampling import sample_groups
+    from dqo.evaluation.engines import Asked, LocalModel
+    from dqo.evaluation.sampling import sample_from
     from dqo.files.records import Prompt
     from dqo.models.policy import load_policy
 
@@ -184,7 +184,7 @@ def _model(files: dict[str, bytes], folder: Path) -> None:
         (folder / name).write_bytes(content)
     model, tokenizer = load_policy(str(folder))
     prompt = Prompt("p", "a b", [], {})
-    sample_groups(model, tokenizer, [prompt], 2, seed=0, max_new_tokens=2, batch_size=2)
+    sample_from(LocalModel(model, tokenizer, Asked(seed=0, max_new_tokens=2, temperature=1.0)), [prompt], 2)
 
 
 def _chat() -> dict[str, Any]:
@@ -201,7 +201,7 @@ def _answers() -> st.SearchStrategy:
 def _server(body: bytes, folder: Path) -> None:
     """An answer as a sampled response that is written and read again, as a judgement, a rating and an embedding."""
     from dqo.embedders.served import ServedEmbedder
-    from dqo.evaluation.engines import ServedModel
+    from dqo.evaluation.engines import Asked, ServedModel
     from dqo.evaluation.sampling import sample_from
     from dqo.files.records import Prompt
     from dqo.rewards.judge import JudgeReward
@@ -210,7 +210,7 @@ def _server(body: bytes, folder: Path) -> None:
     server.body = body
     settings = {"retries": 0, "timeout": 10.0}
     for ask in (
-        lambda: sample_from(ServedModel("m", server.url, seed=0, max_new_tokens=3, temperature=1.0, **settings),
+        lambda: sample_from(ServedModel("m", server.url, Asked(seed=0, max_new_tokens=3, temperature=1.0), **settings),
                             [Prompt("p", "Say.", [], {})], 2, out=folder / "out"),
         lambda: JudgeReward(server.url, "m", **settings).same([("a", "b")]),
         lambda: JudgeReward(server.url, "m", **settings).quality(["p"], ["a"]),

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dqo.evaluation.local_model import LocalModel
+from dqo.evaluation.engines import Asked, LocalModel
 from dqo.evaluation.sampling import Request
 from dqo.models.policy import DEFAULT_POLICY, load_policy
 from dqo.tasks import load_task
@@ -57,7 +57,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    source = LocalModel(*load_policy(args.model, device=device), 0, args.tokens, 1.0, args.prompts * args.n)
+    asked = Asked(seed=0, max_new_tokens=args.tokens, temperature=1.0)
+    source = LocalModel(*load_policy(args.model, device=device), asked, args.prompts * args.n)
     found = {name: measure(source, requests(args.prompts, args.n, name == "long")) for name in ("short", "long")}
     for name, row in found.items():
         print(f"{name} prompts: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()))

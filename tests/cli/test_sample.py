@@ -69,8 +69,11 @@ def test_a_protocol_sets_what_was_not_given(tiny_policy_folder, prompts, tmp_pat
     ("args", "message"),
     [
         (["--protocol", "papers"], "protocol: expected one of paper, noveltybench-1.0, passk, got 'papers'"),
-        (["--protocol", "paper", "--n", "8"], "protocol 'paper' draws 10 samples, got --n 8; leave it out"),
-        (["--protocol", "paper", "--temperature", "0.7"], "samples at temperature 1.0, got another --temperature"),
+        (["--protocol", "paper", "--n", "8"], "protocol 'paper' sets --n to 10, got 8; leave --n out"),
+        (
+            ["--protocol", "paper", "--temperature", "0.7"],
+            "sets --temperature to [1.0], got [0.7]; leave --temperature out",
+        ),
         (["--protocol", "passk"], "protocol 'passk': expected a quality, got none; give --task or --reward"),
         (["--reward", "chrf"], "reward 'chrf': expected at least one text in `reference` of row 0, got none"),
         (

@@ -16,7 +16,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dqo.evaluation.sampling import sample_groups
+from dqo.evaluation.engines import Asked, LocalModel
+from dqo.evaluation.sampling import sample_from
 from dqo.files.records import Prompt
 
 PROMPTS = [Prompt(f"p{i}", f"w{i} w{i + 1}", [], {}) for i in range(40)]
@@ -37,7 +38,8 @@ def policy():
 
 
 def sample(out):
-    return sample_groups(*policy(), PROMPTS, 5, seed=1, max_new_tokens=24, batch_size=7, out=out)
+    asked = Asked(seed=1, max_new_tokens=24, temperature=1.0)
+    return sample_from(LocalModel(*policy(), asked, batch_size=7), PROMPTS, 5, out=out)
 
 
 def lines(path):

@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dqo.errors import EndpointError
-from dqo.evaluation.engines import ServedModel
+from dqo.evaluation.engines import Asked, ServedModel
 from dqo.evaluation.run import evaluate
 from dqo.evaluation.sampling import Verbalized, sample_from
 from dqo.files.evaluation import read_settings
@@ -22,7 +23,8 @@ local_server = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(local_server)
 
 PROMPTS = [Prompt(str(i), f"question {i}", [], {}) for i in range(4)]
-SETTINGS = {"seed": 3, "max_new_tokens": 20, "temperature": 0.7, "timeout": 5.0, "retries": 1}
+ASKED = Asked(seed=3, max_new_tokens=20, temperature=0.7)
+CONNECTION = ("concurrency", "timeout", "retries", "parameters")
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def refusing(*names, form=openai_form, text="fine"):
 
 
 def draw(server, n=3, out=None, prompts=PROMPTS, form=None, **changes):
-    return sample_from(ServedModel("m", server.url, **(SETTINGS | changes)), prompts, n, out=out, form=form)
+    connection = {"timeout": 5.0, "retries": 1} | {name: changes.pop(name) for name in CONNECTION if name in changes}
+    source = ServedModel("m", server.url, replace(ASKED, **changes), **connection)
+    return sample_from(source, prompts, n, out=out, form=form)
 
 
 @pytest.mark.parametrize("form", [openai_form, fastapi_form, plain_form, text_form])
@@ -266,9 +270,9 @@ if what == "judge":
     JudgeReward(url, "m", retries=1000).same([("a", str(i)) for i in range(100)])
 elif what == "sampling":
     from dqo.evaluation.sampling import sample_from
-    from dqo.evaluation.engines import ServedModel
+    from dqo.evaluation.engines import Asked, ServedModel
     from dqo.files.records import Prompt
-    source = ServedModel("m", url, seed=0, max_new_tokens=5, temperature=1.0, retries=1000)
+    source = ServedModel("m", url, Asked(seed=0, max_new_tokens=5, temperature=1.0), retries=1000)
     sample_from(source, [Prompt("a", "b", [], {})], 50)
 else:
     from dqo.embedders.served import ServedEmbedder

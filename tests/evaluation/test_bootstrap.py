@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from dqo.errors import DataError, NonFiniteError
+from dqo.errors import DataError
 from dqo.evaluation.statistics import bootstrap_differences, bootstrap_intervals, holm
 
 
@@ -57,17 +57,10 @@ def test_pairing_takes_out_what_the_prompts_share():
     assert bootstrap_differences([a - b])[0].mean == pytest.approx(-mean)
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: interval_of([]), DataError, r"needs at least one value, got none"),
-        (lambda: interval_of([1.0], level=1.0), DataError, r"must lie between 0 and 1, got 1\.0"),
-        (lambda: interval_of([1.0, float("inf")]), NonFiniteError, r"got inf at place 1"),
-    ],
-)
-def test_bad_input_is_refused(call, error, message):
-    with pytest.raises(error, match=message):
-        call()
+@pytest.mark.parametrize("values", [[], [1.0, float("inf")]])
+def test_bad_input_is_refused(values):
+    with pytest.raises(DataError, match="needs one finite value or more per metric"):
+        interval_of(values)
 
 
 def test_many_metrics_at_once_agree_with_one_and_do_not_disturb_each_other():
@@ -83,8 +76,6 @@ def test_many_metrics_at_once_agree_with_one_and_do_not_disturb_each_other():
     assert bootstrap_differences([]) == []
     mirrored = bootstrap_differences([[-x for x in columns[0]]])[0]
     assert mirrored.p == pytest.approx(together[0].p)
-    with pytest.raises(DataError, match=r"one value a prompt, got lengths \[1, 2\]"):
-        bootstrap_differences([[1.0], [1.0, 2.0]])
 
 
 def test_intervals_of_many_metrics_are_those_of_each_alone():

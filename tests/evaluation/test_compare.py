@@ -6,9 +6,9 @@ import json
 import pytest
 
 from dqo.errors import DataError
-from dqo.evaluation.compare import compare, comparison_table
+from dqo.evaluation.compare import compare, comparison_table, difference_table
 from dqo.evaluation.run import evaluate
-from dqo.evaluation.statistics import difference_table, on_common_prompts, paired_differences
+from dqo.evaluation.statistics import on_common_prompts, paired_differences
 from dqo.files.evaluation import likeness_cautions
 from dqo.files.records import Group, read_groups
 
@@ -341,7 +341,8 @@ def test_runs_that_cannot_be_compared_are_refused(words, first_letters, varied, 
         compare([varied, collapsed], out, prompt_id="nope")
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(
-        DataError, match=r"unfinished: expected metrics\.json and prompt_metrics\.jsonl .*got no metrics\.json;"
+        DataError,
+        match=r"unfinished/metrics\.json: expected a readable metrics\.json of a finished evaluation, got No such",
     ):
         compare([varied, tmp_path / "unfinished"], out)
     assert not out.exists()

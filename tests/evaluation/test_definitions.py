@@ -10,8 +10,8 @@ import yaml
 from dqo.errors import DQOError
 from dqo.evaluation import DEFINITIONS, definition_of, measure
 from dqo.evaluation.definitions import explain, shown_in
-from dqo.evaluation.metrics import metrics_document, prompt_values
-from dqo.evaluation.protocols import PROTOCOLS
+from dqo.evaluation.metrics import prompt_values
+from dqo.evaluation.run import PROTOCOLS, metrics_document
 from dqo.files.records import Group, read_groups
 
 ROOT = Path(__file__).parents[2]
@@ -124,9 +124,9 @@ def test_three_lines_on_plain_strings():
         (
             {"a": ["x", "y"]},
             {"b": [1, 0]},
-            r"Expected 2 rewards for prompt 'a', one number or None a response, got \[\]",
+            r"Expected 2 rewards for prompt 'a', one number or None per response, got \[\]",
         ),
-        ({"a": ["x", "y"]}, {"a": [1, "0"]}, r"one number or None a response, got \[1, '0'\]"),
+        ({"a": ["x", "y"]}, {"a": [1, "0"]}, r"one number or None per response, got \[1, '0'\]"),
         ({"a": ["x", None]}, None, r"a list of one response or more to prompt 'a', got \['x', None\]"),
         (["x"], None, "`responses` must be a dict from each prompt to a list, got a list"),
         ({"a": ["x"]}, [1], "`rewards` must be a dict from each prompt to a list, got a list"),

@@ -22,5 +22,5 @@ def test_every_kind_of_number_is_a_reward(half):
 
 @pytest.mark.parametrize("wrong", [float("nan"), Decimal("NaN"), Fraction(10**400), "1", np.ones(1), 1j])
 def test_what_is_no_number_is_refused(wrong):
-    with pytest.raises(DataError, match="Expected 2 rewards for prompt 'p', one number or None a response"):
+    with pytest.raises(DataError, match="Expected 2 rewards for prompt 'p', one number or None per response"):
         measure(RESPONSES, {"p": [wrong, 1.0]}, encoder="hashed")

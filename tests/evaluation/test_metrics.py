@@ -8,7 +8,8 @@ import torch
 
 from dqo.errors import DataError, EncoderError
 from dqo.evaluation import among_good, effective_rank, group_log_volume, mean_cosine_distance, vendi_score
-from dqo.evaluation.metrics import CLASSED, draw_counts, metrics_document, n_samples, prompt_values, undefined_notes
+from dqo.evaluation.metrics import CLASSED, draw_counts, n_samples, prompt_values, undefined_notes
+from dqo.evaluation.run import metrics_document
 from dqo.evaluation.statistics import summarize
 from dqo.files.records import Group
 
@@ -283,8 +284,8 @@ class Broken:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (torch.eye(3), r"Encoder 'broken' must return one vector a text, got shape \(3, 3\) for 4"),
-        (torch.zeros(4), r"must return one vector a text, got shape \(4,\) for 4"),
+        (torch.eye(3), r"Encoder 'broken' must return one vector per text, got shape \(3, 3\) for 4"),
+        (torch.zeros(4), r"must return one vector per text, got shape \(4,\) for 4"),
         (torch.full((4, 2), float("nan")), r"must return finite vectors, got NaN or infinity for prompt 'four'"),
     ],
 )

@@ -34,18 +34,23 @@ def folder(path, labels, seed=0):
     return str(path)
 
 
+def alone(judge, a, b, **options):
+    """Logits of one pair, by transformers without a batch."""
+    inputs = judge._encoder.tokenizer(a, b, return_tensors="pt", **options)
+    return judge._encoder.model(**inputs).logits[0]
+
+
 @pytest.fixture(scope="module")
 def nli(tmp_path_factory):
     return folder(tmp_path_factory.mktemp("nli"), ["CONTRADICTION", "ENTAILMENT", "NEUTRAL"])
 
 
 def test_both_directions_must_entail(nli):
-    judge = Entailment(nli, device="cpu", batch_size=3)
+    judge = Entailment(nli, device="cpu")
     pairs = [(f"w{i} w{i + 1}", f"w{3 * i % 40}") for i in range(30)]
 
     def one_way(a, b):
-        inputs = judge._tokenizer(a, b, return_tensors="pt")
-        return judge._model.config.id2label[judge._model(**inputs).logits.argmax().item()] == "ENTAILMENT"
+        return judge._encoder.config.id2label[alone(judge, a, b).argmax().item()] == "ENTAILMENT"
 
     forth, back = [one_way(a, b) for a, b in pairs], [one_way(b, a) for a, b in pairs]
     expected = [a and b for a, b in zip(forth, back, strict=True)]
@@ -66,37 +71,34 @@ def test_a_model_without_entailment_and_a_pair_too_long_are_refused(nli, tmp_pat
 def test_short_responses_are_the_classifiers_to_judge_too(tmp_path):
     """A rule of shared words would join "do it" and "do not do it"."""
     model = folder(tmp_path, ["different", "similar"], seed=3)
-    judge = NoveltyBenchClassifier(model, tokenizer=model, device="cpu")
+    judge = NoveltyBenchClassifier(model, device="cpu")
     pairs = [(f"w{i} w{i + 1}", f"w{i} w{j} w{i + 1}") for i in range(12) for j in (20, 30)]
-    rows = [judge._tokenizer(a, b, return_tensors="pt") for a, b in pairs]
-    similar = [judge._model(**row).logits.softmax(-1)[0, 1].item() for row in rows]
-    judge._threshold = sorted(similar)[11]
-    assert judge(pairs) == [p > judge._threshold for p in similar]
+    similar = [alone(judge, a, b).softmax(-1)[1].item() for a, b in pairs]
+    judge.threshold = sum(sorted(similar)[11:13]) / 2
+    assert judge(pairs) == [p > judge.threshold for p in similar]
     assert 0 < sum(judge(pairs)) < len(pairs), "though all share two words of three"
 
 
 def test_the_benchmarks_classifier_sees_128_tokens_of_each_and_its_threshold(tmp_path):
     model = folder(tmp_path, ["different", "similar"], seed=3)
-    judge = NoveltyBenchClassifier(model, tokenizer=model, device="cpu")
+    judge = NoveltyBenchClassifier(model, device="cpu")
     long = [" ".join(WORDS[(i * j + j) % 40] for j in range(130)) for i in range(12)]
     pairs = list(zip(long, [f"{text} w1" for text in reversed(long)], strict=True))
-    inputs = [judge._tokenizer(a, b, max_length=259, truncation=True, return_tensors="pt") for a, b in pairs]
-    assert inputs[0]["input_ids"].shape[1] == 128 + 128 + 3
-    similar = [judge._model(**row).logits.softmax(-1)[0, 1].item() for row in inputs]
-    judge._threshold = sum(sorted(similar)[5:7]) / 2
-    assert judge(pairs) == [p > judge._threshold for p in similar]
+    similar = [alone(judge, a, b, max_length=259, truncation=True).softmax(-1)[1].item() for a, b in pairs]
+    judge.threshold = sum(sorted(similar)[5:7]) / 2
+    assert judge(pairs) == [p > judge.threshold for p in similar]
     assert sum(judge(pairs)) == 6, "both answers occur"
-    assert NoveltyBenchClassifier(model, tokenizer=model, device="cpu")._threshold == 0.102
+    assert NoveltyBenchClassifier(model, device="cpu").threshold == 0.102
 
 
 def test_a_local_copy_of_the_benchmarks_classifier_needs_no_hub(tmp_path, monkeypatch):
     """With its tokenizer in the folder nothing else is loaded; without, the tokenizer of the hub."""
     model = folder(tmp_path / "whole", ["different", "similar"], seed=3)
     loaded = load_equivalence(f"noveltybench-1.0:{model}")
-    assert loaded._tokenizer.convert_tokens_to_ids("w7") == 4 + 7
+    assert loaded._encoder.tokenizer.convert_tokens_to_ids("w7") == 4 + 7
     assert len(loaded([("w1 w2 w3 w4 w5 w6", "w1"), ("w1", "w1")])) == 2
     asked = []
-    monkeypatch.setattr(pair_models, "_load", lambda model, tokenizer, device: asked.append(tokenizer) or (None, None))
+    monkeypatch.setattr(pair_models, "_load", lambda model, tokenizer, device: asked.append(tokenizer))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "whole" / name).unlink()
     load_equivalence(f"noveltybench-1.0:{model}")

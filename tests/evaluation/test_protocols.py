@@ -3,8 +3,7 @@
 import pytest
 
 from dqo.errors import RecipeError
-from dqo.evaluation.protocols import PROTOCOLS, protocol_of
-from dqo.evaluation.run import evaluate
+from dqo.evaluation.run import PROTOCOLS, evaluate, protocol_of
 from dqo.files.records import Group
 
 
@@ -29,8 +28,8 @@ def test_headlines_are_metrics(words, tmp_path):
 @pytest.mark.parametrize(
     ("name", "groups", "message"),
     [
-        ("paper", [group(8)], r"protocol 'paper': expected 10 responses a prompt, got 8 for 'g'; sample with --n 10"),
-        ("noveltybench-1.0", [group(12)], r"expected 10 responses a prompt, got 12"),
+        ("paper", [group(8)], r"protocol 'paper': expected 10 responses per prompt, got 8 for 'g'; sample with --n 10"),
+        ("noveltybench-1.0", [group(12)], r"expected 10 responses per prompt, got 12"),
         ("passk", [group(8)], r"protocol 'passk': expected rewards, got none; give --task or --reward"),
     ],
 )

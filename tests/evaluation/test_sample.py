@@ -1,13 +1,14 @@
 """Sampling: the same responses whatever the batch or a restart, and draws from the model's own distribution."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from dqo.errors import DataError, ModelError, RecipeError
-from dqo.evaluation.local_model import LocalModel, SeededChoice
-from dqo.evaluation.sampling import sample_from, sample_groups
+from dqo.evaluation.engines import Asked, LocalModel, SeededChoice
+from dqo.evaluation.sampling import sample_from
 from dqo.files.records import Prompt, read_groups
 
 PROMPTS = [
@@ -15,11 +16,11 @@ PROMPTS = [
     Prompt("two", "a big dog and a small bird near the river", "ref", {"x": 1}),
     Prompt("three", "sings", ["r"], {}),
 ]
-SETTINGS = {"seed": 5, "max_new_tokens": 8, "batch_size": 4}
+ASKED = Asked(seed=5, max_new_tokens=8, temperature=1.0)
 
 
-def draw(model, tokenizer, prompts=PROMPTS, n=3, **changes):
-    return sample_groups(model, tokenizer, prompts, n, **(SETTINGS | changes))
+def draw(model, tokenizer, prompts=PROMPTS, n=3, *, batch_size=4, out=None, **changes):
+    return sample_from(LocalModel(model, tokenizer, replace(ASKED, **changes), batch_size), prompts, n, out=out)
 
 
 def test_groups_carry_the_prompt_and_one_finish_a_response(tiny_policy, tiny_tokenizer):
@@ -98,14 +99,14 @@ def test_without_chat_template_the_prompt_is_plain(tiny_policy, tiny_tokenizer, 
 
 
 def test_a_system_prompt_stands_before_the_prompt_and_is_recorded(tiny_policy, tiny_tokenizer, monkeypatch):
-    source = LocalModel(tiny_policy, tiny_tokenizer, 5, 8, 1.0, 4, "a sad cat")
+    source = LocalModel(tiny_policy, tiny_tokenizer, replace(ASKED, system_prompt="a sad cat"))
     asked = sample_from(source, PROMPTS, 3)
     assert source.settings()["system_prompt"] == "a sad cat"
     as_text = [Prompt(p.id, f"system a sad cat user {p.prompt} assistant", p.reference, p.meta) for p in PROMPTS]
     monkeypatch.setattr(tiny_tokenizer, "chat_template", None)
     assert [g.responses for g in draw(tiny_policy, tiny_tokenizer, as_text)] == [g.responses for g in asked]
     with pytest.raises(ModelError, match="system_prompt: expected a model with a chat template, got"):
-        LocalModel(tiny_policy, tiny_tokenizer, 5, 8, 1.0, 4, "a sad cat")
+        LocalModel(tiny_policy, tiny_tokenizer, replace(ASKED, system_prompt="a sad cat"))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -191,14 +192,8 @@ def test_groups_without_settings_are_refused(tiny_policy, tiny_tokenizer, tmp_pa
         draw(tiny_policy, tiny_tokenizer, out=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"n": 0}, r"`n` must be a whole number of 1 or more to sample, got 0"),
-        ({"temperature": 0.0}, r"`temperature` must be a finite number above 0 to sample, got 0\.0"),
-        ({"max_new_tokens": 250}, r"Prompt 'two' must .* leave 250 of the model's 256 .*, got 12 tokens; shorten"),
-    ],
-)
-def test_impossible_settings_are_refused(tiny_policy, tiny_tokenizer, changes, message):
-    with pytest.raises(DataError, match=message):
-        draw(tiny_policy, tiny_tokenizer, **changes)
+def test_a_prompt_that_leaves_no_room_is_refused(tiny_policy, tiny_tokenizer):
+    with pytest.raises(
+        DataError, match=r"Prompt 'two' must .* leave 250 of the model's 256 .*, got 12 tokens; shorten"
+    ):
+        draw(tiny_policy, tiny_tokenizer, max_new_tokens=250)

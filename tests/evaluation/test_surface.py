@@ -129,5 +129,5 @@ def test_different_but_wrong_is_worth_nothing():
     assert among_good(vendi_score, list(E), [0.0] * 4) == 0.0
     assert among_good(len, ["a", "b"], [0.2, 0.9], threshold=0.1) == 2.0
     assert math.isnan(among_good(self_rouge, ["a b", "c d"], [0.0, 0.0])), "0 would be the most diverse of all"
-    with pytest.raises(DQOError, match="one number an item, got 3 for 4 items"):
+    with pytest.raises(DQOError, match="one number per item, got 3 for 4 items"):
         among_good(vendi_score, list(E), rewards[:3])

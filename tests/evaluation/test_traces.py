@@ -2,7 +2,7 @@
 
 import pytest
 
-from dqo.evaluation.local_model import LocalModel
+from dqo.evaluation.engines import Asked, LocalModel
 from dqo.evaluation.metrics import measure
 from dqo.evaluation.quality import judged
 from dqo.evaluation.run import evaluate
@@ -89,7 +89,7 @@ def test_a_local_model_keeps_markers_and_says_whether_its_prompts_open_a_trace(t
             tokenizer_object=tiny_tokenizer.backend_tokenizer, eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
         )
         tokenizer.chat_template = template
-        model = LocalModel(tiny_policy, tokenizer, 0, 4, 1.0, 8, **options)
+        model = LocalModel(tiny_policy, tokenizer, Asked(seed=0, max_new_tokens=4, temperature=1.0, **options))
         groups = sample_from(model, [Prompt("one", "the dog", [], {})], 2)
         assert len(groups[0].responses) == 2
         return model.settings()

@@ -1,6 +1,6 @@
 """Verbalized Sampling: what is asked, what is read of an answer, and what becomes of a model that does not comply."""
 
-from dqo.evaluation.sampling import Verbalized, sample_from
+from dqo.evaluation.sampling import Source, Verbalized, sample_from
 from dqo.files.records import Prompt, read_groups
 
 PROMPTS = [Prompt("one", "A colour?", [], {"k": 1}), Prompt("two", "A city?", [], {})]
@@ -10,7 +10,7 @@ def tagged(*texts):
     return "".join(f"<response><text>{text}</text><probability>0.1</probability></response>\n" for text in texts)
 
 
-class Script:
+class Script(Source):
     """Answers by a function of prompt id and number of the call."""
 
     def __init__(self, answer):

@@ -4,17 +4,19 @@ docs/results.md ("vLLM") has runs on the real engine, which this project's envir
 """
 
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
 from dqo.errors import ModelError
-from dqo.evaluation.engines import VllmEngine
+from dqo.evaluation.engines import Asked, VllmEngine
 from dqo.evaluation.sampling import Plain, sample_from
 from dqo.files.records import Prompt
 from dqo.models.policy import DEFAULT_POLICY, resolve_policy
 
+ASKED = Asked(seed=3, max_new_tokens=8, temperature=1.0)
 PROMPTS = [Prompt("one", "the cat runs", [], {}), Prompt("two", "a big dog", [], {})]
 
 
@@ -27,7 +29,8 @@ class CharacterTokenizer:
     all_special_tokens: ClassVar[list] = []
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt, enable_thinking=False):
-        return messages[-1]["content"] + "\nassistant\n" + "<think>\n" * enable_thinking
+        turns = "".join(f"{message['role']}: {message['content']}\n" for message in messages)
+        return turns + "assistant:\n" + "<think>\n" * enable_thinking
 
     def __call__(self, text, add_special_tokens):
         return {"input_ids": list(map(ord, text))}
@@ -37,7 +40,7 @@ class CharacterTokenizer:
 
 
 class RecordingLLM:
-    """Answers "<message>:<seed>", cut off where the seed is even."""
+    """Answers "<first line of the user's turn>:<seed>", cut off where the seed is even."""
 
     made: ClassVar[list] = []
 
@@ -50,13 +53,14 @@ class RecordingLLM:
     def get_tokenizer(self):
         return CharacterTokenizer()
 
-    def chat(self, messages, settings, use_tqdm, chat_template_kwargs):
-        self.calls.append((messages, settings, chat_template_kwargs))
+    def generate(self, prompts, settings, use_tqdm):
+        texts = ["".join(map(chr, prompt["prompt_token_ids"])) for prompt in prompts]
+        self.calls.append((texts, settings))
         return [
             SimpleNamespace(outputs=[SimpleNamespace(
-                token_ids=[*map(ord, f"{m[0]['content']}:{s.seed}")],
+                token_ids=[*map(ord, f"{text.partition('user: ')[2].partition(chr(10))[0]}:{s.seed}")],
                 finish_reason="stop" if s.seed % 2 else "length")])
-            for m, s in zip(messages, settings, strict=True)
+            for text, s in zip(texts, settings, strict=True)
         ]  # fmt: skip
 
 
@@ -72,7 +76,7 @@ def vllm(monkeypatch):
 
 
 def test_the_default_policy_is_given_as_its_converted_folder(vllm):
-    VllmEngine(DEFAULT_POLICY, seed=3, max_new_tokens=8, temperature=1.0)
+    VllmEngine(DEFAULT_POLICY, ASKED)
     (made,) = RecordingLLM.made
     assert made["model"] == resolve_policy(DEFAULT_POLICY) != DEFAULT_POLICY
     assert made["load_format"] == "safetensors"
@@ -80,7 +84,7 @@ def test_the_default_policy_is_given_as_its_converted_folder(vllm):
 
 
 def test_answers_come_back_in_order_with_their_finish(vllm):
-    engine = VllmEngine("owner/model", seed=3, max_new_tokens=8, temperature=1.0).at(0.7)
+    engine = VllmEngine("owner/model", ASKED).at(0.7)
     groups = sample_from(engine, PROMPTS, 3, form=Plain())
     assert [group.id for group in groups] == ["one", "two"]
     seeds = [text.rsplit(":", 1) for group in groups for text in group.responses]
@@ -88,35 +92,36 @@ def test_answers_come_back_in_order_with_their_finish(vllm):
     assert len({seed for _, seed in seeds}) == 6, "every response has a seed of its own"
     finish = [end for group in groups for end in group.finish]
     assert finish == ["eos" if int(seed) % 2 else "length" for _, seed in seeds]
-    (_, settings, _), *_ = engine._engine.calls
+    (_, settings), *_ = engine._engine.calls
     assert {(s.temperature, s.top_p, s.max_tokens) for s in settings} == {(0.7, 1.0, 8)}
 
 
 def test_a_system_prompt_is_the_first_message(vllm):
-    engine = VllmEngine("owner/model", seed=3, max_new_tokens=8, temperature=1.0, system_prompt="Be brief.")
+    engine = VllmEngine("owner/model", replace(ASKED, system_prompt="Be brief."))
     sample_from(engine, PROMPTS[:1], 1)
-    [(messages, *_)] = engine._engine.calls
-    assert [message["role"] for message in messages[0]] == ["system", "user"]
+    [(texts, _)] = engine._engine.calls
+    assert texts == ["system: Be brief.\nuser: the cat runs\nassistant:\n"]
     assert engine.settings()["system_prompt"] == "Be brief."
 
 
 def test_variables_of_the_chat_template_reach_the_engine_and_say_whether_a_trace_is_open(vllm):
     thinking = {"enable_thinking": True}
-    engine = VllmEngine("m", seed=3, max_new_tokens=8, temperature=1.0, chat_template_kwargs=thinking)
+    engine = VllmEngine("m", replace(ASKED, chat_template_kwargs=thinking))
     sample_from(engine, PROMPTS[:1], 1)
-    [(_, _, given)] = engine._engine.calls
-    assert given == engine.settings()["chat_template_kwargs"] == thinking
+    [(texts, _)] = engine._engine.calls
+    assert texts[0].endswith("<think>\n")
+    assert engine.settings()["chat_template_kwargs"] == thinking
     assert engine.settings()["prompt_opens_trace"] is True
-    plain = VllmEngine("m", seed=3, max_new_tokens=8, temperature=1.0)
+    plain = VllmEngine("m", ASKED)
     assert plain.settings()["prompt_opens_trace"] is False
 
 
 def test_what_vllm_cannot_load_is_one_sentence(vllm):
     with pytest.raises(ModelError, match=r"expected vLLM to load 'owner/broken', but it failed .*no such model"):
-        VllmEngine("owner/broken", seed=0, max_new_tokens=8, temperature=1.0)
+        VllmEngine("owner/broken", ASKED)
 
 
 def test_without_vllm_the_message_names_the_ways(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ModelError, match="needs the package vllm"):
-        VllmEngine("owner/model", seed=0, max_new_tokens=8, temperature=1.0)
+        VllmEngine("owner/model", ASKED)

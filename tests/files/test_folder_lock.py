@@ -13,8 +13,9 @@ import pytest
 
 from dqo.errors import DataError, FolderBusyError
 from dqo.evaluation.compare import compare
+from dqo.evaluation.engines import Asked, LocalModel
 from dqo.evaluation.run import evaluate
-from dqo.evaluation.sampling import sample_groups
+from dqo.evaluation.sampling import sample_from
 from dqo.files.records import Group, Prompt, append_jsonl
 from dqo.files.run import LOCK, owner, owning
 
@@ -138,12 +139,12 @@ def test_what_writes_evaluations_is_refused_in_python_too(hold, tmp_path, tiny_p
     for folder in ("one", "two"):
         evaluate(groups, encoder=encoder, out=tmp_path / folder)
     before = sorted(path.name for path in out.iterdir())
+    source = LocalModel(tiny_policy, tiny_tokenizer, Asked(seed=0, max_new_tokens=2, temperature=1.0))
     for write in (
         lambda: evaluate(groups, encoder=encoder, out=out),
         lambda: compare([tmp_path / "one", tmp_path / "two"], out),
-        lambda: sample_groups(tiny_policy, tiny_tokenizer, [Prompt("a", "the dog", [], {})], 2, seed=0,
-                              max_new_tokens=2, batch_size=2, out=out),
-    ):  # fmt: skip
+        lambda: sample_from(source, [Prompt("a", "the dog", [], {})], 2, out=out),
+    ):
         with pytest.raises(FolderBusyError, match="no other process writes to"):
             write()
     assert sorted(path.name for path in out.iterdir()) == before

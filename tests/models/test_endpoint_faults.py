@@ -10,7 +10,7 @@ import pytest
 
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EndpointError
-from dqo.evaluation.engines import ServedModel
+from dqo.evaluation.engines import Asked, ServedModel
 from dqo.evaluation.sampling import sample_from
 from dqo.files.records import Prompt
 from dqo.rewards.judge import JudgeReward
@@ -90,7 +90,7 @@ def embedder(url):
 
 
 def sampling(url):
-    source = ServedModel("m", url, seed=3, max_new_tokens=8, temperature=1.0, timeout=TIMEOUT, retries=1)
+    source = ServedModel("m", url, Asked(seed=3, max_new_tokens=8, temperature=1.0), timeout=TIMEOUT, retries=1)
     return lambda: [group.responses for group in sample_from(source, PROMPTS, 2)]
 
 

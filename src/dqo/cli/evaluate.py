@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from dqo.train.folder import model_source, run_chat_settings
 from dqo.train.recipe import check_heldout
 
 if TYPE_CHECKING:
-    from dqo.evaluation.protocols import Protocol
+    from dqo.evaluation.run import Protocol
     from dqo.tasks import Task
 
 
@@ -98,21 +99,24 @@ def _line(name: str, value: dict[str, float] | None) -> str:
 
 def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> "Protocol | None":
     """The protocol, whose settings fill the flags that were not given; what contradicts it is refused."""
-    from dqo.evaluation.protocols import protocol_of
+    from dqo.evaluation.run import protocol_of
 
     if args.protocol is None:
         return None
     protocol = protocol_of(args.protocol)
     if protocol.needs_quality and not (args.task or args.reward or args.judge or args.responses):
         raise RecipeError(f"protocol {protocol.name!r}: expected a quality, got none; give --task or --reward.")
-    if protocol.n_is_fixed and args.n not in (None, protocol.n):
-        raise RecipeError(f"protocol {protocol.name!r} draws {protocol.n} samples, got --n {args.n}; leave it out.")
-    if protocol.temperature is not None and args.temperature not in (None, [protocol.temperature]):
-        raise RecipeError(f"protocol {protocol.name!r} samples at temperature {protocol.temperature}, got another "
-                          "--temperature; leave it out.")  # fmt: skip
-    if protocol.max_new_tokens is not None and args.max_new_tokens not in (None, protocol.max_new_tokens):
-        raise RecipeError(f"protocol {protocol.name!r} samples up to {protocol.max_new_tokens} tokens, got "
-                          f"--max-new-tokens {args.max_new_tokens}; leave it out.")  # fmt: skip
+    demanded = {
+        "n": protocol.n if protocol.n_is_fixed else None,
+        "temperature": None if protocol.temperature is None else [protocol.temperature],
+        "max_new_tokens": protocol.max_new_tokens,
+    }
+    for name, value in demanded.items():
+        if value is not None and getattr(args, name) not in (None, value):
+            flag = f"--{name.replace('_', '-')}"
+            raise RecipeError(
+                f"protocol {protocol.name!r} sets {flag} to {value}, got {getattr(args, name)}; leave {flag} out."
+            )
     if args.responses:
         protocol.check_sampling(sampled)
     else:
@@ -342,7 +346,7 @@ class Sampler:
         self.length = self.form.call_length(length) if args.verbalized else length
         if args.endpoint and args.backend:
             raise RecipeError("--endpoint and --backend both say what answers, got both; leave one out.")
-        self._source = self._loader()
+        self._source = self._sources()
 
     def sample(self, prompts: list[Prompt], temperature: float, out: Path) -> list[Group]:
         """Groups sampled at one temperature; an unfinished folder is continued.
@@ -362,26 +366,17 @@ class Sampler:
 
         return sample_from(self._source(temperature), prompts[: self.args.limit], self.n, out=out, form=self.form)
 
-    def _loader(self) -> "Callable[[float], Source]":
-        args, common = self.args, {"seed": self.args.seed, "max_new_tokens": self.length, **self._chat}
-        if args.endpoint:
-            from dqo.evaluation.engines import ServedModel
-
-            common.pop("trace_markers", None)  # a server's text holds its markers or none
-            common |= {"concurrency": args.batch_size, "timeout": args.timeout}
-            common["parameters"] = key_values(args.endpoint_option, "--endpoint-option")
-            return lambda t: ServedModel(args.model, args.endpoint, temperature=t, **common)
-        if args.backend == "vllm":
-            from dqo.evaluation.engines import VllmEngine
-
-            engine = VllmEngine(model_source(args.model), temperature=1.0, **common)
-            return engine.at
-        return self._local(**common)
-
-    def _local(self, **common: Any) -> "Callable[[float], Source]":
-        from dqo.evaluation.local_model import LocalModel
+    def _sources(self) -> "Callable[[float], Source]":
+        from dqo.evaluation.engines import Asked, LocalModel, ServedModel, VllmEngine
         from dqo.models.policy import best_device, load_policy
 
-        model, tokenizer = load_policy(model_source(self.args.model), device=best_device())
-        batch_size = self.args.batch_size
-        return lambda t: LocalModel(model, tokenizer, temperature=t, batch_size=batch_size, **common)
+        args = self.args
+        asked = Asked(seed=args.seed, max_new_tokens=self.length, temperature=1.0, **self._chat)
+        if args.endpoint:
+            parameters = key_values(args.endpoint_option, "--endpoint-option")
+            connection = {"concurrency": args.batch_size, "timeout": args.timeout, "parameters": parameters}
+            return lambda t: ServedModel(args.model, args.endpoint, replace(asked, temperature=t), **connection)
+        if args.backend == "vllm":
+            return VllmEngine(model_source(args.model), asked).at
+        model, tokenizer = load_policy(model_source(args.model), device=best_device())
+        return lambda t: LocalModel(model, tokenizer, replace(asked, temperature=t), args.batch_size)

@@ -20,8 +20,7 @@ def run_compare(args: argparse.Namespace) -> None:
     """
     from rich.console import Console
 
-    from dqo.evaluation.compare import compare, comparison_table
-    from dqo.evaluation.statistics import difference_table
+    from dqo.evaluation.compare import compare, comparison_table, difference_table
 
     comparison = compare(args.runs, args.out)
     console = Console(width=None if sys.stdout.isatty() else _LOG_COLUMNS)

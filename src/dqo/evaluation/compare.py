@@ -1,4 +1,4 @@
-"""Several evaluated runs side by side: a table, a picture of quality against diversity, and samples to read."""
+"""Several evaluated runs side by side: two tables, a picture of quality against diversity, and samples to read."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
-from dqo.evaluation.definitions import shown_in
+from dqo.evaluation.definitions import explain, shown_in
 from dqo.evaluation.frontier import pareto_front
 from dqo.evaluation.statistics import FEW, FEW_PROMPTS, NOTE, SHOWN_BELOW, on_common_prompts, pairwise
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, short_names, unlike
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SAMPLES_SHOWN = 3
-_FILES = ("metrics.json", "prompt_metrics.jsonl")
+_PAIRS_SHOWN = 3
+
+Means = dict[str, list[dict[str, float] | None]]  # metric -> each run's mean and interval over the shared prompts
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Run:
 
 
 def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | None = None) -> dict[str, Any]:
-    """Write comparison.json, comparison.png and samples.md for runs that `evaluate` has measured.
+    """Writes comparison.json, comparison.png and samples.md for runs that `evaluate` has measured.
 
     All that is compared is compared on the prompts that all of them answered: differences, prompt by prompt between any
     two of up to eight runs, as well as the table, the picture and the front.
@@ -61,12 +63,23 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
     shown = prompt_id if prompt_id is not None else shared[0]
     if shown not in shared:
         raise DataError(f"Expected a prompt that all runs answered for samples.md, got id {prompt_id!r}.")
-    metrics = shown_in(loaded[0].document["metrics"], "compare")
-    pairs = pairwise({run.name: {key: run.values[key] for key in shared} for run in loaded}, metrics)
     means = on_common_prompts([run.values for run in loaded], [run.document["metrics"] for run in loaded])
     axes = _axes(means)
-    points = {run.name: tuple(means[axis][i] for axis in axes) for i, run in enumerate(loaded)} if axes else {}
-    comparison = {
+    comparison = _comparison(loaded, shared, means, axes)
+    out = Path(out)
+    with owning(out):
+        write_text(out / "samples.md", _samples(loaded, shown))
+        if axes:
+            _plot_tradeoff({run.name: [means[axis][i] for axis in axes] for i, run in enumerate(loaded)}, axes, out)
+        write_json(out / "comparison.json", comparison)
+    return comparison
+
+
+def _comparison(loaded: list[Run], shared: list[str], means: Means, axes: tuple[str, str] | None) -> dict[str, Any]:
+    metrics = shown_in(loaded[0].document["metrics"], "compare")
+    pairs = pairwise({run.name: {key: run.values[key] for key in shared} for run in loaded}, metrics)
+    front = axes and pareto_front([[means[axis][i]["mean"] for axis in axes] for i in range(len(loaded))])
+    return {
         "baseline": loaded[0].name,
         "n_shared": len(shared),
         "figure": axes and "comparison.png",
@@ -74,17 +87,10 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
         "shared": {run.name: {name: column[i] for name, column in means.items()} for i, run in enumerate(loaded)},
         "differences": {pair["b"]: pair["metrics"] for pair in pairs if pair["a"] == loaded[0].name},
         "pairs": pairs,
-        "front": axes and [loaded[place].name for place in pareto_front(_means(points))],
+        "front": front and [loaded[place].name for place in front],
         "cautions": _cautions(loaded, shared, means),
         "note": NOTE,
     }
-    out = Path(out)
-    with owning(out):
-        write_text(out / "samples.md", _samples(loaded, shown))
-        if axes:
-            plot_tradeoff(points, axes, out / "comparison.png")
-        write_json(out / "comparison.json", comparison)
-    return comparison
 
 
 def comparison_table(comparison: dict[str, Any]) -> "Table":
@@ -96,23 +102,56 @@ def comparison_table(comparison: dict[str, Any]) -> "Table":
     Returns:
         A rich table; a star marks a difference to the first run with corrected p < 0.05.
     """
+    caption = f"95 % intervals over the shared prompts; * differs from {comparison['baseline']}"
+    columns = {}
+    for name, values in comparison["shared"].items():
+        differences = comparison["differences"].get(name, {})
+        columns[name] = {m: value and _cell(value, _star(differences.get(m))) for m, value in values.items()}
+    metrics = shown_in(comparison["runs"][comparison["baseline"]]["metrics"], "compare")
+    return _table("metric", metrics, columns, caption)
+
+
+def difference_table(comparison: dict[str, Any]) -> "Table":
+    """A table for the terminal: metrics down, pairs of runs across, each difference with interval and p-value.
+
+    Args:
+        comparison: As `compare` returns it.
+
+    Returns:
+        A rich table of all pairs where they are few, otherwise of those with the baseline.
+    """
+    pairs = comparison["pairs"]
+    if len(pairs) > _PAIRS_SHOWN:
+        pairs = [pair for pair in pairs if pair["a"] == comparison["baseline"]]
+    columns = {
+        f"{pair['b']} − {pair['a']}": {
+            metric: value and _cell(value, f" p {value['p_holm']:.4f}{_star(value)}", sign="+")
+            for metric, value in pair["metrics"].items()
+        }
+        for pair in pairs
+    }
+    return _table("difference", list(pairs[0]["metrics"]), columns, f"* p < 0.05. {NOTE}")
+
+
+def _table(head: str, rows: Sequence[str], columns: dict[str, dict[str, str | None]], caption: str) -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
-    runs, differences = comparison["shared"], comparison["differences"]
-    caption = f"95 % intervals over the shared prompts; * differs from {escape(comparison['baseline'])}"
-    table = Table("metric", caption=caption)
-    for name in runs:
+    table = Table(head, caption=escape(caption))
+    for name in columns:
         table.add_column(escape(name), justify="right")
-    for metric in shown_in(comparison["runs"][comparison["baseline"]]["metrics"], "compare"):
-        cells = []
-        for name, values in runs.items():
-            difference = differences.get(name, {}).get(metric)
-            star = "*" if difference and difference["p_holm"] < SHOWN_BELOW else " "
-            value = values.get(metric)
-            cells.append(f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]{star}" if value else "–")
-        table.add_row(metric, *map(escape, cells))
+    for row in rows:
+        table.add_row(escape(row), *(escape(cells.get(row) or "–") for cells in columns.values()))
     return table
+
+
+def _cell(value: dict[str, float], after: str, sign: str = "") -> str:
+    mean, low, high = (f"{value[part]:{sign}.3f}" for part in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]{after}"
+
+
+def _star(difference: dict[str, float] | None) -> str:
+    return "*" if difference and difference["p_holm"] < SHOWN_BELOW else " "
 
 
 def _load(folders: Sequence[str | Path]) -> list[Run]:
@@ -147,22 +186,12 @@ def _shared_prompts(runs: list[Run]) -> list[str]:
 
 
 def _read(folder: Path, name: str) -> Run:
-    missing = [name for name in _FILES if not (folder / name).is_file()]
-    if missing:
-        raise DataError(
-            f"{folder}: expected {' and '.join(_FILES)} of a finished evaluation, got no {missing[0]}; run `dqo eval` "
-            "into that folder first."
-        )
-    document, values = read_metrics(folder / _FILES[0]), read_prompt_metrics(folder / _FILES[1])
+    document, values = read_metrics(folder / "metrics.json"), read_prompt_metrics(folder / "prompt_metrics.jsonl")
     groups = {group.id: group for group in read_groups(folder / "groups.jsonl")}
     return Run(name, document, groups, {key: row for key, row in values.items() if key in groups})
 
 
-def _means(points: dict[str, tuple[dict[str, float], ...]]) -> list[list[float]]:
-    return [[axis["mean"] for axis in point] for point in points.values()]
-
-
-def _cautions(runs: list[Run], shared: list[str], means: dict[str, list[dict[str, float] | None]]) -> list[str]:
+def _cautions(runs: list[Run], shared: list[str], means: Means) -> list[str]:
     """What to know before a difference is read as one of models."""
     found = []
     if any(len(run.values) > len(shared) for run in runs):
@@ -181,7 +210,7 @@ def _cautions(runs: list[Run], shared: list[str], means: dict[str, list[dict[str
     return found + [f"{run.name}: {note}" for run in runs for note in run.document.get("notes", [])]
 
 
-def _axes(means: dict[str, list[dict[str, float] | None]]) -> tuple[str, str] | None:
+def _axes(means: Means) -> tuple[str, str] | None:
     """Diversity and quality metric of the picture; the held-out judge where every run has one."""
     common = [name for name, column in means.items() if all(column)]
     diversity = next((name for name in ("heldout/vendi_1", "vendi_1") if name in common), None)
@@ -206,52 +235,38 @@ def _fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}\n"
 
 
-# The picture of the trade-off: one point a run, quality against diversity, both with their intervals.
-
-Point = tuple[dict[str, float], dict[str, float]]
-
 _INK, _GREY = "#222222", "#9a9a9a"
-# Dark enough to read as text, and told apart by the colour-blind.
+# Told apart by the colour-blind.
 _COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#00795a", "#a6418f", "#806600", "#5e3c99")
-_TITLES = {
-    "vendi_1": "Different responses among the samples (Vendi score)",
-    "heldout/vendi_1": "Different responses among the samples (Vendi score, held-out encoder)",
-    "quality": "Quality (mean reward)",
-}
-# Places of a label around its point, in order of preference: offset in points, horizontal and vertical alignment.
-_PLACES = (
-    (7, 5, "left", "bottom"), (7, -5, "left", "top"), (-7, 5, "right", "bottom"), (-7, -5, "right", "top"),
-    (7, 16, "left", "bottom"), (7, -16, "left", "top"), (-7, 16, "right", "bottom"), (-7, -16, "right", "top"),
-)  # fmt: skip
+_MARKERS = "osD^vPX"
 
 
-def plot_tradeoff(points: dict[str, Point], axes: tuple[str, str], path: Path) -> None:
-    """Draw one point a run with error bars and its name beside it; up and to the right is better.
-
-    Args:
-        points: Run name -> the intervals {"mean", "low", "high"} of the horizontal and the vertical metric.
-        axes: Names of the two metrics.
-        path: PNG file, replaced; its folder exists.
-    """
+def _plot_tradeoff(points: dict[str, list[dict[str, float]]], axes: tuple[str, str], out: Path) -> None:
+    """Draws one point with error bars per run; up and to the right is better."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")  # no pyplot: it would pick a backend and keep the figure
     FigureCanvasAgg(figure)
     plot = figure.add_subplot()
-    for number, (x, y) in enumerate(points.values()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        plot.errorbar(x["mean"], y["mean"], xerr=_reach(x), yerr=_reach(y), fmt="o", ms=7, color=colour, elinewidth=1)
+    for number, (name, (x, y)) in enumerate(points.items()):
+        row, column = divmod(number, len(_COLOURS))
+        plot.errorbar(
+            x["mean"], y["mean"], xerr=_reach(x), yerr=_reach(y), fmt=_MARKERS[row % len(_MARKERS)], ms=7,
+            color=_COLOURS[column], elinewidth=1,
+            # a legend leaves out names that begin with _, and reads $ as mathematics
+            label=" " + name.replace("$", r"\$"),
+        )  # fmt: skip
     for side in ("top", "right"):
         plot.spines[side].set_visible(False)
     for side in ("bottom", "left"):
         plot.spines[side].set_color(_GREY)
     plot.tick_params(colors=_INK, length=3)
     plot.margins(0.12)
-    plot.set_xlabel(_TITLES.get(axes[0], axes[0]), color=_INK)
-    plot.set_title(_TITLES.get(axes[1], axes[1]), loc="left", fontsize=10, color=_INK)
-    figure.canvas.draw()
-    _label(plot, points)
+    plot.set_xlabel(f"{explain(axes[0]).label}: different responses among the samples", color=_INK)
+    plot.set_title("Quality (mean reward)", loc="left", fontsize=10, color=_INK)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    path = out / "comparison.png"
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         figure.savefig(temporary, dpi=160, format="png")
@@ -260,35 +275,3 @@ def plot_tradeoff(points: dict[str, Point], axes: tuple[str, str], path: Path) -
 
 def _reach(interval: dict[str, float]) -> list[list[float]]:
     return [[interval["mean"] - interval["low"]], [interval["high"] - interval["mean"]]]
-
-
-def _label(plot: Any, points: dict[str, Point]) -> None:
-    """Name every point where the name covers least of other names, points and error bars."""
-    from matplotlib.transforms import Bbox
-
-    renderer, taken = plot.figure.canvas.get_renderer(), []
-    for x, y in points.values():
-        for low, high in (
-            ((x["low"], y["mean"]), (x["high"], y["mean"])),
-            ((x["mean"], y["low"]), (x["mean"], y["high"])),
-        ):
-            taken.append(Bbox([*plot.transData.transform([low, high])]).padded(3))
-    frame = plot.get_window_extent(renderer)
-    for number, (name, (x, y)) in enumerate(points.items()):
-        colour = _COLOURS[number % len(_COLOURS)]
-        best = None
-        for dx, dy, across, along in _PLACES:
-            text = plot.annotate(
-                name, (x["mean"], y["mean"]), (dx, dy), textcoords="offset points", ha=across, va=along,
-                color=colour, fontsize=9, parse_math=False,
-            )  # fmt: skip
-            box = text.get_window_extent(renderer)
-            outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
-            cost = 10 * outside + sum(box.overlaps(other) for other in taken)
-            if best is None or cost < best[0]:
-                if best is not None:
-                    best[1].remove()
-                best = (cost, text, box)
-            else:
-                text.remove()
-        taken.append(best[2])

@@ -1,11 +1,23 @@
-"""An OpenAI-compatible endpoint as a source of responses: a vLLM server, or any other that completes chats."""
+"""The three sources of responses: a model in this process, a vLLM engine in it, and an OpenAI-compatible server.
+
+Each draws from the model's own distribution softmax(logits / temperature), nothing cut off: generation defaults (top-k,
+top-p, penalties) are set aside, because they would change the diversity that is to be measured.
+"""
 
 import copy
+import hashlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from dqo.errors import ModelError
-from dqo.evaluation.sampling import Answer, Request, check_settings, template_mark
+import torch
+from torch import Tensor
+
+from dqo.errors import DataError, ModelError
+from dqo.evaluation.sampling import Answer, Request, Source
 from dqo.models.chat import check_system, conversation, rendered
 from dqo.models.endpoint import Endpoint, Unanswered
 from dqo.models.endpoint_replies import Reply
@@ -15,7 +27,9 @@ from dqo.models.weights import first_words
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_REQUESTS_AT_ONCE = 2048  # of vLLM, which batches inside: what a kill may cost
 # Neutral values of what these servers take from the model's generation_config.json, or from defaults of their own.
 # Elsewhere top_p is 1 by the definition of the API and is not sent.
 _NEUTRAL = {
@@ -26,84 +40,303 @@ _NEUTRAL = {
 }
 
 
-class ServedModel:
-    """Draws by chat completions, one request a response, many at a time.
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a source is asked and read.
 
-    The prompt is sent as a user message, with temperature, length and a seed of its own; a server that is known to
-    have defaults of its own also gets neutral ones, so that it samples from the model's own distribution. What a server
-    refuses is renamed or left out, and `adapted` says so. The key comes from the environment variable OPENAI_API_KEY
-    and is recorded nowhere. Of models that think aloud in a field of their own only the answer is read.
-
-    Args:
-        model: Name under which the server offers the model.
-        url: Base of the API, such as http://localhost:8000/v1.
+    Attributes:
         seed: Any whole number.
         max_new_tokens: Longest response in tokens.
         temperature: Above 0.
-        concurrency: Requests at a time.
-        timeout: Seconds until an unanswered request is given up.
-        retries: How often a failed request is sent again.
-        system_prompt: Message before the prompt; None leaves it to the server's chat template.
-        chat_template_kwargs: Variables of the server's chat template, such as enable_thinking; vLLM and SGLang take
+        system_prompt: Message before the prompt; None leaves it to the chat template.
+        chat_template_kwargs: Variables of the chat template, such as enable_thinking; of servers vLLM and SGLang take
             them.
-        parameters: Set in every request, in place of what would be sent; None leaves a parameter out.
+        trace_markers: Of reasoning traces, see `TraceMarkers.parse`; those that are special tokens stay in the
+            responses. A server's text holds its markers or none.
+    """
+
+    seed: int
+    max_new_tokens: int
+    temperature: float
+    system_prompt: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    trace_markers: str = "default"
+
+
+class _Tokenized(Source):
+    """A source that renders and tokenizes prompts itself, and reads responses from their tokens.
+
+    A tokenizer with a chat template gets the prompt as a user message, one without the plain text.
+    """
+
+    def __init__(self, model: str, tokenizer: "PreTrainedTokenizerBase", asked: Asked):
+        check_system(asked.system_prompt, tokenizer.chat_template, model)
+        self.name, self.tokenizer, self.asked = model, tokenizer, asked
+        self._reader = ResponseReader(tokenizer, TraceMarkers.parse(asked.trace_markers))
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the draws."""
+        template = self.tokenizer.chat_template
+        return {
+            "model": self.name,
+            # by which evaluations see that their templates differ
+            "chat_template": hashlib.sha256(str(template).encode()).hexdigest()[:8] if template else None,
+            "prompt_opens_trace": bool(template) and self._reader.opened(self._tokens("Hello!")),
+            **vars(self.asked),
+        }
+
+    def _tokens(self, message: str) -> list[int]:
+        if not self.tokenizer.chat_template:
+            return self.tokenizer(message)["input_ids"]
+        text = rendered(message, self.tokenizer, self.asked.system_prompt, self.asked.chat_template_kwargs)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them already
+
+
+class LocalModel(_Tokenized):
+    """A causal language model in this process.
+
+    Every response has random numbers of its own. So it does not depend on the batch it was drawn in, up to the rounding
+    of a batched forward pass: about one token in a million may fall on the other side of a boundary.
+
+    Args:
+        model: On the device it shall run on.
+        tokenizer: Its tokenizer; the padding side and token it is set to do not matter.
+        asked: Seed, length, temperature and the like.
+        batch_size: Responses generated at a time; they may belong to several prompts, or to a part of one.
 
     Raises:
-        EndpointError: A URL that is none or holds a password, or a server that is not there.
-        DataError: A number out of range.
+        ModelError: A system prompt for a tokenizer without chat template.
     """
 
     def __init__(
-        self,
-        model: str,
-        url: str,
-        *,
-        seed: int,
-        max_new_tokens: int,
-        temperature: float,
-        concurrency: int = 32,
-        timeout: float = 600.0,
-        retries: int = 5,
-        system_prompt: str | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
-        parameters: Mapping[str, Any] | None = None,
+        self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", asked: Asked, batch_size: int = 32
     ):
-        check_settings(max_new_tokens=max_new_tokens, temperature=temperature, concurrency=concurrency)
-        self._endpoint = Endpoint(
-            url, model, timeout=timeout, retries=retries, concurrency=concurrency, parameters=parameters
-        )
-        self.seed, self.temperature, self.max_new_tokens = seed, temperature, max_new_tokens
-        self.system_prompt = system_prompt
-        self.server = self._endpoint.models().get(model, "unknown")
-        asked = {"chat_template_kwargs": chat_template_kwargs} if chat_template_kwargs else {}
-        self._neutral = asked | _NEUTRAL.get(self.server, {})
+        super().__init__(model.config._name_or_path, tokenizer, asked)
+        self.model, self.batch_size = model, batch_size
+        self._encoded: dict[str, list[int]] = {}
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the draws, with a fingerprint of the weights."""
+        # A few numbers of every weight: a model trained further under the same name is another model.
+        heads = [weight.detach().flatten()[:8].float().cpu() for weight in self.model.parameters()]
+        return super().settings() | {"weights": hashlib.sha256(torch.cat(heads).numpy().tobytes()).hexdigest()[:16]}
+
+    def check(self, requests: Sequence[Request]) -> None:
+        """Refuses prompts that do not fit the model's context."""
+        for request in requests:
+            self._encode(request)
+
+    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+        """The answers in order, batch by batch; the model is left as it was."""
+        from dqo.models.rollout import why_not_shared
+
+        reason = why_not_shared(self.model) if requests else None
+        if reason is not None:
+            print(f"dqo: sampling reads the prompt once per response, because {reason}", file=sys.stderr)
+        generate = self._shared if reason is None else self._by_host
+        for first in range(0, len(requests), self.batch_size):
+            batch = requests[first : first + self.batch_size]
+            uniforms = torch.stack([self._uniforms(request) for request in batch])  # (N, T)
+            rows = generate([self._encode(request) for request in batch], uniforms)
+            yield from zip(batch, map(self._answer, rows), strict=True)
+
+    @cached_property
+    def _stops(self) -> list[int]:
+        own = self.model.generation_config.eos_token_id
+        stops = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+        return sorted({token for token in stops if token is not None})
+
+    @property
+    def _pad(self) -> int:
+        return (self._stops or [0])[0]  # any token will do: the mask hides it, and an answer ends before it
+
+    def _encode(self, request: Request) -> list[int]:
+        if request.message in self._encoded:
+            return self._encoded[request.message]
+        ids, config = self._tokens(request.message), self.model.config
+        room, longest = getattr(config, "max_position_embeddings", None), self.asked.max_new_tokens
+        if not ids or (room and len(ids) + longest > room):
+            raise DataError(
+                f"Prompt {request.prompt_id!r} must have at least one token and leave {longest} of the model's {room} "
+                f"for the response, got {len(ids)} tokens; shorten it or lower `max_new_tokens`."
+            )
+        known = getattr(config, "vocab_size", None)
+        if known and max(ids) >= known:
+            raise ModelError(
+                f"expected tokens below {known}, the vocabulary of {self.name!r}, got {max(ids)} from its tokenizer; "
+                "save model and tokenizer of one kind together."
+            )
+        self._encoded[request.message] = ids
+        return ids
+
+    def _shared(self, prompts: list[list[int]], uniforms: Tensor) -> list[list[int]]:
+        from dqo.models.rollout import Sampling, generate_shared
+
+        return generate_shared(
+            self.model,
+            prompts,
+            sampling=Sampling(temperature=self.asked.temperature),
+            max_new_tokens=self.asked.max_new_tokens,
+            eos_token_ids=self._stops,
+            pad_token_id=self._pad,
+            uniforms=uniforms,
+        )[0]
+
+    def _by_host(self, prompts: list[list[int]], uniforms: Tensor) -> list[list[int]]:
+        """Samples by transformers' own `generate`, for models whose prompts cannot be shared."""
+        width = max(map(len, prompts))
+        ids = torch.tensor([[self._pad] * (width - len(row)) + row for row in prompts])  # (N, width)
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])  # (N, width)
+        with self._plain_decoding():
+            whole = self.model.generate(  # (N, width + T)
+                input_ids=ids.to(self.model.device),
+                attention_mask=mask.to(self.model.device),
+                logits_processor=[SeededChoice(uniforms, self.asked.temperature, width)],
+            )
+        return whole[:, width:].tolist()
+
+    @contextmanager
+    def _plain_decoding(self) -> Iterator[None]:
+        """Sets evaluation mode and plain generation settings, and puts both back."""
+        from transformers import GenerationConfig
+
+        was_training, own = self.model.training, self.model.generation_config
+        plain = {"max_new_tokens": self.asked.max_new_tokens, "do_sample": False, "pad_token_id": self._pad}
+        self.model.eval()
+        self.model.generation_config = GenerationConfig(eos_token_id=self._stops or None, **plain)
+        try:
+            yield
+        finally:
+            self.model.generation_config = own
+            self.model.train(was_training)
+
+    def _answer(self, tokens: list[int]) -> Answer:
+        length = next((place for place, token in enumerate(tokens) if token in self._stops), None)
+        return self._reader.decode(tokens[:length]), "length" if length is None else "eos"
+
+    def _uniforms(self, request: Request) -> Tensor:
+        generator = torch.Generator().manual_seed(request.seed(self.asked.seed))
+        return torch.rand(self.asked.max_new_tokens, generator=generator, dtype=torch.float64)  # (T,)
+
+
+class SeededChoice:
+    """A logits processor that makes greedy decoding take the token its own random numbers choose.
+
+    Args:
+        uniforms: (N, T) numbers in [0, 1), one per row and step.
+        temperature: Logits are divided by it.
+        start: Tokens of the prompts.
+    """
+
+    def __init__(self, uniforms: Tensor, temperature: float, start: int):
+        self.uniforms, self.temperature, self.start = uniforms, temperature, start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """All scores -inf, except that of the drawn token."""
+        from dqo.models.rollout import inverse_cdf
+
+        probabilities = (scores.float() / self.temperature).softmax(dim=-1)  # (N, V)
+        uniforms = self.uniforms[:, input_ids.shape[1] - self.start].to(scores.device)  # (N,)
+        token = inverse_cdf(probabilities, uniforms)  # (N,)
+        return torch.full_like(scores, float("-inf")).scatter_(1, token[:, None], 0.0)  # (N, V)
+
+
+class VllmEngine(_Tokenized):
+    """A vLLM engine in this process; its prefix cache reads a prompt once for its n responses.
+
+    Args:
+        model: Folder, hub name, or the default policy, whose package is converted as everywhere.
+        asked: As for `LocalModel`.
+
+    Raises:
+        ModelError: vLLM is not installed, or cannot load the model; a system prompt without a chat template.
+    """
+
+    def __init__(self, model: str, asked: Asked):
+        try:
+            import vllm
+        except ModuleNotFoundError as error:
+            raise ModelError(
+                "--backend vllm needs the package vllm, which is not installed; run `pip install vllm`, leave "
+                "--backend out, or give the URL of a vLLM server as --endpoint."
+            ) from error
+        folder = resolve_policy(model)
+        try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
+            self._engine = vllm.LLM(
+                model=folder, seed=asked.seed % 2**31, generation_config="vllm", load_format="safetensors"
+            )
+        except Exception as error:  # the engine's, the hub's or the device's: all of them mean the same to the user
+            raise ModelError(
+                f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
+            ) from error
+        self._vllm = vllm
+        super().__init__(model, self._engine.get_tokenizer(), asked)
+
+    def at(self, temperature: float) -> "VllmEngine":
+        """The same engine at another temperature; it shares the loaded model."""
+        other = copy.copy(self)
+        other.asked = replace(self.asked, temperature=temperature)
+        return other
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the draws, with vLLM's version."""
+        return {"backend": f"vllm {self._vllm.__version__}"} | super().settings()
+
+    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
+        """The answers, some thousand requests at a time."""
+        asked = self.asked
+        settings = {"temperature": asked.temperature, "top_p": 1.0, "max_tokens": asked.max_new_tokens}
+        for start in range(0, len(requests), _REQUESTS_AT_ONCE):
+            batch = requests[start : start + _REQUESTS_AT_ONCE]
+            outputs = self._engine.generate(
+                [{"prompt_token_ids": self._tokens(request.message)} for request in batch],
+                [self._vllm.SamplingParams(seed=request.seed(asked.seed) % 2**31, **settings) for request in batch],
+                use_tqdm=False,
+            )
+            for request, output in zip(batch, outputs, strict=True):
+                answer = output.outputs[0]
+                finish = "length" if answer.finish_reason == "length" else "eos"
+                yield request, (self._reader.decode(answer.token_ids), finish)
+
+
+class ServedModel(Source):
+    """Chat completions of a server, one request per response, many at a time.
+
+    The prompt is sent as a user message, with temperature, length and a seed of its own; a server that is known to
+    have defaults of its own also gets neutral ones. What a server refuses is renamed or left out, and `adapted` says
+    so. Of models that think aloud in a field of their own only the answer is read.
+
+    Args:
+        model: Name under which the server offers the model.
+        url: Base of the API, such as http://localhost:8000/v1. The key comes from the environment variable
+            OPENAI_API_KEY and is recorded nowhere.
+        asked: As for `LocalModel`.
+        **connection: `concurrency`, `timeout`, `retries` and `parameters` of `Endpoint`.
+
+    Raises:
+        EndpointError: A URL that is none or holds a password, or a server that is not there.
+    """
+
+    def __init__(self, model: str, url: str, asked: Asked, **connection: Any):
+        self._endpoint = Endpoint(url, model, **{"timeout": 600.0, "retries": 5, "concurrency": 32} | connection)
+        self.asked, self.server = asked, self._endpoint.models().get(model, "unknown")
+        variables = asked.chat_template_kwargs
+        self._sent = ({"chat_template_kwargs": variables} if variables else {}) | _NEUTRAL.get(self.server, {})
 
     def settings(self) -> dict[str, Any]:
         """Where the responses came from and what was asked for."""
+        place = {"endpoint": self._endpoint.base_url, "server": self.server, "model": self._endpoint.model}
         given = {"parameters": self._endpoint.parameters} if self._endpoint.parameters else {}
-        return {
-            "endpoint": self._endpoint.base_url,
-            "server": self.server,
-            "model": self._endpoint.model,
-            "seed": self.seed,
-            "temperature": self.temperature,
-            "max_new_tokens": self.max_new_tokens,
-            "system_prompt": self.system_prompt,
-            **self._neutral,
-            **given,
-        }
+        return place | vars(self.asked) | self._sent | given
 
     def trust(self, request: Request) -> None:
-        """Name a request that the server answered at an earlier start."""
+        """Names a request that the server answered at an earlier start."""
         self._endpoint.trust(self._ask, request)
 
     @property
-    def adapted(self) -> dict[str, str]:
+    def adapted(self) -> Mapping[str, str]:
         """Parameters that the server refused, each with what was sent in its place."""
         return self._endpoint.adapted
-
-    def check(self, requests: Sequence[Request]) -> None:
-        """Nothing: the server alone knows its model's context, and refuses the prompt that does not fit."""
 
     def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer | Unanswered]]:
         """The answers as they come."""
@@ -113,130 +346,9 @@ class ServedModel:
     async def _ask(self, client: "AsyncOpenAI", request: Request) -> Reply:
         return await self._endpoint.complete(
             client,
-            conversation(request.message, self.system_prompt),
-            max_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            seed=request.seed(self.seed) % 2**31,
-            **self._neutral,
+            conversation(request.message, self.asked.system_prompt),
+            max_tokens=self.asked.max_new_tokens,
+            temperature=self.asked.temperature,
+            seed=request.seed(self.asked.seed) % 2**31,
+            **self._sent,
         )
-
-
-# A vLLM engine in this process as a source of responses.
-
-_REQUESTS_AT_ONCE = 2048  # what a kill may cost; the engine batches inside
-
-
-class VllmEngine:
-    """Draws from the model's own distribution; vLLM's prefix cache reads a prompt once for its n responses.
-
-    Args:
-        model: Folder, hub name, or the default policy, whose package is converted as everywhere.
-        seed: Any whole number.
-        max_new_tokens: Longest response in tokens.
-        temperature: Above 0.
-        system_prompt: Message before the prompt; None leaves it to the chat template.
-        chat_template_kwargs: Variables of the chat template, such as enable_thinking.
-        trace_markers: As for `LocalModel`.
-
-    Raises:
-        ModelError: vLLM is not installed, or cannot load the model; a system prompt without a chat template.
-        DataError: A number out of range.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        *,
-        seed: int,
-        max_new_tokens: int,
-        temperature: float,
-        system_prompt: str | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
-        trace_markers: str = "default",
-    ):
-        check_settings(max_new_tokens=max_new_tokens, temperature=temperature)
-        try:
-            import vllm
-        except ModuleNotFoundError as error:
-            raise ModelError(
-                "--backend vllm needs the package vllm, which is not installed; run `pip install vllm`, leave "
-                "--backend out, or give the URL of a vLLM server as --endpoint."
-            ) from error
-        self.model, self.seed, self.max_new_tokens, self.temperature = model, seed, max_new_tokens, temperature
-        self._vllm, self.system_prompt = vllm, system_prompt
-        folder = resolve_policy(model)
-        try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
-            self._engine = vllm.LLM(
-                model=folder, seed=seed % 2**31, generation_config="vllm", load_format="safetensors"
-            )
-        except Exception as error:  # the engine's, the hub's or the device's: all of them mean the same to the user
-            raise ModelError(
-                f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
-            ) from error
-        tokenizer = self._engine.get_tokenizer()
-        self._chat = bool(tokenizer.chat_template)
-        check_system(system_prompt, tokenizer.chat_template, model)
-        self.chat_template_kwargs, self.trace_markers = chat_template_kwargs, trace_markers
-        self._reader = ResponseReader(tokenizer, TraceMarkers.parse(trace_markers))
-
-    def at(self, temperature: float) -> "VllmEngine":
-        """The same engine at another temperature.
-
-        Args:
-            temperature: Above 0.
-
-        Returns:
-            A source that shares the loaded model.
-        """
-        check_settings(temperature=temperature)
-        other = copy.copy(self)
-        other.temperature = temperature
-        return other
-
-    def settings(self) -> dict[str, Any]:
-        """The model and what decides the draws."""
-        return {
-            "backend": f"vllm {self._vllm.__version__}",
-            "model": self.model,
-            "chat_template": template_mark(self._engine.get_tokenizer().chat_template),
-            "system_prompt": self.system_prompt,
-            "chat_template_kwargs": self.chat_template_kwargs,
-            "trace_markers": self.trace_markers,
-            "prompt_opens_trace": self._opens_trace(),
-            "seed": self.seed,
-            "temperature": self.temperature,
-            "max_new_tokens": self.max_new_tokens,
-        }
-
-    def _opens_trace(self) -> bool:
-        tokenizer = self._engine.get_tokenizer()
-        if not self._chat:
-            return False
-        text = rendered("Hello!", tokenizer, self.system_prompt, self.chat_template_kwargs)
-        return self._reader.opened(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def check(self, requests: Sequence[Request]) -> None:
-        """Nothing: the engine refuses a prompt that does not fit when it comes to it."""
-
-    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
-        """The answers, some thousand requests at a time."""
-        for start in range(0, len(requests), _REQUESTS_AT_ONCE):
-            batch = requests[start : start + _REQUESTS_AT_ONCE]
-            settings = [
-                self._vllm.SamplingParams(
-                    temperature=self.temperature, top_p=1.0, max_tokens=self.max_new_tokens,
-                    seed=request.seed(self.seed) % 2**31,
-                )
-                for request in batch
-            ]  # fmt: skip
-            if self._chat:
-                messages = [conversation(request.message, self.system_prompt) for request in batch]
-                outputs = self._engine.chat(
-                    messages, settings, use_tqdm=False, chat_template_kwargs=self.chat_template_kwargs
-                )
-            else:
-                outputs = self._engine.generate([request.message for request in batch], settings, use_tqdm=False)
-            for request, output in zip(batch, outputs, strict=True):
-                answer = output.outputs[0]
-                finish = "length" if answer.finish_reason == "length" else "eos"
-                yield request, (self._reader.decode(answer.token_ids), finish)

@@ -1,15 +1,11 @@
-"""What a user gets who may draw k times: unbiased pass@k and max@k from n >= k samples.
-
-Both average over all subsets of k of the n samples. Drawing k and taking their maximum once, or a bootstrap with
-replacement, is noisier or biased.
-"""
+"""Quality of responses: unbiased pass@k and max@k, scoring by a task or a reward, and the text that is judged."""
 
 import asyncio
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -19,13 +15,15 @@ from dqo.errors import DQOError, NonFiniteError
 from dqo.files.records import Group, Prompt
 from dqo.models.response import DEFAULT_MARKERS, Response, TraceMarkers, joined
 from dqo.rewards import CheckedReward
-from dqo.rewards.calling import encode_record, task_quality
+from dqo.rewards.calling import encode_record
+
+Reward = Callable[..., Any]
+Item = TypeVar("Item")
+_GROUPS_AT_ONCE = 16
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Probability that k of the n samples, drawn without replacement, hold a correct one: 1 - C(n-c, k)/C(n, k).
-
-    Computed in whole numbers up to the last division: no overflow for large n, no digit of a small probability lost.
 
     Args:
         n: Samples drawn for the prompt.
@@ -40,10 +38,14 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     Source: Chen et al. 2021 (docs/math.md eq. 7.1); `max_at_k` of 0/1 rewards gives the same number.
     """
-    n, c = _count("n", n), _count("c", c)
-    k = _check_k(k, n)
+    for name, count in (("n", n), ("c", c), ("k", k)):
+        if int(count) != count:
+            raise DQOError(f"`{name}` must be a whole number, got {count}.")
+    n, c, k = int(n), int(c), int(k)
+    _check_draws(k, n)
     if not 0 <= c <= n:
         raise DQOError(f"pass_at_k needs a number of correct samples from 0 to n, got c={c} with n={n}.")
+    # In whole numbers up to the last division: no overflow for large n, no digit of a small probability lost.
     few, many = sorted((c, k))  # C(n-c, k)/C(n, k) is symmetric in c and k: take the smaller numbers
     ways = math.comb(n, few)
     return (ways - math.comb(n - many, few)) / ways
@@ -70,7 +72,7 @@ def max_at_k(rewards: Sequence[float], k: int) -> float:
         if not math.isfinite(value):
             raise NonFiniteError(f"max_at_k needs finite rewards, got {value} at place {place}; check the reward.")
     n = len(values)
-    k = _check_k(k, n)
+    _check_draws(k, n)
     weight, terms = k / n, []
     for i, reward in zip(range(n, k - 1, -1), sorted(values, reverse=True), strict=False):
         terms.append(weight * reward)
@@ -78,48 +80,47 @@ def max_at_k(rewards: Sequence[float], k: int) -> float:
     return math.fsum(terms)
 
 
-def _check_k(k: int, n: int) -> int:
-    k = _count("k", k)
+def _check_draws(k: int, n: int) -> None:
     if not 1 <= k <= n:
         raise DQOError(
             f"An unbiased estimate needs 1 <= k <= n, got k={k} with n={n} samples; draw at least k samples."
         )
-    return k
 
 
-def _count(name: str, value: Any) -> int:
-    if not math.isfinite(value) or int(value) != value:
-        raise DQOError(f"`{name}` must be a whole number, got {value}.")
-    return int(value)
+def among_good(
+    measure: Callable[[list[Item]], float], items: Sequence[Item], rewards: Sequence[float], threshold: float = 0.5
+) -> float:
+    """A measure of diversity of the items whose reward reaches the threshold: different but wrong is worth nothing.
 
-
-# Quality of every response of every group, from a task or from a reward function.
-
-if TYPE_CHECKING:
-    from dqo.tasks import Task
-
-Reward = Callable[..., Any]
-_GROUPS_A_CALL = 16
-
-
-def score_with_task(groups: Sequence[Group], task: "Task") -> list[Group]:
-    """The groups with `rewards` from `task.quality`, which also sees whether a response ended by itself.
+    The ranking of models can flip with the threshold; report it.
 
     Args:
-        groups: Groups of any sizes.
-        task: What the prompts belong to.
+        measure: Any measure of this package that takes a group, such as `vendi_score`.
+        items: One per response: texts, rows of embeddings or classes.
+        rewards: One per response.
+        threshold: Least reward of a good response; 0.5 divides 0/1 rewards.
 
     Returns:
-        The same groups; rewards are None for a group in which any response could not be scored.
+        The measure of the good items; of none what the measure says of an empty list: 0 of what counts, else NaN.
 
     Raises:
-        RewardError: If the task raised, or returned another count than asked for or something that is not a number.
+        DQOError: If there is not one reward per item.
+
+    Source: effective semantic diversity, Shypula et al. 2025.
     """
-    return _scored(groups, task_quality(task))
+    if len(items) != len(rewards):
+        raise DQOError(f"`rewards` must be one number per item, got {len(rewards)} for {len(items)} items.")
+    good = [item for item, passed in zip(items, passes(rewards, threshold), strict=True) if passed]
+    return float(measure(good))
 
 
-def score_with_reward(groups: Sequence[Group], reward: Reward) -> list[Group]:
-    """The groups with `rewards` from a function in TRL's convention, called with whole groups.
+def passes(rewards: Sequence[float], threshold: float) -> list[bool]:
+    """Which rewards reach the pass threshold, by the rule of the gate of training: rounding fails nobody."""
+    return reaches(torch.tensor(rewards, dtype=torch.float64), threshold).tolist()
+
+
+def scored(groups: Sequence[Group], reward: Reward) -> list[Group]:
+    """The groups with rewards from a function in TRL's convention, called with whole groups.
 
     Args:
         groups: Groups of any sizes.
@@ -132,37 +133,24 @@ def score_with_reward(groups: Sequence[Group], reward: Reward) -> list[Group]:
     Raises:
         RewardError: If the function raised, or returned another count than asked for or something that is not a number.
     """
-    return _scored(groups, reward)
+    checked, found = CheckedReward(reward), []
+    for first in tqdm(range(0, len(groups), _GROUPS_AT_ONCE), desc=f"scoring ({checked.__name__})", unit="batch"):
+        batch = groups[first : first + _GROUPS_AT_ONCE]
+        numbers = iter(_rewards(batch, checked))
+        for group in batch:
+            rewards = [next(numbers) for _ in group.responses]
+            found.append(replace(group, rewards=None if None in rewards else rewards))
+    return found
 
 
 def check_scoring(prompt: Prompt, reward: Reward) -> None:
-    """Score a made-up response, so that a reward which lacks something says so before anything is sampled.
-
-    Args:
-        prompt: One of the data.
-        reward: As for `score_with_reward`.
-
-    Raises:
-        DQOError: Whatever the reward has to say.
-    """
+    """Scores a made-up response to a prompt, so that a reward which lacks something says so before any sampling."""
     group = Group(prompt.id, prompt.prompt, prompt.reference, ["Hello!"], ["eos"], None, prompt.meta)
     _rewards([group], CheckedReward(reward))
 
 
-def _scored(groups: Sequence[Group], reward: Reward) -> list[Group]:
-    checked = CheckedReward(reward)
-    scored = []
-    for first in tqdm(range(0, len(groups), _GROUPS_A_CALL), desc=f"scoring ({checked.__name__})", unit="batch"):
-        batch = groups[first : first + _GROUPS_A_CALL]
-        numbers = iter(_rewards(batch, checked))
-        for group in batch:
-            rewards = [next(numbers) for _ in group.responses]
-            scored.append(replace(group, rewards=None if None in rewards else rewards))
-    return scored
-
-
 def _rewards(groups: Sequence[Group], checked: CheckedReward) -> list[float | None]:
-    """One number a response, group after group."""
+    """One number per response, group after group."""
     rows = [group for group in groups for _ in group.responses]
     values = checked(
         prompts=[group.prompt for group in rows],
@@ -175,17 +163,10 @@ def _rewards(groups: Sequence[Group], checked: CheckedReward) -> list[float | No
     return asyncio.run(values) if inspect.iscoroutine(values) else values
 
 
-# Responses of groups as they are judged: without reasoning traces, which the files keep as they were sampled.
-
-
 def judged(
     groups: Sequence[Group], markers: TraceMarkers = DEFAULT_MARKERS, sampling: Mapping[str, Any] | None = None
 ) -> list[Group]:
-    """The groups with every response as a `Response`; those that are one already stay as they are.
-
-    Where a prompt opens the trace, a response that was cut off within it shows no marker at all. Who sampled here knows
-    whether prompts do (`prompt_opens_trace` in sampling.json). Of other responses it is inferred: they do where most
-    responses that ended by themselves hold a closing marker that nothing opened.
+    """The groups with every response as a `Response`, without reasoning traces; those that are one already stay.
 
     Args:
         groups: As they were sampled.
@@ -196,27 +177,24 @@ def judged(
         The same groups with the text that is judged.
     """
     known = sampling or {}
-    if str(known.get("form", "plain")) != "plain":  # several responses a call, read from what stood after the trace
-        opened = False
-    else:
-        opened = known.get("prompt_opens_trace")
-        opened = _inferred(groups, markers) if opened is None else opened
+    opened = False  # of several responses per call, which are read from what stood after the trace
+    if str(known.get("form", "plain")) == "plain":
+        # Where a prompt opens the trace, a response that was cut off within it shows no marker at all.
+        told = known.get("prompt_opens_trace")
+        opened = _prompts_seem_to_open(groups, markers) if told is None else told
+
+    def read(group: Group, text: str) -> Response:
+        plain_prompt_opens = not known.get("chat_template") and markers.opened_by(group.prompt)
+        return joined([text], [markers.cut(text, opened or plain_prompt_opens)])
+
     return [
-        replace(group, responses=[_read(text, markers, opened or _opens(group, markers, known))
-                                  for text in group.responses])
+        replace(group, responses=[t if isinstance(t, Response) else read(group, t) for t in group.responses])
         for group in groups
-    ]  # fmt: skip
+    ]
 
 
 def trace_notes(groups: Sequence[Group]) -> list[str]:
-    """How many responses had a trace, for the notes of an evaluation.
-
-    Args:
-        groups: As `judged` returns them.
-
-    Returns:
-        One sentence or none.
-    """
+    """Says how many responses had a trace, in one sentence or none; groups as `judged` returns them."""
     responses = [response for group in groups for response in group.responses]
     traced = sum(response.traced for response in responses)
     unclosed = sum(response.unclosed for response in responses)
@@ -228,16 +206,8 @@ def trace_notes(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def _read(text: str, markers: TraceMarkers, opened: bool) -> Response:
-    return text if isinstance(text, Response) else joined([text], [markers.cut(text, opened)])
-
-
-def _opens(group: Group, markers: TraceMarkers, sampling: Mapping[str, Any]) -> bool:
-    """Whether a prompt that is no chat message ends with an opening marker."""
-    return not sampling.get("chat_template") and markers.opened_by(group.prompt)
-
-
-def _inferred(groups: Sequence[Group], markers: TraceMarkers) -> bool:
+def _prompts_seem_to_open(groups: Sequence[Group], markers: TraceMarkers) -> bool:
+    """Whether most responses that ended by themselves hold a closing marker that nothing opened."""
     ended = [
         text
         for group in groups
@@ -245,48 +215,3 @@ def _inferred(groups: Sequence[Group], markers: TraceMarkers) -> bool:
         if finish == "eos" and not isinstance(text, Response)
     ]
     return sum(markers.cut(text).from_prompt for text in ended) > len(ended) / 2
-
-
-# Diversity among good answers only: different but wrong is worth nothing.
-
-Item = TypeVar("Item")
-
-
-def among_good(
-    measure: Callable[[list[Item]], float], items: Sequence[Item], rewards: Sequence[float], threshold: float = 0.5
-) -> float:
-    """A measure of diversity of the items whose reward reaches the threshold.
-
-    The ranking of models can flip with the threshold; report it.
-
-    Args:
-        measure: Any measure of this package that takes a group, such as `vendi_score`.
-        items: One a response: texts, rows of embeddings or classes.
-        rewards: One a response.
-        threshold: Least reward of a good response; 0.5 divides 0/1 rewards.
-
-    Returns:
-        The measure of the good items; of none what the measure says of an empty list: 0 of what counts, else NaN.
-
-    Raises:
-        DQOError: If there is not one reward an item.
-
-    Source: effective semantic diversity, Shypula et al. 2025.
-    """
-    if len(items) != len(rewards):
-        raise DQOError(f"`rewards` must be one number an item, got {len(rewards)} for {len(items)} items.")
-    good = [item for item, passed in zip(items, passes(rewards, threshold), strict=True) if passed]
-    return float(measure(good))
-
-
-def passes(rewards: Sequence[float], threshold: float) -> list[bool]:
-    """Which rewards reach the pass threshold, by the rule that the gate of training has: rounding fails nobody.
-
-    Args:
-        rewards: One a response.
-        threshold: Least reward of a good response.
-
-    Returns:
-        One a response.
-    """
-    return reaches(torch.tensor(rewards, dtype=torch.float64), threshold).tolist()

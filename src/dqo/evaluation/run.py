@@ -2,26 +2,126 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dqo._version import __version__
 from dqo.embedders.naming import kinship
 from dqo.errors import RecipeError
 from dqo.evaluation.meaning import same_meaning
-from dqo.evaluation.metrics import CLASSED, Encoder, metrics_document, prompt_values, undefined_notes
-from dqo.evaluation.protocols import Protocol
-from dqo.evaluation.quality import Reward, judged, score_with_reward, score_with_task, trace_notes
+from dqo.evaluation.metrics import CLASSED, NGRAMS, Encoder, defined, n_samples, prompt_values, undefined_notes
+from dqo.evaluation.quality import Reward, judged, scored, trace_notes
 from dqo.evaluation.same_meaning import Equivalence
-from dqo.evaluation.statistics import PromptValues
+from dqo.evaluation.sampling import form_of
+from dqo.evaluation.statistics import LEVEL, PromptValues, summarize
+from dqo.evaluation.words import corpus_distinct_n, self_rouge
 from dqo.files.evaluation import UNKNOWN_SCORING, sampling_notes
 from dqo.files.records import Group, write_groups, write_json, write_text
 from dqo.files.run import owning
 from dqo.models.response import TraceMarkers
+from dqo.rewards.calling import task_quality
 
 if TYPE_CHECKING:
     from dqo.tasks import Task
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Settings that belong together under a name.
+
+    Attributes:
+        name: Its name.
+        n: Responses per prompt.
+        headline: Metrics to print first.
+        n_is_fixed: Whether another n is refused.
+        temperature: Sampling temperature it demands; None leaves it to the user.
+        max_new_tokens: Longest response; None leaves it to task and user.
+        equivalence: What decides that two responses mean the same, as `load_equivalence` takes it.
+        needs_quality: Whether it means nothing without rewards.
+        hub_prompts: Data set of the hub, "owner/name:split", where no other prompts are given; None if it has none.
+        measures: Metrics of one prompt's texts that it adds.
+    """
+
+    name: str
+    n: int
+    headline: tuple[str, ...]
+    n_is_fixed: bool = True
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+    equivalence: str = "embedding"
+    needs_quality: bool = False
+    hub_prompts: str | None = None
+    measures: Mapping[str, Callable[[list[str]], float]] = field(default_factory=dict)
+
+    def check(self, groups: Sequence[Group]) -> None:
+        """Refuses groups of another size (RecipeError), or without rewards where they are needed."""
+        for group in groups:
+            if self.n_is_fixed and len(group.responses) != self.n:
+                raise RecipeError(
+                    f"protocol {self.name!r}: expected {self.n} responses per prompt, got {len(group.responses)} for "
+                    f"{group.id!r}; sample with --n {self.n}, or leave --protocol out."
+                )
+        if self.needs_quality and all(group.rewards is None for group in groups):
+            raise RecipeError(f"protocol {self.name!r}: expected rewards, got none; give --task or --reward.")
+
+    def check_sampling(self, sampling: Mapping[str, Any] | None) -> str | None:
+        """Refuses responses that were drawn in another way.
+
+        Args:
+            sampling: What sampling.json holds; None where it is not known.
+
+        Returns:
+            A note where it is not known how they were drawn, though it matters; otherwise None.
+
+        Raises:
+            RecipeError: Another temperature, or another length of a response.
+        """
+        known = sampling or {}
+        length = self.max_new_tokens and form_of(known.get("form")).call_length(self.max_new_tokens)
+        untold = []
+        for name, value in {"temperature": self.temperature, "max_new_tokens": length}.items():
+            if value is not None and name not in known:
+                untold.append(f"{name} = {value}")
+            elif value is not None and known[name] != value:
+                raise RecipeError(
+                    f"protocol {self.name!r}: expected responses sampled with {name} = {value}, got {known[name]!r}; "
+                    "sample them anew, or leave --protocol out."
+                )
+        if not untold:
+            return None
+        return f"protocol {self.name!r} demands {', '.join(untold)}, and nothing says that the responses were drawn so."
+
+
+PROTOCOLS = {
+    "paper": Protocol(
+        name="paper",
+        n=10,
+        headline=("quality", "pass@k", "max@k", "distinct_4", "self_rouge", "vendi_1", "cosine_distance"),
+        temperature=1.0,
+        measures={"self_rouge": self_rouge},
+    ),
+    "noveltybench-1.0": Protocol(
+        name="noveltybench-1.0",
+        n=10,
+        headline=("classes", "utility_k"),
+        temperature=1.0,
+        max_new_tokens=512,
+        equivalence="noveltybench-1.0",
+        hub_prompts="yimingzhang/novelty-bench:curated",
+    ),
+    "passk": Protocol(
+        name="passk", n=64, headline=("quality", "pass@k", "max@k"), n_is_fixed=False, needs_quality=True
+    ),
+}
+
+
+def protocol_of(name: str) -> Protocol:
+    """The protocol of a name; RecipeError for an unknown one."""
+    if name not in PROTOCOLS:
+        raise RecipeError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {name!r}.")
+    return PROTOCOLS[name]
 
 
 def evaluate(
@@ -40,30 +140,25 @@ def evaluate(
     trace_markers: str = "default",
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Score the groups, measure them, and write the folder; metrics.json comes last and marks it as complete.
+    """Scores the groups, measures them, and writes the folder; metrics.json comes last and marks it as complete.
 
     Args:
-        groups: What a model answered.
+        groups: What a model answered. Rewards they carry count where neither task nor reward is given.
         encoder: Judge of diversity.
-        out: Folder; files of the three names are replaced.
+        out: Folder of the three files, which are replaced.
         task: Gives the quality and the answer span whose diversity is measured.
         reward: Gives the quality in place of a task; diversity is then that of whole responses.
         heldout_encoder: Second judge, under `heldout/`; choose one the policy was not trained against.
-        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against the threshold
-            measured for it, and nothing where there is none.
+        equivalence: Decides what means the same; by default the cosine of `encoder`, where a threshold is measured.
         protocol: Checked against the groups, named in the document, and the source of further measures.
         pass_threshold: Least reward that passes.
         sampling: The settings the groups were drawn with, recorded as they are; None where they are not known.
-        scoring: What the quality depends on beside the task's name, recorded as it is, so that evaluations by another
-            reward or other options of a task are not compared; by default the name of `reward`, where there is one, and
-            that nothing is known where the groups carry rewards and neither task nor reward is given.
-        trace_markers: Reasoning traces that are removed before a response is judged and measured, see
-            `dqo.models.response.TraceMarkers.parse`; the files keep the responses as they were sampled.
+        scoring: What the quality depends on beside the task's name, recorded as it is; by default the reward's name.
+        trace_markers: Reasoning traces that are not judged, see `TraceMarkers.parse`; the files keep them.
         seed: Of the bootstrap.
 
     Returns:
-        The content of metrics.json. Without task and reward the rewards that the groups carry are used; where they
-        carry none, quality, max@k, pass@k and what needs them are None and an entry of "notes" says so.
+        The content of metrics.json; what could not be measured is None, and an entry of "notes" says why.
 
     Raises:
         RecipeError: If both a task and a reward are given, or the groups or their sampling do not fit the protocol.
@@ -72,74 +167,145 @@ def evaluate(
         DataError: If there is no group.
         FolderBusyError: If another process writes to the folder.
     """
-    unchecked = protocol and protocol.check_sampling(sampling)
-    sampled, groups = groups, judged(groups, TraceMarkers.parse(trace_markers), sampling)
-    groups = _scored(groups, task, reward)
-    if scoring is None:
-        scoring = _scoring(groups, task, reward)
-    if protocol is not None:
-        protocol.check(groups)
-    answer_span = str if task is None else task.answer_span
-    values = prompt_values(
-        groups,
-        encoder,
-        heldout_encoder,
-        answer_span=answer_span,
-        pass_threshold=pass_threshold,
-        equivalence=equivalence,
-        measures=None if protocol is None else protocol.measures,
-    )
-    threshold = same_meaning(encoder.name)
-    by_encoder = None if threshold is None else f"{encoder.name} >= {threshold}"
-    notes = [
-        *trace_notes(groups),
-        *_uneven(groups),
-        *_ended(groups),
-        *_unscored(groups, scorer_given=task is not None or reward is not None),
-    ]
-    notes += ([unchecked] if unchecked else []) + kinship(encoder, heldout_encoder)
-    notes += [*sampling_notes(sampling), *_own_notes(encoder, heldout_encoder, reward, equivalence)]
-    document = metrics_document(
-        groups,
-        values,
-        answer_span=answer_span,
-        seed=seed,
-        encoder=encoder.name,
-        heldout_encoder=None if heldout_encoder is None else heldout_encoder.name,
-        task=None if task is None else task.name,
-        equivalence=by_encoder if equivalence is None else equivalence.name,
-        protocol=None if protocol is None else protocol.name,
-        pass_threshold=pass_threshold,
-        sampling=sampling,
-        scoring=scoring,
-        trace_markers=trace_markers,
-        notes=notes,
-    )
-    decided = equivalence is not None or threshold is not None
-    document["notes"] += _about_undefined(groups, values, document["corpus"], None if decided else encoder.name)
-    kept = [replace(group, responses=before.responses) for group, before in zip(groups, sampled, strict=True)]
+    judges = _Judges(encoder, heldout_encoder, equivalence, protocol, task, reward, pass_threshold)
+    rated = judges.rate(groups, sampling, trace_markers)
+    values = judges.measure(rated)
+    scoring = judges.scoring(rated) if scoring is None else scoring
+    known = {"sampling": sampling, "scoring": scoring, "trace_markers": trace_markers}
+    document = judges.document(rated, values, seed, known)
+    # the files keep responses as they were sampled
+    kept = [replace(group, responses=before.responses) for group, before in zip(rated, groups, strict=True)]
     with owning(out):
         _write(Path(out), kept, values, document)
     return document
 
 
-def _scored(groups: Sequence[Group], task: "Task | None", reward: Reward | None) -> Sequence[Group]:
-    if task is not None and reward is not None:
-        raise RecipeError("An evaluation takes its quality from a task or from a reward, got both; leave one out.")
-    if task is not None:
-        return score_with_task(groups, task)
-    return groups if reward is None else score_with_reward(groups, reward)
+@dataclass(frozen=True)
+class _Judges:
+    """All that decides what the numbers of an evaluation are."""
+
+    encoder: Encoder
+    heldout_encoder: Encoder | None
+    equivalence: Equivalence | None
+    protocol: Protocol | None
+    task: "Task | None"
+    reward: Reward | None
+    pass_threshold: float
+
+    @property
+    def answer_span(self) -> Callable[[str], str]:
+        return self.task.answer_span if self.task else str
+
+    def rate(self, groups: Sequence[Group], sampling: dict[str, Any] | None, trace_markers: str) -> list[Group]:
+        """The groups with the text that is judged, and its quality."""
+        if self.task and self.reward:
+            raise RecipeError("An evaluation takes its quality from a task or from a reward, got both; leave one out.")
+        if self.protocol:
+            self.protocol.check_sampling(sampling)
+        rated = judged(groups, TraceMarkers.parse(trace_markers), sampling)
+        reward = task_quality(self.task) if self.task else self.reward
+        if reward:
+            rated = scored(rated, reward)
+        if self.protocol:
+            self.protocol.check(rated)
+        return rated
+
+    def scoring(self, rated: Sequence[Group]) -> dict[str, Any] | None:
+        """What is known of where the rewards come from when nobody said it."""
+        if self.reward is not None:
+            return {"reward": getattr(self.reward, "__name__", type(self.reward).__name__)}
+        carried = self.task is None and any(group.rewards is not None for group in rated)
+        return UNKNOWN_SCORING if carried else None
+
+    def measure(self, rated: Sequence[Group]) -> PromptValues:
+        return prompt_values(
+            rated,
+            self.encoder,
+            self.heldout_encoder,
+            answer_span=self.answer_span,
+            pass_threshold=self.pass_threshold,
+            equivalence=self.equivalence,
+            measures=self.protocol.measures if self.protocol else None,
+        )
+
+    def document(
+        self, rated: Sequence[Group], values: PromptValues, seed: int, known: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The content of metrics.json."""
+        names = {
+            name: judge and judge.name
+            for name, judge in vars(self).items()
+            if name in ("encoder", "heldout_encoder", "task", "equivalence", "protocol")
+        }
+        threshold = same_meaning(self.encoder.name)
+        if self.equivalence is None and threshold is not None:
+            names["equivalence"] = f"{self.encoder.name} >= {threshold}"
+        document = metrics_document(
+            rated,
+            values,
+            seed=seed,
+            answer_span=self.answer_span,
+            **names,
+            pass_threshold=self.pass_threshold,
+            **known,
+            notes=[],
+        )
+        document["notes"] = self._notes(rated, values, document)
+        return document
+
+    def _notes(self, rated: Sequence[Group], values: PromptValues, document: dict[str, Any]) -> list[str]:
+        """What a reader of the numbers must know."""
+        unchecked = self.protocol.check_sampling(document["sampling"]) if self.protocol else None
+        notes = [*trace_notes(rated), *_about_groups(rated, scorer_given=bool(self.task or self.reward))]
+        notes += ([unchecked] if unchecked else []) + kinship(self.encoder, self.heldout_encoder)
+        notes += sampling_notes(document["sampling"])
+        notes += _own_notes(self.encoder, self.heldout_encoder, self.reward, self.equivalence)
+        undecided = document["equivalence"] is None
+        told = {name: column for name, column in values.items() if not undecided or name not in CLASSED}
+        told |= {f"corpus/{name}": [value] * len(rated) for name, value in document["corpus"].items()}
+        notes += undefined_notes(rated, told)
+        if undecided:
+            notes.append(
+                f"{', '.join(CLASSED)} are null: no threshold of equal meaning is measured for encoder "
+                f"{self.encoder.name!r}; name what decides it with --equivalence or --judge."
+            )
+        return notes
 
 
-def _scoring(groups: Sequence[Group], task: "Task | None", reward: Reward | None) -> dict[str, Any] | None:
-    """What is known of where the rewards come from when nobody said it."""
-    if reward is not None:
-        return {"reward": getattr(reward, "__name__", type(reward).__name__)}
-    return UNKNOWN_SCORING if task is None and any(group.rewards is not None for group in groups) else None
+def metrics_document(
+    groups: Sequence[Group], values: PromptValues, *, seed: int, answer_span: Callable[[str], str] = str, **facts: Any
+) -> dict[str, Any]:
+    """The content of metrics.json.
+
+    Args:
+        groups: The measured groups.
+        values: Their metrics.
+        seed: Of the bootstrap.
+        answer_span: As for `prompt_values`, of what is pooled.
+        **facts: More entries for the head: encoder names, pass threshold, notes.
+
+    Returns:
+        {"version", "n_prompts", "n_samples", "n_scored", "level", "seed", **facts, "metrics": {name: {"mean", "low",
+        "high"} or None}, "corpus": {name: number or None}}; `n_samples` is the responses per prompt, the fewest where
+        groups differ.
+    """
+    spans = [[answer_span(response) for response in group.responses] for group in judged(groups)]
+    return {
+        "version": __version__,
+        "n_prompts": len(groups),
+        "n_samples": n_samples(groups),
+        "n_scored": sum(group.rewards is not None for group in groups),
+        "level": LEVEL,
+        "seed": seed,
+        **facts,
+        "metrics": summarize(values, seed=seed),
+        # no interval: prompts drawn twice would lower what is pooled over all prompts
+        "corpus": {f"distinct_{n}": defined(corpus_distinct_n(spans, n)) for n in NGRAMS},
+    }
 
 
 def _write(out: Path, groups: Sequence[Group], values: PromptValues, document: dict[str, Any]) -> None:
-    """The three files; metrics.json comes last, and one of other numbers goes first: the three belong together."""
+    """Writes the three files; metrics.json comes last, and one of other numbers goes first: they belong together."""
     rows = [{"id": group.id} | {name: column[i] for name, column in values.items()} for i, group in enumerate(groups)]
     of_prompts, text = out / "prompt_metrics.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not of_prompts.exists() or of_prompts.read_bytes() != text.encode():
@@ -149,21 +315,6 @@ def _write(out: Path, groups: Sequence[Group], values: PromptValues, document: d
     write_json(out / "metrics.json", document)
 
 
-def _about_undefined(
-    groups: Sequence[Group], values: PromptValues, corpus: dict[str, float | None], unmeasured: str | None
-) -> list[str]:
-    """What is null and why; `unmeasured` names an encoder that leaves the classes of meaning undecided."""
-    told = {name: column for name, column in values.items() if unmeasured is None or name not in CLASSED}
-    told |= {f"corpus/{name}": [value] * len(groups) for name, value in corpus.items()}
-    notes = undefined_notes(groups, told)
-    if unmeasured is not None:
-        notes.append(
-            f"{', '.join(CLASSED)} are null: no threshold of equal meaning is measured for encoder {unmeasured!r}; "
-            "name what decides it with --equivalence or --judge."
-        )
-    return notes
-
-
 def _own_notes(*parts: Any) -> list[str]:
     """What encoders and judges have to say about themselves, each sentence once."""
     parts = tuple(getattr(part, "fn", part) for part in parts)  # of a checked reward
@@ -171,27 +322,22 @@ def _own_notes(*parts: Any) -> list[str]:
     return list(dict.fromkeys(note for owner in owners for note in getattr(owner, "notes", [])))
 
 
-def _ended(groups: Sequence[Group]) -> list[str]:
-    """Responses that a server ended for reasons of its own."""
-    ends = Counter(finish for group in groups for finish in group.finish if finish not in ("eos", "length"))
-    return [f"{count} responses ended by {finish!r}, neither by themselves nor at the limit of their length."
-            for finish, count in ends.items()]  # fmt: skip
-
-
-def _uneven(groups: Sequence[Group]) -> list[str]:
+def _about_groups(groups: Sequence[Group], scorer_given: bool) -> list[str]:
+    """Groups of several sizes, responses that a server ended for reasons of its own, and missing rewards."""
+    notes = []
     sizes = {len(group.responses) for group in groups}
-    if len(sizes) == 1:
-        return []
-    return [f"prompts have {min(sizes)} to {max(sizes)} responses: pass@k and max@k go up to {min(sizes)}, and what "
-            "grows with the number of responses is no longer comparable between prompts."]  # fmt: skip
-
-
-def _unscored(groups: Sequence[Group], scorer_given: bool) -> list[str]:
-    unscored = sum(group.rewards is None for group in groups)
-    if not unscored:
-        return []
-    if unscored < len(groups):
-        rest = f"leave out {unscored} of {len(groups)} prompts, which are not fully scored"
-        return [f"quality, max@k, pass@k and what needs them {rest}."]
-    reason = "no response could be scored" if scorer_given else "no task or reward was given"
-    return [f"quality, max@k, pass@k and what needs them are null: {reason}."]
+    if len(sizes) > 1:
+        notes.append(
+            f"prompts have {min(sizes)} to {max(sizes)} responses: pass@k and max@k go up to {min(sizes)}, and what "
+            "grows with the number of responses is no longer comparable between prompts."
+        )
+    ends = Counter(finish for group in groups for finish in group.finish if finish not in ("eos", "length"))
+    for finish, count in ends.items():
+        notes.append(f"{count} responses ended by {finish!r}, neither by themselves nor at the limit of their length.")
+    unscored, what = sum(group.rewards is None for group in groups), "quality, max@k, pass@k and what needs them"
+    if unscored == len(groups):
+        reason = "no response could be scored" if scorer_given else "no task or reward was given"
+        notes.append(f"{what} are null: {reason}.")
+    elif unscored:
+        notes.append(f"{what} leave out {unscored} of {len(groups)} prompts, which are not fully scored.")
+    return notes

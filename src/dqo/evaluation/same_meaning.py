@@ -1,6 +1,7 @@
-"""From a name to what decides that two responses mean the same."""
+"""Decides whether two texts mean the same: an entailment model, NoveltyBench's classifier, or an LLM judge."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -8,12 +9,20 @@ import torch
 
 from dqo.errors import EncoderError, RecipeError
 from dqo.models.policy import best_device
-from dqo.models.weights import load_whole, why_failed
+from dqo.models.weights import check_loaded, why_failed
 
 if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder
+
     from dqo.rewards.judge import JudgeReward
 
 CHOICES = "embedding, noveltybench-1.0, noveltybench-1.0:<model folder> or nli:<model>"
+NOVELTYBENCH_CLASSIFIER = "yimingzhang/deberta-v3-large-generation-similarity"
+NOVELTYBENCH_TOKENIZER = "microsoft/deberta-v3-large"
+_REMEDY = "check name and network, or give a folder of a trained one"
+_TOKENIZER_FILES = ("tokenizer.json", "spm.model", "tokenizer_config.json")
+
+Pairs = Sequence[tuple[str, str]]
 
 
 class Equivalence(Protocol):
@@ -21,33 +30,13 @@ class Equivalence(Protocol):
 
     name: str
 
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """One answer a pair."""
+    def __call__(self, pairs: Pairs) -> list[bool]:
+        """One answer per pair."""
         ...
 
 
-class SameByJudge:
-    """An LLM judge as what decides that two responses mean the same.
-
-    Args:
-        judge: The judge.
-    """
-
-    def __init__(self, judge: "JudgeReward"):
-        self.name, self._judge = judge.name, judge
-
-    @property
-    def notes(self) -> list[str]:
-        """How many pairs could not be read, and what the server refused."""
-        return self._judge.notes
-
-    def __call__(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """One answer per pair."""
-        return self._judge.same(pairs)
-
-
 def load_equivalence(name: str) -> Equivalence | None:
-    """The judge of equal meaning of a name.
+    """Loads what decides that two responses mean the same.
 
     Args:
         name: `embedding` (the cosine of the encoder against its threshold), `noveltybench-1.0` (that benchmark's
@@ -71,24 +60,28 @@ def load_equivalence(name: str) -> Equivalence | None:
     raise RecipeError(f"equivalence: expected {CHOICES}, got {name!r}.")
 
 
-# Do two texts mean the same: entailment in both directions, or NoveltyBench's classifier, from Hugging Face models.
+class SameByJudge:
+    """An LLM judge decides; `notes` say how many replies could not be read."""
 
-NOVELTYBENCH_CLASSIFIER = "yimingzhang/deberta-v3-large-generation-similarity"
-NOVELTYBENCH_TOKENIZER = "microsoft/deberta-v3-large"
-_TOKENIZER_FILES = ("tokenizer.json", "spm.model", "tokenizer_config.json")
+    def __init__(self, judge: "JudgeReward"):
+        self.name, self._judge = judge.name, judge
 
-Pairs = Sequence[tuple[str, str]]
+    @property
+    def notes(self) -> list[str]:
+        """Sentences for the notes of an evaluation."""
+        return self._judge.notes
+
+    def __call__(self, pairs: Pairs) -> list[bool]:
+        """One answer per pair."""
+        return self._judge.same(pairs)
 
 
 class Entailment:
     """Two texts mean the same where an NLI model says that each entails the other, by its most likely label.
 
-    Give it to `meaning_classes`. A pair longer than the model reads is refused: cut texts would look alike.
-
     Args:
         model: Folder or hub name of a sequence classifier with a label "entailment", in safetensors format.
         device: Where it runs; the accelerator where there is one.
-        batch_size: Pairs at a time.
 
     Raises:
         EncoderError: A model that cannot be loaded or has no such label; when called, a pair that is too long.
@@ -96,37 +89,29 @@ class Entailment:
     Source: Kuhn et al. 2023, "Semantic Uncertainty"; there the question stands before both texts.
     """
 
-    def __init__(self, model: str, *, device: Any = None, batch_size: int = 32):
-        self.name = f"nli:{model}"
-        self._tokenizer, self._model = _load(model, model, device)
-        labels = {str(label).lower(): place for place, label in self._model.config.id2label.items()}
-        place = next((place for label, place in labels.items() if label.startswith("entail")), None)
-        if place is None:
+    def __init__(self, model: str, *, device: Any = None):
+        self.name, self._encoder = f"nli:{model}", _load(model, None, device)
+        labels = {str(label).lower(): place for place, label in self._encoder.config.id2label.items()}
+        self._label = next((int(place) for label, place in labels.items() if label.startswith("entail")), None)
+        if self._label is None:
             raise EncoderError(
                 f"expected an NLI model with a label 'entailment', but {model!r} has {sorted(labels)}; choose another."
             )
-        self._label, self._batch_size = int(place), batch_size
-        limits = (getattr(self._model.config, "max_position_embeddings", None), self._tokenizer.model_max_length)
-        self._room = min((limit for limit in limits if limit), default=512)
 
     def __call__(self, pairs: Pairs) -> list[bool]:
         """Whether the two texts of each pair entail each other."""
         both = [*pairs, *((b, a) for a, b in pairs)]
-        rows = [self._tokenizer(a, b)["input_ids"] for a, b in both]
-        for (a, _), row in zip(both, rows, strict=True):
-            if len(row) > self._room:
+        room = self._encoder.tokenizer.model_max_length
+        for a, b in both:
+            # a pair that is cut would look like others that begin alike
+            if (length := len(self._encoder.tokenizer(a, b)["input_ids"])) > room:
                 raise EncoderError(
-                    f"{self.name} reads {self._room} tokens, got a pair of {len(row)} that begins {a[:40]!r}; choose a "
-                    "model that reads more, or a task whose answers are shorter."
+                    f"{self.name} reads {room} tokens, got a pair of {length} that begins {a[:40]!r}; choose a model "
+                    "that reads more, or a task whose answers are shorter."
                 )
-        entailed: list[bool] = []
-        for start in range(0, len(both), self._batch_size):
-            first, second = zip(*both[start : start + self._batch_size], strict=True)
-            inputs = self._tokenizer(list(first), list(second), padding=True, return_tensors="pt")
-            with torch.inference_mode():
-                logits = self._model(**inputs.to(self._model.device)).logits  # (N, labels)
-            entailed += (logits.argmax(-1) == self._label).tolist()
-        return [a and b for a, b in zip(entailed[: len(pairs)], entailed[len(pairs) :], strict=True)]
+        logits = self._encoder.predict(both, activation_fn=torch.nn.Identity())  # (2 N, labels)
+        entailed = (logits.argmax(axis=-1) == self._label).tolist()
+        return [forth and back for forth, back in zip(entailed[: len(pairs)], entailed[len(pairs) :], strict=True)]
 
 
 class NoveltyBenchClassifier:
@@ -137,10 +122,7 @@ class NoveltyBenchClassifier:
 
     Args:
         model: Folder or hub name of the classifier; label 1 is "similar".
-        tokenizer: Folder or hub name of its tokenizer; by default the model's folder where it holds one, else that of
-            the hub, because the classifier's own repository has none.
         device: Where it runs; the accelerator where there is one.
-        threshold: Probability above which two responses are alike.
 
     Raises:
         EncoderError: A model that cannot be loaded.
@@ -148,47 +130,40 @@ class NoveltyBenchClassifier:
     Source: Zhang et al. 2025, NoveltyBench, and its code.
     """
 
-    def __init__(
-        self,
-        model: str = NOVELTYBENCH_CLASSIFIER,
-        *,
-        tokenizer: str | None = None,
-        device: Any = None,
-        threshold: float = 0.102,
-    ):
-        self.name, self._threshold = f"noveltybench-1.0:{model}", threshold
+    threshold = 0.102  # probability of "similar" above which two responses are alike
+
+    def __init__(self, model: str = NOVELTYBENCH_CLASSIFIER, *, device: Any = None):
+        self.name = f"noveltybench-1.0:{model}"
+        # the classifier's own repository holds no tokenizer
         own = any((Path(model) / name).is_file() for name in _TOKENIZER_FILES)
-        self._tokenizer, self._model = _load(model, tokenizer or (model if own else NOVELTYBENCH_TOKENIZER), device)
+        self._encoder = _load(model, None if own else NOVELTYBENCH_TOKENIZER, device)
 
     def __call__(self, pairs: Pairs) -> list[bool]:
         """Whether the two responses of each pair mean the same."""
-        return [self._alike(a, b) for a, b in pairs]
+        cut = {text: self._first_tokens(text) for pair in pairs for text in pair}
+        scores = self._encoder.predict([(cut[a], cut[b]) for a, b in pairs], activation_fn=torch.nn.Softmax(dim=-1))
+        return (scores[:, 1] > self.threshold).tolist()
 
-    def _alike(self, a: str, b: str) -> bool:
-        cls, sep = self._tokenizer.cls_token_id, self._tokenizer.sep_token_id
-        first, second = (
-            self._tokenizer.encode(text, truncation=True, max_length=128, add_special_tokens=False) for text in (a, b)
-        )
-        ids = [cls, *first, sep, *second, sep]
-        kinds = [0] * (len(first) + 2) + [1] * (len(second) + 1)
-        device = self._model.device
-        with torch.inference_mode():
-            logits = self._model(
-                input_ids=torch.tensor([ids], device=device), token_type_ids=torch.tensor([kinds], device=device)
-            ).logits  # (1, 2)
-        return logits.float().softmax(-1)[0, 1].item() > self._threshold
+    def _first_tokens(self, text: str, most: int = 128) -> str:
+        settings = {"truncation": True, "max_length": most, "add_special_tokens": False, "return_offsets_mapping": True}
+        ends = self._encoder.tokenizer(text, **settings)["offset_mapping"]
+        return text if len(ends) < most else text[: ends[-1][1]]
 
 
-def _load(model: str, tokenizer: str, device: Any) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+def _load(model: str, tokenizer: str | None, device: Any) -> "CrossEncoder":
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Transformer
 
-    what, remedy = f"a sequence classifier from {model!r}", "check name and network, or give a folder of a trained one"
-    classifier = load_whole(
-        AutoModelForSequenceClassification, model, what, remedy, error=EncoderError, device=device or best_device()
-    )
+    # Shapes that differ are refused below, by name.
+    options = {"trust_remote_code": False, "use_safetensors": True, "ignore_mismatched_sizes": True}
+    task = "sequence-classification"
     try:
-        return AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False), classifier
-    except Exception as error:
+        layer = Transformer(model, transformer_task=task, model_kwargs=options, tokenizer_name_or_path=tokenizer)
+        encoder = CrossEncoder(modules=[layer], device=str(device or best_device()))
+    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
         raise EncoderError(
-            f"expected the tokenizer of {what}, but loading failed ({why_failed(error)}); {remedy}."
+            f"expected a sequence classifier from {model!r}, but loading failed ({why_failed(error)}); {_REMEDY}."
         ) from error
+    read = partial(encoder.predict, [("A probe.", "Another.")], convert_to_tensor=True)
+    check_loaded(encoder, model, _REMEDY, error=EncoderError, read=read)
+    return encoder
