@@ -352,5 +352,5 @@ def test_runs_that_cannot_be_compared_are_refused(words, first_letters, varied, 
 def test_a_record_that_is_no_object_is_told(words, varied, collapsed, tmp_path, name):
     path = collapsed / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {name: "hot"}))
-    with pytest.raises(DataError, match=f"field '{name}': expected an object or null, got 'hot'"):
+    with pytest.raises(DataError, match=f"`{name}` must be a mapping, got 'hot'"):
         compare([varied, collapsed], tmp_path / "out")
