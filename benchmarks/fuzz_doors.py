@@ -101,7 +101,7 @@ def _options(kind: str) -> st.SearchStrategy:
     import inspect
 
     from dqo.rewards.loading import REWARDS
-    from dqo.settings.types import find
+    from dqo.settings.checking import find
     from dqo.tasks import TASKS
 
     table = {

@@ -10,7 +10,7 @@ from dqo.errors import RecipeError
 from dqo.files.records import Group, Prompt, read_groups, read_prompts
 from dqo.files.run import owning
 from dqo.models.response import TraceMarkers
-from dqo.settings.types import plain
+from dqo.settings.checking import plain
 from dqo.settings.yaml import parse_yaml
 from dqo.train.folder import model_source, run_chat_settings
 from dqo.train.recipe import check_heldout

@@ -34,8 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from dqo.errors import RecipeError, RewardError
 from dqo.rewards.calling import CheckedReward
-from dqo.settings.checking import choices
-from dqo.settings.types import build
+from dqo.settings.checking import build, choices
 
 if TYPE_CHECKING:
     pass

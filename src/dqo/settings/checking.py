@@ -1,9 +1,11 @@
 """Checks a document against a pydantic model and reports all its mistakes at once, a sentence each."""
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, field, fields
 from functools import cache
+from importlib import import_module
 from itertools import groupby
 from typing import Any, TypeVar, get_type_hints
 
@@ -71,13 +73,14 @@ def setting(default: Any, text: str) -> Any:
     """Declares a field of a settings dataclass, which `check_fields` checks.
 
     Args:
-        default: Its default; it cannot be changed in place.
+        default: Its default, or what makes it: `list`, `dict`; MISSING where it must be given.
         text: What it says, one sentence, for `--help`, editors and docs/settings.md.
 
     Returns:
         The field, TRL's key "help" in its metadata.
     """
-    return field(default=default, metadata={"help": text, "checked": True})
+    kind = "default_factory" if callable(default) else "default"
+    return field(**{kind: default}, metadata={"help": text, "checked": True})
 
 
 @cache
@@ -197,3 +200,51 @@ def _words(mistake: Mapping[str, Any]) -> str:
         words = context["expected"].replace("'", "").replace(" or ", ", ")
         context["expected"] = f"one of {words}" if "," in words else words
     return _WORDS.get(mistake["type"], mistake["msg"]).format(**context)
+
+
+# From a name in a recipe to an object: tables of "module:Class", imported on first use, with their options checked.
+
+
+def build(kind: str, table: Mapping[str, str], name: str, options: Mapping[str, Any], extra: str) -> Any:
+    """Makes an object of a table.
+
+    Args:
+        kind: What the table holds, such as "task", for messages.
+        table: Name -> "module:Class".
+        name: A key of the table.
+        options: Keyword arguments of the class.
+        extra: The extra of this package that brings what the classes of the table import.
+
+    Returns:
+        The object.
+
+    Raises:
+        RecipeError: An unknown name, options that are unknown, missing or of another type, or a missing package.
+    """
+    target = find(kind, table, name, extra)
+    hints = get_type_hints(target.__init__)
+    parameters = {
+        one.name: (hints.get(one.name, Any), ... if one.default is one.empty else one.default)
+        for one in inspect.signature(target).parameters.values()
+    }
+    check(create_model(name, __base__=Strict, **parameters), options, f"{kind} {name!r}")
+    return target(**options)
+
+
+def find(kind: str, table: Mapping[str, str], name: str, extra: str) -> Any:
+    """Imports the class of a name; arguments and errors as for `build`."""
+    if name not in table:
+        raise RecipeError(f"{kind}: expected {choices(name, table)}, got {name!r}.")
+    module, class_name = table[name].split(":")
+    try:
+        return getattr(import_module(module), class_name)
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"{kind} {name!r} needs the package {error.name!r}, which is not installed; run "
+            f"`pip install -e '.[{extra}]'`."
+        ) from error
+
+
+def plain(value: Any) -> Any:
+    """Gives each number one spelling: 1, 1.0 and 1e0 are 1, in folder names and comparisons."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

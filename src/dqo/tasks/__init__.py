@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dqo.files.records import Prompt
-from dqo.settings.types import build, find
+from dqo.settings.checking import build, find
 
 TASKS = {
     "concepts": "dqo.tasks.concepts:ConceptsTask",

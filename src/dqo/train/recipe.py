@@ -1,29 +1,35 @@
 """A recipe: one YAML file that says everything about a run, and `key=value` overrides of it.
 
-Settings are handled as one flat table, `trainer.learning_rate: 1e-5`, so that a file and an override go through the
-same checks. Which settings there are, and of which type, is read off the dataclasses that use them.
+Settings travel as one flat table, `trainer.learning_rate: 1e-5`, so that a file and an override go through the same
+check. The settings are declared in the dataclasses that use them: `Recipe`, `LoraSettings` and the trainers' configs.
 """
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from functools import cached_property
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, Field, create_model
+
+from dqo.embedders.loading import canonical
 from dqo.errors import RecipeError
 from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.ppo_config import DQOPPOConfig
 from dqo.models.policy import DEFAULT_POLICY
 from dqo.models.weights import first_words
-from dqo.rewards.loading import read_entries
-from dqo.settings.types import fits, in_words
-from dqo.settings.yaml import SECTIONS, flat_settings, not_cleared, parse_yaml, read_settings
+from dqo.rewards.loading import Entry, read_entries
+from dqo.settings.checking import check, model_of, setting
+from dqo.settings.yaml import parse_yaml, read_yaml_file
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 CONFIGS = {"grpo": DQOConfig, "rloo": DQORLOOConfig, "ppo": DQOPPOConfig}
 DIVERSITY = tuple(spec.name for spec in fields(DiversityArguments))
-_NOT_IN_A_RECIPE = {
+SECTIONS = ("task_options", "data", "lora", "trainer")
+NOT_IN_A_RECIPE = {
     "output_dir": "set `output_dir` at the top level",
     "seed": "set `seed` at the top level",
     "full_determinism": "set `deterministic: true` at the top level",
@@ -39,76 +45,87 @@ _NOT_IN_A_RECIPE = {
 )
 
 
+def _check_steps(steps: int) -> int:
+    if steps < 1 and steps != -1:
+        raise ValueError(f"`trainer.max_steps` must be at least 1, or -1 for whole epochs, got {steps}; change it.")
+    return steps
+
+
+# TRL takes what lies outside of these bounds, and computes with it.
+_BOUNDS = (
+    dict.fromkeys(
+        ("per_device_train_batch_size", "gradient_accumulation_steps", "num_iterations", "max_completion_length",
+         "temperature", "learning_rate", "logging_steps", "steps_per_generation", "generation_batch_size",
+         "num_train_epochs", "repetition_penalty", "epsilon", "epsilon_high", "delta", "adam_epsilon"),
+        Field(gt=0),
+    )
+    | dict.fromkeys(("beta", "weight_decay", "max_grad_norm", "warmup_steps", "top_k"), Field(ge=0))
+    | dict.fromkeys(("min_p", "adam_beta1", "adam_beta2"), Field(ge=0, le=1))
+    | {"top_p": Field(gt=0, le=1), "max_steps": AfterValidator(_check_steps)}
+)  # fmt: skip
+_TYPES = {"num_generations": Annotated[int, Field(gt=0)], "importance_sampling_level": Literal["token", "sequence"]}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """What a run is made of; `load_recipe` reads and checks it.
 
     Attributes:
-        task: Name of a task.
-        output_dir: The run folder.
-        model: Name of the policy.
-        system_prompt: System message before every prompt; None leaves it to the model's chat template.
-        task_options: Arguments of the task.
-        data: {"path": place} reads a local copy of the task's data set (a file, or a folder with train.jsonl and
-            test.jsonl); a task without a data set of its own trains on the prompts of this file instead.
-        rewards: What is optimised beside diversity, see `dqo.rewards.loading`; the task's quality where there is none.
-        dtype: Of the weights that are loaded: "float32", "bfloat16" or "float16".
-        lora: Fields of `LoraSettings`; an empty mapping trains all weights.
-        algorithm: "grpo", "rloo" or "ppo".
-        seed: Of everything random in the run.
-        deterministic: Only algorithms of torch that give the same numbers every time, and an error where there is none;
-            slower, on a GPU above all.
-        heldout_encoder: A second judge for evaluation, never used in training; "policy" is the frozen start of the run.
         diversity: Fields of `DiversityArguments` that the recipe sets; they stand at its top level.
         trainer: Fields of TRL's config that the recipe sets.
     """
 
-    task: str
-    output_dir: str
-    model: str = DEFAULT_POLICY
-    system_prompt: str | None = None
-    task_options: dict[str, Any] = field(default_factory=dict)
-    data: dict[str, str] = field(default_factory=dict)
-    rewards: list[dict[str, Any]] = field(default_factory=list)
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    lora: dict[str, Any] = field(default_factory=dict)
-    algorithm: str = "grpo"
-    seed: int = 42
-    deterministic: bool = False
-    heldout_encoder: str | None = None
-    diversity: dict[str, Any] = field(default_factory=dict)
-    trainer: dict[str, Any] = field(default_factory=dict)
+    task: str = setting(MISSING, "Name of a task (docs/tasks.md).")
+    output_dir: str = setting(MISSING, "The run folder.")
+    model: str = setting(DEFAULT_POLICY, "Name or folder of the policy.")
+    system_prompt: str | None = setting(
+        None, "System message before every prompt; null leaves it to the model's chat template."
+    )
+    task_options: dict[str, Any] = setting(dict, "Arguments of the task.")
+    data: dict[str, str] = setting(
+        dict,
+        "`path` is a local copy of the task's data set; a task without one trains on the prompts of this file instead.",
+    )
+    rewards: list[dict[str, Any]] = setting(
+        list, "What is optimised beside diversity (docs/rewards.md); the task's quality where there is none."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Of the weights that are loaded.")
+    lora: dict[str, Any] = setting(dict, "Low-rank additions to a frozen policy; all weights are trained without.")
+    algorithm: Literal["grpo", "rloo", "ppo"] = setting("grpo", "Trainer of the run.")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = setting(42, "Of everything random in the run.")
+    deterministic: bool = setting(
+        False, "Only algorithms of torch that give the same numbers every time; slower, on a GPU above all."
+    )
+    heldout_encoder: str | None = setting(
+        None, "Encoder for evaluation only, never used in training; 'policy' is the frozen start of the run."
+    )
+    diversity: dict[str, Any] = setting(dict, "")
+    trainer: dict[str, Any] = setting(dict, "Fields of TRL's config, and those of the algorithm.")
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The rewards, checked but not loaded."""
+        return read_entries(self.rewards)
 
     @cached_property
     def config(self) -> DQOConfig | DQORLOOConfig | DQOPPOConfig:
-        """The host's settings, checked by the host too; checkpoints go to <output_dir>/checkpoints.
-
-        Made once: building another one resets the host's process state under a trainer that is already there.
-
-        Returns:
-            DQOConfig, DQORLOOConfig or DQOPPOConfig.
+        """TRL's settings, checked by TRL too; checkpoints go to <output_dir>/checkpoints.
 
         Raises:
-            RecipeError: A value out of range, or a batch that holds no whole groups.
+            RecipeError: Settings that contradict each other, or a batch that holds no whole groups.
         """
+        # Made once: building another one resets accelerate's process state under a trainer that is already there.
         config_class = CONFIGS[self.algorithm]
         defaults = {spec.name: spec.default for spec in fields(config_class)}
-        check_numbers(self.trainer, self.seed)
         check_whole_groups(defaults | self.trainer)
-        folder = str(Path(self.output_dir).expanduser() / "checkpoints")
-        diversity = dict(self.diversity)
-        if diversity.get("encoder") == "policy":  # of the run's own starting point, frozen
-            diversity["encoder"] = f"policy:{self.model}"
-        encoder = diversity.get("encoder", defaults["encoder"])
-        heldout = self.heldout_encoder and outside_training(self.heldout_encoder, self.model)
-        check_heldout(heldout, outside_training(encoder, self.model))
-        weights = [entry.weight for entry in read_entries(self.rewards)]
+        encoder = outside_training(self.diversity.get("encoder", defaults["encoder"]), self.model)
+        check_heldout(self.heldout_encoder and outside_training(self.heldout_encoder, self.model), encoder)
         return config_class(
-            folder,
+            str(Path(self.output_dir).expanduser() / "checkpoints"),
             seed=self.seed,
             full_determinism=self.deterministic,
-            reward_weights=weights,
-            **diversity,
+            reward_weights=[entry.weight for entry in self.entries],
+            **self.diversity | {"encoder": encoder},
             **self.trainer,
         )
 
@@ -125,16 +142,62 @@ class Recipe:
         }
         own = asdict(self)
         given = defaults | own.pop("diversity") | own.pop("trainer")
-        left_out = {*DIVERSITY, *_NOT_IN_A_RECIPE}
         return {
             **own,
             **{name: given[name] for name in DIVERSITY},
-            "trainer": {name: given[name] for name in defaults if name not in left_out},
+            "trainer": {name: given[name] for name in _trainer_names(self.algorithm)},
         }
 
 
+@dataclass(frozen=True)
+class LoraSettings:
+    """What a recipe says under `lora`."""
+
+    r: Annotated[int, Field(ge=1)] = setting(16, "Rank of the additions.")
+    alpha: int = setting(32, "Their scale, which is alpha / r.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = setting(0.0, "Share of their inputs dropped in training.")
+    target_modules: list[str] | str = setting("all-linear", "Names of the layers, or 'all-linear'.")
+
+
+@dataclass(frozen=True)
+class _Data:
+    path: str | None = setting(None, "File, or folder with train.jsonl and test.jsonl.")
+
+
+@cache
+def recipe_model(algorithm: str) -> type[BaseModel]:
+    """Makes the model of a recipe file, which also gives the schema for editors.
+
+    Args:
+        algorithm: "grpo", "rloo" or "ppo".
+
+    Returns:
+        A strict model; `task_options` and `rewards` are checked by the task and the rewards.
+    """
+    config = CONFIGS[algorithm]
+    own = tuple(spec.name for spec in fields(Recipe) if spec.name not in ("data", "lora", "diversity", "trainer"))
+    trainer = model_of(config, _trainer_names(algorithm))
+    narrowed = {
+        name: (_TYPES.get(name) or Annotated[one.annotation, _BOUNDS[name]], one)
+        for name, one in trainer.model_fields.items()
+        if name in _TYPES or name in _BOUNDS
+    }
+    sections = {"data": _Data, "lora": LoraSettings}
+    return create_model(
+        "Recipe",
+        __base__=(model_of(Recipe, own), model_of(config, DIVERSITY)),
+        **{name: (model_of(part), Field(default_factory=dict)) for name, part in sections.items()},
+        trainer=(create_model("Trainer", __base__=trainer, **narrowed), Field(default_factory=dict)),
+    )
+
+
+def _trainer_names(algorithm: str) -> tuple[str, ...]:
+    left_out = {*DIVERSITY, *NOT_IN_A_RECIPE}
+    return tuple(spec.name for spec in fields(CONFIGS[algorithm]) if spec.name not in left_out)
+
+
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe and apply overrides.
+    """Reads a recipe and applies overrides.
 
     Args:
         path: YAML file.
@@ -145,8 +208,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         The recipe, every key known and every value of the right type.
 
     Raises:
-        RecipeError: An unreadable file, an unknown key (with the nearest known one), a value of the wrong type, or a
-            setting that belongs elsewhere.
+        RecipeError: An unreadable file, or every unknown key, value of the wrong type and setting that belongs
+            elsewhere.
     """
     settings = read_settings(path)
     origin = dict.fromkeys(settings, str(path))
@@ -162,7 +225,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source: str) -> Recipe:
-    """Check settings and make the recipe.
+    """Checks settings and makes the recipe.
 
     Args:
         settings: Dotted name -> value.
@@ -176,122 +239,95 @@ def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source:
         RecipeError: As `load_recipe` says.
     """
     algorithm = settings.get("algorithm", "grpo")
-    if not isinstance(algorithm, str) or algorithm not in CONFIGS:
-        raise RecipeError(f"{origin['algorithm']}: `algorithm` must be one of {', '.join(CONFIGS)}, got {algorithm!r}.")
-    hints = setting_hints(algorithm)
-    for key, value in settings.items():
-        _check_setting(key, value, hints, origin[key])
-    for key in ("task", "output_dir"):
-        if key not in settings:
-            raise RecipeError(f"{source}: expected the setting `{key}`, got none; add a line `{key}: ...`.")
+    known = algorithm if algorithm in CONFIGS else "grpo"  # a wrong one is reported with all other mistakes
+    nested = nested_settings(settings)
+    check(recipe_model(known), nested, {"": source, **origin}, _advice(known))
     if "data.path" in settings and "task_options.path" in settings:
         raise RecipeError(
             f"{source}: expected the place of the data once, got `data.path` {settings['data.path']!r} and "
             f"`task_options.path` {settings['task_options.path']!r}; remove the second."
         )
-    return _recipe(settings)
+    diversity = {name: nested.pop(name) for name in DIVERSITY if name in nested}
+    return Recipe(**nested, diversity=diversity)
 
 
-def setting_hints(algorithm: str) -> dict[str, Any]:
-    """Every setting of a recipe by its dotted name, with its type; `task_options` are the task's business.
-
-    Args:
-        algorithm: "grpo", "rloo" or "ppo".
-
-    Returns:
-        Dotted name -> type hint.
-    """
-    config_hints, own = get_type_hints(CONFIGS[algorithm]), get_type_hints(Recipe)
-    names = [spec.name for spec in fields(CONFIGS[algorithm])]
-    hints = {name: hint for name, hint in own.items() if name not in (*SECTIONS, "diversity")}
-    hints |= {name: config_hints[name] for name in DIVERSITY}
-    hints |= {"data.path": str} | {f"lora.{name}": hint for name, hint in get_type_hints(LoraSettings).items()}
-    return hints | {f"trainer.{n}": config_hints[n] for n in names if n not in (*DIVERSITY, *_NOT_IN_A_RECIPE)}
+@cache
+def _advice(algorithm: str) -> dict[str, str]:
+    """What to do about keys that other algorithms have, or that a recipe sets elsewhere."""
+    owners: dict[str, list[str]] = {}
+    for other in CONFIGS:
+        for name in _trainer_names(other):
+            owners.setdefault(f"trainer.{name}", []).append(other)
+    belongs = {name: f"it belongs to algorithm {' and '.join(those)}, remove it" for name, those in owners.items()}
+    return belongs | {f"trainer.{name}": remedy for name, remedy in NOT_IN_A_RECIPE.items()}
 
 
 def _override_value(key: str, text: str) -> Any:
     """The value of an override; names and paths stay text even where YAML would read a number."""
-    own = get_type_hints(Recipe) | get_type_hints(DiversityArguments)
-    return text if own.get(key) is str else parse_yaml(text, f"override {key + '=' + text!r}")
+    one = recipe_model("grpo").model_fields.get(key)
+    return text if one is not None and one.annotation is str else parse_yaml(text, f"override {key + '=' + text!r}")
 
 
-def _check_setting(key: str, value: Any, hints: Mapping[str, Any], origin: str) -> None:
-    section, _, name = key.rpartition(".")
-    if section == "task_options":
-        return
-    if section == "trainer" and name in _NOT_IN_A_RECIPE:
-        raise RecipeError(f"{origin}: `{key}` cannot be set in a recipe; {_NOT_IN_A_RECIPE[name]}.")
-    if key not in hints:
-        others = [algorithm for algorithm in CONFIGS if key in setting_hints(algorithm)]
-        advice = f"it belongs to algorithm {' and '.join(others)}, remove it." if others else _nearest(name, hints)
-        raise RecipeError(f"{origin}: expected a setting of a recipe, got {key!r}; {advice}")
-    if not fits(value, hints[key]):
-        raise RecipeError(f"{origin}: `{key}` must be {in_words(hints[key])}, got {value!r}; change the value.")
+# The settings of a recipe as one flat table, `trainer.learning_rate: 1e-5`, and back to sections.
 
 
-def _nearest(name: str, hints: Mapping[str, Any]) -> str:
-    # of two settings with one last part, `alpha` and `lora.alpha`, the one named first is meant
-    by_last_part = {known.rpartition(".")[2]: known for known in reversed(hints)} | {key: key for key in SECTIONS}
-    near = difflib.get_close_matches(name, by_last_part, n=1)
-    return f"did you mean {by_last_part[near[0]]!r}?" if near else "see the recipes/ folder for what there is."
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Reads the settings of a recipe file by dotted name, in file order and not yet checked."""
+    return flat_settings(read_yaml_file(path), str(path))
 
 
-def _recipe(settings: Mapping[str, Any]) -> Recipe:
-    parts: dict[str, Any] = {name: {} for name in (*SECTIONS, "diversity")}
+def flat_settings(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Lists settings by dotted name.
+
+    Args:
+        document: Settings as a recipe nests them, or dotted already.
+        origin: Where they come from, for messages.
+
+    Returns:
+        Dotted name -> value.
+
+    Raises:
+        RecipeError: A section that is no mapping, or a setting that is given twice.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if key not in SECTIONS or isinstance(value, dict):
+            given = {f"{key}.{name}": inner for name, inner in value.items()} if key in SECTIONS else {key: value}
+            if twice := [name for name in given if name in flat]:
+                raise RecipeError(
+                    f"{origin}: expected each setting once, got {twice[0]!r} both in its section and by its dotted "
+                    "name; remove one of the two."
+                )
+            flat |= given
+        elif value is not None:
+            raise RecipeError(f"{origin}: `{key}` must be a mapping of settings, got {value!r}; indent them below it.")
+    return flat
+
+
+def not_cleared(settings: Mapping[str, Any], document: Mapping[str, Any]) -> dict[str, Any]:
+    """Drops the settings of sections that a document names and leaves empty: `lora: {}` means no LoRA at all."""
+    cleared = [key for key in SECTIONS if key in document and not document[key]]
+    return {key: value for key, value in settings.items() if key.partition(".")[0] not in cleared}
+
+
+def nested_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nests settings by dotted name as a recipe does; the reverse of `flat_settings`."""
+    nested: dict[str, Any] = {}
     for key, value in settings.items():
         section, _, name = key.rpartition(".")
-        if section:
-            parts[section][name] = value
-        elif name in DIVERSITY:
-            parts["diversity"][name] = value
-        else:
-            parts[name] = value
-    return Recipe(**parts)
+        (nested.setdefault(section, {}) if section in SECTIONS else nested)[name if section in SECTIONS else key] = value
+    return nested
 
 
-# What a recipe's numbers and names must satisfy before anything is loaded: above zero, whole groups, two encoders.
-
-_SEEDS = 2**32  # numpy's limit
-_ABOVE_ZERO = ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations", "num_iterations",
-               "max_completion_length", "temperature", "learning_rate", "logging_steps", "steps_per_generation",
-               "generation_batch_size", "num_train_epochs", "repetition_penalty", "epsilon", "epsilon_high", "delta",
-               "adam_epsilon")  # fmt: skip
-_AT_LEAST_ZERO = ("beta", "weight_decay", "max_grad_norm", "warmup_steps", "top_k")
-_SHARES = {"top_p": (0.0, 1.0), "min_p": (None, 1.0), "adam_beta1": (None, 1.0), "adam_beta2": (None, 1.0)}
-_LEVELS = ("token", "sequence")  # of GSPO's importance ratio; the host finds out after its first rollout
-
-
-def check_numbers(trainer: Mapping[str, Any], seed: int) -> None:
-    """Refuse what the host would take and compute with: signs, shares and names that mean nothing."""
-    if not 0 <= seed < _SEEDS:
-        raise RecipeError(f"`seed` must be at least 0 and below 2^32, got {seed}; change the value.")
-    for name in _ABOVE_ZERO:
-        value = trainer.get(name)
-        if value is not None and value <= 0:
-            raise RecipeError(f"`trainer.{name}` must be above 0, got {value}; change the value.")
-    for name in _AT_LEAST_ZERO:
-        value = trainer.get(name)
-        if value is not None and value < 0:
-            raise RecipeError(f"`trainer.{name}` must be at least 0, got {value}; change the value.")
-    for name, (above, most) in _SHARES.items():
-        value = trainer.get(name)
-        if value is not None and not (0 <= value <= most and value != above):
-            raise RecipeError(f"`trainer.{name}` must lie between 0 and {most:g}, got {value}; change the value.")
-    if (steps := trainer.get("max_steps")) is not None and steps < 1 and steps != -1:
-        raise RecipeError(f"`trainer.max_steps` must be at least 1, or -1 for whole epochs, got {steps}; change it.")
-    level = trainer.get("importance_sampling_level")
-    if level not in (None, *_LEVELS):
-        raise RecipeError(f"`trainer.importance_sampling_level` must be one of {', '.join(_LEVELS)}, got {level!r}.")
+# What no single setting shows: whole groups, two encoders, LoRA.
 
 
 def check_whole_groups(trainer: Mapping[str, Any]) -> None:
-    """A generation batch must hold whole groups; says how it comes about and what would fit."""
+    """Refuses a generation batch without whole groups; says how it comes about and what would fit."""
     size, processes = trainer["num_generations"], int(os.environ.get("WORLD_SIZE", "1"))
     rows = trainer["per_device_train_batch_size"] * processes
     steps = trainer["steps_per_generation"] or trainer["gradient_accumulation_steps"]
     given = trainer["generation_batch_size"]
-    if size is None:
-        raise RecipeError("`trainer.num_generations` must be a number of responses a prompt, got null; set it.")
     if (given or rows * steps) % size:
         product = (
             f"{rows * steps} rows (trainer.per_device_train_batch_size {trainer['per_device_train_batch_size']} x "
@@ -304,30 +340,20 @@ def check_whole_groups(trainer: Mapping[str, Any]) -> None:
 
 
 def outside_training(encoder: str, model: str) -> str:
-    """The encoder by a name that means the same outside of the run: `policy` is the run's own start.
-
-    Args:
-        encoder: As a recipe names it.
-        model: The policy that the run starts from.
-
-    Returns:
-        A name that `load_embedder` takes.
-    """
+    """Names the encoder as `load_embedder` takes it: `policy` is the frozen start of the run, `policy:<model>`."""
     return f"policy:{model}" if encoder == "policy" else encoder
 
 
 def check_heldout(heldout: str | None, encoder: str) -> None:
-    """Refuse a second judge that is the first.
+    """Refuses a held-out encoder that is the training encoder, be it by another name.
 
     Args:
         heldout: Name of the encoder for evaluation only, if there is one.
         encoder: Name of the one that measures diversity in training.
 
     Raises:
-        RecipeError: They are one, be it by two names.
+        RecipeError: They are one.
     """
-    from dqo.embedders.loading import canonical
-
     if heldout is not None and canonical(heldout) == canonical(encoder):
         names = f"{heldout!r} for both" if heldout == encoder else f"{heldout!r}, another name of {encoder!r}"
         raise RecipeError(
@@ -336,31 +362,8 @@ def check_heldout(heldout: str | None, encoder: str) -> None:
         )
 
 
-# LoRA from a recipe: train low-rank additions to a frozen policy.
-
-if TYPE_CHECKING:
-    from peft import LoraConfig
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """What a recipe says under `lora`.
-
-    Attributes:
-        r: Rank of the additions.
-        alpha: Their scale, which is alpha / r.
-        dropout: Share of their inputs dropped in training.
-        target_modules: Names of the layers, or "all-linear".
-    """
-
-    r: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    target_modules: list[str] | str = "all-linear"
-
-
 def peft_config(lora: dict[str, Any]) -> "LoraConfig | None":
-    """Settings of the package peft.
+    """Makes the settings of the package peft.
 
     Args:
         lora: Fields of `LoraSettings`.
@@ -376,8 +379,6 @@ def peft_config(lora: dict[str, Any]) -> "LoraConfig | None":
     from peft import LoraConfig
 
     settings = LoraSettings(**lora)
-    if settings.r < 1:
-        raise RecipeError(f"`lora.r` must be at least 1, got {settings.r}; change the value.")
     try:
         return LoraConfig(
             r=settings.r,
