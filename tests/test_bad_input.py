@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dqo.errors import DataError, DQOError, EncoderError, ModelError, RecipeError, RewardError
+from dqo.errors import DataError, DQOError, EncoderError, ModelError, RewardError
 from dqo.files.records import Group, read_groups, write_groups
 from dqo.rewards import CheckedReward
-from dqo.settings.yaml import parse_yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from fuzz import Door, knock
@@ -51,35 +50,6 @@ def test_an_error_is_one_printable_line_of_bounded_length():
     assert len(text) <= 1200
     assert text.isprintable()
     assert str(DataError(text)) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("1: 2", "expected text as a key, got '1'"),
-        ("null: 2", "expected text as a key, got 'null'"),
-        ("[a]: 2", "expected text as a key, got 'a sequence'"),
-        ("a: !!int x", r"expected plain data, got 'x' tagged 'tag:yaml.org,2002:int'; remove the tag"),
-        ("a: !!float ''", "expected plain data"),
-        ("a: !!set {b}", "got 'tag:yaml.org,2002:set'; remove the tag"),
-        ("a: !!timestamp 2026-99-99", "expected plain data"),
-        ("a: !!python/object/apply:os.getcwd []", "expected plain data, got 'tag:yaml.org,2002:python/object/apply"),
-        ("a: 1e999", "a number that a computer can hold, got '1e999'"),
-        ("a: " + "9" * 5000, "a number that a computer can hold"),
-        ('a: "\\0"', "text without NUL and half characters"),
-        ('a: "\\uD800"', "text without NUL and half characters"),
-        ("[" * 5000, "some hundred levels of YAML at most"),
-        ("a: &a [*a]", "let no alias hold itself"),
-        ("\n".join(["a0: &a0 x"] + [f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]" for i in range(1, 12)]), "at most 10000"),
-    ],
-)  # fmt: skip
-def test_yaml_that_is_more_than_plain_data_is_refused(text, message):
-    with pytest.raises(RecipeError, match=message):
-        parse_yaml(text, "recipe.yaml")
-
-
-def test_anchors_within_reason_still_work():
-    assert parse_yaml("a: &a [1, x]\nb: *a", "here") == {"a": [1, "x"], "b": [1, "x"]}
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,7 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"arms": {"dqo": {"kernle": "cosine"}}}, "arm 'dqo': expected a setting of a recipe, got 'kernle'"),
+        ({"arms": {"dqo": {"kernle": "cosine"}}}, "arm 'dqo': expected a known setting, got 'kernle'"),
         ({"arms": {"dqo": {"trainer": {"learning_rate": "fast"}}}}, "`trainer.learning_rate` must be a number"),
         ({"arms": {"dqo": {"combine": "spread"}}}, "arm 'dqo': `quality_threshold` belongs to"),
         ({"arms": {"dqo": {"seed": 3}}}, "`seed` cannot differ between arms; list the seeds"),

@@ -261,9 +261,9 @@ def test_entries_and_their_options():
     assert read_entries([]) == [Entry("quality", 1.0, {})]
     (entry,) = read_entries([{"reward": "length", "max_words": 5, "weight": 2}])
     assert entry == Entry("length", 2.0, {"max_words": 5})
-    with pytest.raises(RecipeError, match=r"reward 'length': expected the option .*did you mean 'max_words'"):
+    with pytest.raises(RecipeError, match=r"reward 'length': expected a known setting, got .*did you mean 'max_words'"):
         load_reward(Entry("length", 1.0, {"max_word": 5}))
-    with pytest.raises(RecipeError, match=r"reward 'judge': the option 'model' is required"):
+    with pytest.raises(RecipeError, match="reward 'judge': expected the setting `model`, got none"):
         load_reward(Entry("judge", 1.0, {"base_url": "http://x/v1"}))
 
 

@@ -79,7 +79,7 @@ def test_mistakes_are_sentences(folder, tmp_path):
         load_task("gsm8k", template="Solve it.")
     with pytest.raises(RecipeError, match="dev_size: expected a whole number of at least 0, got -1"):
         load_task("gsm8k", dev_size=-1)
-    with pytest.raises(RecipeError, match=r"expected the option one of path, .*did you mean 'template'"):
+    with pytest.raises(RecipeError, match=r"expected a known setting, got .*did you mean 'template'"):
         load_task("gsm8k", templat="x")
     path = folder([*sums(0, 20), row("How many?", "a dozen")])
     with pytest.raises(DataError, match=r"needs the answer as one number in `reference`.*got 'a dozen'"):

@@ -79,10 +79,10 @@ def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(RecipeError, match=r"one of concepts, .* \(did you mean 'countdown'\?\), got 'countdwn'"):
         load_task("countdwn")
     with pytest.raises(
-        RecipeError, match=r"task 'cities': expected the option .*did you mean 'test_size'.*'tests_size'"
+        RecipeError, match="task 'cities': expected a known setting, got 'tests_size'; did you mean 'test_size'"
     ):
         load_task("cities", tests_size=3)
-    with pytest.raises(RecipeError, match="task 'jsonl': the option 'reward' is required"):
+    with pytest.raises(RecipeError, match="task 'jsonl': expected the setting `reward`, got none"):
         load_task("jsonl", train="x.jsonl")
     with pytest.raises(RecipeError, match="split: expected one of train, dev, test, got 'validation'"):
         load_task("cities", **SIZES).prompts("validation")

@@ -139,7 +139,7 @@ def _final(folder: Path) -> Path:
 
 def _yaml(path: Path) -> dict[str, Any]:
     """A config.yaml or resolved.yaml: somebody may have sent the folder, so the reader refuses what would grow."""
-    settings = parse_yaml(read_text(path, "file of settings of a run"), str(path))
+    settings = parse_yaml(read_text(path, "file of settings of a run"), str(path), sent=True)
     if not isinstance(settings, dict):
         raise DataError(f"{path}: expected the settings of a run, got {type(settings).__name__}; restore the file.")
     return settings

@@ -222,7 +222,7 @@ def build(kind: str, table: Mapping[str, str], name: str, options: Mapping[str, 
         RecipeError: An unknown name, options that are unknown, missing or of another type, or a missing package.
     """
     target = find(kind, table, name, extra)
-    hints = get_type_hints(target.__init__)
+    hints = get_type_hints(target.__init__, include_extras=True)
     parameters = {
         one.name: (hints.get(one.name, Any), ... if one.default is one.empty else one.default)
         for one in inspect.signature(target).parameters.values()

@@ -6,14 +6,12 @@ so that other programs read back what is written here.
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dqo.errors import RecipeError
-from dqo.files.records import write_text
 
 _TAG = "tag:yaml.org,2002:"
 _MOST_CHARACTERS = 200_000  # of a file that somebody sent; PyYAML needs some 20 s for a million
@@ -122,11 +120,6 @@ def to_yaml(value: Any) -> str:
         Text that `parse_yaml` reads back as that value.
     """
     return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=float("inf"))
-
-
-def write_yaml_file(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Writes a mapping that `read_yaml_file` reads back as it is, atomically; its folder is made when missing."""
-    write_text(path, to_yaml(document))
 
 
 def parse_yaml(text: str, origin: str, sent: bool = False) -> Any:

@@ -26,10 +26,18 @@ from dqo.files.jsonio import parse_object, read_text
 from dqo.files.records import Prompt, read_prompts, write_json
 from dqo.files.run import check_unchanged
 from dqo.settings.checking import Strict, check
-from dqo.settings.yaml import flat_settings, not_cleared, read_settings, read_yaml_file
+from dqo.settings.yaml import read_yaml_file
 from dqo.tasks import Task, load_task, option_flags, takes_path
 from dqo.train.inputs import task_options
-from dqo.train.recipe import Recipe, build_recipe, outside_training, peft_config
+from dqo.train.recipe import (
+    Recipe,
+    build_recipe,
+    flat_settings,
+    not_cleared,
+    outside_training,
+    peft_config,
+    read_settings,
+)
 
 BASE = "base"  # the arm of the model as it is, before any training
 _NOT_IN_AN_ARM = {

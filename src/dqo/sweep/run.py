@@ -13,12 +13,13 @@ from dqo.errors import DataError, RecipeError
 from dqo.files.jsonio import is_number
 from dqo.files.records import Prompt, write_text
 from dqo.files.run import check_unchanged, owning, read_steps
-from dqo.settings.yaml import nested_settings, read_settings, to_yaml
+from dqo.settings.yaml import to_yaml
 from dqo.sweep.plan import BASE, Run, Sweep, check_evaluation, read_sweep
 from dqo.sweep.plots import write_plots
 from dqo.sweep.results import read_evaluations, summarise, write_tables
 from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
 from dqo.train.folder import RunFolder
+from dqo.train.recipe import nested_settings, read_settings
 
 # To evaluate and to write the results, after hours of training.
 _NEEDED_LATE = ("matplotlib", "moocore", "numpy", "pandas", "rich", "rouge_score", "sacrebleu", "scipy", "tqdm")

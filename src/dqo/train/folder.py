@@ -11,7 +11,8 @@ from typing import Any
 from dqo.errors import DQOError, ModelError, RecipeError
 from dqo.files.records import write_text
 from dqo.files.run import LOCK, newest_whole, owning
-from dqo.settings.yaml import SECTIONS, nested_settings, read_settings, read_yaml_file, to_yaml
+from dqo.settings.yaml import read_yaml_file, to_yaml
+from dqo.train.recipe import SECTIONS, nested_settings, read_settings
 
 _CHAT_SETTINGS = ("system_prompt", "trainer.chat_template_kwargs", "trace_markers")
 # Of a sweep, which also locks the folder, and of a run killed as it began.

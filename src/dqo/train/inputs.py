@@ -12,9 +12,8 @@ from dqo.models.chat import rendered
 from dqo.rewards import TaskReward
 from dqo.rewards.calling import RecordReward, encode_record
 from dqo.rewards.loading import QUALITY, Entry, load_reward, read_entries
-from dqo.settings.yaml import read_settings
 from dqo.tasks import Task, load_task, takes_path
-from dqo.train.recipe import Recipe
+from dqo.train.recipe import Recipe, read_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -314,8 +314,11 @@ def nested_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nests settings by dotted name as a recipe does; the reverse of `flat_settings`."""
     nested: dict[str, Any] = {}
     for key, value in settings.items():
-        section, _, name = key.rpartition(".")
-        (nested.setdefault(section, {}) if section in SECTIONS else nested)[name if section in SECTIONS else key] = value
+        section, dot, name = key.partition(".")
+        if dot and section in SECTIONS:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[key] = value
     return nested
 
 

@@ -27,7 +27,6 @@ from dqo.models.chat import check_system, conversation
 from dqo.models.policy import check_whole, load_policy
 from dqo.models.weights import check_login
 from dqo.rewards.calling import encode_record
-from dqo.settings.yaml import read_settings
 from dqo.tasks import Task, option_flags
 from dqo.train.dry_run import DryRun
 from dqo.train.failures import memory_explained, refusals_told
@@ -41,7 +40,7 @@ from dqo.train.inputs import (
     task_options,
     training_prompts,
 )
-from dqo.train.recipe import Recipe, load_recipe, outside_training, peft_config
+from dqo.train.recipe import Recipe, load_recipe, outside_training, peft_config, read_settings
 
 if TYPE_CHECKING:
     from datasets import Dataset

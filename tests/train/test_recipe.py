@@ -6,9 +6,10 @@ import pytest
 import yaml
 
 from dqo.errors import DQOError, RecipeError
+from dqo.settings.checking import check
 from dqo.settings.yaml import parse_yaml
 from dqo.train.folder import save_settings
-from dqo.train.recipe import load_recipe
+from dqo.train.recipe import CONFIGS, load_recipe, recipe_model
 
 BASE = "task: countdown\noutput_dir: out\n"
 
@@ -74,27 +75,39 @@ def test_names_in_overrides_stay_text(recipe_file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("alhpa=1", r"override 'alhpa=1': expected a setting of a recipe, got 'alhpa'; did you mean 'alpha'\?"),
+        ("alhpa=1", r"override 'alhpa=1': expected a known setting, got 'alhpa'; did you mean 'alpha'\?"),
         ("learning_rate=1e-5", r"got 'learning_rate'; did you mean 'trainer.learning_rate'\?"),
         ("trainer.alpha=1", r"got 'trainer.alpha'; did you mean 'alpha'\?"),
         ("trainer.lerning_rate=1", r"did you mean 'trainer.learning_rate'\?"),
-        ("nonsense=1", "see the recipes/ folder"),
+        ("zzzzzz=1", "got 'zzzzzz'; choose one of .*, or remove it"),
         ("alpha", "override 'alpha': expected key=value"),
         ("alpha=true", "`alpha` must be a number or text, got True"),
         ("alpha=[1", "override 'alpha=\\[1', line 1: expected valid YAML"),
-        ("sigma=wide", "`sigma` must be a number or null, got 'wide'"),
+        ("sigma=wide", "`sigma` must be a number, got 'wide'"),
         ("trainer.max_steps=1.5", "`trainer.max_steps` must be a whole number, got 1.5"),
-        ("trainer.bf16=maybe", "must be true or false or null, got 'maybe'"),
-        ("trainer.output_dir=x", "`trainer.output_dir` cannot be set in a recipe; set `output_dir`"),
+        ("trainer.bf16=maybe", "must be true or false, got 'maybe'"),
+        ("trainer.output_dir=x", "`trainer.output_dir` has no place here; set `output_dir`"),
         ("trainer.seed=1", "set `seed` at the top level"),
         ("trainer.eval_strategy=steps", "evaluate it with `dqo eval`"),
         ("trainer=3", "`trainer` must be a mapping of settings, got 3"),
         ("dtype=bf16", "`dtype` must be .*bfloat16.*, got 'bf16'"),
         (
             "trainer.normalize_advantages=true",
-            "got 'trainer.normalize_advantages'; it belongs to algorithm rloo, remove it",
+            "`trainer.normalize_advantages` has no place here; it belongs to algorithm rloo, remove it",
         ),
         ("algorithm=dpo", "`algorithm` must be one of grpo, rloo, ppo, got 'dpo'"),
+        ("seed=-1", "`seed` must be at least 0, got -1"),
+        ("trainer.temperature=0", "`trainer.temperature` must be above 0, got 0"),
+        ("trainer.beta=-5", "`trainer.beta` must be at least 0, got -5"),
+        ("trainer.top_p=0", "`trainer.top_p` must be above 0, got 0"),
+        ("trainer.min_p=2", "`trainer.min_p` must be at most 1, got 2"),
+        ("trainer.learning_rate=.inf", "`trainer.learning_rate` must be a finite number, got inf"),
+        ("trainer.learning_rate=true", "`trainer.learning_rate` must be a number, got True"),
+        ("trainer.max_steps=0", "`trainer.max_steps` must be at least 1, or -1 for whole epochs, got 0"),
+        ("trainer.importance_sampling_level=sequnce", "must be one of token, sequence, got 'sequnce'"),
+        ("trainer.num_generations=null", "`trainer.num_generations` must be a whole number, got None"),
+        ("lora.r=0", "`lora.r` must be at least 1, got 0"),
+        ("data.pth=x", "got 'data.pth'; did you mean 'data.path'"),
     ],
 )
 def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
@@ -131,15 +144,14 @@ def test_the_run_s_own_start_is_no_second_judge_of_itself(heldout, recipe_file):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (BASE + "alhpa: 1\n", r"recipe.yaml: expected a setting of a recipe, got 'alhpa'; did you mean 'alpha'\?"),
-        (BASE + "alpha: 1\nalpha: 2\n", "line 4: the key 'alpha' comes twice"),
-        (BASE + "trainer:\n  beta: 0.0\n  beta: 0.1\n", "line 5: the key 'beta' comes twice"),
+        (BASE + "alhpa: 1\n", r"recipe.yaml: expected a known setting, got 'alhpa'; did you mean 'alpha'\?"),
+        (BASE + "alpha: 1\nalpha: 2\n", "line 4: .* the key 'alpha' comes twice"),
+        (BASE + "trainer:\n  beta: 0.0\n  beta: 0.1\n", "line 5: .* the key 'beta' comes twice"),
         (BASE + "alpha: [1\n", "line 4: expected valid YAML"),
         ("- a\n", "expected `key: value` lines, got a list"),
-        ("[a]: 1\n", "line 1: expected text as a key"),
+        ("[a]: 1\n", "line 1: .* a key must be text, got 'a sequence'"),
         ("task: countdown\n", "expected the setting `output_dir`, got none"),
         ("", "expected the setting `task`, got none"),
-        ("# " + "ß" * 300_000, "expected at most 200000 characters of YAML, got 300002"),
     ],
     ids=lambda value: value[:40],
 )
@@ -159,15 +171,6 @@ def test_missing_file_is_named(tmp_path):
         (["trainer.num_generations=5"], r"groups of trainer.num_generations = 5 responses, got 8 rows "
                                         r"\(trainer.per_device_train_batch_size 8 x 1 processes x 1 accumulated\)"),
         (["trainer.num_generations=12", "trainer.gradient_accumulation_steps=4"], "got 32 rows .* multiple of 12"),
-        (["trainer.temperature=0"], "`trainer.temperature` must be above 0, got 0"),
-        (["trainer.beta=-5"], "`trainer.beta` must be at least 0, got -5"),
-        (["trainer.top_p=0"], "`trainer.top_p` must lie between 0 and 1, got 0"),
-        (["trainer.top_p=1.5"], "`trainer.top_p` must lie between 0 and 1, got 1.5"),
-        (["trainer.min_p=2"], "`trainer.min_p` must lie between 0 and 1, got 2"),
-        (["trainer.epsilon=-1"], "`trainer.epsilon` must be above 0, got -1"),
-        (["trainer.max_steps=0"], "`trainer.max_steps` must be at least 1, or -1 for whole epochs, got 0"),
-        (["trainer.importance_sampling_level=sequnce"], "must be one of token, sequence, got 'sequnce'"),
-        (["trainer.num_generations=null"], "`trainer.num_generations` must be"),
         (["trainer.generation_batch_size=6"], "got trainer.generation_batch_size = 6; make it a multiple of"),
         (["trainer.lr_scheduler_type=lineer"], "TRL refuses these settings: .*lineer"),
         (["kernel=gaussian"], "bandwidth `sigma`"),
@@ -223,27 +226,30 @@ def test_saved_settings_do_not_depend_on_the_machine(recipe_file, monkeypatch, t
     assert saved[0]["trainer"]["generation_batch_size"] is None
 
 
-def test_every_setting_of_the_host_has_a_type_that_its_default_fits(recipe_file):
-    from dqo.settings.types import fits
-    from dqo.train.recipe import CONFIGS, setting_hints
+def test_all_mistakes_of_a_file_and_its_overrides_are_reported_at_once(recipe_file):
+    path = recipe_file("task: countdown\nalhpa: 1\ntrainer: {beta: -1, seed: 3}\n")
+    with pytest.raises(RecipeError) as found:
+        load_recipe(path, ["dtype=bf16"])
+    for sentence in (
+        f"{path}: expected the setting `output_dir`, got none",
+        f"{path}: expected a known setting, got 'alhpa'; did you mean 'alpha'?",
+        f"{path}: `trainer.beta` must be at least 0, got -1",
+        f"{path}: `trainer.seed` has no place here; set `seed` at the top level.",
+        "override 'dtype=bf16': `dtype` must be one of float32, bfloat16, float16, got 'bf16'",
+    ):
+        assert sentence in str(found.value)
 
-    for algorithm, config_class in CONFIGS.items():
-        hints = setting_hints(algorithm)
-        checked = 0
-        for spec in fields(config_class):
-            hint = hints.get(f"trainer.{spec.name}")
-            if hint is not None and isinstance(spec.default, str | int | float | None):
-                checked += 1
-                assert fits(spec.default, hint), (spec.name, spec.default, hint)
-        assert checked > 100, "the host has far more settings than that"
 
-
-@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), 10**400, -(10**400), True])
-def test_what_no_number_of_the_machine_holds_fits_no_number(value):
-    from dqo.settings.types import fits
-
-    assert not fits(value, float)
-    assert not fits(value, int)
+@pytest.mark.parametrize("algorithm", CONFIGS)
+def test_every_default_of_trl_is_a_valid_setting(algorithm):
+    trainer = recipe_model(algorithm).model_fields["trainer"].annotation
+    plain = {
+        spec.name: spec.default
+        for spec in fields(CONFIGS[algorithm])
+        if spec.name in trainer.model_fields and isinstance(spec.default, str | int | float | None)
+    }
+    assert len(plain) > 100, "TRL has far more settings than that"
+    check(trainer, plain, "here")
 
 
 @pytest.mark.parametrize(
