@@ -1,4 +1,4 @@
-"""`dqo report` and `dqo watch` as commands."""
+"""`dqo report` as a command, once and with --watch."""
 
 import json
 
@@ -35,5 +35,5 @@ def test_mistakes_are_one_line_with_status_2(tmp_path, capsys):
 def test_watching_a_finished_run_writes_once_and_ends(tmp_path, capsys):
     run = run_folder(tmp_path / "run")
     (run / "checkpoints" / "final").mkdir(parents=True)
-    assert main(["watch", str(run), "-o", str(tmp_path / "r.html"), "--every", "1"]) == 0
+    assert main(["report", str(run), "-o", str(tmp_path / "r.html"), "--watch", "--every", "1"]) == 0
     assert capsys.readouterr().out == f"finished: {tmp_path / 'r.html'}\n"

@@ -1,1 +1,1 @@
-"""The command line: `dqo train`, `sample`, `eval`, `compare`, `sweep`, `report`, `watch` and `doctor`."""
+"""The command line: `dqo train`, `sample`, `eval`, `compare`, `sweep`, `report` and `doctor`."""

@@ -89,7 +89,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_report(
         _command(commands, "report", "dqo.cli.show:run_report", "write one HTML page about runs and evaluations")
     )
-    _add_watch(_command(commands, "watch", "dqo.cli.show:run_report", "keep writing that page while a run is training"))
     _add_sweep(
         _command(commands, "sweep", "dqo.sweep.run:run", "train and evaluate arms x alphas x seeds from one file")
     )
@@ -222,12 +221,9 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
     parser.add_argument("--encoder", help="draws the maps of meaning (default: that of the first evaluation)")
     parser.add_argument("--maps", type=_count, default=100, help="most prompts with a map (default: %(default)s)")
-
-
-def _add_watch(parser: argparse.ArgumentParser) -> None:
-    _add_report(parser)
+    parser.add_argument("--watch", action="store_true", help="write the page again while training goes on")
     parser.add_argument(
-        "--every", type=_positive, default=15, metavar="S", help="seconds between updates (default: %(default)s)"
+        "--every", type=_positive, default=15, metavar="S", help="of --watch: seconds between looks (default: 15)"
     )
 
 

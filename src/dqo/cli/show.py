@@ -33,14 +33,14 @@ def run_compare(args: argparse.Namespace) -> None:
     print(f"written: {Path(args.out) / 'comparison.json'}")
 
 
-# `dqo report` and `dqo watch`: files of runs and evaluations -> one HTML page, once or while training goes on.
+# `dqo report`: files of runs and evaluations -> one HTML page, once or while training goes on.
 
 
 def run_report(args: argparse.Namespace) -> None:
     """Write the page and say where it is.
 
     Args:
-        args: `runs`, `output`, `encoder` and `maps`; `every` for `dqo watch`.
+        args: `runs`, `output`, `encoder`, `maps`, `watch` and `every`.
 
     Raises:
         DQOError: A folder or encoder that does not do.
@@ -54,7 +54,7 @@ def run_report(args: argparse.Namespace) -> None:
             f"-o {args.output}: expected the name of an HTML file, which is written anew; add .html to it."
         )
     options = {"encoder": args.encoder, "maps": args.maps}
-    if args.command == "watch":
+    if args.watch:
         watch(args.runs, args.output, every=args.every, tell=_say, **options)
         return
     written = write_report(args.runs, args.output, **options)

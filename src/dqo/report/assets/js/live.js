@@ -1,4 +1,4 @@
-// A page that `dqo watch` keeps writing loads itself again, but not under a reader's hands.
+// A page that `dqo report --watch` keeps writing loads itself again, but not under a reader's hands.
 function live(data) {
   if (!data.refresh) return;
   const kept = memory.get("place");
