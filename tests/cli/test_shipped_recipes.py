@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
-SWEEPS = sorted([*(ROOT / "runs").rglob("*_sweep.yaml"), *(ROOT / "runs").rglob("*_finals.yaml")])
+SWEEPS = sorted(
+    path
+    for folder in ("runs", "experiments")
+    for path in (ROOT / folder).rglob("*_[sf]*.yaml")
+    if path.stem.endswith(("_sweep", "_finals"))
+)
 FROM_THE_HUB = {"gsm8k", "dolly", "cnn_dailymail", "commongen"}  # test_dry_run.py looks at these
 STATED = re.compile(r"^\s*(\w+):.*# .*\(default: ([^)]*)\)$")
 

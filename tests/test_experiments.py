@@ -1,4 +1,4 @@
-"""The scripts of runs/study."""
+"""The scripts of experiments/."""
 
 import importlib
 import re
@@ -20,9 +20,13 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def study(monkeypatch):
-    """Imports a script of the folder as a run of it would; scripts find each other there."""
-    monkeypatch.syspath_prepend(ROOT / "runs/study")
-    return importlib.import_module
+    """Imports a script as a run of it would; scripts of one folder find each other there."""
+
+    def load(name):
+        monkeypatch.syspath_prepend(next((ROOT / "experiments").rglob(f"{name}.py")).parent)
+        return importlib.import_module(name)
+
+    return load
 
 
 @pytest.fixture
