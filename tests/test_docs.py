@@ -42,7 +42,8 @@ def test_links_lead_somewhere(path):
 
 
 def test_nothing_names_a_folder_of_somebody():
-    files = [ROOT / "README.md", *(p for name in ("docs", "recipes", "runs") for p in (ROOT / name).rglob("*.*"))]
+    folders = ("docs", "recipes", "runs", "experiments")
+    files = [ROOT / "README.md", *(path for name in folders for path in (ROOT / name).rglob("*.*"))]
     texts = {path: path.read_text() for path in files if path.suffix in (".md", ".yaml", ".sh", ".py", ".txt")}
     assert len(texts) > 50
     named = re.compile(r"(?<![\w.~])/(?:home|root|work|Users|mnt)/\w")

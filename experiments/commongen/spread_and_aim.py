@@ -1,9 +1,9 @@
 """How much of the distance to people's sentences is spread, and how much is aim.
 
 Run `python experiments/commongen/spread_and_aim.py RUN/eval-test ...` on folders with a `groups.jsonl` that has
-references. With unit embeddings, a prompt's mean cosine between responses and references is exactly |e| · |r| · cos(e, r), e the mean of
-its responses and r of its references. |e| falls with every bit of spread, whatever is said. The cosine of the two means
-is the aim, which spread leaves alone.
+references. With unit embeddings, a prompt's mean cosine between responses and references is exactly |e| · |r| · cos(e,
+r), e the mean of its responses and r of its references. |e| falls with every bit of spread, whatever is said. The
+cosine of the two means is the aim, which spread leaves alone.
 """
 
 import sys

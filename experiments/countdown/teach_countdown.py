@@ -1,8 +1,9 @@
 """Teaches the packaged policy what an answer of countdown looks like, from the known solutions of training prompts.
 
-Run `python experiments/countdown/teach_countdown.py FOLDER`: a few minutes on two CPU cores. The untaught policy of
-135 M almost never writes an expression alone, so that a reward of right answers has nothing to tell apart; a short supervised start
-before RL is what the field does. One solution a prompt, drawn with the seed, in the chat form that RL samples in.
+Run `python experiments/countdown/teach_countdown.py FOLDER`: a few minutes on two CPU cores. The untaught policy of 135
+M almost never writes an expression alone, so that a reward of right answers has nothing to tell apart; a short
+supervised start before RL is what the field does. One solution a prompt, drawn with the seed, in the chat form that RL
+samples in.
 """
 
 import argparse

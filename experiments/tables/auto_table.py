@@ -1,8 +1,8 @@
 """Whether `alpha: auto` finds as much diversity as the best fixed alpha above the same floor: answered on tables.
 
-Run `python experiments/tables/auto_table.py`: a quarter of an hour on a CPU. Fixed alphas are trained first. The best fixed
-alpha for a floor lies between two of the grid, so that it and its Vendi score are read off the line between them. The
-controller is told the floor and nothing else, and sees what a training shows it, the mean quality of each step's
+Run `python experiments/tables/auto_table.py`: a quarter of an hour on a CPU. Fixed alphas are trained first. The best
+fixed alpha for a floor lies between two of the grid, so that it and its Vendi score are read off the line between them.
+The controller is told the floor and nothing else, and sees what a training shows it, the mean quality of each step's
 samples.
 """
 

@@ -1,8 +1,8 @@
 """Whether one alpha serves groups of 4, 8 and 16, in nats and in the unit credit: answered on tables, not on a model.
 
-Run `python experiments/tables/group_size_table.py`: a quarter of an hour on a CPU. Every step samples 16 answers a table, in
-groups of 4, 8 or 16. At each group size it finds the alpha that costs 0.02 of reward alone's quality, and what the one
-found at 4 gives at 8 and 16.
+Run `python experiments/tables/group_size_table.py`: a quarter of an hour on a CPU. Every step samples 16 answers a
+table, in groups of 4, 8 or 16. At each group size it finds the alpha that costs 0.02 of reward alone's quality, and
+what the one found at 4 gives at 8 and 16.
 """
 
 import itertools
