@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from dqo.errors import DQOError, RecipeError
 from dqo.evaluation.quality import check_scoring
 from dqo.files.records import Prompt
-from dqo.integrations.trl.inputs import check_one_device
+from dqo.integrations.trl.faults import check_one_device
 from dqo.models.chat import check_system, rendered
 from dqo.models.weights import check_login
 from dqo.rewards.calling import task_quality

@@ -15,8 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from dqo.embedders.loading import canonical
 from dqo.errors import RecipeError
-from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQORLOOConfig
-from dqo.integrations.trl.ppo_config import DQOPPOConfig
+from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQOPPOConfig, DQORLOOConfig
 from dqo.models.policy import DEFAULT_POLICY
 from dqo.models.weights import first_words
 from dqo.rewards.loading import Entry, read_entries

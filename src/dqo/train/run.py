@@ -19,8 +19,7 @@ from dqo.files.jsonio import parse_object, read_text, writing
 from dqo.files.records import Prompt
 from dqo.files.run import STATE, newest_whole, remembered
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
-from dqo.integrations.trl.faults import SaveOnSignal
-from dqo.integrations.trl.inputs import check_one_device
+from dqo.integrations.trl.faults import SaveOnSignal, check_one_device
 from dqo.integrations.trl.log import RunLog
 from dqo.integrations.trl.progress import compact_progress
 from dqo.models.chat import check_system, conversation

@@ -10,7 +10,7 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from dqo import DQOConfig, DQOPPOConfig, DQOPPOTrainer, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.errors import GroupError
-from dqo.integrations.trl.inputs import distinct
+from dqo.integrations.trl.step import distinct
 from dqo.rewards import DiversityReward
 
 PROMPTS = ["the dog", "a cat", "red house", "old tree"]

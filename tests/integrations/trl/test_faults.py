@@ -91,7 +91,7 @@ def test_loss_scaler_is_left_to_skip_its_own_steps(trainer, fp16, stops):
 def test_norms_as_deepspeed_gives_them(trainer, monkeypatch, norm, stops):
     """None without ZeRO in float32, a number with it, and -1 for a gradient with NaN or infinity."""
     monkeypatch.setattr(GRPOTrainer, "_get_grad_norm", lambda *args, **kwargs: norm)
-    trainer._losses, trainer._buffered_inputs = [torch.tensor(1.0)], []
+    trainer.notes.losses, trainer._buffered_inputs = [torch.tensor(1.0)], []
     with pytest.raises(TrainingError, match="got a norm of -1") if stops else nullcontext():
         trainer._get_grad_norm(trainer.model)
 

@@ -47,10 +47,6 @@ def make(tiny_policy, tiny_tokenizer, tmp_path):
                 self.completions, self.ids = completions, ids
                 return self.table
 
-            def _evidence(self, *args):
-                self.evidence = super()._evidence(*args)
-                return self.evidence
-
             def _generate_and_score_completions(self, inputs):
                 self.batch = super()._generate_and_score_completions(inputs)
                 return self.batch
@@ -142,7 +138,7 @@ def test_unlikeliness_ranks_by_the_log_probability_of_the_sampling_policy(make, 
             logps = tiny_policy(torch.tensor([prompt + list(completion)])).logits[0].log_softmax(-1)
         places = range(len(prompt) - 1, len(prompt) + len(completion) - 1)
         expected.append(sum(logps[at, token].item() for at, token in zip(places, completion, strict=True)))
-    got = trainer.evidence.logp.flatten()
+    got = trainer.notes.evidence.logp.flatten()
     assert_close(got, torch.tensor(expected, dtype=torch.float64), atol=1e-4, rtol=0)
     least, most = got[:4].argmin().item(), got[:4].argmax().item()
     assert trainer.table[least, 1] == 0.0

@@ -1,174 +1,26 @@
 """Settings of the trainers: TRL's own, plus what diversity means. One flat dataclass each, as TRL's users expect."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
+from accelerate.utils import str_to_bool
 from pydantic import Field
 from trl import GRPOConfig, RLOOConfig
 
 from dqo.core import REWARD_SCALES
-from dqo.diversity.alpha import (
-    ALPHA_SCHEDULES,
-    AlphaBounds,
-    AlphaControl,
-    AlphaSchedule,
-    AlphaSource,
-    FlooredAlpha,
-    ScheduledAlpha,
-    TargetedAlpha,
-)
-from dqo.diversity.settings import DiversityFields, DiversitySpec, EncoderFields
+from dqo.diversity.settings import DiversitySpec, EncoderFields
 from dqo.diversity.signals import SIGNALS
-from dqo.errors import DataError, DQOError, RecipeError
-from dqo.files.jsonio import is_number
-from dqo.files.run import read_steps
+from dqo.errors import DQOError, RecipeError
+from dqo.integrations.trl.config_alpha import AlphaArguments
 from dqo.models.policy import best_device, native_bf16
 from dqo.models.response import TraceMarkers
 from dqo.models.weights import first_words
 from dqo.settings.checking import check_fields, setting
-
-# Settings of alpha: a number with a schedule, or "auto" under a floor on quality or towards a diversity target.
-
-_AUTO_ONLY = ("quality_floor", "quality_floor_of", "quality_slack", "quality_floor_ramp", "vendi_target",
-              "alpha_start", "alpha_min", "alpha_max", "alpha_rate")  # fmt: skip
-_FIXED_ONLY = ("alpha_schedule", "alpha_end", "alpha_warmup_steps")
-
-
-@dataclass
-class AlphaArguments(DiversityFields):
-    """What alpha is at each step."""
-
-    alpha: float | str = setting(1.0, "Weight of diversity against the task reward, at least 0; 'auto' finds it.")
-    alpha_schedule: Literal[ALPHA_SCHEDULES] = setting(
-        "constant", "'constant', or 'linear' or 'cosine' from alpha to alpha_end at the last step."
-    )
-    alpha_end: Annotated[float, Field(ge=0, lt=1e9)] = setting(
-        0.0, "Alpha of the last step of a linear or cosine schedule."
-    )
-    alpha_warmup_steps: Annotated[int, Field(ge=0)] = setting(0, "Steps over which alpha rises to its value.")
-    quality_floor: float | None = setting(None, "alpha='auto': mean task reward that must be kept, in reward units.")
-    quality_floor_of: str | None = setting(
-        None, "alpha='auto': metrics.jsonl of a baseline run whose quality must be kept, step by step."
-    )
-    quality_slack: Annotated[float, Field(ge=0)] = setting(
-        0.02, "Quality that may be lost against quality_floor_of, in reward units."
-    )
-    quality_floor_ramp: Annotated[float, Field(ge=0, le=1)] = setting(
-        0.5, "Share of the run over which quality_floor rises from the first batches' quality, slowly at first."
-    )
-    vendi_target: Annotated[float | None, Field(gt=1)] = setting(
-        None, "alpha='auto': mean Vendi score of a group to hold, at most num_generations."
-    )
-    alpha_start: Annotated[float, Field(gt=0)] = setting(1.0, "alpha='auto': alpha of the first step.")
-    alpha_min: Annotated[float, Field(gt=0)] = setting(0.01, "alpha='auto': smallest alpha.")
-    alpha_max: Annotated[float, Field(gt=0)] = setting(10.0, "alpha='auto': largest alpha.")
-    alpha_rate: Annotated[float, Field(gt=0)] = setting(
-        0.5, "alpha='auto': e-folds of alpha per step, or per rollout of several steps, for one unit of error."
-    )
-
-    def alpha_source(self) -> AlphaSource:
-        """Where the trainer takes alpha from; reads the baseline's log where there is one.
-
-        Returns:
-            a schedule or a controller.
-
-        Raises:
-            DQOError: a value out of range, settings that contradict each other, or a baseline that cannot be read.
-        """
-        self._check_alpha()
-        if self.alpha != "auto":
-            return ScheduledAlpha(
-                AlphaSchedule(self.alpha, self.alpha_schedule, self.alpha_end, self.alpha_warmup_steps)
-            )
-        control = AlphaControl(AlphaBounds(self.alpha_start, self.alpha_min, self.alpha_max, self.alpha_rate))
-        if self.vendi_target is not None:
-            return TargetedAlpha(control, self.vendi_target)
-        if self.quality_floor_of is not None:
-            return FlooredAlpha(control, read_quality_curve(self.quality_floor_of), slack=self.quality_slack)
-        return FlooredAlpha(control, self.quality_floor, ramp=self.quality_floor_ramp)
-
-    @property
-    def largest_alpha(self) -> float:
-        """The largest alpha that the run can reach."""
-        if self.alpha == "auto":
-            return self.alpha_max
-        return self.alpha if self.alpha_schedule == "constant" else max(self.alpha, self.alpha_end)
-
-    @property
-    def alpha_moves(self) -> bool:
-        """Whether alpha can change during the run."""
-        scheduled = self.alpha_schedule != "constant" and self.alpha_end != self.alpha
-        return self.alpha == "auto" or scheduled or self.alpha_warmup_steps > 1
-
-    def _check_alpha(self) -> None:
-        """Refuse what is out of range, and every setting that would do nothing."""
-        automatic = self.alpha == "auto"
-        if not automatic and (isinstance(self.alpha, (bool, str)) or not 0 <= self.alpha < 1e9):
-            raise DQOError(f"`alpha` must be a finite number >= 0 or 'auto', got {self.alpha!r}; change the value.")
-        defaults = {spec.name: spec.default for spec in fields(AlphaArguments)}
-        for name in _FIXED_ONLY if automatic else _AUTO_ONLY:
-            if getattr(self, name) != defaults[name]:
-                belongs = "a number as `alpha`" if automatic else "alpha='auto'"
-                raise DQOError(
-                    f"`{name}` belongs to {belongs}, got {name}={getattr(self, name)!r} with alpha={self.alpha!r}; "
-                    "remove it or change `alpha`."
-                )
-        if not automatic:
-            if self.alpha_schedule == "constant" and self.alpha_end != 0.0:
-                raise DQOError(
-                    f"`alpha_end` belongs to alpha_schedule='linear' or 'cosine', got {self.alpha_end!r} with "
-                    "'constant'; remove it or choose one of these."
-                )
-            return
-        goals = {name: getattr(self, name) for name in ("quality_floor", "quality_floor_of", "vendi_target")}
-        given = [name for name, value in goals.items() if value is not None]
-        if len(given) != 1:
-            raise DQOError(
-                f"alpha='auto' needs exactly one of {', '.join(goals)}, got {' and '.join(given) or 'none'}; say what "
-                "quality must be kept or which diversity held."
-            )
-        if self.vendi_target is not None and self.vendi_target > self.num_generations:
-            raise DQOError(
-                f"`vendi_target` counts different responses of a group, got {self.vendi_target!r} with "
-                f"num_generations={self.num_generations}; set it to that at most."
-            )
-        for name, goal in (("quality_slack", "quality_floor_of"), ("quality_floor_ramp", "quality_floor")):
-            if getattr(self, name) != defaults[name] and goals[goal] is None:
-                raise DQOError(
-                    f"`{name}` belongs to `{goal}`, got {name}={getattr(self, name)!r} with {given[0]}; remove it."
-                )
-
-
-def read_quality_curve(path: str | Path) -> dict[int, float]:
-    """Quality by step from a run's metrics.jsonl.
-
-    Args:
-        path: the file, or the run folder that holds it.
-
-    Returns:
-        step -> mean task reward of that step's batch.
-
-    Raises:
-        RecipeError: no such file, no UTF-8, a line that is no JSON object with a step, or no line with a quality.
-    """
-    file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
-    try:
-        rows = read_steps(file)
-    except DataError as error:
-        raise RecipeError(
-            f"quality_floor_of: expected the metrics.jsonl of a finished baseline run, but {str(error).rstrip('.')}; "
-            "train the baseline first, with alpha=0."
-        ) from error
-    curve = {row["step"]: float(row["quality"]) for row in rows if is_number(row.get("quality"))}
-    if not curve:
-        raise RecipeError(f"{file}: expected lines with a `quality`, got none; name the metrics.jsonl of a run.")
-    return curve
-
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # the host's
 
@@ -208,6 +60,12 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         """
         settings = {name: getattr(self, name) for name in DiversitySpec.__dataclass_fields__}
         return DiversitySpec(**settings | {"alpha": self.alpha_start if self.alpha == "auto" else self.alpha})
+
+    @property
+    def needs_rivals(self) -> bool:
+        """Whether the signal needs more of the trainer than embeddings and a reward."""
+        spec = self.diversity_spec()
+        return bool(spec.needs) or spec.signal.place in ("advantage", "loss")
 
     def _check_diversity(self) -> None:
         """Refuse, before anything is loaded, what would train on something else than was asked for."""
@@ -357,4 +215,75 @@ class DQORLOOConfig(DiversityArguments, RLOOConfig):
                 f"{setter} sets the advantages, in which RLOO keeps its KL and normalisation, got beta={self.beta!r} "
                 f"and normalize_advantages={self.normalize_advantages!r}; set beta=0 and leave the other off, or use "
                 "grpo."
+            )
+
+
+@dataclass
+class DQOPPOConfig(DQOConfig):
+    """Settings of `DQOPPOTrainer`. `num_iterations` are PPO's epochs over a rollout, `epsilon` its policy clip.
+
+    Several minibatches an epoch: `steps_per_generation` above `gradient_accumulation_steps`. `scale_rewards` is "none":
+    advantages come from the critic and are whitened over the tokens of the whole batch instead. Groups of two are
+    allowed, because no group mean cancels their credit.
+    """
+
+    centres_groups: ClassVar[bool] = False
+
+    scale_rewards: Literal["none"] = setting(
+        "none", "Only 'none': PPO scales by `whiten_advantages`, not by a group's std."
+    )
+    critic_model: str | None = setting(
+        None,
+        "Folder or hub name that the critic starts from, such as a reward model with the policy's tokens; a copy of "
+        "the policy where not given.",
+    )
+    critic_learning_rate: Annotated[float, Field(ge=0)] = setting(1e-5, "Of the critic's own AdamW.")
+    gamma: Annotated[float, Field(ge=0, le=1)] = setting(1.0, "Discount per token.")
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] = setting(0.95, "λ of the advantage estimate; 1 is Monte Carlo.")
+    value_clip: Annotated[float | None, Field(gt=0)] = setting(
+        0.2, "Furthest that a value profits from moving in one rollout; null clips nothing."
+    )
+    whiten_advantages: bool = setting(True, "Advantages of mean 0 and std 1 over the tokens of the whole batch.")
+    kl_in: Literal["loss", "reward"] = setting(
+        "loss", "Where `beta` times the KL to the reference goes: 'loss' or 'reward'."
+    )
+    truncated: Literal["bootstrap", "terminal"] = setting(
+        "bootstrap",
+        "A response cut off at max_completion_length: 'bootstrap' puts the value of its last state in the place of its "
+        "reward, 'terminal' takes the reward it was given.",
+    )
+
+    def __post_init__(self) -> None:
+        self._check_ppo()
+        super().__post_init__()
+        if self.fp16:
+            raise RecipeError("PPO's critic has no loss scaling, got fp16=True; use bf16, or neither.")
+
+    def _check_ppo(self) -> None:
+        check_fields(self)
+        if self.deepspeed or str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
+            raise RecipeError(
+                "DeepSpeed drives one network per process, got PPO, which trains a critic as well; start with FSDP or "
+                "plain data parallelism."
+            )
+        if self.kl_in == "reward" and self.beta == 0:
+            raise RecipeError("kl_in='reward' needs `beta` above 0, got 0; set beta, or remove kl_in.")
+
+    def _check_diversity(self) -> None:
+        """The parent's checks, and what acts on the group's advantages that PPO has none of."""
+        super()._check_diversity()
+        if self.multi_objective_aggregation == "normalize_then_sum":
+            raise RecipeError(
+                "PPO needs multi_objective_aggregation='sum_then_normalize', got 'normalize_then_sum', whose rewards "
+                "without scale have no value to learn; remove the setting."
+            )
+        if self.off_policy_mask_threshold is not None or self.loss_type == "vespo":
+            raise RecipeError(
+                "`off_policy_mask_threshold` and loss_type='vespo' go by the sign of a response's one advantage, got "
+                "one of them with PPO, whose advantages differ by token; remove it or use algorithm grpo."
+            )
+        if self.diversity_spec().signal.place == "advantage" or self.skip_tied_groups:
+            raise RecipeError(
+                "diversity='pass_at_k' and `skip_tied_groups` replace the advantages of a group, got them with PPO, "
+                "whose advantages come from its critic; remove them or use algorithm grpo."
             )

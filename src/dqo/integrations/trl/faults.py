@@ -1,6 +1,6 @@
-"""What a run does when numbers go wrong: it stops before they reach the weights, with a diagnosis and a way back.
+"""Faults of a run: refuses what would train otherwise than asked, warns, and stops before NaN reaches the weights.
 
-The host filters NaN losses out of its logs by default and goes on with broken weights.
+TRL filters NaN losses out of its logs by default and goes on with broken weights.
 """
 
 import json
@@ -15,14 +15,23 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.logging import get_logger
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
-from dqo.errors import RewardError, TrainingError
+from dqo.errors import RecipeError, RewardError, TrainingError
 from dqo.files.records import write_text
 from dqo.files.run import newest_whole
 from dqo.files.stop_signals import StopSignals
+from dqo.models.weights import check_files
 
+logger = get_logger(__name__)
 _NAMED = 3  # tensors named in a diagnosis
 
 
@@ -65,7 +74,7 @@ def check_finite(losses: list[Tensor], norm: Any, trainer: Any) -> None:
 
 
 @contextmanager
-def failed_batch_kept(folder: Path, step: int, process: int) -> Iterator[None]:
+def keeping_failed_batch(folder: Path, step: int, process: int) -> Iterator[None]:
     """Where a reward function fails on a batch, that batch is written to a file before the run stops.
 
     Args:
@@ -221,3 +230,114 @@ class OutweighedWarning(TrainerCallback):
                 "being good; if it does not rise again, lower alpha, or let it rise later with alpha_warmup_steps.",
                 file=sys.stderr,
             )
+
+
+# Warns of prompts that skip the model's chat template, and refuses what would train otherwise than asked.
+
+
+class TemplateWarning:
+    """Warns once of prompts that reach a chat model as plain text, without the template that it was tuned with.
+
+    Args:
+        tokenizer: the policy's tokenizer or processor.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer if getattr(tokenizer, "chat_template", None) else None
+
+    def look(self, rows: list[dict[str, Any]]) -> None:
+        """Looks at the rows of a batch, until one was warned of."""
+        plain = [row["prompt"] for row in rows if isinstance(row.get("prompt"), str)]
+        if self._tokenizer is None or all(map(self._is_rendered, plain)):
+            return
+        self._tokenizer = None
+        logger.warning(
+            "dqo: the prompts are strings, so the model reads them without its chat template; pass them as messages, "
+            '[{"role": "user", "content": ...}], unless the model shall continue plain text.'
+        )
+
+    def _is_rendered(self, prompt: str) -> bool:
+        """Whether a prompt holds tokens that only a template writes, so that somebody has applied it already."""
+        tokenizer = getattr(self._tokenizer, "tokenizer", self._tokenizer)  # of a processor
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return bool(set(ids) & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
+
+
+def check_settings(args: Any, wanted: type) -> None:
+    """Refuses settings of another trainer, which TRL would find after the policy is loaded, and several GPUs.
+
+    Args:
+        args: settings of a trainer.
+        wanted: their class.
+
+    Raises:
+        RecipeError: settings of another class, or several GPUs in one process.
+    """
+    if not isinstance(args, wanted) or args.centres_groups != wanted.centres_groups:  # PPO's are a kind of GRPO's
+        name = wanted.__name__
+        raise RecipeError(f"this trainer needs a {name}, got {type(args).__name__}; pass args={name}(...).")
+    check_one_device(args)
+
+
+def check_one_device(args: Any) -> None:
+    """Refuses several GPUs in one process, over which torch's DataParallel would split the groups of each batch.
+
+    Args:
+        args: Settings of a trainer.
+
+    Raises:
+        RecipeError: Naming the number of GPUs and both ways out.
+    """
+    if args.n_gpu > 1:
+        raise RecipeError(
+            f"expected one GPU per process, got {args.n_gpu} visible ones and no launcher; start with `accelerate "
+            f"launch --multi_gpu --num_processes {args.n_gpu} -m dqo train ...`, or set CUDA_VISIBLE_DEVICES=0."
+        )
+
+
+def check_trainable(model: Any, peft_config: Any) -> None:
+    """Refuse an adapter that new additions would replace in silence, and a policy without a weight to train.
+
+    Args:
+        model: policy, as the host takes it; a name is looked at by the host alone.
+        peft_config: settings of the additions to train, or None.
+
+    Raises:
+        RecipeError: naming what to change.
+    """
+    if not isinstance(model, torch.nn.Module):
+        return
+    remedy = "merge it into its base (merge_and_unload of peft), save that and train from there"
+    if peft_config is not None and getattr(model, "_hf_peft_config_loaded", False):
+        raise RecipeError(
+            f"expected a policy without an adapter beside `peft_config`, whose additions would take its place, got one "
+            f"that was loaded with it; {remedy}."
+        )
+    if peft_config is None and not any(weight.requires_grad for weight in model.parameters()):
+        raise RecipeError(
+            "expected a policy with weights to train, got one whose weights are all frozen; pass `peft_config`, or "
+            f"set requires_grad; if it was loaded from an adapter, {remedy}."
+        )
+
+
+def check_named(model: Any, funcs: list, args: Any, peft_config: Any) -> None:
+    """Refuse models that TRL loads by name, policy, reference and rewards, where weights would be drawn at random.
+
+    Args:
+        model: policy, as TRL takes it.
+        funcs: rewards, as TRL takes them.
+        args: settings of the trainer.
+        peft_config: settings of the additions to train, or None.
+
+    Raises:
+        ModelError: naming the model and the first weights that lack.
+    """
+    remedy = "save it again with save_pretrained from the class it was trained as"
+    options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
+    if isinstance(model, str):
+        check_files(model, remedy, **options)
+    elif args.beta and peft_config is None and model.config.name_or_path:  # the reference
+        check_files(model.config.name_or_path, remedy)
+    for func in funcs:
+        if isinstance(func, str):
+            check_files(func, remedy, loader=AutoModelForSequenceClassification, num_labels=1, **options)

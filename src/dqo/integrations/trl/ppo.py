@@ -1,28 +1,38 @@
-"""PPO with a critic on TRL's GRPOTrainer, whose loss takes an advantage a token.
+"""PPO with a critic on TRL's GRPOTrainer, whose loss takes an advantage per token.
 
-Three seams. `_generate_and_score_completions`: values of every state, rewards a token (the combined reward of task and
-diversity on the last one), GAE, and (N, C) advantages in the place of TRL's (N,) ones. `_compute_loss`: the value error
-beside the policy's loss. `_save_optimizer_and_scheduler` and its counterpart: the critic, apart from the policy.
+Values of every state, a reward per token (the combined reward of task and diversity on the last one) and GAE give
+(N, C) advantages in the place of TRL's (N,) ones. The critic is never a part of the policy's module, so checkpoints of
+the policy hold no key of it.
 """
 
-from collections.abc import Collection, Mapping
+import copy
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.logging import get_logger
-from accelerate.utils import gather
+from accelerate.utils import gather, is_peft_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from dqo.core import clipped_value_error, explained_variance, gae
-from dqo.errors import RecipeError
-from dqo.integrations.trl.critic import CriticOptimizer, CriticStep, build_critic
-from dqo.integrations.trl.ppo_config import DQOPPOConfig
-from dqo.integrations.trl.trainer import DQOExtensions, by_name
+from dqo.errors import ModelError, RecipeError, TrainingError
+from dqo.integrations.trl.config import DQOPPOConfig
+from dqo.integrations.trl.faults import way_back
+from dqo.integrations.trl.step import whole_rows
+from dqo.integrations.trl.trainer import DQOMixin
+from dqo.models.policy import load_backbone
+from dqo.models.weights import first_words
 
-# What PPO pays each token: the response's score at its end, the KL on the way, and a value where it was cut off.
+logger = get_logger(__name__)
+FOLDER = "critic"  # in a checkpoint, apart from the policy's files, which loaders of the policy look for at its top
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class TokenRewards:
         rewards: (N, C) reward of each token.
         mask: (N, C) float, 1 on tokens the policy chose in rows that have a score.
         bootstrap: (N,) value of the state behind a response that was cut off; 0 for one that ended.
-        kl: (N, C) estimate of the KL to the reference a token, or None where the reward holds none.
+        kl: (N, C) estimate of the KL to the reference per token, or None where the reward holds none.
     """
 
     rewards: Tensor
@@ -52,13 +62,13 @@ def token_rewards(
     logps: Tensor | None = None,
     beta: float = 0.0,
 ) -> TokenRewards:
-    """Spreads one score a response over its tokens.
+    """Spreads one score per response over its tokens.
 
     The score stands at the last token under the mask. With `bootstrap`, a response that was cut off has no outcome
     yet: the value of its last state stands for it, *in the place of* its score. Both together would pay it twice, and
     without bound, because that value is itself fitted to what such responses are paid.
 
-    The KL in the reward is −β·(log π − log π_ref) a token; logged is the estimate e^d − d − 1, d = log π_ref − log π.
+    The KL in the reward is −β·(log π − log π_ref) per token; logged is the estimate e^d − d − 1, d = log π_ref − log π.
 
     Args:
         batch: TRL's: `completion_ids`, `completion_mask` and, where logps are given, `ref_per_token_logps`, (N, C)
@@ -91,40 +101,239 @@ def token_rewards(
     return TokenRewards(rewards, mask.to(values.dtype), behind, kl)
 
 
-logger = get_logger(__name__)
+class Critic(nn.Module):
+    """Backbone and value head.
 
-
-class PPOMixin:
-    """Replaces the group mean of a GRPO trainer by a critic.
+    The head starts at zero, so that the first advantages are the rewards themselves and not noise of a random layer.
 
     Args:
-        model: policy, as DQOMixin takes it.
-        reward_funcs: task rewards, as DQOMixin takes them.
-        args: DQOPPOConfig.
-        **kwargs: anything else that DQOMixin takes.
-
-    Raises:
-        RecipeError: a model that takes images.
+        backbone: transformer without head.
+        share: (self, ids, mask, columns) -> (N, columns, D) hidden states, the prompt of a group computed once; None
+            computes it once per response.
     """
 
-    def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, **kwargs: Any) -> None:
-        super().__init__(model, reward_funcs, args, **kwargs)
+    def __init__(self, backbone: nn.Module, share: Callable[..., Tensor] | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(backbone.config.get_text_config().hidden_size, 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self._share = share
+
+    @property
+    def config(self) -> Any:
+        """The backbone's."""
+        return self.backbone.config
+
+    def forward(self, shift_labels: Tensor | None = None, **inputs: Any) -> Any:
+        """The backbone's outputs, in a call made for a causal LM with TRL's fused head."""
+        return self.backbone(use_cache=False, **inputs)
+
+    def read(self, hidden: Tensor) -> Tensor:
+        """Values (N, C) of hidden states (N, C, D): float32 in reward units, outside autocast."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head(hidden.float()).squeeze(-1)  # (N, C)
+
+    def values(self, input_ids: Tensor, attention_mask: Tensor, columns: int, batch_size: int | None = None) -> Tensor:
+        """Value of the state before each of the last tokens of every row, by the backbone.
+
+        Args:
+            input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
+            attention_mask: (N, P+C), zero on padding.
+            columns: C, completion columns.
+            batch_size: rows at once; all where not given.
+
+        Returns:
+            (N, C) float32; without meaning on padding.
+        """
+        parts = []
+        for ids, seen in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
+            if self._share is not None:
+                hidden = self._share(self, ids, seen, columns)  # (n, C, D)
+            else:
+                hidden = self(input_ids=ids, attention_mask=seen).last_hidden_state[:, -columns - 1 : -1]  # (n, C, D)
+            parts.append(self.read(hidden))
+        return torch.cat(parts)
+
+
+def build_backbone(policy: nn.Module, model: str | None) -> nn.Module:
+    """The network that a critic starts from.
+
+    Args:
+        policy: causal LM, possibly wrapped by PEFT, not yet by DDP or FSDP.
+        model: folder or hub name; None copies the policy as it starts, without head and adapters, in float32.
+
+    Returns:
+        A transformer without head, every weight trainable.
+
+    Raises:
+        RecipeError: quantised weights to copy, which cannot learn.
+        ModelError: a model that cannot be loaded, or that has fewer tokens than the policy.
+    """
+    if model is None:
+        if getattr(policy, "is_quantized", False) or getattr(policy.config, "quantization_config", None) is not None:
+            raise RecipeError(
+                "a critic that starts as a copy of the policy needs weights that can learn, got quantised ones; set "
+                "critic_model to an unquantised model."
+            )
+        whole = copy.deepcopy(policy)
+        base = whole.unload() if is_peft_model(policy) else whole
+        return base.base_model.float().requires_grad_(True)
+    backbone = load_backbone(model)
+    ours, theirs = (m.config.get_text_config().vocab_size for m in (policy, backbone))
+    if theirs < ours:
+        raise ModelError(
+            f"critic_model {model!r}: expected the policy's tokenizer, so at least {ours} tokens, got {theirs}; choose "
+            "a model of the policy's family."
+        )
+    return backbone
+
+
+class CriticOptimizer:
+    """AdamW over a replica of the critic in every process.
+
+    No wrapper of accelerate is needed around the critic: replicas start from process 0's weights and step on the mean
+    of all gradients, so they stay equal, whatever the policy is wrapped by.
+
+    Args:
+        critic: on its device.
+        args: settings of the trainer; read are adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, output_dir and
+            critic_learning_rate.
+    """
+
+    def __init__(self, critic: nn.Module, args: Any) -> None:
+        self.critic = critic
+        self.learning_rate, self.max_norm = args.critic_learning_rate, args.max_grad_norm
+        self.folder = args.output_dir
+        betas = (args.adam_beta1, args.adam_beta2)
+        self.adam = torch.optim.AdamW(
+            critic.parameters(), lr=args.critic_learning_rate, betas=betas, eps=args.adam_epsilon, weight_decay=0.0
+        )
+        if _processes() > 1:
+            for weight in critic.parameters():
+                dist.broadcast(weight.data, src=0)
+
+    def step(self, schedule: float) -> float:
+        """One step on the gradients that have come together, which it clears.
+
+        Args:
+            schedule: the policy's learning rate as a share of its peak; the critic follows the same course.
+
+        Returns:
+            Norm of the gradient before clipping.
+
+        Raises:
+            TrainingError: NaN or infinity in the gradient; no weight has changed then.
+        """
+        for weight in self.critic.parameters():
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            if _processes() > 1:
+                dist.all_reduce(weight.grad)
+                weight.grad /= _processes()
+        limit = self.max_norm if self.max_norm and self.max_norm > 0 else float("inf")
+        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), limit)  # ()
+        if not norm.isfinite():
+            raise TrainingError(
+                f"expected a finite gradient of the critic, got a norm of {norm.item()}; no weight has changed yet, so "
+                f"lower critic_learning_rate or set bf16=false, and {way_back(self.folder)}."
+            )
+        for group in self.adam.param_groups:
+            group["lr"] = self.learning_rate * schedule
+        self.adam.step()
+        self.adam.zero_grad()
+        return norm.item()
+
+    def save(self, checkpoint: str | Path) -> None:
+        """Write <checkpoint>/critic/critic.safetensors and optimizer.safetensors; for one process to call."""
+        folder = Path(checkpoint) / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.detach().contiguous() for name, tensor in self.critic.state_dict().items()}
+        save_file(weights, folder / "critic.safetensors")
+        state = self.adam.state_dict()["state"]
+        flat = {f"{i}.{name}": tensor.contiguous() for i, slot in state.items() for name, tensor in slot.items()}
+        save_file(flat, folder / "optimizer.safetensors")
+
+    def load(self, checkpoint: str | Path) -> None:
+        """Weights and moments as they were saved, on every process.
+
+        Args:
+            checkpoint: Folder of a checkpoint.
+
+        Raises:
+            ModelError: No critic in it, or another one than this run's.
+        """
+        folder = Path(checkpoint) / FOLDER
+        try:
+            weights, flat = (load_file(folder / f"{name}.safetensors") for name in ("critic", "optimizer"))
+            self.critic.load_state_dict(weights)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ModelError(
+                f"{folder}: expected the critic of the run that is continued, but loading failed "
+                f"({first_words(error)}); resume from another checkpoint of the same settings, or start anew."
+            ) from error
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for key, tensor in flat.items():
+            index, _, name = key.partition(".")
+            state.setdefault(int(index), {})[name] = tensor
+        self.adam.load_state_dict(self.adam.state_dict() | {"state": state})
+
+
+class CriticStep(TrainerCallback):
+    """Steps the critic whenever TRL steps the policy.
+
+    Args:
+        step: called without arguments, before the policy's step.
+    """
+
+    def __init__(self, step: Any) -> None:
+        self._step = step
+
+    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Gradients are complete and clipped, the learning rate is this step's."""
+        self._step()
+
+
+def _processes() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class DQOPPOTrainer(DQOMixin, GRPOTrainer):
+    """PPO with a critic and the diversity credit, which enters at each response's last token.
+
+        trainer = DQOPPOTrainer(
+            model, reward_funcs=quality, args=DQOPPOConfig("out", alpha=1.0, num_generations=4), train_dataset=dataset
+        )
+        trainer.train()
+
+    Arguments are DQOMixin's, in TRL's order.
+
+    Raises:
+        RecipeError: a model that takes images, or quantised weights that the critic cannot copy.
+        ModelError: a `critic_model` that cannot be loaded or reads other tokens.
+    """
+
+    _config_class = DQOPPOConfig
+
+    def _set_up(self) -> None:
+        super()._set_up()
+        args = self.args
         if self._is_vlm:
             raise RecipeError("PPO's critic reads text only, got a model that takes images; use grpo or rloo.")
-        self.critic = build_critic(self.model, args.critic_model, self.shares_prefix)
-        self.critic.to(self.accelerator.device)
-        if self.shares_prefix and not self.critic.shares_prefix:
-            logger.warning("dqo: the critic computes a prompt once a response, because it is not a copy of the policy")
+        share = self.fast.hidden_states if self.shares_prefix else None
+        if share is not None and args.critic_model is not None:
+            logger.warning("dqo: the critic computes a prompt once per response, because it is no copy of the policy")
+            share = None
+        self.critic = Critic(build_backbone(self.model, args.critic_model), share).to(self.accelerator.device)
         if args.gradient_checkpointing:
             self.critic.backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         self.critic_optimizer = CriticOptimizer(self.critic, args)
         self.add_callback(CriticStep(self._step_critic))
 
-    def _generate_and_score_completions(self, inputs: list) -> dict:
-        """The host's batch with `advantages`, `returns`, `old_values` and `value_mask`, (N_local, C) each."""
-        batch = super()._generate_and_score_completions(inputs)
+    def _finish_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """TRL's batch with `advantages`, `returns`, `old_values` and `value_mask`, (N_local, C) each."""
         with (
-            self._clock.measure("time/values"),
+            self.notes.clock.measuring("time/values"),
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
         ):
@@ -132,11 +341,11 @@ class PPOMixin:
             logps = None
             if self.args.kl_in == "reward":  # by the call that TRL makes for the reference, or bf16 rounding is a KL
                 logps = batch.get("old_per_token_logps")
-                logps = self._policy_logps(batch) if logps is None else logps  # (N_local, C)
-        _, combined = self._scored  # (P, G) of all processes
+                if logps is None:  # TRL had no use for them
+                    logps = self.completion_logps(self.model, batch, self.args.per_device_train_batch_size)
         paid = token_rewards(
             batch,
-            combined.flatten()[self._own_rows(len(values))],
+            self.notes.combined.flatten()[self._own_rows(len(values))],
             values,
             ends=(*self.eos_token_ids, self._tokenizer.pad_token_id),
             bootstrap=self.args.truncated == "bootstrap",
@@ -149,32 +358,20 @@ class PPOMixin:
         )
         self._log_values(paid, old_values, returns)
         advantages = self._whitened(advantages, mask)
-        # in the host's table the mean over a row's tokens stands for its advantage
+        # in TRL's table the mean over a row's tokens stands for its advantage
         self._replace_logged_advantages(gather(advantages.sum(1) / mask.sum(1).clamp(min=1)))
         return batch | {"advantages": advantages, "returns": returns, "old_values": old_values, "value_mask": mask}
 
-    def _scores_by_logps(self) -> bool:
-        return self.args.kl_in == "reward" or super()._scores_by_logps()
-
     def _state_values(self, batch: dict) -> Tensor:
-        """Values of the state before each token and behind the last: (N, C+1).
-
-        The state behind the last token is read as the one before a token that is made up: nothing looks at it.
-        """
-        prompts, completions, mask = batch["prompt_ids"], batch["completion_ids"], batch["completion_mask"]
+        """Values of the state before each token and behind the last: (N, C+1)."""
+        mask = batch["completion_mask"]  # (N, C)
+        # The state behind the last token is read as the one before a token that is made up: nothing looks at it.
         longer = nn.functional.pad(mask, (0, 1)).scatter(1, mask.sum(1, keepdim=True), 1)  # (N, C+1)
-        ids = torch.cat([prompts, nn.functional.pad(completions, (0, 1))], dim=1)  # (N, P+C+1)
-        seen, C = torch.cat([batch["prompt_mask"], longer], dim=1), completions.shape[1]  # (N, P+C+1)
+        ids = nn.functional.pad(batch["completion_ids"], (0, 1))  # (N, C+1)
         self.critic.eval()
         with self.accelerator.autocast():
-            return self.critic.values(ids, seen, C + 1, self.args.per_device_train_batch_size)
-
-    def _policy_logps(self, batch: dict) -> Tensor:
-        """Log-probabilities (N, C) of the policy as it sampled, where the host had no use for them."""
-        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)  # (N, P+C)
-        seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)  # (N, P+C)
-        size, C = self.args.per_device_train_batch_size, batch["completion_ids"].shape[1]
-        return self._get_per_token_logps_and_entropies(self.model, ids, seen, C, batch_size=size)[0]
+            rows = whole_rows(batch | {"completion_ids": ids, "completion_mask": longer})  # (N, P+C+1) twice
+            return self.critic.values(*rows, ids.shape[1], self.args.per_device_train_batch_size)
 
     def _whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Advantages of mean 0 and std 1 over the tokens of all processes; (N, C) as given where that is off."""
@@ -182,34 +379,25 @@ class PPOMixin:
         mean = total / count.clamp(min=1)  # ()
         count, square = self._sums(mask, (advantages - mean).square())
         std = (square / (count - 1).clamp(min=1)).sqrt()  # ()
-        mode = "train" if self.model.training else "eval"
-        self._metrics[mode]["critic/advantage_std"].append(std.item())
+        self._log({"critic/advantage_std": std.item()})
         if not self.args.whiten_advantages:
             return advantages
-        if self._metrics[mode]["alpha_effective"]:  # what a unit of credit buys is known only now
-            self._metrics[mode]["alpha_effective"][-1] /= std.item() + 1e-8
+        if bought := self._metrics["train" if self.model.training else "eval"]["alpha_effective"]:
+            bought[-1] /= std.item() + 1e-8  # what a unit of credit buys is known only now
         return ((advantages - mean) / (std + 1e-8)).to(advantages.dtype) * mask
 
-    def _compute_loss(self, model: Any, inputs: dict) -> Tensor:
-        """TRL's policy loss; the critic's error goes backward on its own."""
-        C = inputs["completion_ids"].shape[1]
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)  # (N, P+C)
-        seen = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)  # (N, P+C)
+    def _joined_loss(self, policy_loss: Callable[[Any, dict], Tensor], model: Any, inputs: dict) -> Tensor:
+        """TRL's policy loss, without its KL term where the reward holds it; the critic's error goes backward here."""
         self.critic.train(self.model.training)
         with self.accelerator.autocast():
-            values = self.critic.values(ids, seen, C)  # (N, C)
+            values = self.critic.values(*whole_rows(inputs), inputs["completion_ids"].shape[1])  # (N, C)
         error = self._value_loss(values, inputs)
         if torch.is_grad_enabled():
             error.backward()  # before the policy's forward, so that the two graphs never share the memory
-        return self._policy_loss(model, inputs)
-
-    def _policy_loss(self, model: Any, inputs: dict) -> Tensor:
-        """The host's loss, without its KL term where the reward holds it already."""
-        if self.args.kl_in == "loss":
-            return super()._compute_loss(model, inputs)
-        beta, self.beta = self.beta, 0.0
+        beta = self.beta
+        self.beta = beta if self.args.kl_in == "loss" else 0.0
         try:
-            return super()._compute_loss(model, inputs)
+            return policy_loss(model, inputs)
         finally:
             self.beta = beta
 
@@ -220,10 +408,9 @@ class PPOMixin:
         tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
         if self.model.training:  # tokens of the rollout, rescaled to those of one optimizer step
             tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
-        mode = "train" if self.model.training else "eval"
         count, *sums = self._sums(mask, error.detach(), clipped)
-        for name, total in zip(("critic/value_loss", "critic/clip_share"), sums, strict=True):
-            self._metrics[mode][name].append((total / count.clamp(min=1)).item())
+        names = ("critic/value_loss", "critic/clip_share")
+        self._log({name: (total / count.clamp(min=1)).item() for name, total in zip(names, sums, strict=True)})
         return (error * mask).sum() / tokens
 
     def _step_critic(self) -> None:
@@ -240,40 +427,16 @@ class PPOMixin:
         error = returns - old_values  # (N, C)
         columns = (returns, returns.square(), error, error.square(), old_values)
         count, *sums = self._sums(paid.mask, *columns, *([] if paid.kl is None else [paid.kl]))
-        mean = [total / count.clamp(min=1) for total in sums]
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        metrics["critic/explained_variance"].append(explained_variance(count, torch.stack(sums[:4])).item())
-        metrics["critic/return"].append(mean[0].item())
-        metrics["critic/value"].append(mean[4].item())
+        mean = [(total / count.clamp(min=1)).item() for total in sums]
+        explained = explained_variance(count, torch.stack(sums[:4])).item()
+        self._log({"critic/explained_variance": explained, "critic/return": mean[0], "critic/value": mean[4]})
         if paid.kl is not None:
-            metrics["kl"].append(mean[5].item())
+            self._log({"kl": mean[5]})
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
             self.critic_optimizer.save(output_dir)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self.critic_optimizer.load(checkpoint)
-
-
-class DQOPPOTrainer(PPOMixin, DQOExtensions, GRPOTrainer):
-    """PPO with a critic and the diversity credit, which enters at each response's last token.
-
-        trainer = DQOPPOTrainer(
-            model, reward_funcs=quality, args=DQOPPOConfig("out", alpha=1.0, num_generations=4), train_dataset=dataset
-        )
-        trainer.train()
-
-    Arguments are DQOMixin's, in TRL's order.
-    """
-
-    _config_class = DQOPPOConfig
-
-    def __init__(
-        self, model: Any, reward_funcs: Any = None, args: DQOPPOConfig | None = None, *rest: Any, **kwargs: Any
-    ) -> None:
-        args = DQOPPOConfig("dqo-output") if args is None else args
-        super().__init__(model, reward_funcs, args, **by_name(GRPOTrainer, rest), **kwargs)
+    def _load_more(self, checkpoint: str) -> None:
+        self.critic_optimizer.load(checkpoint)

@@ -14,11 +14,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from dqo.errors import ModelError, RecipeError
-from dqo.files.jsonio import writing
 from dqo.files.run import KEY, list_files
 from dqo.models.weights import first_words
 
@@ -161,73 +159,65 @@ class RunMemory(TrainerCallback):
         return {name: part.state() for name, part in self.parts.items()}
 
 
-class ResumeMixin:
-    """Completes the host's checkpoints; `_memory` is set by the trainer."""
-
-    _memory: RunMemory
-    _sampler: Any = None
-
-    @property
-    def rollout_lasts(self) -> int:
-        """Micro-steps from one rollout to the next."""
-        return self.args.steps_per_generation * self.num_iterations
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler:
-        self._sampler = super()._get_train_sampler(*args, **kwargs)
-        return self._sampler
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """The host looks at max_steps after a step only."""
-        if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        """Tells a full disk in a sentence."""
-        with writing(self.args.output_dir, "add --resume"):
-            super()._save_checkpoint(*args, **kwargs)
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        if self._step % self.rollout_lasts:
-            save_rollout(rollout_path(output_dir, self.accelerator.process_index), self._buffered_inputs)
-        kept = self._memory.state()  # of all processes, so it is asked for on all
-        self.accelerator.wait_for_everyone()  # their files are there now
-        if self.args.should_save:
-            self.state.stateful_callbacks[KEY] = kept | {"files": list_files(output_dir)}
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            path = rollout_path(checkpoint, self.accelerator.process_index)
-            self._buffered_inputs = load_rollout(path, self.accelerator.device) if path.exists() else None
-            self._check_rollout()
-            self._turn_epochs()
-
-    def _check_rollout(self) -> None:
-        """Refuse to go on in the middle of a rollout that is not there."""
-        if_whole = self.state.global_step * self.args.gradient_accumulation_steps
-        host = self.state.stateful_callbacks.get(KEY, {}).get("host", {})
-        micro_step = host.get("step", if_whole)  # fewer after an epoch whose last update was short
-        if micro_step % self.rollout_lasts and self._buffered_inputs is None:
-            updates = max(1, self.rollout_lasts // self.args.gradient_accumulation_steps)
-            raise RecipeError(
-                f"the checkpoint of step {self.state.global_step} lies between two updates from one rollout and was "
-                f"written without that rollout; resume from a checkpoint at the end of one, every {updates} steps, or "
-                "start anew."
-            )
-
-    def _turn_epochs(self) -> None:
-        """Draw the orders of the epochs that are done, as the sampler did when it went through them."""
-        if self._sampler is not None and self._sampler.shuffle:
-            for _ in range(int(self.state.epoch or 0)):
-                torch.randperm(self._sampler.num_samples, generator=self._sampler.generator)
+def rollout_length(trainer: Any) -> int:
+    """Micro-steps from one rollout to the next."""
+    return trainer.args.steps_per_generation * trainer.num_iterations
 
 
-class HostCounters:
-    """Where the host is in its rollout and in its log, as a memory of the run.
+def save_memory(trainer: Any, folder: str) -> None:
+    """Writes the rollout under way into a checkpoint, and the memories into the trainer's state; for every process.
 
     Args:
-        trainer: A trainer with `ResumeMixin`.
+        trainer: with a RunMemory as `_memory`.
+        folder: of the checkpoint, whose other files are written.
+    """
+    if trainer._step % rollout_length(trainer):
+        save_rollout(rollout_path(folder, trainer.accelerator.process_index), trainer._buffered_inputs)
+    kept = trainer._memory.state()  # of all processes, so it is asked for on all
+    trainer.accelerator.wait_for_everyone()  # their files are there now
+    if trainer.args.should_save:
+        trainer.state.stateful_callbacks[KEY] = kept | {"files": list_files(folder)}
+
+
+def resume_rollout(trainer: Any, checkpoint: str) -> list[Batch] | None:
+    """Reads the rollout that a checkpoint lies in, and turns the sampler of prompts to the epoch of the checkpoint.
+
+    Args:
+        trainer: whose state is that of the checkpoint.
+        checkpoint: its folder.
+
+    Returns:
+        The micro-batches; None where the checkpoint lies between two rollouts.
+
+    Raises:
+        RecipeError: the checkpoint lies in the middle of a rollout that it does not hold.
+        ModelError: a rollout that cannot be read.
+    """
+    path = rollout_path(checkpoint, trainer.accelerator.process_index)
+    rollout = load_rollout(path, trainer.accelerator.device) if path.exists() else None
+    updates = trainer.args.gradient_accumulation_steps
+    counters = trainer.state.stateful_callbacks.get(KEY, {}).get("host", {})
+    # Fewer than steps times micro-batches after an epoch whose last update was short.
+    micro_step = counters.get("step", trainer.state.global_step * updates)
+    if micro_step % rollout_length(trainer) and rollout is None:
+        every = max(1, rollout_length(trainer) // updates)
+        raise RecipeError(
+            f"the checkpoint of step {trainer.state.global_step} lies between two updates from one rollout and was "
+            f"written without that rollout; resume from a checkpoint at the end of one, every {every} steps, or start "
+            "anew."
+        )
+    sampler = trainer._sampler
+    if sampler is not None and sampler.shuffle:
+        for _ in range(int(trainer.state.epoch or 0)):  # the orders of the epochs that are done, as it drew them
+            torch.randperm(sampler.num_samples, generator=sampler.generator)
+    return rollout
+
+
+class TrlCounters:
+    """Where TRL is in its rollout and in its log, as a memory of the run.
+
+    Args:
+        trainer: One of ours.
     """
 
     def __init__(self, trainer: Any) -> None:

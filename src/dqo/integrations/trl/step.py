@@ -1,14 +1,21 @@
-"""What lives for one step of training: its clock, and notes that TRL's methods cannot hand to each other."""
+"""What lives for one step of training: its clock, notes that TRL's methods cannot hand on, its rows and rewards."""
 
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from dqo.diversity.credit import Evidence
+from dqo.errors import RecipeError
+from dqo.rewards import CheckedReward, prompt_key
+
+COLUMN = "diversity"  # of TRL's reward table, ours
 
 
 class StepClock:
@@ -70,3 +77,73 @@ class Step:
             yield self.forwards
         finally:
             self.forwards = None
+
+
+def whole_rows(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask of prompts and completions together: (N, P+C) each."""
+    ids, masks = (
+        torch.cat([batch[f"prompt_{kind}"], batch[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
+    )  # (N, P+C) each
+    return ids, masks
+
+
+def row_keys(rows: list[dict[str, Any]], device: torch.device) -> Tensor:
+    """Digest of each row of the data set, so that processes can compare them: (N_local,) int64."""
+    # The prompt tells groups apart. Where environments bring the prompt, a row may have none: its other columns do.
+    keys = [int(prompt_key(row.get("prompt", row)), 16) >> 1 for row in rows]
+    return torch.tensor(keys, dtype=torch.int64, device=device)  # (N_local,)
+
+
+def reserved_column(prompts: list, **_: Any) -> list[float]:
+    """Keeps a column of TRL's reward table free for `_calculate_rewards` to fill."""
+    return [0.0] * len(prompts)
+
+
+reserved_column.__name__ = COLUMN
+
+
+def checked_rewards(reward_funcs: Any, args: Any, environments: bool) -> list:
+    """The task rewards as a list, their outputs checked; our column gets weight 1 in `args`."""
+    funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
+    if args.reward_weights is not None:
+        if len(args.reward_weights) != len(funcs):
+            raise RecipeError(
+                f"`reward_weights` needs one number for each of {len(funcs)} rewards, got {len(args.reward_weights)}."
+            )
+        args.reward_weights = [*args.reward_weights, 1.0]
+    for func in funcs:
+        if not callable(func) and not isinstance(func, str):
+            raise RecipeError(
+                f"`reward_funcs` takes a function, a reward model or its name, or a list of them, got {func!r}; "
+                "correct that entry."
+            )
+        if getattr(func, "__name__", None) == COLUMN:
+            raise RecipeError(
+                "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, "
+                "or, if it is a DiversityReward, remove it: DQOTrainer adds the credit itself."
+            )
+    if not environments:  # which may bring rewards of their own
+        check_task_rewards(len(funcs))
+    return [*map(checked, funcs)]
+
+
+def check_task_rewards(number: int) -> None:
+    """Refuses a run without a task reward; those that environments bring count too."""
+    if number < 1:
+        raise RecipeError(
+            "DQO needs at least one task reward, got none; pass `reward_funcs`, diversity alone has no goal."
+        )
+
+
+def checked(func: Any) -> Any:
+    """Plain callables get their output checked, once; reward models and names of them are left to TRL."""
+    return func if isinstance(func, (str, torch.nn.Module, CheckedReward)) else CheckedReward(func)
+
+
+def distinct(names: list[str]) -> list[str]:
+    """The names of reward columns, later ones of the same name numbered: two lambdas are <lambda> and <lambda>_2."""
+    found: list[str] = []
+    for name in names:
+        numbered = (f"{name}_{n}" for n in count(2))
+        found.append(name if name not in found else next(new for new in numbered if new not in {*names, *found}))
+    return found

@@ -1,10 +1,9 @@
-"""DQO on TRL's online trainers. Mixins override the smallest seams of GRPOTrainer and RLOOTrainer.
+"""DQO on TRL's online trainers: every method of TRL that is overridden, once, in the order of a run.
 
-This one's seam: `_calculate_rewards`, whose super() returns the rewards of all processes, (N, F). Diversity needs
-whole groups and the task reward beside it, and both are complete there. The credit enters through a reward column of
-its own, put there by a placeholder that returns zeros, so that TRL's weights, logs and tables stay as they are. TRL
-then forms sum_m w_m * column_m; our column has weight 1 and holds combined - sum_m w_m * r_m, whatever the rule.
-Signals that act on advantages or in the loss have mixins of their own beside this one.
+The credit enters through a reward column of its own, put there by a placeholder that returns zeros, so that TRL's
+weights, logs and tables stay as they are. TRL forms sum_m w_m * column_m; our column has weight 1 and holds
+combined - sum_m w_m * r_m, whatever the rule. Prompts that a group shares and signals that need more than embeddings
+are optional parts (`fast`, `rivals`), imported where the settings ask for them.
 
 The contract that this rests on is pinned by tests/integrations/trl/test_trl_contract.py.
 """
@@ -12,56 +11,70 @@ The contract that this rests on is pinned by tests/integrations/trl/test_trl_con
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import gather
 from torch import Tensor
+from torch.utils.data import Sampler
 from trl import GRPOTrainer, RLOOTrainer
 
-from dqo.core import blocks, effective_alpha, mean_error
+from dqo.core import blocks, effective_alpha, mean_error, scaled_advantage, tied_groups
 from dqo.diversity.alpha import StepwiseAlpha
-from dqo.diversity.credit import GroupCredit, shape_reward
+from dqo.diversity.credit import Evidence, GroupCredit, shape_reward
 from dqo.diversity.tricks import DriftOfRun
 from dqo.embedders import Embedder, OwnEmbedder, load_embedder
-from dqo.errors import RecipeError, RewardError
+from dqo.errors import RewardError
+from dqo.files.jsonio import writing
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
-from dqo.integrations.trl.fast.sharing import SharedPrefixMixin, SharedRolloutMixin
-from dqo.integrations.trl.faults import OutweighedWarning, check_finite, failed_batch_kept
-from dqo.integrations.trl.inputs import (
-    COLUMN,
+from dqo.integrations.trl.faults import (
+    OutweighedWarning,
     TemplateWarning,
+    check_finite,
     check_named,
-    check_one_device,
-    check_rewards,
-    check_task_rewards,
+    check_settings,
     check_trainable,
+    keeping_failed_batch,
+)
+from dqo.integrations.trl.log import batch_metrics, text_metrics
+from dqo.integrations.trl.resume import Remembers, RolloutAlpha, RunMemory, TrlCounters, resume_rollout, save_memory
+from dqo.integrations.trl.step import (
+    COLUMN,
+    Step,
+    check_task_rewards,
     checked,
+    checked_rewards,
     distinct,
     reserved_column,
     row_keys,
+    whole_rows,
 )
-from dqo.integrations.trl.log import StepClock, batch_metrics, text_metrics
-from dqo.integrations.trl.objective import AdvantageMixin
-from dqo.integrations.trl.resume import HostCounters, Remembers, ResumeMixin, RolloutAlpha, RunMemory
-from dqo.integrations.trl.rivals import EntropyMixin, EvidenceMixin
 from dqo.models.response import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
 from dqo.rewards.loading import checked_span
+
+logger = get_logger(__name__)
+# Optional parts, each with a function `attach(trainer)`: prompts that a group shares, and signals beyond embeddings.
+FAST, RIVALS = (f"{__package__}.{name}" for name in ("fast", "rivals"))
 
 
 class DQOMixin:
     """Adds the diversity credit to the reward of a TRL online trainer.
 
     Args:
-        model: policy, as the host takes it.
-        reward_funcs: task rewards, as the host takes them. A completion that none of them can score (all None) is
-            left out of its group's kernel.
+        model: policy, as TRL takes it.
+        reward_funcs: task rewards, as TRL takes them. A completion that none of them can score (all None) is left out
+            of its group's kernel.
         args: DQOConfig or DQORLOOConfig.
+        *rest: TRL's further positional arguments, in its order.
         embedder: callable list[str] -> (N, D); built from args.encoder where not given.
         answer_span: completion text -> the text that is embedded; the whole text where not given.
-        **kwargs: anything else the host takes.
+        **kwargs: anything else that TRL takes.
 
     Raises:
         RecipeError: settings of another trainer, no task reward or one named "diversity", something that is no reward,
@@ -70,65 +83,62 @@ class DQOMixin:
     """
 
     _config_class: type  # of each trainer
+    fast: Any = None  # the optional part that shares prompts
+    rival: Any = None  # the optional part behind signals that need more than embeddings
+    shares_prefix = False  # whether updates compute the prompt of a group once
+    shares_rollouts = False  # whether rollouts do
 
     def __init__(
         self,
         model: Any,
         reward_funcs: Any = None,
         args: Any = None,
-        *,
+        *rest: Any,
         embedder: Embedder | None = None,
         answer_span: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
-        wrong = not isinstance(args, self._config_class)  # the host's own would fail after the policy is loaded
-        if wrong or args.centres_groups != self._config_class.centres_groups:  # PPO's settings are a kind of GRPO's
-            wanted = self._config_class.__name__
-            raise RecipeError(f"this trainer needs a {wanted}, got {type(args).__name__}; pass args={wanted}(...).")
-        check_one_device(args)
+        kwargs |= _by_name(super().__init__, rest)
+        args = copy.copy(self._config_class("dqo-output") if args is None else args)  # the caller's stays the caller's
+        check_settings(args, self._config_class)
         check_trainable(model, kwargs.get("peft_config"))
         if args.encoder == "policy":  # of the run's own starting point, frozen
-            args = copy.copy(args)
             args.encoder = f"policy:{model if isinstance(model, str) else model.config._name_or_path}"
         self.spec = args.diversity_spec()  # its alpha is that of the newest batch
         self._alpha, self._drift = StepwiseAlpha(args.alpha_source()), DriftOfRun()
-        self._clock = StepClock()
+        self.notes = Step()
         self._answer_span = checked_span(answer_span)
-        funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
-        check_rewards(funcs, args.reward_weights)
-        if kwargs.get("environment_factory") is None:  # before anything is loaded
-            check_task_rewards(len(funcs))
-        if args.reward_weights is not None:
-            args = copy.copy(args)  # the caller's settings stay the caller's
-            args.reward_weights = [*args.reward_weights, 1.0]
+        funcs = checked_rewards(reward_funcs, args, environments=kwargs.get("environment_factory") is not None)
         if (tokenizers := kwargs.get("reward_processing_classes")) is not None:
             tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers]
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
         check_named(model, funcs, args, kwargs.get("peft_config"))
-        super().__init__(model, [*map(checked, funcs), reserved_column], args, **kwargs)
+        super().__init__(model, [*funcs, reserved_column], args, **kwargs)
         check_task_rewards(len(self.reward_funcs) - 1)
         self.reward_funcs = [func if func is reserved_column else checked(func) for func in self.reward_funcs]
         self.reward_func_names = distinct(self.reward_func_names)  # one name would be one column of the log
         self._read = ResponseReader(self._tokenizer, TraceMarkers.parse(args.trace_markers))
         device = args.encoder_device or str(self.accelerator.device)
-        own = None if embedder is None else OwnEmbedder(embedder)
-        self._embed = own or load_embedder(
+        self._embed = OwnEmbedder(embedder) if embedder is not None else load_embedder(
             args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size
-        )
+        )  # fmt: skip
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Builds what a run needs beside TRL's trainer: memory, warnings and the optional parts."""
         self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
-        self._losses: list[Tensor] = []  # of the optimizer step's micro-batches, () each
         self._template_warning = TemplateWarning(self.processing_class)
         self.add_callback(OutweighedWarning())
         self._rollout_alpha = RolloutAlpha(self.spec.alpha)
-        self._memory = RunMemory(
-            {
-                "alpha": self._alpha,
-                "drift": self._drift,
-                "host": HostCounters(self),
-                "rollout_alpha": self._rollout_alpha,
-            }
-        )
+        self._memory = RunMemory({"alpha": self._alpha, "drift": self._drift, "host": TrlCounters(self)})
+        self.remember("rollout_alpha", self._rollout_alpha)
         self.add_callback(self._memory)
+        if self.args.shared_prefix and find_spec(FAST):
+            import_module(FAST).attach(self)
+        elif self.args.shared_prefix:
+            logger.warning("dqo: every response is computed with its own prompt, because %s is missing", FAST)
+        if self.args.needs_rivals:
+            import_module(RIVALS).attach(self)
 
     def remember(self, name: str, part: Remembers) -> None:
         """Keep the memory of one more part of the run in its checkpoints, and give it back on a resume.
@@ -139,41 +149,139 @@ class DQOMixin:
         """
         self._memory.parts[name] = part
 
+    # Before the first step, of a run or of its continuation.
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler:
+        self._sampler = super()._get_train_sampler(*args, **kwargs)
+        return self._sampler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self._buffered_inputs = resume_rollout(self, checkpoint)
+            self._load_more(checkpoint)
+
+    def _load_more(self, checkpoint: str) -> None:
+        """Hook: an algorithm's own files of a checkpoint."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:  # TRL looks after a step only, and would take one more
+            super()._run_epoch(*args, **kwargs)
+
+    # A step: rollout, rewards, advantages, loss, gradient.
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """One forward and backward; after the last of an optimizer step, its times go to the log."""
+        with self.notes.clock.measuring("time/step"):
+            loss = super().training_step(*args, **kwargs)
+        self.notes.losses.append(loss)
+        if self._step % self.current_gradient_accumulation_steps == 0:
+            self._log(self.notes.clock.collect())
+        return loss
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self.fast is None or self._buffered_inputs is before:
+            return inputs
+        self._buffered_inputs = self.fast.lay_out(self._buffered_inputs)
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
+        # Before environments write observations into the prompts: rows of a group may get different ones.
+        keys = gather(row_keys(inputs, self.accelerator.device)).tolist()  # (N,)
+        blocks(len(keys), self._group_size(), keys)
+        self._template_warning.look(inputs)
+        self.notes.sampling = True
+        with self.notes.clock.measuring("time/rollout"):
+            batch = super()._generate_and_score_completions(inputs)
+            self._replace_advantages(batch)
+        batch = self._finish_batch(batch)
+        if not self.model.training:
+            self.notes.clock.collect()  # an evaluation is no part of the next step
+        return batch
+
+    def _finish_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Hook: an algorithm's own columns of a scored batch."""
+        return batch
+
+    def _generate(self, *args: Any, **kwargs: Any) -> Any:
+        with self.notes.clock.measuring("time/generate"):
+            generated = super()._generate(*args, **kwargs)
+        self.notes.prompt_ids, ids = generated[:2]
+        place = 3 if len(generated) > 3 else 2  # RLOO's has no mask of tools before the completions
+        masks = (generated[2] if place == 3 else None) or [None] * len(ids)
+        read = [self._read(*row) for row in zip(self.notes.prompt_ids, ids, masks, strict=True)]
+        completions = [with_response(*pair) for pair in zip(generated[place], read, strict=True)]
+        return (*generated[:place], completions, *generated[place + 1 :])
+
+    def _generate_single_turn(self, prompt_ids: list, images: Any, multimodal_fields: dict, *args: Any, **kwargs: Any):
+        if self.shares_rollouts and images is None and not multimodal_fields:
+            return self.fast.sample(prompt_ids)
+        return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None, Any]:
+        score = super()._get_per_token_logps_and_entropies if self.fast is None else self.fast.score
+        forward = score(*args, **kwargs)
+        if self.notes.forwards is not None:
+            self.notes.forwards.append(forward)
+        return forward
+
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
         """Task rewards of all processes with our column filled in: (N, F)."""
+        self.notes.sampling = False  # TRL asks for old policy and reference before the rewards, for nothing after
         step, process = self.state.global_step, self.accelerator.process_index
-        with self._clock.measure("time/reward"), failed_batch_kept(self.fault_folder, step, process):
+        with self.notes.clock.measuring("time/reward"), keeping_failed_batch(self.fault_folder, step, process):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
-        ours = self.reward_func_names.index(COLUMN)
         texts = [completion_text(completion) for completion in completions]
         answers = [self._answer_span(text) for text in texts]
         E = self._gathered_embeddings(answers)  # (N, D)
         P = blocks(len(rewards), self._group_size())
+        ours = self.reward_func_names.index(COLUMN)
         task = self._task_reward(rewards, ours).unflatten(0, (P, -1))  # (P, G)
         self.spec = replace(self.spec, alpha=self._alpha_now())
-        evidence = self._evidence(answers, completion_ids_list, task)
-        with self._clock.measure("time/credit"):
+        evidence = Evidence() if self.rival is None else self.rival.evidence(answers, completion_ids_list, task)
+        with self.notes.clock.measuring("time/credit"):
             combined, group = shape_reward(task, E.unflatten(0, (P, -1)), self.spec, evidence)  # (P, G)
         rewards[:, ours] = (combined - task).flatten().to(rewards.dtype)
-        self._scored = (task, combined)
+        self.notes.task, self.notes.combined, self.notes.evidence = task, combined, evidence
         self._log_diversity(task, combined, group)
-        asked = [prompt_text(prompt) for prompt in prompts]
-        signs, lengths = text_metrics(
-            texts, asked, [len(ids) for ids in completion_ids_list], self._answer_span, E.device
-        )
+        asked, lengths = [prompt_text(prompt) for prompt in prompts], [len(ids) for ids in completion_ids_list]
+        signs, lengths = text_metrics(texts, asked, lengths, self._answer_span, E.device)  # (N,) lengths
         self._log(signs)
         if self.model.training:
-            if task.isnan().all():
-                raise RewardError(
-                    f"step {step + 1}: no reward function could score any of {task.numel()} responses (all None), so "
-                    "there is nothing to learn; mend the reward or the data."
-                )
-            self._rollout_alpha.value = self.spec.alpha
-            self._log(self._drift.observe(lengths, E.norm(dim=1)))
-            quality, noise = float(task.nanmean()), mean_error(task)
-            self._alpha.observe(quality, float(group.vendi.mean()), *self._progress(), noise)
-            self._log(self._alpha.logs())
+            self._observe(task, group, lengths, E)
         return rewards
+
+    def _compute_loss(self, model: Any, inputs: dict) -> Tensor:
+        policy_loss = super()._compute_loss
+        if self.rival is not None and self.model.training:
+            policy_loss = partial(self.rival.loss, policy_loss)
+        return self._joined_loss(policy_loss, model, inputs)
+
+    def _joined_loss(self, policy_loss: Callable[[Any, dict], Tensor], model: Any, inputs: dict) -> Tensor:
+        """Hook: what an algorithm minimises beside the policy's loss."""
+        return policy_loss(model, inputs)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's norm, which comes before the optimizer step; stops where it or a loss of this step is no number."""
+        norm = super()._get_grad_norm(*args, **kwargs)
+        losses, self.notes.losses = self.notes.losses, []
+        if not self.args.fp16:  # its loss scaler meets such gradients by design and skips their steps
+            check_finite(losses, norm, self)
+        return norm
+
+    # A checkpoint.
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with writing(self.args.output_dir, "add --resume"):  # a full disk is reported in a sentence
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)  # comes last before trainer_state.json
+        save_memory(self, output_dir)
+
+    # What the methods above are made of.
 
     def _task_reward(self, rewards: Tensor, ours: int) -> Tensor:
         """What the run is for, all columns but ours by their weights: (N,), NaN where nothing could score a row."""
@@ -190,86 +298,89 @@ class DQOMixin:
         return 0.0 if self.spec.signal.place == "none" else self._alpha.now(*self._progress())
 
     def _gathered_embeddings(self, texts: list[str]) -> Tensor:
-        """Embeddings of every process's answers in the host's row order: (N, D)."""
-        with self._clock.measure("time/embed"):
+        """Embeddings of every process's answers in TRL's row order: (N, D)."""
+        with self.notes.clock.measuring("time/embed"):
             E = self._embed(texts)  # (N_local, D)
         return gather(E.to(self.accelerator.device))
 
     def _group_size(self) -> int:
         return self.num_generations if self.model.training else self.num_generations_eval
 
+    def _observe(self, task: Tensor, group: GroupCredit, lengths: Tensor, E: Tensor) -> None:
+        """Moves what follows the run: alpha for the next rollout, and how far lengths and norms have drifted."""
+        if task.isnan().all():
+            raise RewardError(
+                f"step {self.state.global_step + 1}: no reward function could score any of {task.numel()} responses "
+                "(all None), so there is nothing to learn; mend the reward or the data."
+            )
+        self._rollout_alpha.value = self.spec.alpha
+        self._log(self._drift.observe(lengths, E.norm(dim=1)))
+        quality, noise = float(task.nanmean()), mean_error(task)
+        self._alpha.observe(quality, float(group.vendi.mean()), *self._progress(), noise)
+        self._log(self._alpha.logs())
+
     def _log_diversity(self, task: Tensor, combined: Tensor, group: GroupCredit) -> None:
         scaling = getattr(self, "scale_rewards", "centred" if getattr(self, "normalize_advantages", False) else "none")
         if not self.spec.signal.acts_on_reward:
             scaling = "none"  # what acts on advantages or in the loss is divided by nothing
-        guards = {name: getattr(self.args, name, 0) for name in ("std_floor", "decouple_credit")}
-        buys = effective_alpha(
-            self.spec.alpha,
-            combined,
-            scaling,
-            std_floor=guards["std_floor"],
-            decoupled=bool(guards["decouple_credit"]),
-        )
+        floor, decoupled = self._guards()
+        buys = effective_alpha(self.spec.alpha, combined, scaling, std_floor=floor, decoupled=decoupled)
         self._log(batch_metrics(task, combined, group) | {"alpha": self.spec.alpha, "alpha_effective": buys})
+
+    def _guards(self) -> tuple[float, bool]:
+        """Least std that advantages are divided by, and whether the credit is added after; RLOO has neither."""
+        return getattr(self.args, "std_floor", 0.0), getattr(self.args, "decouple_credit", False)
+
+    def _replace_advantages(self, batch: dict[str, Any]) -> None:
+        """Puts advantages in the place of TRL's where a setting or the signal asks for others."""
+        task, shaped = self.notes.task, self.notes.combined  # (P, G) each
+        here = self._own_rows(len(batch["advantages"]))
+        (floor, decoupled), set_by_signal = self._guards(), self.rival is not None and self.rival.sets_advantages
+        if floor or decoupled or set_by_signal or self.args.skip_tied_groups:
+            trls = gather(batch["advantages"])  # (N,)
+            advantages = trls.view_as(task).double()  # (P, G)
+            if floor or decoupled:
+                advantages = scaled_advantage(task, shaped, self.scale_rewards, std_floor=floor, decoupled=decoupled)
+            if set_by_signal:
+                advantages = self.rival.advantages(advantages, task)
+            if self.args.skip_tied_groups:
+                advantages = advantages.masked_fill(tied_groups(task).unsqueeze(1), 0.0)
+            ours = advantages.flatten().to(trls.dtype)  # (N,)
+            batch["advantages"] = ours[here]
+            self._replace_logged_advantages(ours)
+        if self.rival is not None:
+            batch |= self.rival.columns(task, here)
+
+    def completion_logps(self, model: Any, batch: dict[str, Any], batch_size: int | None = None) -> Tensor:
+        """Log-probabilities of a batch's completions by the call that the loss makes: (N, C) nats.
+
+        Args:
+            model: policy or reference.
+            batch: of TRL.
+            batch_size: rows at once; all where not given.
+        """
+        columns = batch["completion_ids"].shape[1]
+        score = self._get_per_token_logps_and_entropies
+        return score(model, *whole_rows(batch), columns, batch_size=batch_size)[0]
+
+    def _own_rows(self, count: int) -> slice:
+        """Where this process's rows lie in those of all, each having as many."""
+        return slice(self.accelerator.process_index * count, (self.accelerator.process_index + 1) * count)
+
+    def _replace_logged_advantages(self, advantages: Tensor) -> None:
+        """Put (N,) of all processes into TRL's table of completions in the place of its own."""
+        logged = self._logs["advantages"]  # holds a batch of training, which one of evaluation may exceed
+        for _ in range(min(len(advantages), len(logged))):
+            logged.pop()
+        logged.extend(advantages.tolist())
 
     def _log(self, values: dict[str, float]) -> None:
         mode = "train" if self.model.training else "eval"
         for name, value in values.items():
             self._metrics[mode][name].append(value)
 
-    def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        with self._clock.measure("time/generate"):
-            generated = super()._generate(*args, **kwargs)
-        prompt_ids, ids = generated[:2]
-        place = 3 if len(generated) > 3 else 2  # RLOO's has no mask of tools before the completions
-        masks = (generated[2] if place == 3 else None) or [None] * len(ids)
-        read = [self._read(*row) for row in zip(prompt_ids, ids, masks, strict=True)]
-        completions = [with_response(*pair) for pair in zip(generated[place], read, strict=True)]
-        return (*generated[:place], completions, *generated[place + 1 :])
 
-    def _generate_and_score_completions(self, inputs: list) -> dict:
-        # Before environments write observations into the prompts: rows of a group may get different ones.
-        keys = gather(row_keys(inputs, self.accelerator.device)).tolist()  # (N,)
-        blocks(len(keys), self._group_size(), keys)
-        self._template_warning.look(inputs)
-        with self._clock.measure("time/rollout"):
-            batch = super()._generate_and_score_completions(inputs)
-        if not self.model.training:
-            self._clock.collect()  # an evaluation is no part of the next step
-        return batch
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One forward and backward; after the last of an optimizer step, its times go to the logs."""
-        with self._clock.measure("time/step"):
-            loss = super().training_step(*args, **kwargs)
-        self._losses.append(loss)
-        if self._step % self.current_gradient_accumulation_steps == 0:
-            for name, seconds in self._clock.collect().items():
-                self._metrics["train"][name].append(seconds)
-        return loss
-
-    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's norm, which comes before the optimizer step; stops where it or a loss of this step is no number."""
-        norm = super()._get_grad_norm(*args, **kwargs)
-        losses, self._losses = self._losses, []
-        if not self.args.fp16:  # its loss scaler meets such gradients by design and skips their steps
-            check_finite(losses, norm, self)
-        return norm
-
-
-class DQOExtensions(
-    DQOMixin,
-    ResumeMixin,
-    AdvantageMixin,
-    EntropyMixin,
-    EvidenceMixin,
-    SharedRolloutMixin,
-    SharedPrefixMixin,
-):
-    """All that is added to a host's trainer, the outermost first; the host's class stands behind it."""
-
-
-class DQOTrainer(DQOExtensions, GRPOTrainer):
+class DQOTrainer(DQOMixin, GRPOTrainer):
     """GRPO and its relatives (Dr. GRPO, DAPO, GSPO through TRL's own settings) with the diversity credit.
 
         trainer = DQOTrainer(
@@ -282,26 +393,14 @@ class DQOTrainer(DQOExtensions, GRPOTrainer):
 
     _config_class = DQOConfig
 
-    def __init__(
-        self, model: Any, reward_funcs: Any = None, args: DQOConfig | None = None, *rest: Any, **kwargs: Any
-    ) -> None:
-        args = DQOConfig("dqo-output") if args is None else args
-        super().__init__(model, reward_funcs, args, **by_name(GRPOTrainer, rest), **kwargs)
 
-
-class DQORLOOTrainer(DQOExtensions, RLOOTrainer):
+class DQORLOOTrainer(DQOMixin, RLOOTrainer):
     """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
 
     _config_class = DQORLOOConfig
 
-    def __init__(
-        self, model: Any, reward_funcs: Any = None, args: DQORLOOConfig | None = None, *rest: Any, **kwargs: Any
-    ) -> None:
-        args = DQORLOOConfig("dqo-output") if args is None else args
-        super().__init__(model, reward_funcs, args, **by_name(RLOOTrainer, rest), **kwargs)
 
-
-def by_name(trainer: type, rest: tuple) -> dict[str, Any]:
+def _by_name(trls_init: Callable, rest: tuple) -> dict[str, Any]:
     """Positional arguments after `args`, by the names and in the order of a trainer of TRL."""
-    given = signature(trainer.__init__).bind_partial(*[None] * 4, *rest).arguments  # self, model, reward_funcs, args
-    return dict(list(given.items())[4:])
+    given = signature(trls_init).bind_partial(*[None] * 3, *rest).arguments  # after model, reward_funcs, args
+    return dict(list(given.items())[3:])

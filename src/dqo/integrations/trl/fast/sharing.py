@@ -1,8 +1,7 @@
-"""Log-probabilities with the prompt of a group computed once, plugged into a TRL online trainer.
+"""Prompts that the rows of a group share, in the updates and rollouts of a trainer.
 
-Two seams. `_get_per_token_logps_and_entropies` serves policy, old policy and reference. `_prepare_inputs` knows the
-micro-batches as the loss will see them, so what the loss compares is computed there: in bf16 the same row in other
-company has other log-probabilities, and a ratio of the two would be an importance weight before anything was learnt.
+What the loss compares is computed on the micro-batches that it will see: in bf16 the same row in other company has
+other log-probabilities, and a ratio of the two would be an importance weight before anything was learnt.
 """
 
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_tensor_dict, use_adapter
 
-from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_logps
+from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_forward, shared_prefix_logps
 from dqo.models.numerics import full_float32
 from dqo.models.rollout import effective_sampling, generate_shared, why_layers, why_not_in_groups
 from dqo.models.weights import first_words
@@ -27,35 +26,48 @@ logger = get_logger(__name__)
 _LOSS_OVER_EXPERTS = "its load-balancing loss over experts counts every token, the repeated prompt included."
 
 
-class SharedPrefixMixin:
-    """Shares prompts between the rows of a micro-batch where the model allows it; says once where it does not."""
+def attach(trainer: Any) -> None:
+    """Shares prompts in a trainer where its model allows it, and warns once where it does not.
 
-    _postpones_logps = False  # while a rollout is scored whose micro-batches are not known yet
+    Args:
+        trainer: one of ours, built.
+    """
+    reason = _LOSS_OVER_EXPERTS if trainer.aux_loss_enabled else supports_shared_prefix(trainer.model)
+    if reason is not None:
+        logger.warning("dqo: every response is computed with its own copy of the prompt, because %s", reason)
+        return
+    trainer.fast, trainer.shares_prefix = SharedPrompts(trainer), True
+    if trainer.use_vllm or trainer.use_transformers_continuous_batching:
+        return  # they share prompts themselves
+    reason = _why_trl_generates(trainer)
+    trainer.shares_rollouts = reason is None
+    if reason is not None:
+        logger.warning("dqo: rollouts run the prompt once per response, because %s", reason)
 
-    def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, **kwargs: Any) -> None:
-        super().__init__(model, reward_funcs, args, **kwargs)
-        self.shares_prefix = args.shared_prefix
-        if args.shared_prefix:
-            reason = _LOSS_OVER_EXPERTS if self.aux_loss_enabled else supports_shared_prefix(self.model)
-            self.shares_prefix = reason is None
-            if reason is not None:
-                logger.warning("dqo: every response is computed with its own copy of the prompt, because %s", reason)
 
-    def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
-        self._postpones_logps = self.shares_prefix and self.model.training and not self._scores_by_logps()
-        return super()._generate_and_score_completions(inputs)
+def _why_trl_generates(trainer: Any) -> str | None:
+    if trainer.args.generation_kwargs:
+        return f"`generation_kwargs` {sorted(trainer.args.generation_kwargs)} are TRL's to apply."
+    if beyond := effective_sampling(trainer.model, trainer.generation_config)[1]:
+        return f"the model's `generation_config` sets {', '.join(beyond)}, which TRL applies."
+    if trainer.args.cache_implementation:
+        return f"`cache_implementation={trainer.args.cache_implementation!r}` is TRL's to apply."
+    if trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return "sharded weights are gathered in step, and rows here leave the batch at different times."
+    return why_not_in_groups(trainer.model)
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        self._postpones_logps = False  # TRL asks for old policy and reference before the rewards, for nothing after
-        return super()._calculate_rewards(*args, **kwargs)
 
-    def _scores_by_logps(self) -> bool:
-        """Whether log-probabilities of old policy or reference enter the reward or its correction."""
-        if isinstance(self, RLOOTrainer):
-            return self.beta != 0.0
-        return self.use_vllm and self.vllm_importance_sampling_correction
+class SharedPrompts:
+    """The part of a trainer that computes the prompt of a group once.
 
-    def _get_per_token_logps_and_entropies(
+    Args:
+        trainer: one of ours.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+
+    def score(
         self,
         model: nn.Module,
         input_ids: Tensor,
@@ -63,127 +75,99 @@ class SharedPrefixMixin:
         logits_to_keep: int,
         batch_size: int | None = None,
         compute_entropy: bool = False,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        **_: Any,
+    ) -> tuple[Tensor, Tensor | None, None]:
         """Log-probabilities (N, C), entropies (N, C) or None, and no auxiliary loss, as TRL returns them."""
-        if not self.shares_prefix:
-            return super()._get_per_token_logps_and_entropies(
-                model, input_ids, attention_mask, logits_to_keep, batch_size, compute_entropy, **kwargs
-            )
-        if self._postpones_logps:
+        if self._postpones():
             return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None  # (N, C)
         logps, entropies = [], []
-        for start in range(0, len(input_ids), batch_size or len(input_ids)):
-            rows = slice(start, start + (batch_size or len(input_ids)))
-            with self.accelerator.autocast():
-                some_logps, some_entropies = shared_prefix_logps(
-                    model, input_ids[rows], attention_mask[rows], logits_to_keep
-                )
+        for ids, seen in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
+            with self._trainer.accelerator.autocast():
+                some_logps, some_entropies = shared_prefix_logps(model, ids, seen, logits_to_keep)  # (n, C) each
             logps.append(some_logps)
             entropies.append(some_entropies)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
-    def _prepare_inputs(self, generation_batch: Any) -> Any:
+    def hidden_states(self, backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, columns: int) -> Tensor:
+        """Hidden states from which each of the last `columns` tokens of every row was predicted: (N, columns, D)."""
+        outputs, pick = shared_prefix_forward(backbone, input_ids, attention_mask, columns)
+        return pick(outputs.last_hidden_state)
+
+    def lay_out(self, micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """TRL's micro-batches, groups together, with the log-probabilities that the loss compares with."""
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        if not self.shares_prefix or self._buffered_inputs is before:
-            return inputs
+        trainer, args = self._trainer, self._trainer.args
         if not self._loss_depends_on_micro_batch():
             # Optimizer steps begin and rollouts change at multiples of this many micro-batches, in every epoch.
-            window = gcd(self.args.steps_per_generation, self.args.gradient_accumulation_steps)
-            self._buffered_inputs = regroup(self._buffered_inputs, window)
-        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            for batch in self._buffered_inputs:
+            window = gcd(args.steps_per_generation, args.gradient_accumulation_steps)
+            micro_batches = regroup(micro_batches, window)
+        with torch.no_grad(), disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs):
+            for batch in micro_batches:
                 self._compute_compared_logps(batch)
-        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return micro_batches
 
-    def _loss_depends_on_micro_batch(self) -> bool:
-        """Whether the loss divides by what its micro-batch holds, so that moving rows between two changes it."""
-        return (
-            getattr(self, "loss_type", None) == "bnpo"
-            or getattr(self, "top_entropy_quantile", 1.0) < 1.0
-            or getattr(self, "_entropy_bonus_enabled", False)
-            or self.spec.signal.place == "loss"
-        )
-
-    def _compute_compared_logps(self, batch: dict[str, Any]) -> None:
-        """Put old policy and reference into a micro-batch, where TRL has them, by the very call that the loss makes."""
-        if batch.get("old_per_token_logps") is not None:
-            batch["old_per_token_logps"] = self._micro_batch_logps(self.model, batch)
-        if batch.get("old_logps") is not None:
-            batch["old_logps"] = (self._micro_batch_logps(self.model, batch) * batch["completion_mask"]).sum(1)  # (N,)
-        if batch.get("ref_per_token_logps") is not None:
-            if self.ref_model is not None:
-                model, adapter = self.ref_model, nullcontext()
-            else:  # as TRL: an adapter that is trained on has a copy "ref", a new one is switched off
-                model, policy = self.model, self.accelerator.unwrap_model(self.model)
-                adapter = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
-            with adapter:
-                batch["ref_per_token_logps"] = self._micro_batch_logps(model, batch)
-
-    def _micro_batch_logps(self, model: nn.Module, batch: dict[str, Any]) -> Tensor:
-        """Log-probabilities of a micro-batch's completions: (N, C) nats."""
-        ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)  # (N, P+C)
-        seen = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)  # (N, P+C)
-        return self._get_per_token_logps_and_entropies(model, ids, seen, batch["completion_ids"].shape[1])[0]
-
-
-# Rollouts that read the prompt of a group once, plugged into a TRL online trainer's default `generate` path.
-
-
-class SharedRolloutMixin:
-    """Samples with `generate_shared` where the prompt may be shared and nothing asks for the host's own path.
-
-    vLLM and continuous batching share prompts themselves and stay in charge where they are switched on. Stands before
-    SharedPrefixMixin, whose `shares_prefix` it reads.
-    """
-
-    def __init__(self, model: Any, reward_funcs: Any = None, args: Any = None, **kwargs: Any) -> None:
-        super().__init__(model, reward_funcs, args, **kwargs)
-        self.shares_rollouts = self.shares_prefix and not (self.use_vllm or self.use_transformers_continuous_batching)
-        reason = self._why_host_generates() if self.shares_rollouts else None
-        if reason is not None:
-            self.shares_rollouts = False
-            logger.warning("dqo: rollouts run the prompt once a response, because %s", reason)
-
-    def _why_host_generates(self) -> str | None:
-        if self.args.generation_kwargs:
-            return f"`generation_kwargs` {sorted(self.args.generation_kwargs)} are the host's to apply."
-        if beyond := effective_sampling(self.model, self.generation_config)[1]:
-            return f"the model's `generation_config` sets {', '.join(beyond)}, which TRL applies."
-        if self.args.cache_implementation:
-            return f"`cache_implementation={self.args.cache_implementation!r}` is the host's to apply."
-        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            return "sharded weights are gathered in step, and rows here leave the batch at different times."
-        return why_not_in_groups(self.model)
-
-    def _generate_single_turn(self, prompt_ids: list, images: Any, multimodal_fields: dict, *args: Any, **kwargs: Any):
-        """Completions of this process's rows, in the form of the host's default path."""
-        if not self.shares_rollouts or images is not None or multimodal_fields:
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, *args, **kwargs)
-        sampling, _ = effective_sampling(self.model, self.generation_config)
+    def sample(self, prompt_ids: list[list[int]]) -> Any:
+        """Completions of this process's rows, in the form of TRL's default path."""
+        trainer = self._trainer
+        sampling, _ = effective_sampling(trainer.model, trainer.generation_config)
         with (
             unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+                trainer.model_wrapped,
+                trainer.accelerator,
+                gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
             ) as policy,
             torch.no_grad(),
-            self.accelerator.autocast(),  # one context for all steps casts the weights once, not once a token
+            trainer.accelerator.autocast(),  # one context for all steps casts the weights once, not once a token
         ):
             completion_ids, logprobs = generate_shared(
                 getattr(policy, "_orig_mod", policy),  # as `generate` does: every step's new length would compile anew
                 prompt_ids,
                 sampling=sampling,
-                max_new_tokens=self.max_completion_length,
-                eos_token_ids=self.eos_token_ids,
-                pad_token_id=self._tokenizer.pad_token_id,
+                max_new_tokens=trainer.max_completion_length,
+                eos_token_ids=trainer.eos_token_ids,
+                pad_token_id=trainer._tokenizer.pad_token_id,
             )
-        if isinstance(self, RLOOTrainer):
+        if isinstance(trainer, RLOOTrainer):
             return completion_ids
         # GRPOTrainer takes log-probabilities beside them where it corrects for how far the policy has moved since.
-        return completion_ids, None if self.off_policy_mask_threshold is None else logprobs
+        return completion_ids, None if trainer.off_policy_mask_threshold is None else logprobs
+
+    def _postpones(self) -> bool:
+        """Whether what TRL asks for is computed later, when the micro-batches are known."""
+        trainer = self._trainer
+        if not (trainer.notes.sampling and trainer.model.training):
+            return False
+        # Not where log-probabilities of old policy or reference enter the reward or its correction.
+        if isinstance(trainer, RLOOTrainer):
+            return trainer.beta == 0.0
+        corrects = trainer.use_vllm and trainer.vllm_importance_sampling_correction
+        return not corrects and getattr(trainer.args, "kl_in", "loss") == "loss"
+
+    def _loss_depends_on_micro_batch(self) -> bool:
+        """Whether the loss divides by what its micro-batch holds, so that moving rows between two changes it."""
+        trainer = self._trainer
+        return (
+            getattr(trainer, "loss_type", None) == "bnpo"
+            or getattr(trainer, "top_entropy_quantile", 1.0) < 1.0
+            or getattr(trainer, "_entropy_bonus_enabled", False)
+            or trainer.spec.signal.place == "loss"
+        )
+
+    def _compute_compared_logps(self, batch: dict[str, Any]) -> None:
+        """Put old policy and reference into a micro-batch, where TRL has them, by the very call that the loss makes."""
+        trainer = self._trainer
+        if batch.get("old_per_token_logps") is not None:
+            batch["old_per_token_logps"] = trainer.completion_logps(trainer.model, batch)
+        if batch.get("old_logps") is not None:
+            logps = trainer.completion_logps(trainer.model, batch)  # (N, C)
+            batch["old_logps"] = (logps * batch["completion_mask"]).sum(1)  # (N,)
+        if batch.get("ref_per_token_logps") is not None:
+            if trainer.ref_model is not None:
+                model, adapter = trainer.ref_model, nullcontext()
+            else:  # as TRL: an adapter that is trained on has a copy "ref", a new one is switched off
+                model, policy = trainer.model, trainer.accelerator.unwrap_model(trainer.model)
+                adapter = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
+            with adapter:
+                batch["ref_per_token_logps"] = trainer.completion_logps(model, batch)
 
 
 # Brings rows of a group together again after TRL has shuffled a generation batch row by row.

@@ -1,0 +1,158 @@
+"""Settings of alpha: a number with a schedule, or "auto" under a floor on quality or towards a diversity target."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dqo.diversity.alpha import (
+    ALPHA_SCHEDULES,
+    AlphaBounds,
+    AlphaControl,
+    AlphaSchedule,
+    AlphaSource,
+    FlooredAlpha,
+    ScheduledAlpha,
+    TargetedAlpha,
+)
+from dqo.diversity.settings import DiversityFields
+from dqo.errors import DataError, DQOError, RecipeError
+from dqo.files.jsonio import is_number
+from dqo.files.run import read_steps
+from dqo.settings.checking import setting
+
+_AUTO_ONLY = ("quality_floor", "quality_floor_of", "quality_slack", "quality_floor_ramp", "vendi_target",
+              "alpha_start", "alpha_min", "alpha_max", "alpha_rate")  # fmt: skip
+_FIXED_ONLY = ("alpha_schedule", "alpha_end", "alpha_warmup_steps")
+
+
+@dataclass
+class AlphaArguments(DiversityFields):
+    """What alpha is at each step."""
+
+    alpha: float | str = setting(1.0, "Weight of diversity against the task reward, at least 0; 'auto' finds it.")
+    alpha_schedule: Literal[ALPHA_SCHEDULES] = setting(
+        "constant", "'constant', or 'linear' or 'cosine' from alpha to alpha_end at the last step."
+    )
+    alpha_end: Annotated[float, Field(ge=0, lt=1e9)] = setting(
+        0.0, "Alpha of the last step of a linear or cosine schedule."
+    )
+    alpha_warmup_steps: Annotated[int, Field(ge=0)] = setting(0, "Steps over which alpha rises to its value.")
+    quality_floor: float | None = setting(None, "alpha='auto': mean task reward that must be kept, in reward units.")
+    quality_floor_of: str | None = setting(
+        None, "alpha='auto': metrics.jsonl of a baseline run whose quality must be kept, step by step."
+    )
+    quality_slack: Annotated[float, Field(ge=0)] = setting(
+        0.02, "Quality that may be lost against quality_floor_of, in reward units."
+    )
+    quality_floor_ramp: Annotated[float, Field(ge=0, le=1)] = setting(
+        0.5, "Share of the run over which quality_floor rises from the first batches' quality, slowly at first."
+    )
+    vendi_target: Annotated[float | None, Field(gt=1)] = setting(
+        None, "alpha='auto': mean Vendi score of a group to hold, at most num_generations."
+    )
+    alpha_start: Annotated[float, Field(gt=0)] = setting(1.0, "alpha='auto': alpha of the first step.")
+    alpha_min: Annotated[float, Field(gt=0)] = setting(0.01, "alpha='auto': smallest alpha.")
+    alpha_max: Annotated[float, Field(gt=0)] = setting(10.0, "alpha='auto': largest alpha.")
+    alpha_rate: Annotated[float, Field(gt=0)] = setting(
+        0.5, "alpha='auto': e-folds of alpha per step, or per rollout of several steps, for one unit of error."
+    )
+
+    def alpha_source(self) -> AlphaSource:
+        """Where the trainer takes alpha from; reads the baseline's log where there is one.
+
+        Returns:
+            a schedule or a controller.
+
+        Raises:
+            DQOError: a value out of range, settings that contradict each other, or a baseline that cannot be read.
+        """
+        self._check_alpha()
+        if self.alpha != "auto":
+            return ScheduledAlpha(
+                AlphaSchedule(self.alpha, self.alpha_schedule, self.alpha_end, self.alpha_warmup_steps)
+            )
+        control = AlphaControl(AlphaBounds(self.alpha_start, self.alpha_min, self.alpha_max, self.alpha_rate))
+        if self.vendi_target is not None:
+            return TargetedAlpha(control, self.vendi_target)
+        if self.quality_floor_of is not None:
+            return FlooredAlpha(control, read_quality_curve(self.quality_floor_of), slack=self.quality_slack)
+        return FlooredAlpha(control, self.quality_floor, ramp=self.quality_floor_ramp)
+
+    @property
+    def largest_alpha(self) -> float:
+        """The largest alpha that the run can reach."""
+        if self.alpha == "auto":
+            return self.alpha_max
+        return self.alpha if self.alpha_schedule == "constant" else max(self.alpha, self.alpha_end)
+
+    @property
+    def alpha_moves(self) -> bool:
+        """Whether alpha can change during the run."""
+        scheduled = self.alpha_schedule != "constant" and self.alpha_end != self.alpha
+        return self.alpha == "auto" or scheduled or self.alpha_warmup_steps > 1
+
+    def _check_alpha(self) -> None:
+        """Refuse what is out of range, and every setting that would do nothing."""
+        automatic = self.alpha == "auto"
+        if not automatic and (isinstance(self.alpha, (bool, str)) or not 0 <= self.alpha < 1e9):
+            raise DQOError(f"`alpha` must be a finite number >= 0 or 'auto', got {self.alpha!r}; change the value.")
+        defaults = {spec.name: spec.default for spec in fields(AlphaArguments)}
+        for name in _FIXED_ONLY if automatic else _AUTO_ONLY:
+            if getattr(self, name) != defaults[name]:
+                belongs = "a number as `alpha`" if automatic else "alpha='auto'"
+                raise DQOError(
+                    f"`{name}` belongs to {belongs}, got {name}={getattr(self, name)!r} with alpha={self.alpha!r}; "
+                    "remove it or change `alpha`."
+                )
+        if not automatic:
+            if self.alpha_schedule == "constant" and self.alpha_end != 0.0:
+                raise DQOError(
+                    f"`alpha_end` belongs to alpha_schedule='linear' or 'cosine', got {self.alpha_end!r} with "
+                    "'constant'; remove it or choose one of these."
+                )
+            return
+        goals = {name: getattr(self, name) for name in ("quality_floor", "quality_floor_of", "vendi_target")}
+        given = [name for name, value in goals.items() if value is not None]
+        if len(given) != 1:
+            raise DQOError(
+                f"alpha='auto' needs exactly one of {', '.join(goals)}, got {' and '.join(given) or 'none'}; say what "
+                "quality must be kept or which diversity held."
+            )
+        if self.vendi_target is not None and self.vendi_target > self.num_generations:
+            raise DQOError(
+                f"`vendi_target` counts different responses of a group, got {self.vendi_target!r} with "
+                f"num_generations={self.num_generations}; set it to that at most."
+            )
+        for name, goal in (("quality_slack", "quality_floor_of"), ("quality_floor_ramp", "quality_floor")):
+            if getattr(self, name) != defaults[name] and goals[goal] is None:
+                raise DQOError(
+                    f"`{name}` belongs to `{goal}`, got {name}={getattr(self, name)!r} with {given[0]}; remove it."
+                )
+
+
+def read_quality_curve(path: str | Path) -> dict[int, float]:
+    """Quality by step from a run's metrics.jsonl.
+
+    Args:
+        path: the file, or the run folder that holds it.
+
+    Returns:
+        step -> mean task reward of that step's batch.
+
+    Raises:
+        RecipeError: no such file, no UTF-8, a line that is no JSON object with a step, or no line with a quality.
+    """
+    file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
+    try:
+        rows = read_steps(file)
+    except DataError as error:
+        raise RecipeError(
+            f"quality_floor_of: expected the metrics.jsonl of a finished baseline run, but {str(error).rstrip('.')}; "
+            "train the baseline first, with alpha=0."
+        ) from error
+    curve = {row["step"]: float(row["quality"]) for row in rows if is_number(row.get("quality"))}
+    if not curve:
+        raise RecipeError(f"{file}: expected lines with a `quality`, got none; name the metrics.jsonl of a run.")
+    return curve
