@@ -20,8 +20,7 @@ from dqo.files.records import Prompt
 from dqo.files.run import STATE, newest_whole, remembered
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.faults import SaveOnSignal, check_one_device
-from dqo.integrations.trl.log import RunLog
-from dqo.integrations.trl.progress import compact_progress
+from dqo.integrations.trl.log import RunLog, showing_progress
 from dqo.models.chat import check_system, conversation
 from dqo.models.policy import check_whole, load_policy
 from dqo.models.weights import check_login
@@ -86,7 +85,7 @@ def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
     start, stop = time.monotonic(), SaveOnSignal()
     try:
         with (
-            stop.listening(), compact_progress(trainer), memory_explained(recipe, prompts, trainer),
+            stop.listening(), showing_progress(trainer), memory_explained(recipe, prompts, trainer),
             refusals_told(started=lambda: trainer.state.global_step > 0),
         ):  # fmt: skip
             if _is_main_process():

@@ -1,22 +1,31 @@
-"""The log of a run: one JSON line a step, each step once, however often the run was killed and resumed."""
+"""What a run reports: one JSON line per step, however often it was killed and resumed, and progress while it runs."""
 
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 from dqo.core import tied_groups
 from dqo.diversity.credit import GroupCredit
 from dqo.diversity.tricks import language_mixing, low_quality_credit, text_signs
+from dqo.evaluation.definitions import DEFINITIONS, explain, shown_in
 from dqo.files.records import append_jsonl, write_text
 from dqo.models.response import Response
 
+PANEL = [name for name in shown_in(DEFINITIONS, "panel") if name != "step"]
+_SECONDS_PER_LINE = 10.0  # at least, in a log file
 _ALWAYS = ("quality", "diversity/credit", "diversity/vendi", "alpha", "kl")
 
 
@@ -69,6 +78,100 @@ def _step(line: str) -> int | None:
 
 def _number(value: Any) -> float | None:
     return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+class LiveProgress(TrainerCallback):
+    """Shows step, time left, tokens per second and the numbers that evaluation/metrics.yaml marks `panel`.
+
+    A terminal gets a bar; anything else plain lines, none more often than every 10 seconds, so that a log file stays
+    readable.
+
+    Args:
+        console: Where to; stderr by default.
+        clock: Seconds, for tests.
+    """
+
+    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._clock = console or Console(stderr=True), clock
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._bar = Progress(
+            TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"), BarColumn(20), TimeRemainingColumn(),
+            TextColumn("{task.description}"), console=self._console, get_time=clock, disable=not self._live,
+            speed_estimate_period=600,
+        )  # fmt: skip
+        self._tokens: tuple[float, float] | None = None  # time and count of the newest rollout
+        self._speed: float | None = None  # tokens per second of the whole step: rollout, rewards and update
+        self._values: dict[str, float] = {}
+        self._due = clock()  # of the next line
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the bar, on the main process alone."""
+        if state.is_world_process_zero:
+            self._bar.add_task("", total=state.max_steps, completed=state.global_step)
+            self._bar.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count the step; TRL logs its numbers after this."""
+        if state.is_world_process_zero:
+            self._bar.update(self._bar.task_ids[0], completed=state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the newest values; TRL's summary after the last step has none of them."""
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+            return
+        now, tokens = self._clock(), _number(logs.get("num_tokens"))
+        if tokens is not None:
+            if self._tokens is not None and now > self._tokens[0]:
+                self._speed = (tokens - self._tokens[1]) / (now - self._tokens[0])
+            self._tokens = now, tokens
+        self._values |= {name: logs[name] for name in PANEL if _number(logs.get(name)) is not None}
+        shown = [f"{explain(name).label} {_short(self._values[name])}" for name in PANEL if name in self._values]
+        text = "  ".join(shown + ([f"{self._speed:,.0f} tokens/s"] if self._speed else []))
+        self._bar.update(self._bar.task_ids[0], description=text)
+        if not self._live and (now >= self._due or state.global_step >= state.max_steps):
+            self._due = now + _SECONDS_PER_LINE
+            left = self._bar.tasks[0].time_remaining
+            remaining = f"  {timedelta(seconds=int(left))} left" if left else ""
+            self._console.file.write(f"step {state.global_step:,}/{state.max_steps:,}  {text}{remaining}\n")
+            self._console.file.flush()
+
+    def close(self) -> None:
+        """Give the terminal back; a second call does nothing."""
+        self._bar.stop()
+
+
+def _short(value: float) -> str:
+    """Three significant digits, large numbers whole."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+@contextmanager
+def showing_progress(trainer: Any) -> Iterator[None]:
+    """Exchanges TRL's progress callback while a trainer runs, and gives the terminal back whatever happens.
+
+    The bars for writing a checkpoint go too: they would tear ours. A trainer with disable_tqdm has no bar and keeps
+    printing its logs.
+
+    Args:
+        trainer: Any trainer of TRL.
+    """
+    progress = LiveProgress()
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(progress)
+        disable_progress_bar()
+    try:
+        yield
+    finally:
+        progress.close()
 
 
 # The numbers of a batch that every log line gets: quality, diversity, what alpha buys, and signs of tricks.
