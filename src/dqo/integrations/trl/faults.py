@@ -17,13 +17,7 @@ import torch
 import torch.distributed as dist
 from accelerate.logging import get_logger
 from torch import Tensor
-from transformers import (
-    AutoModelForSequenceClassification,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainerControl, TrainerState
 
 from dqo.errors import RecipeError, RewardError, TrainingError
 from dqo.files.records import write_text
@@ -33,21 +27,22 @@ from dqo.models.weights import check_files
 
 logger = get_logger(__name__)
 _NAMED = 3  # tensors named in a diagnosis
+_WINDOW = 5  # logged steps over which quality is averaged
+_SHARE = 0.5  # of the best quality so far, below which the run is warned
 
 
 def check_finite(losses: list[Tensor], norm: Any, trainer: Any) -> None:
-    """Stops before a loss or a gradient that is no number reaches the weights.
-
-    Everything is looked at together and once per optimizer step, so that no micro-batch waits for its numbers.
+    """Stops a training before a loss or a gradient that is not finite reaches the weights.
 
     Args:
-        losses: Scalars of the step's micro-batches.
-        norm: Of the whole gradient, a number or a scalar, possibly sharded; None where DeepSpeed computes none.
-        trainer: Whose weights and batch may be the reason.
+        losses: scalars of the micro-batches of one optimizer step.
+        norm: of the whole gradient, a number or a scalar, possibly sharded; None where DeepSpeed computes none.
+        trainer: its weights and batch may be the reason.
 
     Raises:
         TrainingError: NaN or infinity.
     """
+    # All numbers together and once per optimizer step, so that no micro-batch waits for its own.
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else 0.0 if norm is None else norm
     device = trainer.args.device
     numbers = [torch.as_tensor(value, dtype=torch.float32, device=device).detach() for value in (*losses, norm)]
@@ -75,15 +70,15 @@ def check_finite(losses: list[Tensor], norm: Any, trainer: Any) -> None:
 
 @contextmanager
 def keeping_failed_batch(folder: Path, step: int, process: int) -> Iterator[None]:
-    """Where a reward function fails on a batch, that batch is written to a file before the run stops.
+    """Writes the batch that a reward function fails on to a file before the run stops.
 
     Args:
-        folder: Where to.
-        step: Optimizer steps done.
-        process: Index of the process.
+        folder: of the file.
+        step: optimizer steps done.
+        process: index of the process.
 
     Raises:
-        RewardError: The failure, with the name of the file.
+        RewardError: the failure, with the name of the file.
     """
     try:
         yield
@@ -91,20 +86,13 @@ def keeping_failed_batch(folder: Path, step: int, process: int) -> Iterator[None
         if error.batch is None:
             raise
         path = folder / f"failed_reward-step{step + 1}-process{process}.jsonl"
-        # escaped, because a text that broke a reward may hold what cannot be encoded
+        # Escaped, because a text that broke a reward may hold what cannot be encoded.
         write_text(path, "".join(json.dumps(row, default=repr) + "\n" for row in error.batch))
         raise RewardError(f"{str(error).removesuffix('.')}; what it was called with is in {path}.") from error
 
 
 def way_back(folder: str) -> str:
-    """How a run that stopped goes on, for the end of a diagnosis.
-
-    Args:
-        folder: Where checkpoints are.
-
-    Returns:
-        Half a sentence.
-    """
+    """Says in half a sentence how a run that stopped goes on from the newest whole checkpoint of a folder."""
     newest = newest_whole(folder).newest
     if newest is None:
         return "start anew, for there is no checkpoint yet"
@@ -113,31 +101,20 @@ def way_back(folder: str) -> str:
 
 def _not_finite(named: Iterable[tuple[str, Any]]) -> str:
     """Names of the first tensors with NaN or infinity; empty where there is none."""
-    found = {
-        name: None for name, value in named  # a dict, because micro-batches share names
-        if isinstance(value, Tensor) and value.is_floating_point() and not torch.isfinite(_local(value)).all()
-    }  # fmt: skip
+    found = {}  # a dict, because micro-batches share names
+    for name, value in named:
+        part = value.to_local() if hasattr(value, "to_local") else value  # of a sharded tensor, this process's
+        if isinstance(part, Tensor) and part.is_floating_point() and not part.isfinite().all():
+            found[name] = None
     more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return ", ".join(list(found)[:_NAMED]) + more
 
 
-def _local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-# Saves and stops a training at the end of its step when a signal asks for it, or when its launcher is gone.
-
-
 class SaveOnSignal(TrainerCallback):
-    """SIGTERM, Ctrl-C and SIGHUP save and stop the run; so does the loss of the launcher.
-
-    One rank may get the signal a step before another, so all ranks agree at the end of a step. A launcher that is
-    killed (kill -9, or for want of memory) tells its processes nothing, and they would train on with nobody to stop
-    them: they look whether their parent is still the one they were started by.
+    """Handles SIGTERM, Ctrl-C, SIGHUP and a dead launcher: finishes the step, saves, stops.
 
     Attributes:
-        asked: Whether the run was stopped, on any rank.
+        asked: whether the run was stopped, on any rank.
     """
 
     def __init__(self) -> None:
@@ -149,25 +126,27 @@ class SaveOnSignal(TrainerCallback):
 
     @property
     def signal(self) -> signal.Signals:
-        """The signal that stopped the run; SIGTERM where another rank got it, or none came."""
+        """The signal that stopped the run; SIGTERM where another rank got it, or there was none."""
         return self._signals.asked or signal.SIGTERM
 
     @property
     def reason(self) -> str:
-        """What stopped the run, for people."""
+        """What stopped the run, in words."""
         return "the launcher is gone" if self._orphaned else self.signal.name
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Notes signals within the block."""
+        """Notes signals inside the block."""
         with self._signals.listening():
             yield
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Ask TRL to save and stop where any rank was asked to."""
+        # A launcher that is killed (kill -9, or for want of memory) sends its processes no signal: they would train on.
         self._orphaned = _launched() and os.getppid() != self._parent
         asked = self._orphaned or self._signals.asked is not None
         if dist.is_available() and dist.is_initialized():
+            # One rank may get the signal a step before another.
             flag = torch.tensor(int(asked), device=args.device)  # ()
             dist.all_reduce(flag, op=dist.ReduceOp.MAX)
             asked = bool(flag)
@@ -176,8 +155,8 @@ class SaveOnSignal(TrainerCallback):
 
 
 def _end() -> None:
-    """Ends the run at a second Ctrl-C; a launcher passes the first one on and gives its processes time of its own."""
-    if not _launched():
+    """Ends the run at a second Ctrl-C."""
+    if not _launched():  # a launcher passes the first one on and gives its processes time of its own
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         raise KeyboardInterrupt
 
@@ -187,35 +166,21 @@ def _launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-# Says when diversity has outweighed quality: responses grow different and worthless, and more steps do not mend it.
-
-_WINDOW = 5  # logged steps that are averaged
-_SHARE = 0.5  # of the best quality so far, below which it is told
-
-
 class OutweighedWarning(TrainerCallback):
-    """Warns once a run where quality has halved while its responses were paid for being different.
+    """Warns once where quality has halved while responses were paid for being different.
 
-    Failing responses are the most different ones, so a group in which nearly all fail teaches little else than
-    difference, and a run seldom finds its way back from there.
+    Failing responses are the most different ones. A group in which nearly all fail teaches little else than difference,
+    and a run seldom finds its way back from there.
     """
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=_WINDOW)
-        self._best = 0.0
-        self._told = False
+        self._best, self._warned = 0.0, False
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Looks at the quality just logged."""
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        """Compare the quality just logged with the best."""
         quality, alpha = (logs or {}).get("quality"), (logs or {}).get("alpha")
-        if self._told or quality is None or not alpha or not state.is_world_process_zero:
+        if self._warned or quality is None or not alpha or not state.is_world_process_zero:
             return
         self._recent.append(quality)
         if len(self._recent) < _WINDOW:
@@ -223,16 +188,13 @@ class OutweighedWarning(TrainerCallback):
         now = sum(self._recent) / _WINDOW
         self._best = max(self._best, now)
         if self._best > 0 and now < _SHARE * self._best:
-            self._told = True
+            self._warned = True
             print(
                 f"dqo: step {state.global_step}: quality is {now:.2g} on average of the last {_WINDOW} logged steps "
                 f"and was {self._best:.2g}, with alpha {alpha:.3g}: being different may have become worth more than "
                 "being good; if it does not rise again, lower alpha, or let it rise later with alpha_warmup_steps.",
                 file=sys.stderr,
             )
-
-
-# Warns of prompts that skip the model's chat template, and refuses what would train otherwise than asked.
 
 
 class TemplateWarning:
@@ -246,7 +208,7 @@ class TemplateWarning:
         self._tokenizer = tokenizer if getattr(tokenizer, "chat_template", None) else None
 
     def look(self, rows: list[dict[str, Any]]) -> None:
-        """Looks at the rows of a batch, until one was warned of."""
+        """Look at the rows of a batch, until one was warned of."""
         plain = [row["prompt"] for row in rows if isinstance(row.get("prompt"), str)]
         if self._tokenizer is None or all(map(self._is_rendered, plain)):
             return
@@ -257,22 +219,14 @@ class TemplateWarning:
         )
 
     def _is_rendered(self, prompt: str) -> bool:
-        """Whether a prompt holds tokens that only a template writes, so that somebody has applied it already."""
+        """Whether a prompt holds tokens that only a template writes."""
         tokenizer = getattr(self._tokenizer, "tokenizer", self._tokenizer)  # of a processor
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         return bool(set(ids) & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id})
 
 
 def check_settings(args: Any, wanted: type) -> None:
-    """Refuses settings of another trainer, which TRL would find after the policy is loaded, and several GPUs.
-
-    Args:
-        args: settings of a trainer.
-        wanted: their class.
-
-    Raises:
-        RecipeError: settings of another class, or several GPUs in one process.
-    """
+    """Refuses settings of another class than `wanted`, and several GPUs, before the policy is loaded."""
     if not isinstance(args, wanted) or args.centres_groups != wanted.centres_groups:  # PPO's are a kind of GRPO's
         name = wanted.__name__
         raise RecipeError(f"this trainer needs a {name}, got {type(args).__name__}; pass args={name}(...).")
@@ -283,10 +237,10 @@ def check_one_device(args: Any) -> None:
     """Refuses several GPUs in one process, over which torch's DataParallel would split the groups of each batch.
 
     Args:
-        args: Settings of a trainer.
+        args: settings of a trainer.
 
     Raises:
-        RecipeError: Naming the number of GPUs and both ways out.
+        RecipeError: more than one GPU and no launcher.
     """
     if args.n_gpu > 1:
         raise RecipeError(
@@ -296,14 +250,14 @@ def check_one_device(args: Any) -> None:
 
 
 def check_trainable(model: Any, peft_config: Any) -> None:
-    """Refuse an adapter that new additions would replace in silence, and a policy without a weight to train.
+    """Rejects policies that cannot be trained as given: frozen weights, or an adapter that a new one would replace.
 
     Args:
-        model: policy, as the host takes it; a name is looked at by the host alone.
-        peft_config: settings of the additions to train, or None.
+        model: policy, as TRL takes it; TRL checks one that is given by name.
+        peft_config: settings of the adapter to train, or None.
 
     Raises:
-        RecipeError: naming what to change.
+        RecipeError: no weight to train, or two adapters.
     """
     if not isinstance(model, torch.nn.Module):
         return
@@ -321,16 +275,16 @@ def check_trainable(model: Any, peft_config: Any) -> None:
 
 
 def check_named(model: Any, funcs: list, args: Any, peft_config: Any) -> None:
-    """Refuse models that TRL loads by name, policy, reference and rewards, where weights would be drawn at random.
+    """Refuses policies, references and reward models that TRL would load by name with random weights.
 
     Args:
         model: policy, as TRL takes it.
         funcs: rewards, as TRL takes them.
         args: settings of the trainer.
-        peft_config: settings of the additions to train, or None.
+        peft_config: settings of the adapter to train, or None.
 
     Raises:
-        ModelError: naming the model and the first weights that lack.
+        ModelError: names the model and the first missing weights.
     """
     remedy = "save it again with save_pretrained from the class it was trained as"
     options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}

@@ -14,7 +14,7 @@ from accelerate.utils import gather
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerState
 from transformers.utils.logging import disable_progress_bar
 
 from dqo.core import tied_groups
@@ -30,42 +30,30 @@ _ALWAYS = ("quality", "diversity/credit", "diversity/vendi", "alpha", "kl")
 
 
 class RunLog(TrainerCallback):
-    """Appends what the host logs to metrics.jsonl, on the main process alone.
+    """Appends what TRL logs to metrics.jsonl, on the main process alone.
 
-    A line holds `step`, the promised names (null where the host has no value: `kl` without a reference model) and
-    every other number of the host; NaN and infinity become null. On resuming, lines beyond the resumed step go.
+    A line holds `step`, the promised names (null where TRL has no value: `kl` without a reference model) and every
+    other number of TRL; NaN and infinity become null. A resume drops the lines beyond the resumed step.
 
     Args:
-        path: The file metrics.jsonl.
+        path: of the file metrics.jsonl.
     """
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Drop what an earlier, killed process logged beyond the step that is resumed."""
         if state.is_world_process_zero and self.path.exists():
-            kept = [line for line in self.path.read_text(encoding="utf-8").split("\n") if _step(line) in _until(state)]
+            until = range(state.global_step + 1)
+            kept = [line for line in self.path.read_text(encoding="utf-8").split("\n") if _step(line) in until]
             write_text(self.path, "".join(line + "\n" for line in kept))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Append one line; the host's summary after the last step is not a step and is left out."""
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        """Append one line; TRL's summary after the last step is left out."""
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
             numbers = {name: _number(value) for name, value in logs.items() if not isinstance(value, str)}
             append_jsonl(self.path, {"step": state.global_step} | dict.fromkeys(_ALWAYS) | numbers)
-
-
-def _until(state: TrainerState) -> range:
-    return range(state.global_step + 1)
 
 
 def _step(line: str) -> int | None:
@@ -83,12 +71,11 @@ def _number(value: Any) -> float | None:
 class LiveProgress(TrainerCallback):
     """Shows step, time left, tokens per second and the numbers that evaluation/metrics.yaml marks `panel`.
 
-    A terminal gets a bar; anything else plain lines, none more often than every 10 seconds, so that a log file stays
-    readable.
+    A terminal gets a bar, a log file a line at most every 10 seconds.
 
     Args:
-        console: Where to; stderr by default.
-        clock: Seconds, for tests.
+        console: stderr by default.
+        clock: seconds, for tests.
     """
 
     def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.monotonic) -> None:
@@ -99,40 +86,31 @@ class LiveProgress(TrainerCallback):
             TextColumn("{task.description}"), console=self._console, get_time=clock, disable=not self._live,
             speed_estimate_period=600,
         )  # fmt: skip
-        self._tokens: tuple[float, float] | None = None  # time and count of the newest rollout
+        self._tokens = 0.0, 0.0  # time and count of the newest rollout
         self._speed: float | None = None  # tokens per second of the whole step: rollout, rewards and update
         self._values: dict[str, float] = {}
         self._due = clock()  # of the next line
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Open the bar, on the main process alone."""
         if state.is_world_process_zero:
             self._bar.add_task("", total=state.max_steps, completed=state.global_step)
             self._bar.start()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Count the step; TRL logs its numbers after this."""
         if state.is_world_process_zero:
             self._bar.update(self._bar.task_ids[0], completed=state.global_step)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         """Show the newest values; TRL's summary after the last step has none of them."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        now, tokens = self._clock(), _number(logs.get("num_tokens"))
-        if tokens is not None:
-            if self._tokens is not None and now > self._tokens[0]:
-                self._speed = (tokens - self._tokens[1]) / (now - self._tokens[0])
-            self._tokens = now, tokens
+        now = self._clock()
+        if "num_tokens" in logs:  # not on steps that use a rollout again
+            then, before = self._tokens
+            self._speed = (logs["num_tokens"] - before) / (now - then) if before and now > then else None
+            self._tokens = now, logs["num_tokens"]
         self._values |= {name: logs[name] for name in PANEL if _number(logs.get(name)) is not None}
         shown = [f"{explain(name).label} {_short(self._values[name])}" for name in PANEL if name in self._values]
         text = "  ".join(shown + ([f"{self._speed:,.0f} tokens/s"] if self._speed else []))
@@ -145,7 +123,7 @@ class LiveProgress(TrainerCallback):
             self._console.file.flush()
 
     def close(self) -> None:
-        """Give the terminal back; a second call does nothing."""
+        """Give the terminal back. A second call does nothing."""
         self._bar.stop()
 
 
@@ -156,37 +134,28 @@ def _short(value: float) -> str:
 
 @contextmanager
 def showing_progress(trainer: Any) -> Iterator[None]:
-    """Exchanges TRL's progress callback while a trainer runs, and gives the terminal back whatever happens.
-
-    The bars for writing a checkpoint go too: they would tear ours. A trainer with disable_tqdm has no bar and keeps
-    printing its logs.
+    """Puts our progress in the place of TRL's while a trainer runs, and gives the terminal back at the end.
 
     Args:
-        trainer: Any trainer of TRL.
+        trainer: any trainer of TRL; one with `disable_tqdm` keeps printing its logs.
     """
     progress = LiveProgress()
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(progress)
-        disable_progress_bar()
+        disable_progress_bar()  # bars for writing a checkpoint would tear ours
     try:
         yield
     finally:
         progress.close()
 
 
-# The numbers of a batch that every log line gets: quality, diversity, what alpha buys, and signs of tricks.
-
-
 def batch_metrics(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[str, float]:
-    """Means over the whole batch, under the names that metrics.jsonl promises.
+    """Averages over the whole batch, by the names that metrics.jsonl promises; NaN where undefined.
 
     Args:
         task: (P, G) task rewards; NaN where unscorable.
         combined: (P, G) rewards that are optimised.
         group: what the signal gave.
-
-    Returns:
-        name -> number; NaN where it is undefined.
     """
     values = {
         "quality": task.nanmean(),
@@ -208,8 +177,8 @@ def text_metrics(
     lengths: list[int],
     answer_span: Callable[[str], str],
     device: torch.device,
-):
-    """Signs that single responses show, over all processes; every process must call it.
+) -> tuple[dict[str, float], Tensor]:
+    """Averages signs of tricks over the responses of all processes, which must all call it.
 
     Args:
         texts: this process's responses.

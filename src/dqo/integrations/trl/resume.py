@@ -1,9 +1,8 @@
-"""Resuming exactly: what the host drops between a checkpoint and its continuation, kept and taken up again.
+"""Resumes exactly: keeps in a checkpoint what TRL drops, and takes it up again.
 
-The host counts micro-steps from zero again, so that the next rollout comes at another step; it forgets the rollout that
-it was making updates from; it draws the first epoch's order of prompts for every epoch; it forgets the numbers that
-wait for the next log line; and a run that is done takes another step. The seams are `_save_rng_state`, which comes last
-before trainer_state.json, `_load_optimizer_and_scheduler`, `_get_train_sampler` and `_run_epoch`.
+TRL counts micro-steps from zero again, so the next rollout comes at another step. It forgets the rollout that it makes
+updates from, and the numbers that wait for the next log line. It draws the first epoch's order of prompts for every
+epoch. A run that is done takes another step.
 """
 
 import json
@@ -14,60 +13,41 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState
 
 from dqo.errors import ModelError, RecipeError
 from dqo.files.run import KEY, list_files
 from dqo.models.weights import first_words
 
-# The rollout that a run is in the middle of, as a file of its checkpoint.
-
 Batch = dict[str, Any]  # of one micro-batch: tensors, None, and for images lists of numbers
 
 
 def rollout_path(checkpoint: str | Path, process: int) -> Path:
-    """Where a process keeps its rows.
-
-    Args:
-        checkpoint: Folder of a checkpoint.
-        process: Index of the process.
-
-    Returns:
-        A path inside the checkpoint.
-    """
+    """The file inside a checkpoint where a process keeps its rows of the rollout under way."""
     return Path(checkpoint) / f"rollout_{process}.safetensors"
 
 
 def save_rollout(path: Path, batches: list[Batch]) -> None:
-    """Write the micro-batches that a rollout was cut into.
-
-    Args:
-        path: As `rollout_path` gives it.
-        batches: Micro-batches in the host's order.
-    """
+    """Writes the micro-batches that a rollout was cut into, in TRL's order."""
     tensors = {
-        f"{i}.{name}": value.detach().cpu().clone()  # micro-batches are views of one tensor, which a file cannot hold
+        f"{i}.{name}": value.detach().cpu().clone()  # views of one tensor, which a file cannot hold
         for i, batch in enumerate(batches)
         for name, value in batch.items()
         if isinstance(value, Tensor)
     }
     rest = [{name: value for name, value in batch.items() if not isinstance(value, Tensor)} for batch in batches]
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"rest": json.dumps(rest)})
 
 
 def load_rollout(path: Path, device: torch.device | str) -> list[Batch]:
-    """Read the micro-batches back.
+    """Reads the micro-batches back.
 
     Args:
-        path: As `rollout_path` gives it.
-        device: Where the tensors shall be.
-
-    Returns:
-        Micro-batches as they were saved.
+        path: of a file that `save_rollout` wrote.
+        device: of the tensors.
 
     Raises:
-        ModelError: A file that is none of these.
+        ModelError: a damaged or another file.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -83,14 +63,11 @@ def load_rollout(path: Path, device: torch.device | str) -> list[Batch]:
     return batches
 
 
-# What a run remembers between steps, kept in the host's own trainer_state.json and taken up again on a resume.
-
-
 class Remembers(Protocol):
-    """A part of the run with a memory, as plain data that JSON keeps exactly."""
+    """A part of the run with a memory."""
 
     def state(self) -> Any:
-        """What must be kept; empty where there is nothing."""
+        """The memory as plain data that JSON keeps exactly; empty where there is none."""
         ...
 
     def load(self, state: Any) -> None:
@@ -99,32 +76,24 @@ class Remembers(Protocol):
 
 
 class RolloutAlpha:
-    """Alpha of the newest rollout of training, for updates from it after an evaluation or in a resumed run.
-
-    Args:
-        value: What it is before the first rollout.
-    """
+    """Alpha of the newest rollout of training, for updates from it after an evaluation or in a resumed run."""
 
     def __init__(self, value: float) -> None:
         self.value = value
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, float]:
         """The number."""
         return {"value": self.value}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken.
-
-        Args:
-            state: What `state()` returned.
-        """
+    def load(self, state: dict[str, float]) -> None:
+        """Continue where `state` was taken."""
         self.value = state["value"]
 
 
 class RunMemory(TrainerCallback):
-    """Gives the parts' memories for the trainer's state, and puts them back when training begins.
+    """Keeps the parts' memories in trainer_state.json and puts them back when training begins.
 
-    The host writes that state last of a checkpoint and in one file, so a checkpoint that is whole has them.
+    TRL writes that file last of a checkpoint, so a checkpoint that is whole has them.
 
     Args:
         parts: name -> part.
@@ -133,9 +102,7 @@ class RunMemory(TrainerCallback):
     def __init__(self, parts: dict[str, Remembers]) -> None:
         self.parts = parts
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Take up the memories of the checkpoint that is resumed; a controlled alpha may not start anew in a run."""
         kept = state.stateful_callbacks.get(KEY, {})
         if state.global_step > 0 and self.parts["alpha"].state() and not kept.get("alpha"):
@@ -214,11 +181,7 @@ def resume_rollout(trainer: Any, checkpoint: str) -> list[Batch] | None:
 
 
 class TrlCounters:
-    """Where TRL is in its rollout and in its log, as a memory of the run.
-
-    Args:
-        trainer: One of ours.
-    """
+    """Where a trainer of TRL is in its rollout and in its log, as a memory of the run."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
@@ -235,14 +198,7 @@ class TrlCounters:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Continue where `state` was taken.
-
-        Args:
-            state: What `state()` returned.
-
-        Raises:
-            RecipeError: A run of another number of processes.
-        """
+        """Continue where `state` was taken; a RecipeError for a run of another number of processes."""
         trainer, now = self._trainer, self._trainer.accelerator.num_processes
         if state["processes"] != now:
             raise RecipeError(
