@@ -147,7 +147,7 @@ def test_arguments_stand_in_trl_s_order(trainer_class, config, host, tiny_policy
     assert trainer.train_dataset["prompt"][:] == PROMPTS
     assert trainer.eval_dataset["prompt"][:] == PROMPTS[:2]
     assert trainer.processing_class is tiny_tokenizer
-    with pytest.raises(TypeError, match="multiple values for keyword argument 'train_dataset'"):
+    with pytest.raises(TypeError, match="multiple values for argument 'train_dataset'"):
         trainer_class(*positional, train_dataset=train_rows)
     with pytest.raises(TypeError, match="too many positional arguments"):
         trainer_class(*positional, *[None] * 20)

@@ -14,7 +14,6 @@ from trl import GRPOConfig, RLOOConfig
 
 from dqo.core import REWARD_SCALES
 from dqo.diversity.settings import DiversitySpec, EncoderFields
-from dqo.diversity.signals import SIGNALS
 from dqo.errors import DQOError, RecipeError
 from dqo.integrations.trl.config_alpha import AlphaArguments
 from dqo.models.policy import best_device, native_bf16
@@ -22,12 +21,12 @@ from dqo.models.response import TraceMarkers
 from dqo.models.weights import first_words
 from dqo.settings.checking import check_fields, setting
 
-LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # the host's
+LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL's
 
 
 @contextmanager
-def _refusals_explained() -> Iterator[None]:
-    """Turns what TRL raises about settings into a RecipeError; a failing launcher or device keeps its traceback."""
+def _explaining_refusals() -> Iterator[None]:
+    """Turns what TRL raises about settings into a RecipeError."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError, NotImplementedError) as error:
@@ -50,10 +49,10 @@ class DiversityArguments(EncoderFields, AlphaArguments):
     )
 
     def diversity_spec(self) -> DiversitySpec:
-        """The settings of the mathematics, checked; alpha is that of a run's first step where it changes.
+        """Makes the settings of the mathematics of the fields of the same names.
 
         Returns:
-            DiversitySpec made of the fields of the same names.
+            DiversitySpec; where alpha changes, with that of the first step.
 
         Raises:
             DQOError: a setting out of range, or two that contradict each other.
@@ -68,23 +67,17 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         return bool(spec.needs) or spec.signal.place in ("advantage", "loss")
 
     def _check_diversity(self) -> None:
-        """Refuse, before anything is loaded, what would train on something else than was asked for."""
-        if not isinstance(self.encoder, str):
-            raise RecipeError(
-                f"`encoder` must be a name or folder, got a {type(self.encoder).__name__}; give a function to the "
-                "trainer, as embedder=."
-            )
+        """Refuses, before anything is loaded, what would train on something else than was asked for."""
         check_fields(self)
         TraceMarkers.parse(self.trace_markers)
         self.alpha_source()
-        self._check_range_of_alpha()
         spec = self.diversity_spec()
         replace(spec, alpha=self.largest_alpha)  # what alpha may become must be allowed too
         shapes_reward = self.largest_alpha > 0 and spec.signal.acts_on_reward
         if shapes_reward and spec.signal.place == "credit" and self.centres_groups and self.num_generations == 2:
             raise DQOError(
                 "DQO needs num_generations of at least 3, got 2: the two credits of a group of two are equal and "
-                "cancel in the group mean; sample more responses a prompt, or set alpha=0."
+                "cancel in the group mean; sample more responses per prompt, or set alpha=0."
             )
         if shapes_reward and getattr(self, "multi_objective_aggregation", None) == "normalize_then_sum":
             raise DQOError(
@@ -99,30 +92,12 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         if spec.pass_k is not None and spec.pass_k > self.num_generations:
             raise DQOError(
                 f"`pass_k` must be at most num_generations={self.num_generations}, got {spec.pass_k}; lower it or "
-                "sample more responses a prompt."
-            )
-
-    def _check_range_of_alpha(self) -> None:
-        """A controller must have something to move, and may not move it where the signal means nothing."""
-        signal = SIGNALS.get(self.diversity)  # an unknown name is refused where the others are listed
-        if self.alpha != "auto" or signal is None:
-            return
-        if signal.place == "none":
-            raise DQOError(
-                f"alpha='auto' needs a signal to weigh, got diversity={self.diversity!r}; choose one or remove `alpha`."
-            )
-        if self.alpha_max > signal.highest_alpha:
-            raise DQOError(
-                f"alpha='auto' may reach alpha_max={self.alpha_max:g}, but diversity={self.diversity!r} takes at most "
-                f"{signal.highest_alpha:g}; set alpha_max to that, and alpha_start within it."
+                "sample more responses per prompt."
             )
 
     def _choose_precision(self) -> None:
-        """Mixed precision where it is faster, and the processor where there is no accelerator that will do.
-
-        TRL turns bf16 on everywhere, and transformers then refuses a machine without accelerator unless `use_cpu` says
-        that this is meant.
-        """
+        """Mixed precision where it is faster, and the processor where there is no accelerator that will do."""
+        # TRL turns bf16 on everywhere, and transformers then refuses a machine without accelerator unless `use_cpu`.
         if not self.use_cpu and best_device().type == "cpu":
             self.use_cpu = True
             if torch.accelerator.is_available():
@@ -154,31 +129,21 @@ class DQOConfig(DiversityArguments, GRPOConfig):
 
     def __post_init__(self) -> None:
         self._choose_precision()
-        with _refusals_explained():
+        with _explaining_refusals():
             super().__post_init__()
         self._check_diversity()
         self._check_scaling()
-        if self.loss_type not in LOSS_TYPES:  # the host finds out after its first rollout
+        if self.loss_type not in LOSS_TYPES:  # TRL finds out after its first rollout
             raise DQOError(
                 f"`loss_type` must be one of {', '.join(LOSS_TYPES)}, got {self.loss_type!r}; choose one of these."
             )
 
     def _check_scaling(self) -> None:
-        """Guards that would do nothing, or whose entropy term the host adds a second time, are refused."""
-        if self.multi_objective_aggregation != "sum_then_normalize" and (self.std_floor or self.decouple_credit):
-            raise DQOError(
-                "`std_floor` and `decouple_credit` scale the sum of the rewards, got multi_objective_aggregation="
-                f"{self.multi_objective_aggregation!r}; remove them or use 'sum_then_normalize'."
-            )
+        """Refuses guards that would do nothing, and an entropy term that TRL adds a second time."""
         if self.scale_rewards == "none" and (self.std_floor or self.decouple_credit):
             raise DQOError(
                 "`std_floor` and `decouple_credit` guard against a std, got scale_rewards='none', which divides by "
                 "none; remove them" + (" or set scale_rewards='group' or 'batch'." if self.centres_groups else ".")
-            )
-        if self.decouple_credit and not self.diversity_spec().signal.acts_on_reward:
-            raise DQOError(
-                "`decouple_credit` needs a signal that acts on the reward, got "
-                f"diversity={self.diversity!r}; remove it."
             )
         if self.diversity_spec().signal.place == "loss" and (self.entropy_coef or self.use_adaptive_entropy):
             raise DQOError(
@@ -200,7 +165,7 @@ class DQORLOOConfig(DiversityArguments, RLOOConfig):
 
     def __post_init__(self) -> None:
         self._choose_precision()
-        with _refusals_explained():
+        with _explaining_refusals():
             super().__post_init__()
         self._check_diversity()
         signal = self.diversity_spec().signal
@@ -270,7 +235,7 @@ class DQOPPOConfig(DQOConfig):
             raise RecipeError("kl_in='reward' needs `beta` above 0, got 0; set beta, or remove kl_in.")
 
     def _check_diversity(self) -> None:
-        """The parent's checks, and what acts on the group's advantages that PPO has none of."""
+        """Refuses what acts on the advantages of a group, too: PPO has none."""
         super()._check_diversity()
         if self.multi_objective_aggregation == "normalize_then_sum":
             raise RecipeError(

@@ -31,7 +31,9 @@ _FIXED_ONLY = ("alpha_schedule", "alpha_end", "alpha_warmup_steps")
 class AlphaArguments(DiversityFields):
     """What alpha is at each step."""
 
-    alpha: float | str = setting(1.0, "Weight of diversity against the task reward, at least 0; 'auto' finds it.")
+    alpha: Annotated[float, Field(ge=0, lt=1e9)] | Literal["auto"] = setting(
+        1.0, "Weight of diversity against the task reward, at least 0; 'auto' finds it."
+    )
     alpha_schedule: Literal[ALPHA_SCHEDULES] = setting(
         "constant", "'constant', or 'linear' or 'cosine' from alpha to alpha_end at the last step."
     )
@@ -60,13 +62,13 @@ class AlphaArguments(DiversityFields):
     )
 
     def alpha_source(self) -> AlphaSource:
-        """Where the trainer takes alpha from; reads the baseline's log where there is one.
+        """Makes the schedule or controller of alpha; reads the baseline's log where there is one.
 
         Returns:
-            a schedule or a controller.
+            What the trainer asks for alpha at each step.
 
         Raises:
-            DQOError: a value out of range, settings that contradict each other, or a baseline that cannot be read.
+            DQOError: settings that contradict each other, or a baseline that cannot be read.
         """
         self._check_alpha()
         if self.alpha != "auto":
@@ -94,10 +96,8 @@ class AlphaArguments(DiversityFields):
         return self.alpha == "auto" or scheduled or self.alpha_warmup_steps > 1
 
     def _check_alpha(self) -> None:
-        """Refuse what is out of range, and every setting that would do nothing."""
+        """Refuses every setting that would do nothing."""
         automatic = self.alpha == "auto"
-        if not automatic and (isinstance(self.alpha, (bool, str)) or not 0 <= self.alpha < 1e9):
-            raise DQOError(f"`alpha` must be a finite number >= 0 or 'auto', got {self.alpha!r}; change the value.")
         defaults = {spec.name: spec.default for spec in fields(AlphaArguments)}
         for name in _FIXED_ONLY if automatic else _AUTO_ONLY:
             if getattr(self, name) != defaults[name]:
@@ -133,16 +133,16 @@ class AlphaArguments(DiversityFields):
 
 
 def read_quality_curve(path: str | Path) -> dict[int, float]:
-    """Quality by step from a run's metrics.jsonl.
+    """Reads quality by step from the log of a run.
 
     Args:
-        path: the file, or the run folder that holds it.
+        path: of metrics.jsonl, or of the run folder that holds it.
 
     Returns:
         step -> mean task reward of that step's batch.
 
     Raises:
-        RecipeError: no such file, no UTF-8, a line that is no JSON object with a step, or no line with a quality.
+        RecipeError: a file that cannot be read, or no line with a quality.
     """
     file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
     try:

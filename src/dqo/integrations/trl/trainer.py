@@ -98,7 +98,7 @@ class DQOMixin:
         answer_span: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
-        kwargs |= _by_name(super().__init__, rest)
+        kwargs = _by_name(super().__init__, rest, kwargs)
         args = copy.copy(self._config_class("dqo-output") if args is None else args)  # the caller's stays the caller's
         check_settings(args, self._config_class)
         check_trainable(model, kwargs.get("peft_config"))
@@ -400,7 +400,7 @@ class DQORLOOTrainer(DQOMixin, RLOOTrainer):
     _config_class = DQORLOOConfig
 
 
-def _by_name(trls_init: Callable, rest: tuple) -> dict[str, Any]:
-    """Positional arguments after `args`, by the names and in the order of a trainer of TRL."""
-    given = signature(trls_init).bind_partial(*[None] * 3, *rest).arguments  # after model, reward_funcs, args
-    return dict(list(given.items())[3:])
+def _by_name(trls_init: Callable, rest: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Arguments after `args`, positional ones too, by the names that a trainer of TRL has for them."""
+    given = signature(trls_init).bind_partial(*[None] * 3, *rest, **kwargs)  # model, reward_funcs, args
+    return dict(list(given.arguments.items())[3:])
