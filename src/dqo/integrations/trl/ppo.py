@@ -7,7 +7,6 @@ the policy hold no key of it.
 
 import copy
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from accelerate.utils import gather, is_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import TrainerCallback
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
@@ -35,23 +33,6 @@ logger = get_logger(__name__)
 FOLDER = "critic"  # in a checkpoint, apart from the policy's files, which loaders of the policy look for at its top
 
 
-@dataclass(frozen=True)
-class TokenRewards:
-    """Input of `gae`.
-
-    Attributes:
-        rewards: (N, C) reward of each token.
-        mask: (N, C) float, 1 on tokens the policy chose in rows that have a score.
-        bootstrap: (N,) value of the state behind a response that was cut off; 0 for one that ended.
-        kl: (N, C) estimate of the KL to the reference per token, or None where the reward holds none.
-    """
-
-    rewards: Tensor
-    mask: Tensor
-    bootstrap: Tensor
-    kl: Tensor | None
-
-
 def token_rewards(
     batch: Mapping[str, Tensor],
     scores: Tensor,
@@ -61,17 +42,11 @@ def token_rewards(
     bootstrap: bool,
     logps: Tensor | None = None,
     beta: float = 0.0,
-) -> TokenRewards:
-    """Spreads one score per response over its tokens.
-
-    The score stands at the last token under the mask. With `bootstrap`, a response that was cut off has no outcome
-    yet: the value of its last state stands for it, *in the place of* its score. Both together would pay it twice, and
-    without bound, because that value is itself fitted to what such responses are paid.
-
-    The KL in the reward is −β·(log π − log π_ref) per token; logged is the estimate e^d − d − 1, d = log π_ref − log π.
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Spreads one score per response over its tokens: the score on the last token under the mask, the KL on the way.
 
     Args:
-        batch: TRL's: `completion_ids`, `completion_mask` and, where logps are given, `ref_per_token_logps`, (N, C)
+        batch: of TRL: `completion_ids`, `completion_mask` and, where logps are given, `ref_per_token_logps`, (N, C)
             each; `tool_mask` (N, C), zero on tokens that a tool wrote.
         scores: (N,) combined reward; NaN leaves the row out.
         values: (N, C+1) value of the state before each token and behind the last.
@@ -81,7 +56,9 @@ def token_rewards(
         beta: weight of the KL.
 
     Returns:
-        TokenRewards.
+        (N, C) reward of each token; (N, C) float mask, 1 on tokens that the policy chose in rows with a score; (N,)
+        value behind a response that was cut off, 0 for one that ended; (N, C) estimate of the KL to the reference per
+        token, or None where the reward holds none.
     """
     real, device = batch["completion_mask"], values.device
     lengths = real.sum(1, keepdim=True)  # (N, 1)
@@ -90,21 +67,22 @@ def token_rewards(
     mask = (real * batch.get("tool_mask", 1)).bool() & ~scores.isnan()[:, None]  # (N, C)
     columns = torch.arange(mask.shape[1], device=device)  # (C,)
     at = (columns * mask).argmax(1, keepdim=True)  # (N, 1) last token under the mask
+    # A response that was cut off has no outcome yet. The value of its last state stands in the place of its score: both
+    # together would pay it twice, and without bound, because that value is fitted to what such responses are paid.
     waits = cut_off & bootstrap  # (N,)
     paid = scores.nan_to_num().masked_fill(waits, 0).to(values.dtype)  # (N,)
     rewards = torch.zeros_like(values[:, :-1]).scatter(1, at, paid[:, None])  # (N, C)
     behind = values.gather(1, lengths).squeeze(1) * waits  # (N,)
     kl = None
     if logps is not None:
+        # Paid is −β·(log π − log π_ref), logged the estimate e^d − d − 1.
         d = batch["ref_per_token_logps"] - logps  # (N, C)
         rewards, kl = rewards + beta * d, d.exp() - d - 1
-    return TokenRewards(rewards, mask.to(values.dtype), behind, kl)
+    return rewards, mask.to(values.dtype), behind, kl
 
 
 class Critic(nn.Module):
-    """Backbone and value head.
-
-    The head starts at zero, so that the first advantages are the rewards themselves and not noise of a random layer.
+    """Reads the value of a state off the hidden states of a network of its own.
 
     Args:
         backbone: transformer without head.
@@ -116,8 +94,8 @@ class Critic(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.config.get_text_config().hidden_size, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for weight in self.head.parameters():  # so that the first advantages are the rewards and no noise
+            nn.init.zeros_(weight)
         self._share = share
 
     @property
@@ -135,7 +113,7 @@ class Critic(nn.Module):
             return self.head(hidden.float()).squeeze(-1)  # (N, C)
 
     def values(self, input_ids: Tensor, attention_mask: Tensor, columns: int, batch_size: int | None = None) -> Tensor:
-        """Value of the state before each of the last tokens of every row, by the backbone.
+        """Estimate the value of the state before each of the last tokens of every row.
 
         Args:
             input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
@@ -157,7 +135,7 @@ class Critic(nn.Module):
 
 
 def build_backbone(policy: nn.Module, model: str | None) -> nn.Module:
-    """The network that a critic starts from.
+    """Builds the network that a critic starts from.
 
     Args:
         policy: causal LM, possibly wrapped by PEFT, not yet by DDP or FSDP.
@@ -192,13 +170,9 @@ def build_backbone(policy: nn.Module, model: str | None) -> nn.Module:
 class CriticOptimizer:
     """AdamW over a replica of the critic in every process.
 
-    No wrapper of accelerate is needed around the critic: replicas start from process 0's weights and step on the mean
-    of all gradients, so they stay equal, whatever the policy is wrapped by.
-
     Args:
         critic: on its device.
-        args: settings of the trainer; read are adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, output_dir and
-            critic_learning_rate.
+        args: settings of the trainer.
     """
 
     def __init__(self, critic: nn.Module, args: Any) -> None:
@@ -209,15 +183,16 @@ class CriticOptimizer:
         self.adam = torch.optim.AdamW(
             critic.parameters(), lr=args.critic_learning_rate, betas=betas, eps=args.adam_epsilon, weight_decay=0.0
         )
+        # Replicas start from process 0's weights and step on the mean of all gradients, so they stay equal.
         if _processes() > 1:
             for weight in critic.parameters():
                 dist.broadcast(weight.data, src=0)
 
     def step(self, schedule: float) -> float:
-        """One step on the gradients that have come together, which it clears.
+        """Step on the accumulated gradients and clear them.
 
         Args:
-            schedule: the policy's learning rate as a share of its peak; the critic follows the same course.
+            schedule: the policy's learning rate as a share of its peak, which the critic follows.
 
         Returns:
             Norm of the gradient before clipping.
@@ -245,7 +220,7 @@ class CriticOptimizer:
         return norm.item()
 
     def save(self, checkpoint: str | Path) -> None:
-        """Write <checkpoint>/critic/critic.safetensors and optimizer.safetensors; for one process to call."""
+        """Write critic/critic.safetensors and critic/optimizer.safetensors into a checkpoint; one process calls it."""
         folder = Path(checkpoint) / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.detach().contiguous() for name, tensor in self.critic.state_dict().items()}
@@ -255,14 +230,7 @@ class CriticOptimizer:
         save_file(flat, folder / "optimizer.safetensors")
 
     def load(self, checkpoint: str | Path) -> None:
-        """Weights and moments as they were saved, on every process.
-
-        Args:
-            checkpoint: Folder of a checkpoint.
-
-        Raises:
-            ModelError: No critic in it, or another one than this run's.
-        """
+        """Read weights and moments of a checkpoint; a ModelError where it holds none, or those of another critic."""
         folder = Path(checkpoint) / FOLDER
         try:
             weights, flat = (load_file(folder / f"{name}.safetensors") for name in ("critic", "optimizer"))
@@ -279,27 +247,12 @@ class CriticOptimizer:
         self.adam.load_state_dict(self.adam.state_dict() | {"state": state})
 
 
-class CriticStep(TrainerCallback):
-    """Steps the critic whenever TRL steps the policy.
-
-    Args:
-        step: called without arguments, before the policy's step.
-    """
-
-    def __init__(self, step: Any) -> None:
-        self._step = step
-
-    def on_pre_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Gradients are complete and clipped, the learning rate is this step's."""
-        self._step()
-
-
 def _processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 class DQOPPOTrainer(DQOMixin, GRPOTrainer):
-    """PPO with a critic and the diversity credit, which enters at each response's last token.
+    """PPO with a critic; the diversity credit enters at each response's last token.
 
         trainer = DQOPPOTrainer(
             model, reward_funcs=quality, args=DQOPPOConfig("out", alpha=1.0, num_generations=4), train_dataset=dataset
@@ -328,7 +281,6 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         if args.gradient_checkpointing:
             self.critic.backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         self.critic_optimizer = CriticOptimizer(self.critic, args)
-        self.add_callback(CriticStep(self._step_critic))
 
     def _finish_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """TRL's batch with `advantages`, `returns`, `old_values` and `value_mask`, (N_local, C) each."""
@@ -343,7 +295,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
                 logps = batch.get("old_per_token_logps")
                 if logps is None:  # TRL had no use for them
                     logps = self.completion_logps(self.model, batch, self.args.per_device_train_batch_size)
-        paid = token_rewards(
+        rewards, mask, behind, kl = token_rewards(
             batch,
             self.notes.combined.flatten()[self._own_rows(len(values))],
             values,
@@ -352,11 +304,11 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
             logps=logps,
             beta=self.beta,
         )
-        old_values, mask = values[:, :-1], paid.mask  # (N_local, C) each
+        old_values = values[:, :-1]  # (N_local, C)
         advantages, returns = gae(
-            paid.rewards, old_values, mask, gamma=self.args.gamma, lam=self.args.gae_lambda, bootstrap=paid.bootstrap
+            rewards, old_values, mask, gamma=self.args.gamma, lam=self.args.gae_lambda, bootstrap=behind
         )
-        self._log_values(paid, old_values, returns)
+        self._log_values(mask, kl, old_values, returns)
         advantages = self._whitened(advantages, mask)
         # in TRL's table the mean over a row's tokens stands for its advantage
         self._replace_logged_advantages(gather(advantages.sum(1) / mask.sum(1).clamp(min=1)))
@@ -413,7 +365,8 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         self._log({name: (total / count.clamp(min=1)).item() for name, total in zip(names, sums, strict=True)})
         return (error * mask).sum() / tokens
 
-    def _step_critic(self) -> None:
+    def _step_more(self) -> None:
+        """Steps the critic with the policy, on the same course of the learning rate."""
         peak, now = self.args.learning_rate, self.lr_scheduler.get_last_lr()[0]
         norm = self.critic_optimizer.step(now / peak if peak else 1.0)
         self._metrics["train"]["critic/grad_norm"].append(norm)
@@ -423,14 +376,14 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         masked = [mask.double(), *((value * mask).double() for value in values)]
         return self.accelerator.reduce(torch.stack([value.sum() for value in masked]), reduction="sum")
 
-    def _log_values(self, paid: TokenRewards, old_values: Tensor, returns: Tensor) -> None:
+    def _log_values(self, mask: Tensor, kl: Tensor | None, old_values: Tensor, returns: Tensor) -> None:
         error = returns - old_values  # (N, C)
         columns = (returns, returns.square(), error, error.square(), old_values)
-        count, *sums = self._sums(paid.mask, *columns, *([] if paid.kl is None else [paid.kl]))
+        count, *sums = self._sums(mask, *columns, *([] if kl is None else [kl]))
         mean = [(total / count.clamp(min=1)).item() for total in sums]
         explained = explained_variance(count, torch.stack(sums[:4])).item()
         self._log({"critic/explained_variance": explained, "critic/return": mean[0], "critic/value": mean[4]})
-        if paid.kl is not None:
+        if kl is not None:
             self._log({"kl": mean[5]})
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

@@ -64,7 +64,7 @@ FAST, RIVALS = (f"{__package__}.{name}" for name in ("fast", "rivals"))
 
 
 class DQOMixin:
-    """Adds the diversity credit to the reward of a TRL online trainer.
+    """The class of seams: adds the diversity credit to the reward of a TRL online trainer.
 
     Args:
         model: policy, as TRL takes it.
@@ -87,6 +87,7 @@ class DQOMixin:
     rival: Any = None  # the optional part behind signals that need more than embeddings
     shares_prefix = False  # whether updates compute the prompt of a group once
     shares_rollouts = False  # whether rollouts do
+    _sampler: Sampler | None = None  # of the prompts; streamed data sets have none
 
     def __init__(
         self,
@@ -141,11 +142,11 @@ class DQOMixin:
             import_module(RIVALS).attach(self)
 
     def remember(self, name: str, part: Remembers) -> None:
-        """Keep the memory of one more part of the run in its checkpoints, and give it back on a resume.
+        """Keep the memory of one more part of the run in checkpoints, and give it back on a resume.
 
         Args:
-            name: Of the part.
-            part: Its `state` is plain data; its `load` may refuse what does not fit.
+            name: of the part.
+            part: its `state` is plain data; its `load` may refuse what does not fit.
         """
         self._memory.parts[name] = part
 
@@ -171,7 +172,7 @@ class DQOMixin:
     # A step: rollout, rewards, advantages, loss, gradient.
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
-        """One forward and backward; after the last of an optimizer step, its times go to the log."""
+        """Run one forward and backward; after the last of an optimizer step, log its times."""
         with self.notes.clock.measuring("time/step"):
             loss = super().training_step(*args, **kwargs)
         self.notes.losses.append(loss)
@@ -228,7 +229,7 @@ class DQOMixin:
         return forward
 
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
-        """Task rewards of all processes with our column filled in: (N, F)."""
+        # -> (N, F) rewards of all processes, our column filled in. Whole groups and the task reward are complete here.
         self.notes.sampling = False  # TRL asks for old policy and reference before the rewards, for nothing after
         step, process = self.state.global_step, self.accelerator.process_index
         with self.notes.clock.measuring("time/reward"), keeping_failed_batch(self.fault_folder, step, process):
@@ -239,7 +240,8 @@ class DQOMixin:
         P = blocks(len(rewards), self._group_size())
         ours = self.reward_func_names.index(COLUMN)
         task = self._task_reward(rewards, ours).unflatten(0, (P, -1))  # (P, G)
-        self.spec = replace(self.spec, alpha=self._alpha_now())
+        alpha = 0.0 if self.spec.signal.place == "none" else self._alpha.now(step, self.state.max_steps)
+        self.spec = replace(self.spec, alpha=alpha)
         evidence = Evidence() if self.rival is None else self.rival.evidence(answers, completion_ids_list, task)
         with self.notes.clock.measuring("time/credit"):
             combined, group = shape_reward(task, E.unflatten(0, (P, -1)), self.spec, evidence)  # (P, G)
@@ -264,12 +266,16 @@ class DQOMixin:
         return policy_loss(model, inputs)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        """TRL's norm, which comes before the optimizer step; stops where it or a loss of this step is no number."""
+        # Comes before the optimizer step, which a loss or gradient that is not finite must not reach.
         norm = super()._get_grad_norm(*args, **kwargs)
         losses, self.notes.losses = self.notes.losses, []
         if not self.args.fp16:  # its loss scaler meets such gradients by design and skips their steps
             check_finite(losses, norm, self)
+        self._step_more()
         return norm
+
+    def _step_more(self) -> None:
+        """Hook: steps what an algorithm trains beside the policy."""
 
     # A checkpoint.
 
@@ -284,18 +290,11 @@ class DQOMixin:
     # What the methods above are made of.
 
     def _task_reward(self, rewards: Tensor, ours: int) -> Tensor:
-        """What the run is for, all columns but ours by their weights: (N,), NaN where nothing could score a row."""
+        """The weighted sum of all columns but ours: (N,), NaN where nothing could score a row."""
         others = [column for column in range(rewards.shape[1]) if column != ours]
         weights = self.reward_weights.to(rewards.device)  # (F,)
         task = (rewards[:, others].double() * weights[others]).nansum(dim=1)  # (N,)
         return task.masked_fill(rewards[:, others].isnan().all(dim=1), torch.nan)
-
-    def _progress(self) -> tuple[int, int]:
-        """Optimizer steps done and steps of the run."""
-        return self.state.global_step, self.state.max_steps
-
-    def _alpha_now(self) -> float:
-        return 0.0 if self.spec.signal.place == "none" else self._alpha.now(*self._progress())
 
     def _gathered_embeddings(self, texts: list[str]) -> Tensor:
         """Embeddings of every process's answers in TRL's row order: (N, D)."""
@@ -307,16 +306,17 @@ class DQOMixin:
         return self.num_generations if self.model.training else self.num_generations_eval
 
     def _observe(self, task: Tensor, group: GroupCredit, lengths: Tensor, E: Tensor) -> None:
-        """Moves what follows the run: alpha for the next rollout, and how far lengths and norms have drifted."""
+        """Updates what follows the run: alpha for the next rollout, and the drift of lengths and norms."""
         if task.isnan().all():
             raise RewardError(
                 f"step {self.state.global_step + 1}: no reward function could score any of {task.numel()} responses "
-                "(all None), so there is nothing to learn; mend the reward or the data."
+                "(all None), so there is nothing to learn; fix the reward or the data."
             )
         self._rollout_alpha.value = self.spec.alpha
         self._log(self._drift.observe(lengths, E.norm(dim=1)))
         quality, noise = float(task.nanmean()), mean_error(task)
-        self._alpha.observe(quality, float(group.vendi.mean()), *self._progress(), noise)
+        step, last = self.state.global_step, self.state.max_steps
+        self._alpha.observe(quality, float(group.vendi.mean()), step, last, noise)
         self._log(self._alpha.logs())
 
     def _log_diversity(self, task: Tensor, combined: Tensor, group: GroupCredit) -> None:
@@ -364,11 +364,11 @@ class DQOMixin:
         return score(model, *whole_rows(batch), columns, batch_size=batch_size)[0]
 
     def _own_rows(self, count: int) -> slice:
-        """Where this process's rows lie in those of all, each having as many."""
+        """Where this process's rows lie in those of all."""
         return slice(self.accelerator.process_index * count, (self.accelerator.process_index + 1) * count)
 
     def _replace_logged_advantages(self, advantages: Tensor) -> None:
-        """Put (N,) of all processes into TRL's table of completions in the place of its own."""
+        """Puts (N,) of all processes into TRL's table of completions."""
         logged = self._logs["advantages"]  # holds a batch of training, which one of evaluation may exceed
         for _ in range(min(len(advantages), len(logged))):
             logged.pop()
@@ -395,7 +395,7 @@ class DQOTrainer(DQOMixin, GRPOTrainer):
 
 
 class DQORLOOTrainer(DQOMixin, RLOOTrainer):
-    """RLOO with the diversity credit; same arguments as DQOTrainer with a DQORLOOConfig."""
+    """RLOO with the diversity credit. Arguments are DQOTrainer's, with a DQORLOOConfig."""
 
     _config_class = DQORLOOConfig
 
