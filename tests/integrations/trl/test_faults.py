@@ -101,7 +101,7 @@ def test_numbers_are_looked_at_once_per_optimizer_step(trainer, monkeypatch, max
     """Two micro-batches per update: one look at their losses and the norm, with clipping and without."""
     looks = []
     monkeypatch.setattr(
-        "dqo.integrations.trl.trainer.check_finite", lambda losses, norm, _: looks.append((len(losses), float(norm)))
+        "dqo.integrations.trl.faults.check_finite", lambda losses, norm, _: looks.append((len(losses), float(norm)))
     )
     trainer.args.gradient_accumulation_steps = trainer.args.steps_per_generation = 2
     trainer.args.max_grad_norm = max_grad_norm

@@ -7,7 +7,7 @@ epoch. A run that is done takes another step.
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -63,18 +63,6 @@ def load_rollout(path: Path, device: torch.device | str) -> list[Batch]:
     return batches
 
 
-class Remembers(Protocol):
-    """A part of the run with a memory."""
-
-    def state(self) -> Any:
-        """The memory as plain data that JSON keeps exactly; empty where there is none."""
-        ...
-
-    def load(self, state: Any) -> None:
-        """Continue where `state` was taken."""
-        ...
-
-
 class RolloutAlpha:
     """Alpha of the newest rollout of training, for updates from it after an evaluation or in a resumed run."""
 
@@ -96,10 +84,10 @@ class RunMemory(TrainerCallback):
     TRL writes that file last of a checkpoint, so a checkpoint that is whole has them.
 
     Args:
-        parts: name -> part.
+        parts: name -> object with `state() -> plain data`, empty where there is none, and `load(state)`.
     """
 
-    def __init__(self, parts: dict[str, Remembers]) -> None:
+    def __init__(self, parts: dict[str, Any]) -> None:
         self.parts = parts
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:

@@ -20,7 +20,7 @@ from dqo.rewards.loading import import_function
 
 
 def attach(trainer: Any) -> None:
-    """Lets a trainer's signal have what it needs.
+    """Gives the signal of a trainer what it needs.
 
     Args:
         trainer: one of ours, built.
@@ -50,7 +50,7 @@ class Rival:
             )
 
     def evidence(self, texts: list[str], completion_ids: list[list[int]], task: Tensor) -> Evidence:
-        """What the signal asks for, of all processes' rows; nothing is computed for the others.
+        """Gather what the signal asks for, of all processes' rows.
 
         Args:
             texts: answers of this process's rows.
@@ -69,7 +69,7 @@ class Rival:
         return Evidence(logp=logp, same=same)
 
     def advantages(self, trls: Tensor, task: Tensor) -> Tensor:
-        """The signal's advantages mixed into TRL's by alpha: (P, G).
+        """Mix the signal's advantages into TRL's by alpha: (P, G).
 
         Args:
             trls: (P, G) of TRL.
@@ -80,7 +80,7 @@ class Rival:
         return (1.0 - spec.alpha) * trls + spec.alpha * own
 
     def columns(self, task: Tensor, here: slice) -> dict[str, Tensor]:
-        """What the signal's loss will read of a batch, (N_local,) each.
+        """Compute what the signal's loss will read of a batch, (N_local,) each.
 
         Args:
             task: (P, G) task rewards of all rows.
@@ -92,7 +92,7 @@ class Rival:
         return {"correct": spec.correct(task.flatten())[here]}
 
     def loss(self, policy_loss: Callable[[Any, dict], Tensor], model: Any, inputs: dict) -> Tensor:
-        """The policy's loss less alpha times the signal's term, which reads the forward inside it.
+        """Take alpha times the signal's term, which reads the forward of the loss, from the policy's loss.
 
         Args:
             policy_loss: (model, inputs) -> the () loss of TRL.
@@ -126,24 +126,19 @@ class Rival:
 
     def _sequence_logps(self, completion_ids: list[list[int]]) -> Tensor:
         """Log-probability of each completion under the policy as it is: (N_local,) nats."""
-        trainer, args = self._trainer, self._trainer.args
-        device, filler = trainer.accelerator.device, trainer._tokenizer.pad_token_id
-        parts = []
-        for rows, side in ((trainer.notes.prompt_ids, "left"), (completion_ids, "right")):
+        trainer, args, batch = self._trainer, self._trainer.args, {}
+        for part, rows, side in (("prompt", trainer.notes.prompt_ids, "left"), ("completion", completion_ids, "right")):
             ids = [torch.tensor(row, dtype=torch.long) for row in rows]
-            ones = [torch.ones_like(row) for row in ids]
-            parts.append([pad(x, padding_value=fill, padding_side=side) for x, fill in ((ids, filler), (ones, 0))])
-        (prompt, prompt_mask), (completion, mask) = parts  # (N_local, P) twice, (N_local, C) twice
+            for kind, values, filler in (
+                ("ids", ids, trainer._tokenizer.pad_token_id),
+                ("mask", [torch.ones_like(row) for row in ids], 0),
+            ):
+                padded = pad(values, padding_value=filler, padding_side=side)  # (N_local, P) or (N_local, C)
+                batch[f"{part}_{kind}"] = padded.to(trainer.accelerator.device)
         size = args.per_device_train_batch_size if trainer.model.training else args.per_device_eval_batch_size
         with torch.no_grad(), disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs):
-            logps, _, _ = trainer._get_per_token_logps_and_entropies(
-                trainer.model,
-                torch.cat([prompt, completion], dim=1).to(device),
-                torch.cat([prompt_mask, mask], dim=1).to(device),
-                completion.shape[1],
-                batch_size=size,
-            )  # (N_local, C)
-        return (logps * mask.to(device)).sum(dim=1)
+            logps = trainer.completion_logps(trainer.model, batch, size)  # (N_local, C)
+        return (logps * batch["completion_mask"]).sum(dim=1)
 
     def _same_answers(self, texts: list[str], P: int, G: int) -> Tensor:
         """(P, G, G) bool above the diagonal; each process asks about its share of the groups."""

@@ -32,18 +32,10 @@ from dqo.diversity.tricks import DriftOfRun
 from dqo.embedders import Embedder, OwnEmbedder, load_embedder
 from dqo.errors import RewardError
 from dqo.files.jsonio import writing
+from dqo.integrations.trl import faults
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
-from dqo.integrations.trl.faults import (
-    OutweighedWarning,
-    TemplateWarning,
-    check_finite,
-    check_named,
-    check_settings,
-    check_trainable,
-    keeping_failed_batch,
-)
 from dqo.integrations.trl.log import batch_metrics, text_metrics
-from dqo.integrations.trl.resume import Remembers, RolloutAlpha, RunMemory, TrlCounters, resume_rollout, save_memory
+from dqo.integrations.trl.resume import RolloutAlpha, RunMemory, TrlCounters, resume_rollout, save_memory
 from dqo.integrations.trl.step import (
     COLUMN,
     Step,
@@ -101,8 +93,8 @@ class DQOMixin:
     ) -> None:
         kwargs = _by_name(super().__init__, rest, kwargs)
         args = copy.copy(self._config_class("dqo-output") if args is None else args)  # the caller's stays the caller's
-        check_settings(args, self._config_class)
-        check_trainable(model, kwargs.get("peft_config"))
+        faults.check_settings(args, self._config_class)
+        faults.check_trainable(model, kwargs.get("peft_config"))
         if args.encoder == "policy":  # of the run's own starting point, frozen
             args.encoder = f"policy:{model if isinstance(model, str) else model.config._name_or_path}"
         self.spec = args.diversity_spec()  # its alpha is that of the newest batch
@@ -113,7 +105,7 @@ class DQOMixin:
         if (tokenizers := kwargs.get("reward_processing_classes")) is not None:
             tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers]
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
-        check_named(model, funcs, args, kwargs.get("peft_config"))
+        faults.check_named(model, funcs, args, kwargs.get("peft_config"))
         super().__init__(model, [*funcs, reserved_column], args, **kwargs)
         check_task_rewards(len(self.reward_funcs) - 1)
         self.reward_funcs = [func if func is reserved_column else checked(func) for func in self.reward_funcs]
@@ -128,8 +120,8 @@ class DQOMixin:
     def _set_up(self) -> None:
         """Builds what a run needs beside TRL's trainer: memory, warnings and the optional parts."""
         self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
-        self._template_warning = TemplateWarning(self.processing_class)
-        self.add_callback(OutweighedWarning())
+        self._template_warning = faults.TemplateWarning(self.processing_class)
+        self.add_callback(faults.OutweighedWarning())
         self._rollout_alpha = RolloutAlpha(self.spec.alpha)
         self._memory = RunMemory({"alpha": self._alpha, "drift": self._drift, "host": TrlCounters(self)})
         self.remember("rollout_alpha", self._rollout_alpha)
@@ -141,12 +133,12 @@ class DQOMixin:
         if self.args.needs_rivals:
             import_module(RIVALS).attach(self)
 
-    def remember(self, name: str, part: Remembers) -> None:
+    def remember(self, name: str, part: Any) -> None:
         """Keep the memory of one more part of the run in checkpoints, and give it back on a resume.
 
         Args:
             name: of the part.
-            part: its `state` is plain data; its `load` may refuse what does not fit.
+            part: its `state()` is plain data, its `load(state)` may refuse what does not fit.
         """
         self._memory.parts[name] = part
 
@@ -232,7 +224,7 @@ class DQOMixin:
         # -> (N, F) rewards of all processes, our column filled in. Whole groups and the task reward are complete here.
         self.notes.sampling = False  # TRL asks for old policy and reference before the rewards, for nothing after
         step, process = self.state.global_step, self.accelerator.process_index
-        with self.notes.clock.measuring("time/reward"), keeping_failed_batch(self.fault_folder, step, process):
+        with self.notes.clock.measuring("time/reward"), faults.keeping_failed_batch(self.fault_folder, step, process):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
         texts = [completion_text(completion) for completion in completions]
         answers = [self._answer_span(text) for text in texts]
@@ -270,7 +262,7 @@ class DQOMixin:
         norm = super()._get_grad_norm(*args, **kwargs)
         losses, self.notes.losses = self.notes.losses, []
         if not self.args.fp16:  # its loss scaler meets such gradients by design and skips their steps
-            check_finite(losses, norm, self)
+            faults.check_finite(losses, norm, self)
         self._step_more()
         return norm
 

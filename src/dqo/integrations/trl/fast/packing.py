@@ -1,9 +1,14 @@
 """Per-token log-probabilities of a group's responses with their prompt computed once, in forward and backward.
 
-Stock TRL runs the prompt of a group of G responses G times. Here one packed row holds the prompt and several of its
-completions under a block mask. It goes through the two public doors of the model: its own forward, and TRL's fused head
-(`fused_lm_head=True`, `shift_labels=`), so wrappers (PEFT, DDP) see ordinary calls and temperature, head precision and
-logit scaling are TRL's own.
+TRL runs the prompt of a group of G responses G times. Here one packed row holds a prompt and m of its completions under
+a block mask; m = 1 is the plain row. It goes through the model's own forward and TRL's fused head
+(`fused_lm_head=True`, `shift_labels=`), so wrappers see ordinary calls, and temperature and logit scaling are TRL's.
+
+Every completion re-enters the *last prompt token* at its head, at the position it has in the prompt, and leaves it out
+of the shared prefix: its output scores the first completion token, so that label k of a completion always sits on input
+token k. Positions are the columns of TRL's left-padded batch.
+
+Notation: N rows, U packed rows, T completion tokens, L = prompt columns less one, S = columns of a packed row.
 """
 
 from collections.abc import Callable
@@ -26,7 +31,7 @@ def shared_prefix_logps(
     *,
     completions: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities and entropies of completion tokens, rows with equal prompts sharing that prompt.
+    """Computes log-probabilities and entropies of completion tokens; rows with equal prompts share that prompt.
 
     Equals TRL's `_get_per_token_logps_and_entropies` in values and gradients, up to float rounding, for every model
     that `supports_shared_prefix` accepts. Rows may come in any order and as parts of groups. Calls with equal rows give
@@ -59,7 +64,7 @@ def shared_prefix_forward(
     completions: int | None = None,
     call: Callable[..., Any] | None = None,
 ) -> tuple[Any, Pick]:
-    """One forward of a group's rows, their prompts shared, and how to read its outputs.
+    """Runs one forward of rows that share their prompts.
 
     The output that belongs to a completion token is that of the position *before* it: the one that its
     log-probability is computed from, and the state whose value a critic estimates.
@@ -103,18 +108,8 @@ def _dense_mask(model: nn.Module, visible: Tensor) -> Tensor:
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)  # (U, 1, S, S)
 
 
-# TRL's fused head on the positions that have a label, and on no other.
-#
-# Outside CUDA the host's head projects every position to the vocabulary, in forward and again in backward: with a
-# prompt
-# of 512 tokens and eight completions of 64, half of that work is for prompt positions that nobody scores.
-
-
 def score_labels(model: nn.Module, *, shift_labels: Tensor, **inputs: Any) -> Any:
-    """`model(..., fused_lm_head=True)`, the same values and gradients, without the head's work on ignored positions.
-
-    A forward hook on the backbone, in place for this call, hands the head the hidden states of labelled positions only;
-    hooks that were there before see all of them.
+    """Calls `model(..., fused_lm_head=True)` without the head's work on ignored positions.
 
     Args:
         model: causal LM prepared by TRL's `add_fused_lm_head`, possibly wrapped (PEFT, DDP, FSDP).
@@ -125,8 +120,10 @@ def score_labels(model: nn.Module, *, shift_labels: Tensor, **inputs: Any) -> An
         The model's outputs; `log_probs` and `entropy` (None where the head was made without it) are (U, S), zero on
         ignored positions.
     """
+    # Outside CUDA TRL's head projects every position to the vocabulary, in forward and again in backward: with a prompt
+    # of 512 tokens and eight completions of 64, half of that work is for prompt positions that nobody scores.
     labelled = shift_labels != IGNORED  # (U, S)
-    if not labelled.any():  # the host's head wants a position, and ignores this one
+    if not labelled.any():  # TRL's head wants a position, and ignores this one
         labelled[0, 0] = True
 
     def keep_labelled(module: nn.Module, args: Any, output: Any) -> Any:
@@ -149,17 +146,6 @@ def _spread(values: Tensor, labelled: Tensor) -> Tensor:
     """(1, K) of the labelled positions -> (U, S), zero elsewhere."""
     return values.new_zeros(labelled.shape).masked_scatter(labelled, values)  # (U, S)
 
-
-# Where the tokens of a micro-batch go when rows with equal prompts share that prompt: index and mask bookkeeping.
-#
-# Notation: N rows, U packed rows, T completion tokens, L = prompt columns less one, S = columns of a packed row. A
-# packed
-# row holds a prompt and m of its completions; m = 1 is the plain row. Every completion re-enters the *last prompt
-# token*
-# at its head, at the position it has in the prompt, and leaves it out of the shared prefix: its output scores the first
-# completion token, so that label k of a completion always sits on input token k (TRL's `shift_labels`).
-#
-# Positions are the columns of TRL's own left-padded batch, so rotary and learned positions both give TRL's values.
 
 IGNORED = -100  # label that TRL's fused head does not score
 # Keys whose attention costs a query as much as the rest of the network. Measured: SmolLM2-135M, float32 on a CPU; wider

@@ -77,7 +77,7 @@ class SharedPrompts:
         compute_entropy: bool = False,
         **_: Any,
     ) -> tuple[Tensor, Tensor | None, None]:
-        """Log-probabilities (N, C), entropies (N, C) or None, and no auxiliary loss, as TRL returns them."""
+        """Compute log-probabilities (N, C), entropies (N, C) or None, and no auxiliary loss, as TRL returns them."""
         if self._postpones():
             return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None  # (N, C)
         logps, entropies = [], []
@@ -94,7 +94,7 @@ class SharedPrompts:
         return pick(outputs.last_hidden_state)
 
     def lay_out(self, micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """TRL's micro-batches, groups together, with the log-probabilities that the loss compares with."""
+        """Bring groups together in TRL's micro-batches, and compute what the loss compares with."""
         trainer, args = self._trainer, self._trainer.args
         if not self._loss_depends_on_micro_batch():
             # Optimizer steps begin and rollouts change at multiples of this many micro-batches, in every epoch.
@@ -106,7 +106,7 @@ class SharedPrompts:
         return micro_batches
 
     def sample(self, prompt_ids: list[list[int]]) -> Any:
-        """Completions of this process's rows, in the form of TRL's default path."""
+        """Sample completions of this process's rows, in the form of TRL's default path."""
         trainer = self._trainer
         sampling, _ = effective_sampling(trainer.model, trainer.generation_config)
         with (
@@ -153,7 +153,7 @@ class SharedPrompts:
         )
 
     def _compute_compared_logps(self, batch: dict[str, Any]) -> None:
-        """Put old policy and reference into a micro-batch, where TRL has them, by the very call that the loss makes."""
+        """Puts old policy and reference into a micro-batch, where TRL has them, by the call that the loss makes."""
         trainer = self._trainer
         if batch.get("old_per_token_logps") is not None:
             batch["old_per_token_logps"] = trainer.completion_logps(trainer.model, batch)
@@ -170,16 +170,11 @@ class SharedPrompts:
                 batch["ref_per_token_logps"] = trainer.completion_logps(model, batch)
 
 
-# Brings rows of a group together again after TRL has shuffled a generation batch row by row.
-#
-# A prompt can only be shared inside a micro-batch, and the shuffle scatters a group over many of them. Which rows an
-# optimizer step sees stays TRL's choice: rows move only between micro-batches of one optimizer step.
-
 Batch = dict[str, Tensor | None]
 
 
 def regroup(micro_batches: list[Batch], window: int = 1) -> list[Batch]:
-    """The same rows in the same number of micro-batches, rows with equal prompts next to each other in each window.
+    """Puts rows with equal prompts next to each other, in the same number of micro-batches.
 
     Args:
         micro_batches: what TRL cut from one generation batch: dicts with `prompt_ids` (N, P), `prompt_mask` (N, P) and
@@ -189,53 +184,37 @@ def regroup(micro_batches: list[Batch], window: int = 1) -> list[Batch]:
     Returns:
         As many micro-batches of the same sizes; one that ends inside a group shares its part of it.
     """
+    # TRL's shuffle scatters a group over many micro-batches. Which rows an optimizer step sees stays TRL's choice.
     starts = range(0, len(micro_batches), window)
     return [batch for start in starts for batch in _regroup_all(micro_batches[start : start + window])]
 
 
 def _regroup_all(micro_batches: list[Batch]) -> list[Batch]:
-    """Groups in the order in which the shuffle brought each prompt first, which leaves that order random."""
-    whole = {key: _joined([batch[key] for batch in micro_batches]) for key in micro_batches[0]}
+    whole = {
+        name: value if value is None or value.dim() == 0 else torch.cat([batch[name] for batch in micro_batches])
+        for name, value in micro_batches[0].items()
+    }
     keys = whole["prompt_ids"].masked_fill(whole["prompt_mask"] == 0, -1)  # (N, P)
     _, group = torch.unique(keys, dim=0, return_inverse=True)  # (N,)
+    # In the order in which the shuffle brought each prompt first, which leaves that order random.
     first = torch.full((int(group.max()) + 1,), len(group), device=group.device)  # (U,)
     first = first.scatter_reduce(0, group, torch.arange(len(group), device=group.device), "amin")  # (U,)
     order = torch.argsort(first[group], stable=True)  # (N,)
-    return split_tensor_dict({key: _permuted(value, order) for key, value in whole.items()}, len(micro_batches))
-
-
-def _joined(parts: list[Tensor | None]) -> Tensor | None:
-    if parts[0] is None or parts[0].dim() == 0:
-        return parts[0]
-    return torch.cat(parts)
-
-
-def _permuted(value: Tensor | None, order: Tensor) -> Tensor | None:
-    return value if value is None or value.dim() == 0 else value[order]
-
-
-# Which models may share a prompt between rows: those in which every token sees its whole past through attention alone.
-#
-# The check reads the configuration for what only shows on long sequences (windows) or in the loss (experts), then runs
-# a made-up group through the model, packed and plain: layers that leak state from one response into the next, or
-# positions that follow the column instead of `position_ids`, change the numbers at once.
+    rows = {name: value if value is None or value.dim() == 0 else value[order] for name, value in whole.items()}
+    return split_tensor_dict(rows, len(micro_batches))
 
 
 def supports_shared_prefix(model: nn.Module) -> str | None:
-    """Why `shared_prefix_logps` would not equal the plain computation on this model, or None where it does.
+    """Says why `shared_prefix_logps` would not equal the plain computation on a model.
 
     Args:
         model: causal LM prepared by TRL's `add_fused_lm_head`, possibly wrapped by PEFT, not yet by DDP or FSDP; its
             mode and gradients are left as they were.
 
     Returns:
-        None, or one sentence to show the user.
+        One sentence to show the user; None where the two are equal.
     """
-    return _why_config(model) or why_layers(model) or _why_numbers(model)
-
-
-def _why_config(model: nn.Module) -> str | None:
-    config = model.config
+    config, adapter = model.config, getattr(model, "active_peft_config", None)
     if config is not config.get_text_config():
         return f"{config.model_type} takes more than text, and image tokens cannot be shared between rows."
     if config._attn_implementation not in ("sdpa", "eager"):
@@ -243,42 +222,39 @@ def _why_config(model: nn.Module) -> str | None:
             f"the attention backend {config._attn_implementation!r} takes no custom mask; "
             "load the model with attn_implementation='sdpa'."
         )
-    adapter = getattr(model, "active_peft_config", None)
     if adapter is not None and adapter.is_prompt_learning:
         return f"the {adapter.peft_type.value} adapter puts tokens of its own before the prompt."
-    return None
+    # The configuration tells what shows on long sequences only. Layers that leak state from one response into the next,
+    # or positions that follow the column instead of `position_ids`, change the numbers at once.
+    return why_layers(model) or _why_numbers(model)
 
 
 @torch.no_grad()
 @full_float32()
 def _why_numbers(model: nn.Module) -> str | None:
-    """The packed rows against TRL's own call, on a made-up group of two and a single response."""
+    """Compares the packed rows with TRL's own call, on a made-up group of two and a single response."""
     weight = next(model.parameters())
     if weight.numel() == 0:
         return "its weights are not in memory (ZeRO-3), so packed rows cannot be checked against the plain computation."
-    input_ids, attention_mask, T = _made_up_rows(model.config.vocab_size, weight.device)
-    labels = input_ids.masked_fill(attention_mask == 0, IGNORED)  # (3, P+T)
+    # Prompts of 6, 6 and 5 tokens, completions of 4, 3 and 4.
+    ids = torch.arange(10, device=weight.device) * 7 + torch.tensor([[1], [1], [2]], device=weight.device)  # (3, 10)
+    ids[1, 6:] += 3
+    ids %= model.config.vocab_size
+    mask, T = torch.ones_like(ids), 4  # (3, 10)
+    mask[1, 9] = mask[2, 0] = 0
+    labels = ids.masked_fill(mask == 0, IGNORED)  # (3, 10)
     labels[:, :-T] = IGNORED
     tolerance = 1e-3 if weight.dtype == torch.float32 else 0.2  # rounding of bf16 is of order .01, a leak of order 1
     was_training = model.training
     model.eval()
     try:
-        plain = model(input_ids=input_ids, attention_mask=attention_mask, labels=labels, fused_lm_head=True)
-        logps, _ = shared_prefix_logps(model, input_ids, attention_mask, T, completions=2)  # (3, T)
+        plain = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+        logps, _ = shared_prefix_logps(model, ids, mask, T, completions=2)  # (3, T)
         error = (logps - plain.log_probs[:, -T:]).abs().max().item()
         if not error < tolerance:
             return f"its log-probabilities change by {error:.1g} when responses share a prompt."
-    except Exception as error:  # any failure of a foreign architecture is the answer, and is told
+    except Exception as error:  # any failure of a foreign architecture is the answer
         return f"its forward does not take a shared prompt ({first_words(error)})."
     finally:
         model.train(was_training)
     return None
-
-
-def _made_up_rows(vocabulary: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
-    """Rows of TRL's shape: prompts of 6, 6 and 5 tokens, completions of 4, 3 and 4; and the width 4 of the latter."""
-    tokens = torch.arange(10, device=device) * 7 + torch.tensor([[1], [1], [2]], device=device)  # (3, 10)
-    tokens[1, 6:] += 3
-    attention_mask = torch.ones_like(tokens)  # (3, 10)
-    attention_mask[1, 9] = attention_mask[2, 0] = 0
-    return tokens % vocabulary, attention_mask, 4
