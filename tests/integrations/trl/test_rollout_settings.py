@@ -1,5 +1,6 @@
 """Settings of generation that a model brings along apply with shared prompts as they do in TRL, or TRL applies them."""
 
+import copy
 from collections import Counter
 
 import pytest
@@ -38,12 +39,18 @@ def drawn(trainer, rows=64):
     return found if isinstance(trainer, DQORLOOTrainer) else found[0]
 
 
-@pytest.mark.parametrize("name", BEYOND)
-def test_what_only_generate_applies_is_left_to_trl_and_said_once(name, tiny_policy, tiny_tokenizer, tmp_path, caplog):
-    setattr(tiny_policy.generation_config, name, BEYOND[name])
+def test_what_only_generate_applies_is_left_to_trl_and_said_once(tiny_policy, tiny_tokenizer, tmp_path, caplog):
+    tiny_policy.generation_config.no_repeat_ngram_size = 1
     trainer = make(tiny_policy, tiny_tokenizer, tmp_path)
     assert not trainer.shares_rollouts
-    assert caplog.text.count(f"`generation_config` sets {name}, which TRL applies") == 1
+    assert caplog.text.count("`generation_config` sets no_repeat_ngram_size, which TRL applies") == 1
+    neutral = tiny_policy.generation_config
+    for name, value in BEYOND.items():
+        tiny_policy.generation_config = copy.deepcopy(neutral)
+        tiny_policy.generation_config.no_repeat_ngram_size = None
+        assert effective_sampling(tiny_policy, trainer.generation_config) == (Sampling(), [])
+        setattr(tiny_policy.generation_config, name, value)
+        assert effective_sampling(tiny_policy, trainer.generation_config)[1] == [name]
 
 
 @pytest.mark.parametrize(("trainer", "config"), TRAINERS, ids=["grpo", "rloo"])

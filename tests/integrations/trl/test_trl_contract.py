@@ -1,4 +1,4 @@
-"""The private seams of TRL that the trainers stand on; an upgrade that moves one fails here and not in training."""
+"""The private seams of TRL that the trainers stand on: an upgrade that moves one fails here and not in training."""
 
 import inspect
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from datasets import Dataset
-from transformers import Trainer
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from dqo.integrations.trl.config import LOSS_TYPES
@@ -23,9 +23,14 @@ def letters(completions, **kwargs):
     return [len(completion) / 10 for completion in completions]
 
 
-@pytest.fixture(params=HOSTS, ids=["grpo", "rloo"])
-def host(request, tiny_policy, tiny_tokenizer, tmp_path):
-    """An unmodified host trainer, and what passed through its seams in one real step."""
+@pytest.fixture(scope="module", params=HOSTS, ids=["grpo", "rloo"])
+def host(request, tiny_tokenizer, tmp_path_factory):
+    """A trainer of TRL, and what passed through its seams in one real step."""
+    torch.manual_seed(0)
+    policy = LlamaForCausalLM(LlamaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, eos_token_id=1,
+        num_attention_heads=4, num_key_value_heads=2, pad_token_id=0, bos_token_id=None,
+    ))  # fmt: skip
     trainer_class, config_class = request.param
     seen = {}
 
@@ -41,11 +46,12 @@ def host(request, tiny_policy, tiny_tokenizer, tmp_path):
             return seen["output"]
 
     args = config_class(
-        str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=6, max_steps=1,
-        bf16=False, use_cpu=True, report_to=[], reward_weights=[2.0, -1.0], save_strategy="no", beta=0.0,
+        str(tmp_path_factory.mktemp("host")), per_device_train_batch_size=8, num_generations=4, max_steps=1,
+        max_completion_length=6, bf16=False, use_cpu=True, report_to=[], reward_weights=[2.0, -1.0], beta=0.0,
+        save_strategy="no",
     )  # fmt: skip
     dataset = Dataset.from_dict({"prompt": PROMPTS, "record": ["{}", "{}"]})
-    trainer = Recorder(tiny_policy, [words, letters], args=args, train_dataset=dataset, processing_class=tiny_tokenizer)
+    trainer = Recorder(policy, [words, letters], args=args, train_dataset=dataset, processing_class=tiny_tokenizer)
     trainer.train()
     return trainer, seen
 
@@ -107,7 +113,7 @@ def test_optimizer_files_come_before_the_state_that_ends_a_checkpoint(host):
     assert 0 < source.index("_save_optimizer_and_scheduler(output_dir)") < source.index("save_to_json")
 
 
-def test_attributes_the_mixins_read(host):
+def test_attributes_that_the_trainers_read(host):
     trainer, seen = host
     for name in ("num_generations", "num_generations_eval", "_step", "current_gradient_accumulation_steps", "_is_vlm"):
         assert hasattr(trainer, name), name
@@ -139,11 +145,11 @@ EPOCH = ["self", "model", "epoch", "train_dataloader", "steps_in_epoch"]
         ("_save_rng_state", ["self", "output_dir"]),
     ],
 )
-def test_seams_take_what_the_mixins_pass_on(trainer_class, name, first):
+def test_seams_take_what_the_trainers_pass_on(trainer_class, name, first):
     assert list(inspect.signature(getattr(trainer_class, name)).parameters)[: len(first)] == first
 
 
-def test_kinds_of_loss_are_those_the_host_branches_on():
+def test_kinds_of_loss_are_those_that_trl_branches_on():
     branches = re.findall(r"loss_type (?:==|in) (\[.*?\]|\".*?\")", inspect.getsource(GRPOTrainer._compute_loss))
     assert {kind for branch in branches for kind in re.findall(r'"(\w+)"', branch)} == set(LOSS_TYPES)
 

@@ -238,53 +238,47 @@ def pack_rows(rows: SharedRows) -> PackedRows:
     """
     L, device = rows.prefix_length, rows.prompts.device
     U, (N, T) = len(rows.prompts), rows.labels.shape
-    real = torch.cat([rows.prompt_mask[:, :L].flatten(), (rows.labels != IGNORED).flatten()])  # (U*L + N*T,)
-    # All tokens of the call in reading order, with the packed row each belongs to.
-    tokens = torch.cat([rows.prompts[:, :L].flatten(), rows.heads.flatten()])[real]  # (K,) real tokens
-    column = torch.cat([torch.arange(L, device=device).repeat(U), torch.arange(L, L + T, device=device).repeat(N)])[
-        real
-    ]  # (K,)
-    owner = torch.cat([torch.arange(U, device=device).repeat_interleave(L), rows.prompt_of_row.repeat_interleave(T)])[
-        real
-    ]  # (K,)
-    segment = torch.cat(
-        [
-            torch.zeros(U * L, device=device, dtype=torch.long),
-            torch.arange(1, N + 1, device=device).repeat_interleave(T),
-        ]
-    )[real]  # (K,) 0 is the prefix of any prompt, n+1 the completion of row n
-    labels = torch.cat([torch.full((U * L,), IGNORED, device=device), rows.labels.flatten()])[real]  # (K,)
+    slot = _rank(rows.prompt_of_row)  # (N,)
+    m = int(slot.max()) + 1
 
-    sizes = torch.bincount(owner, minlength=U)  # (U,)
-    S = int(sizes.max())
-    order = torch.argsort(owner, stable=True)  # (K,) prompt by prompt, each in reading order
-    start = sizes.cumsum(0) - sizes  # (U,)
-    place = torch.empty_like(order)  # (K,) column of each token in its packed row
-    place[order] = torch.arange(len(order), device=device) - start[owner[order]]
-    place += owner * S  # (K,) place in the flattened (U * S)
+    def beside(prefix: Tensor, completions: Tensor) -> Tensor:
+        """(U, L) and (N, T) -> (U, L + m*T)."""
+        wide = completions.new_zeros(U, m, T).index_put((rows.prompt_of_row, slot), completions)  # (U, m, T)
+        return torch.cat([prefix, wide.flatten(1)], dim=1)
 
-    def lay_out(values: Tensor, fill: int) -> Tensor:
-        return values.new_full((U * S,), fill).scatter(0, place, values).view(U, S)  # (U, S)
+    real = beside(rows.prompt_mask[:, :L], rows.labels != IGNORED)  # (U, L + m*T)
+    S = int(real.sum(1).max())
+    order = (~real).long().argsort(dim=1, stable=True)[:, :S]  # (U, S) real positions first, in reading order
+    filled = real.gather(1, order)  # (U, S)
 
-    segments = lay_out(segment, -1)  # (U, S)
-    earlier = torch.ones(S, S, dtype=torch.bool, device=device).tril()  # (S, S)
+    def lay_out(prefix: Tensor, completions: Tensor, fill: int) -> Tensor:
+        """(U, L) and (N, T) -> (U, S)."""
+        return beside(prefix, completions).gather(1, order).masked_fill(~filled, fill)
+
+    column = torch.arange(L + T, device=device) + rows.offset  # (L + T,)
+    none = torch.zeros(U, L, dtype=torch.long, device=device)  # (U, L)
+    segments = lay_out(none, (slot + 1)[:, None].expand(N, T), -1)  # (U, S) 0 is the prefix
     same = segments[:, :, None] == segments[:, None, :]  # (U, S, S)
     prefix = (segments == 0)[:, None, :] & (segments > 0)[:, :, None]  # (U, S, S) completion looks at prefix
-    source = torch.zeros(U * L + N * T, dtype=torch.long, device=device).masked_scatter(real, place)
+    earlier = torch.ones(S, S, dtype=torch.bool, device=device).tril()  # (S, S)
+    place = real.cumsum(1) - 1 + S * torch.arange(U, device=device)[:, None]  # (U, L + m*T) in the flattened (U * S)
+    source = place[:, L:].view(U, m, T)[rows.prompt_of_row, slot]  # (N, T)
     return PackedRows(
-        input_ids=lay_out(tokens, 0),
-        position_ids=lay_out(column + rows.offset, 0),
+        input_ids=lay_out(rows.prompts[:, :L], rows.heads, 0),
+        position_ids=lay_out(column[:L].expand(U, L), column[L:].expand(N, T), 0),
         visible=((same | prefix) & earlier)[:, None],  # (U, 1, S, S)
-        shift_labels=lay_out(labels, IGNORED),
-        source=source[U * L :].view(N, T),
+        shift_labels=lay_out(none + IGNORED, rows.labels, IGNORED),
+        source=source.masked_fill(rows.labels == IGNORED, 0),
     )
+
+
+def _rank(groups: Tensor) -> Tensor:
+    """Rows of the same group that come before each row: (N,)."""
+    return (groups[:, None] == groups).tril(-1).sum(1)
 
 
 def split_groups(rows: SharedRows, completions: int | None = None) -> SharedRows:
     """Repeats prompts so that each has at most so many completions.
-
-    Old, reference and new log-probabilities of a ratio must come from one arithmetic, so the number follows from the
-    rows alone: never from the grad mode, gradient checkpointing or the model.
 
     Args:
         rows: the call's rows, each distinct prompt once.
@@ -293,9 +287,9 @@ def split_groups(rows: SharedRows, completions: int | None = None) -> SharedRows
     Returns:
         The same rows, prompts in their order, the completions of each in theirs.
     """
-    N = len(rows.prompt_of_row)
-    same = rows.prompt_of_row[:, None] == rows.prompt_of_row  # (N, N)
-    rank = same.tril(-1).sum(1)  # (N,) completions of the same prompt that come before
+    # Old, reference and new log-probabilities of a ratio must come from one arithmetic. So the number follows from the
+    # rows alone: never from the grad mode, gradient checkpointing or the model.
+    N, rank = len(rows.prompt_of_row), _rank(rows.prompt_of_row)  # (N,) completions of the same prompt before each
     m = completions or _cheapest(rows, rank)
     packs, pack_of_row = torch.unique(rows.prompt_of_row * N + rank // m, return_inverse=True)  # (U,), (N,)
     prompts = packs // N  # (U,)
