@@ -82,6 +82,8 @@ def test_names_in_overrides_stay_text(recipe_file):
         ("zzzzzz=1", "got 'zzzzzz'; choose one of .*, or remove it"),
         ("alpha", "override 'alpha': expected key=value"),
         ("alpha=true", "`alpha` must be a number or auto, got True"),
+        ("alpha=-1", "`alpha` must be at least 0 or auto, got -1"),
+        ("alpha=foo", "`alpha` must be a number or auto, got 'foo'"),
         ("alpha=[1", "override 'alpha=\\[1', line 1: expected valid YAML"),
         ("sigma=wide", "`sigma` must be a number, got 'wide'"),
         ("trainer.max_steps=1.5", "`trainer.max_steps` must be a whole number, got 1.5"),
@@ -174,8 +176,6 @@ def test_missing_file_is_named(tmp_path):
         (["trainer.generation_batch_size=6"], "got trainer.generation_batch_size = 6; make it a multiple of"),
         (["trainer.lr_scheduler_type=lineer"], "TRL refuses these settings: .*lineer"),
         (["kernel=gaussian"], "bandwidth `sigma`"),
-        (["alpha=-1"], "`alpha` must be at least 0 or auto, got -1"),
-        (["alpha=foo"], "`alpha` must be a number or auto, got 'foo'"),
         (["trainer.num_generations=2"], "num_generations of at least 3, got 2"),
     ],
 )  # fmt: skip
