@@ -135,7 +135,7 @@ def test_asynchronous_functions_stay_asynchronous(reward):
 def test_asynchronous_mistakes_are_told_too():
     with pytest.raises(RewardError, match="'later': expected 2 rewards, one for each completion, got 1"):
         asyncio.run(CheckedReward(later)(prompts=["p", "q"], completions=["a", "b"], missing=1))
-    with pytest.raises(RewardError, match=r"'later' raised KeyError \('missing'\)"):
+    with pytest.raises(RewardError, match=r"'later': raised KeyError \('missing'\)"):
         asyncio.run(CheckedReward(later)(prompts=["p", "q"], completions=["a", "b"]))
 
 
@@ -173,7 +173,7 @@ def test_what_a_recipe_hands_over_is_compared_with_the_signature_before_a_rollou
     columns = ("reference", "meta", "ended")
     CheckedReward(lengths).check_columns(columns)
     with pytest.raises(
-        RewardError, match=r"with prompts, completions, reference, .* \(missing .*'gold'\); end its arg"
+        RewardError, match=r"arguments \(prompts, completions, reference, .* \(missing .*'gold'\); end its arg"
     ):
         CheckedReward(needs_more).check_columns(columns)
     with pytest.raises(RewardError, match=r"unexpected keyword argument 'reference'"):

@@ -1,9 +1,9 @@
-"""A reward function whose every mistake is told as one sentence that names the row."""
+"""Calls reward functions: checks what they return, and feeds them the columns of a data set."""
 
 import inspect
 import json
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict
 from decimal import Decimal
@@ -20,7 +20,7 @@ _OVERFLOWS = 1e308  # a double ends a little above
 
 
 class CheckedReward:
-    """Call a reward function and check what it returns; NaN never reaches an advantage.
+    """Calls a reward function and checks what it returns; NaN never reaches an advantage.
 
     An asynchronous function (or callable object) gives an asynchronous wrapper, which is how TRL tells them apart.
     The wrapper can be pickled if the function can.
@@ -43,22 +43,18 @@ class CheckedReward:
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
         self.__name__ = getattr(fn, "__name__", type(fn).__name__)
-        self._check_signature()
+        self._check_signature((), partial=True)
 
     def __reduce__(self) -> tuple[type, tuple[Callable[..., Any]]]:
         return CheckedReward, (self.fn,)
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Rewards of N completions, each a finite float or None."""
-        with _batch_told(prompts, completions, columns):
-            try:
-                rewards = self.fn(prompts=prompts, completions=completions, **columns)
-            except Exception as error:
-                raise self._raised(error, completions) from error
-            return self._checked(rewards, completions)
+        with self._explaining(prompts, completions, columns):
+            return self._checked(self.fn(prompts=prompts, completions=completions, **columns), completions)
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Refuse a function that asks for a column which there is not, or takes fewer than there are, before a rollout.
+        """Refuses, before a rollout, a function that asks for a column that is not there or takes too few.
 
         Args:
             columns: Names of what it is called with beside `prompts` and `completions`.
@@ -66,74 +62,73 @@ class CheckedReward:
         Raises:
             RewardError: Names what there is.
         """
+        self._check_signature(columns, partial=False)
+
+    def _check_signature(self, columns: Sequence[str], *, partial: bool) -> None:
         try:
             signature = inspect.signature(self.fn)
-            signature.bind(prompts=[], completions=[], **{column: [] for column in columns})
-        except TypeError as error:
-            raise RewardError(
-                f"reward function {self.__name__!r}: expected one that can be called with prompts, completions, "
-                f"{', '.join(columns)}, got {signature} ({error}); {_ARGUMENTS}, or read it from the columns there are."
-            ) from None
-        except ValueError:  # of a builtin
-            return
-
-    def _check_signature(self) -> None:
-        """Refuse what could never be called, at once and not after the first rollout."""
-        try:
-            signature = inspect.signature(self.fn)
-        except (ValueError, TypeError):  # of a builtin, or of something that is no function: the call will tell
+        except (ValueError, TypeError):  # of a builtin, which only the call can show
             return
         try:
-            signature.bind_partial(prompts=[], completions=[])
+            bind = signature.bind_partial if partial else signature.bind
+            bind(prompts=[], completions=[], **{column: [] for column in columns})
         except TypeError as error:
-            raise RewardError(
-                f"reward function {self.__name__!r}: expected the arguments (prompts, completions, **columns), got "
-                f"{signature} ({error}); change its signature."
-            ) from None
+            taken = ", ".join(["prompts", "completions", *columns, "**columns"])
+            raise self._error(f"expected the arguments ({taken}), got {signature} ({error}); {_ARGUMENTS}.") from None
 
-    def _raised(self, error: Exception, completions: Sequence[Any]) -> DQOError:
-        if isinstance(error, DQOError):
-            return error
-        first = f"; its first completion was {_shown(completions[0])}" if completions else ""
-        told = f"reward function {self.__name__!r} raised {type(error).__name__} ({error})"
-        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the call here
+    def _error(self, text: str) -> RewardError:
+        return RewardError(f"reward function {self.__name__!r}: {text}")
+
+    @contextmanager
+    def _explaining(
+        self, prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]
+    ) -> Iterator[None]:
+        """Makes an error of the function one sentence, and attaches the rows that it was called with."""
+        try:
+            yield
+        except RewardError as error:
+            error.batch = error.batch or _rows(prompts, completions, columns)
+            raise
+        except DQOError:
+            raise
+        except Exception as error:
+            told = self._error(self._failure(error, completions))
+            told.batch = _rows(prompts, completions, columns)
+            raise told from error
+
+    def _failure(self, error: Exception, completions: Sequence[Any]) -> str:
+        raised = f"raised {type(error).__name__} ({error})"
+        # Behind the frame of the wrapper.
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
         if not frames and isinstance(error, TypeError):  # it was not entered
-            return RewardError(f"{told}; {_ARGUMENTS}.")
+            return f"{raised}; {_ARGUMENTS}."
         place = f" in {frames[-1].filename}, line {frames[-1].lineno}," if frames else ""
-        return RewardError(
-            f"{told}{place} on a batch of {len(completions)}{first}; mend it, or return None for what it cannot score."
+        first = f"; its first completion was {_shown(completions[0])}" if completions else ""
+        return (
+            f"{raised}{place} on a batch of {len(completions)}{first}; fix it, or return None for what it cannot score."
         )
 
     def _checked(self, rewards: Any, completions: Sequence[Any]) -> list[float | None]:
-        N = len(completions)
-        flat = getattr(rewards, "ndim", 1) == 1  # (N, 1) is one number too many, or a mean that was forgotten
-        try:
-            if not flat or isinstance(rewards, (Mapping, Set, str, bytes)):  # their keys, or letters, are no rewards
-                raise TypeError
-            rewards = list(rewards)
-        except TypeError:
-            got = type(rewards).__name__ if flat else f"a {type(rewards).__name__} of shape {tuple(rewards.shape)}"
-            raise RewardError(
-                f"reward function {self.__name__!r}: expected a list of {N} numbers, got "
-                f"{got}; return one number for each completion."
-            ) from None
+        N, shape = len(completions), getattr(rewards, "shape", None)
+        # Keys of a mapping, or letters, are no rewards; (N, 1) is one number too many, or a mean that was forgotten.
+        wrong = isinstance(rewards, (Mapping, Set, str, bytes)) or not isinstance(rewards, Iterable)
+        if wrong or (shape is not None and len(shape) != 1):
+            got = type(rewards).__name__ if shape is None else f"a {type(rewards).__name__} of shape {tuple(shape)}"
+            raise self._error(f"expected a list of {N} numbers, got {got}; return one number for each completion.")
+        rewards = list(rewards)
         if len(rewards) != N:
-            raise RewardError(
-                f"reward function {self.__name__!r}: expected {N} rewards, one for each completion, got "
-                f"{len(rewards)}; return None for a completion that cannot be scored instead of leaving it out."
+            raise self._error(
+                f"expected {N} rewards, one for each completion, got {len(rewards)}; return None for a completion that "
+                "cannot be scored instead of leaving it out."
             )
-        return [self._number(row, reward, completions[row]) for row, reward in enumerate(rewards)]
-
-    def _number(self, row: int, reward: Any, completion: Any) -> float | None:
-        if reward is None:
-            return None
-        number = finite_number(reward)
-        if number is not None:
-            return number
-        raise RewardError(
-            f"reward function {self.__name__!r}: expected a finite number for row {row}, got {_described(reward)} for "
-            f"the completion {_shown(completion)}; return None for a completion that cannot be scored."
-        )
+        numbers = [None if reward is None else finite_number(reward) for reward in rewards]
+        for row, number in enumerate(numbers):
+            if number is None and rewards[row] is not None:
+                raise self._error(
+                    f"expected a finite number for row {row}, got {_described(rewards[row])} for the completion "
+                    f"{_shown(completions[row])}; return None for a completion that cannot be scored."
+                )
+        return numbers
 
 
 class _AsyncCheckedReward(CheckedReward):
@@ -141,35 +136,25 @@ class _AsyncCheckedReward(CheckedReward):
         self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
         """Rewards of N completions, each a finite float or None."""
-        with _batch_told(prompts, completions, columns):
-            try:
-                rewards = await self.fn(prompts=prompts, completions=completions, **columns)
-            except Exception as error:
-                raise self._raised(error, completions) from error
-            return self._checked(rewards, completions)
+        with self._explaining(prompts, completions, columns):
+            return self._checked(await self.fn(prompts=prompts, completions=completions, **columns), completions)
 
 
-@contextmanager
-def _batch_told(prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> Iterator[None]:
-    """Gives a RewardError the rows that the function was called with, those of the innermost function."""
-    try:
-        yield
-    except RewardError as error:
-        if error.batch is None:
-            N = len(completions)
-            # what the host hands over beside columns (its state, ways to log) belongs to no row
-            lists = {name: values for name, values in columns.items() if isinstance(values, list | tuple)}
-            rows = {"prompts": prompts, "completions": completions} | lists
-            rows = {name: values for name, values in rows.items() if len(values) == N}
-            error.batch = [{"row": i} | {name: values[i] for name, values in rows.items()} for i in range(N)]
-        raise
+def _rows(prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a function was called with, row by row."""
+    # What TRL hands over beside columns (its state, ways to log) belongs to no row.
+    lists = {name: values for name, values in columns.items() if isinstance(values, list | tuple)}
+    rows = {"prompts": prompts, "completions": completions} | lists
+    N = len(completions)
+    rows = {name: values for name, values in rows.items() if len(values) == N}
+    return [{"row": i} | {name: values[i] for name, values in rows.items()} for i in range(N)]
 
 
 def finite_number(reward: Any) -> float | None:
     """Reads a reward, of whatever kind of number.
 
     Args:
-        reward: of Python, `decimal`, `fractions`, or a scalar of numpy or torch.
+        reward: Of Python, `decimal`, `fractions`, or a scalar of numpy or torch.
 
     Returns:
         The number; None for what is no number, masked, not finite, or larger than a float holds.
