@@ -11,7 +11,7 @@ from dqo.embedders import load_embedder
 from dqo.errors import ModelError, RecipeError, RewardError
 from dqo.files.records import Prompt
 from dqo.rewards.calling import RecordReward, encode_record
-from dqo.rewards.loading import Entry, load_reward, own_reward, read_entries
+from dqo.rewards.loading import Entry, load_reward, read_entries
 from dqo.rewards.math_reading import final_answer, read_number
 from dqo.rewards.mathematics import MathReward
 
@@ -279,12 +279,14 @@ def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
         load_reward(Entry(f"{file}:long", 1.0, {"lest": 3}))
     file.write_text(
         "class Late:\n    def __init__(self): self.counts = dict\n"
-        "    async def __call__(self, prompts, completions, least, **_): return []\n"
+        "    async def __call__(self, completions, least, **_): return [len(c) >= least for c in completions]\n"
         "late = Late()\n" + file.read_text()
     )
-    assert own_reward(Entry(f"{file}:late", 1.0, {"least": 3})).counts is dict
-    with pytest.raises(RecipeError, match="expected a plain function, got an asynchronous one"):
-        load_reward(Entry(f"{file}:late", 1.0, {"least": 3}))
+    late = load_reward(Entry(f"{file}:late", 1.0, {"least": 3}))
+    record = [encode_record(Prompt("p", "Q", [], {}))] * 2
+    columns = {"completions": ["ab", "abc"], "completion_ids": [[1], [1]], "record": record}
+    assert RecordReward(late, [1], "late")(prompts=["p"] * 2, **columns) == [0.0, 1.0], "asynchronous ones too"
+    assert late.fn.counts is dict
     with pytest.raises(RewardError, match=r"missing a required argument: 'least'"):
         load_reward(Entry(f"{file}:long", 1.0, {}))
 

@@ -185,7 +185,7 @@ def _carried(args: argparse.Namespace, groups: list[Group]) -> dict[str, Any]:
 
 def _reward(text: str, folder: str) -> Any:
     """A reward as a recipe writes it, by name or as a mapping with its options, or a function by where it lies."""
-    from dqo.rewards.loading import QUALITY, REWARDS, load_reward, own_reward, read_entries
+    from dqo.rewards.loading import QUALITY, load_reward, read_entries
 
     line = parse_yaml(text, "--reward") if text.startswith("{") else {"reward": text}
     [entry] = read_entries([line])
@@ -193,8 +193,7 @@ def _reward(text: str, folder: str) -> Any:
         raise RecipeError(
             f"--reward {text!r}: expected one reward without weight, and --task for a task's own quality."
         )
-    # a function of the user may be asynchronous here, which `load_reward` refuses for training
-    return load_reward(entry, folder) if entry.reward in REWARDS else own_reward(entry)
+    return load_reward(entry, folder)
 
 
 def _responses(args: argparse.Namespace) -> list[Group]:

@@ -1,5 +1,6 @@
 """Calls reward functions: checks what they return, and feeds them the columns of a data set."""
 
+import asyncio
 import inspect
 import json
 import traceback
@@ -7,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import asdict
 from decimal import Decimal
+from functools import partial
 from numbers import Real
 from typing import Any, Protocol
 
@@ -37,7 +39,8 @@ class CheckedReward:
 
     def __new__(cls, fn: Callable[..., Any]) -> "CheckedReward":
         """An instance of the asynchronous subclass for an asynchronous function."""
-        is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
+        own = fn.func if isinstance(fn, partial) else fn
+        is_async = inspect.iscoroutinefunction(own) or inspect.iscoroutinefunction(type(own).__call__)
         return super().__new__(_AsyncCheckedReward if is_async else cls)
 
     def __init__(self, fn: Callable[..., Any]):
@@ -236,6 +239,7 @@ class RecordReward:
             record=list(record),
             ended=ended,
         )
+        values = asyncio.run(values) if inspect.iscoroutine(values) else values
         log_counts(self.counting, self.__name__, columns)
         return values
 

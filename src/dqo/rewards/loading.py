@@ -23,21 +23,17 @@
 import importlib
 import importlib.util
 import inspect
-import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dqo.errors import RecipeError, RewardError
-from dqo.rewards.calling import CheckedReward
+from dqo.rewards.calling import CheckedReward, finite_number
 from dqo.settings.checking import build, choices
-
-if TYPE_CHECKING:
-    pass
 
 REWARDS = {
     "math": "dqo.rewards.mathematics:MathReward",
@@ -73,7 +69,7 @@ class Entry:
 
 
 def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
-    """The entries of a recipe; without any, the task's own quality.
+    """Reads the entries of a recipe; without any, the task's own quality.
 
     Args:
         lines: As written, each with "reward", perhaps "weight", and options.
@@ -87,11 +83,11 @@ def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
     entries = []
     for number, line in enumerate(lines, start=1):
         options = dict(line)
-        name, weight = options.pop("reward", None), options.pop("weight", 1.0)
-        valid = [QUALITY, *REWARDS, "pkg.module.function", "file.py:function"]
-        if not isinstance(name, str) or (name not in (QUALITY, *REWARDS) and "." not in name):
-            raise RecipeError(f"rewards, entry {number}: `reward` must be {choices(str(name), valid)}, got {name!r}.")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+        name, weight = str(options.pop("reward", None)), options.pop("weight", 1.0)
+        if name not in (QUALITY, *REWARDS) and "." not in name:
+            valid = choices(name, [QUALITY, *REWARDS, "pkg.module.function", "file.py:function"])
+            raise RecipeError(f"rewards, entry {number}: `reward` must be {valid}, got {name!r}.")
+        if finite_number(weight) is None:
             raise RecipeError(f"rewards, entry {number} ({name}): `weight` must be a finite number, got {weight!r}.")
         if options and name == QUALITY:
             raise RecipeError(
@@ -103,48 +99,30 @@ def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
 
 
 def load_reward(entry: Entry, folder: str | Path | None = None) -> CheckedReward:
-    """The callable of an entry other than `quality`, with everything it returns checked.
+    """Loads the callable of an entry other than `quality`.
 
     Args:
         entry: Of `read_entries`.
         folder: Of the run or evaluation; a judge keeps its replies in judge.jsonl there, unless its entry says where.
 
     Returns:
-        A reward in TRL's convention, called with `prompts`, `completions` and COLUMNS.
+        A reward in TRL's convention, plain or asynchronous, called with `prompts`, `completions` and COLUMNS.
 
     Raises:
-        DQOError: An option, model, package or function that does not do.
+        DQOError: An option, model, package or function that cannot be used.
     """
     if entry.reward in REWARDS:
         extra = "endpoint" if entry.reward == "judge" else "data"
         own = {"cache": str(Path(folder) / "judge.jsonl")} if entry.reward == "judge" and folder else {}
         return CheckedReward(build("reward", REWARDS, entry.reward, own | dict(entry.options), extra))
-    function = own_reward(entry)
-    own = function.func if isinstance(function, partial) else function
-    if inspect.iscoroutinefunction(own) or inspect.iscoroutinefunction(getattr(own, "__call__", None)):  # noqa: B004
-        raise RecipeError(
-            f"reward {entry.reward!r}: expected a plain function, got an asynchronous one; define it with def."
-        )
-    checked = CheckedReward(function)
+    function = import_reward(entry.reward)
+    checked = CheckedReward(_with_options(function, entry) if entry.options else function)
     checked.check_columns(COLUMNS)
     return checked
 
 
-def own_reward(entry: Entry) -> Callable[..., Any]:
-    """The user's function of an entry with its options: only those that it names, or a typo would be a column to it.
-
-    Args:
-        entry: Of `read_entries`, with a function's name.
-
-    Returns:
-        The function, plain or asynchronous.
-
-    Raises:
-        RecipeError: A function that cannot be imported, or an option that it does not name.
-    """
-    function: Callable[..., Any] = import_reward(entry.reward)
-    if not entry.options:
-        return function
+def _with_options(function: Callable[..., Any], entry: Entry) -> Callable[..., Any]:
+    # Only arguments that the function names: to **columns a typo would be one more column.
     named = [
         name
         for name, parameter in inspect.signature(function).parameters.items()
@@ -164,21 +142,18 @@ def own_reward(entry: Entry) -> Callable[..., Any]:
     return bound
 
 
-# A user's function named in a setting: "pkg.module.function" or "path/to/file.py:function".
-
-
 def import_reward(path: str) -> Callable[..., Any]:
-    """Import a reward function by name; the module's own code runs, so name only files you trust."""
+    """Imports a reward function by name; the module's own code runs, so name only files you trust."""
     return import_function(path, "reward", "prompts, completions, **columns")
 
 
 def import_function(path: str, setting: str, arguments: str) -> Callable[..., Any]:
-    """Import a function by name; the module's own code runs, so name only files you trust.
+    """Imports a function by name; the module's own code runs, so name only files you trust.
 
     Args:
         path: "pkg.module.function", of an installed module or one in the current folder, or "path/to/file.py:function".
-        setting: what named it, told in errors.
-        arguments: what it is called with, told in errors.
+        setting: What named it, for errors.
+        arguments: What it is called with, for errors.
 
     Returns:
         The callable.
@@ -189,9 +164,7 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
     """
     is_file = ".py:" in path
     module_name, _, function_name = path.rpartition(":" if is_file else ".")
-    if path.endswith(".py"):
-        raise RecipeError(f"{setting} {path!r}: expected a function of that file, got the file; write {path}:function.")
-    if not module_name or not function_name.isidentifier():
+    if path.endswith(".py") or not module_name or not function_name.isidentifier():
         raise RecipeError(
             f"{setting} {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function'; name the function so."
         )
@@ -212,34 +185,6 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
     return function
 
 
-def checked_span(span: Callable[[str], str] | None) -> Callable[[str], str]:
-    """A user's answer span that must return text: a pattern that finds nothing easily returns None.
-
-    Args:
-        span: response -> the text that is embedded; None is the whole response.
-
-    Returns:
-        The same function; it raises a RewardError that shows the response where the user's returns no text.
-    """
-    return str if span is None else _CheckedSpan(span)
-
-
-class _CheckedSpan:
-    """Can be pickled if the user's function can."""
-
-    def __init__(self, span: Callable[[str], str]) -> None:
-        self._span = span
-
-    def __call__(self, text: str) -> str:
-        answer = self._span(text)
-        if not isinstance(answer, str):
-            raise RewardError(
-                f"Expected the answer span to return text, got {answer!r} for the response {text[:80]!r}; return '' "
-                "for a response without an answer."
-            )
-        return answer
-
-
 def _module_of_name(name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
@@ -251,9 +196,29 @@ def _module_of_name(name: str) -> ModuleType:
 
 def _module_of_file(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"dqo_user_{file.stem}", file)
-    assert spec is not None, "a name that ends in .py always has a loader"
-    assert spec.loader is not None, "as above"
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickle look the module up there
     spec.loader.exec_module(module)
     return module
+
+
+def checked_span(span: Callable[[str], str] | None) -> Callable[[str], str]:
+    """Makes a user's answer span raise a RewardError where it returns no text, as a pattern that finds nothing does.
+
+    Args:
+        span: Response -> the text that is embedded; None is the whole response.
+
+    Returns:
+        The same function, which can be pickled if the user's can.
+    """
+    return str if span is None else partial(_span_text, span)
+
+
+def _span_text(span: Callable[[str], str], text: str) -> str:
+    answer = span(text)
+    if not isinstance(answer, str):
+        raise RewardError(
+            f"Expected the answer span to return text, got {answer!r} for the response {text[:80]!r}; return '' "
+            "for a response without an answer."
+        )
+    return answer
