@@ -1,6 +1,7 @@
 """Reads what an LLM judge replies: a score on a scale, or whether two texts say the same.
 
-A reply that leaves a doubt is unread (None): two scores, a score of another scale, a range, a condition.
+Servers that take a JSON schema make this easy; the other forms are for those that ignore it. A reply that leaves a
+doubt is unread (None): two scores, a score of another scale, a range, a condition.
 """
 
 import json
@@ -16,30 +17,26 @@ _SCORE = (
     r"(?!\s*%|\s*(?:,|/|to|or|and|-|–|—)\s*\d|\s*(?:out )?of\b|\s*/)"
 )
 # What may follow, but no noun, which the number would count.
-_AFTER = r"(?=\s*(?:$|[.,;:!?)\]}\"'\n–—-]|(?:points?|stars?|overall|because|since|for|as)\b))"
-_LABEL = r"(?<![A-Za-z-])(?P<before>[A-Za-z-]{0,30})[ _\"']*\b(?:score|rating|grade|mark)\b"
-_IS = (
-    r"[\s\"'\]>)]*(?:is|should be|would be|will be|:=|:|=|->|→)[\s\"'<\[({~≈]*"
-    r"(?:(?:about|around|approximately|an?)\s+)?"
+_AFTER = r"(?=\s*(?:$|[.,;:!?)\]}>\"'\n–—-]|(?:points?|stars?|overall|because|since|for|as)\b))"
+_IS = r"[\s\"'\]>)]*(?:is|should be|would be|will be|:=|:|=|->|→)[\s\"'<\[({~≈]*(?:(?:about|around|an?)\s+)?"
+_MARKED = rf"(?:\[\[|\\boxed\{{|<(?:score|rating|grade|answer)>)\s*{_SCORE}\s*(?:\]\]|\}}|</)"
+_STATED = (
+    r"(?:(?<![A-Za-z-])(?P<of>[A-Za-z-]{0,30})[ _\"']*\b(?:score|rating|grade|mark)\b"
+    rf"(?:{_IS}|(?:\s+of)?(?:\s+|\s*[-–—]\s+))"
+    rf"|\b(?:overall|total|verdict|answer|result)[\"' ]*[:=]\s*){_SCORE}{_AFTER}"
 )
-_FORMS = {  # the surest first
-    "brackets": rf"\[\[\s*{_SCORE}\s*\]\]",
-    "box": rf"\\boxed\{{\s*{_SCORE}\s*\}}",
-    "tag": rf"<(?:score|rating|grade|answer)>\s*{_SCORE}\s*</",
-    "label": rf"{_LABEL}{_IS}{_SCORE}",
-    "loose label": rf"{_LABEL}(?:\s+of)?(?:\s+|\s*[-–—]\s+){_SCORE}{_AFTER}",
-    "total": rf"\b(?:overall|total|verdict|answer|result|evaluation|assessment)[\"' ]*[:=]\s*{_SCORE}{_AFTER}",
-    "given": r"\b(?:giv(?:e|en|ing)|gave|rated?|scored|graded|award(?:ed)?|assign(?:ed)?|deserves?|earns?|gets?|"
-    rf"receives?|merits?|warrants?|say|call it|go with|settle on)\b[^.\n\d]{{0,60}}?(?<![\w.-]){_SCORE}{_AFTER}",
-    "alone": rf"[\s\"'(\[<:]*(?:about |around |approximately |~)?{_SCORE}\s*(?:points?|stars?)?[\s\"')\]>.!]*",
-    "fraction": rf"(?<![\w./-]){_SCORE}{_AFTER}",
-    "opening": rf"\s*{_SCORE}\s*(?:[-–—:,;]\s|\.\s+(?-i:[A-Z]))",
-}
-_FOUND = {name: re.compile(form, re.IGNORECASE) for name, form in _FORMS.items()}
+_GIVEN = (
+    r"\b(?:give[ns]?|gave|rated?|scored|graded|award(?:ed)?|assign(?:ed)?|deserves?|earns?|say|call it|go with)\b"
+    rf"[^.\n\d]{{0,60}}?(?<![\w.-]){_SCORE}{_AFTER}"
+)
+_ALONE = rf"[\s\"'(\[<:]*{_SCORE}\s*(?:points?|stars?)?(?:[\s\"')\]>.!]*|\s+[-–—]\s.*)"
+_FRACTION = rf"(?<![\w./-]){_SCORE}{_AFTER}"
 _FINAL = ("final", "overall", "total")
-_PLAIN = ("", "my", "the", "a", "your", "its", "this", "quality", "response", "judge", "so", "therefore", "thus", "new")
-_LIMIT = ("maximum", "max", "minimum", "min", "highest", "lowest", "best", "worst", "possible", "perfect", "passing",
-          "top", "average", "mean", "no", "any", "if")  # fmt: skip
+_WHOLE = ("", "my", "the", "a", "your", "its", "this", "quality", "response", "judge", "so", "therefore", "thus", "new")
+_LIMITS = re.compile(  # "Maximum score: 10"
+    r"(?i)\b(?:max(?:imum)?|min(?:imum)?|highest|lowest|best|worst|possible|perfect|passing|top|average|mean|no|any|if)"
+    rf"[ _]*\b(?:score|rating|grade|mark)\b(?:{_IS}|(?:\s+of)?\s+){_DIGITS}"
+)
 _DENIED = re.compile(
     r"(?i)\b(?:if|unless|had it|could have|would have|not|never|cannot|otherwise|short|below|above|than)\b|n't\b"
 )
@@ -47,32 +44,21 @@ _RANGE = rf"{_DIGITS}(?:\s*\([^()]*\))?\s*(?:to|-|–|—|and|through)\s*{_DIGIT
 _SCALE = re.compile(
     r"(?i)(?:\b(?:on|using|with|in)\s+)?(?:\b(?:an?|the|this|your)\s+)?"
     rf"(?:\b(?:scale|range)\b\s*(?:of|from|between|:)?|\bfrom\b|\bbetween\b)\s*{_RANGE}(?:\s+scale\b)?"
-    rf"|\b{_RANGE}\s+(?:scale|range)\b"
-    rf"|\b(?:where |with )?{_DIGITS}\s*(?:is|being|=|means|meaning)\s*(?:the |a |an )?(?:worst|best|lowest|highest|"
-    r"maximum|minimum|perfect|useless|excellent|poor|terrible|top)\b(?: possible)?(?: score| rating| mark)?"
+    rf"|\b(?:where |with )?{_DIGITS}\s*(?:is|being|=|means)\s*(?:the |a |an )?(?:worst|best|lowest|highest|maximum|"
+    r"minimum|perfect|poor|excellent)\b(?: possible)?(?: score| rating| mark)?"
 )
-_ASIDE = re.compile(r"\([^()]*\)")
-_ABOUT_SCALE = re.compile(
-    rf"(?i){_DIGITS}\s*(?:to|-|–|=)\s*\w|=\s*{_DIGITS}|worst|best|highest|lowest|max|min|possible|scale|\bnot\b"
-    r"|^\((?:out )?of "
+_ASIDE = re.compile(  # in parentheses, about the scale
+    rf"(?i)\((?:(?:out )?of |[^()]*(?:{_DIGITS}\s*(?:to|-|–|=)\s*\w|=\s*{_DIGITS}|worst|best|highest|lowest|max|min|"
+    r"possible|scale|\bnot\b))[^()]*\)"
 )
 _TOP_ASIDE = re.compile(r"(?i)(?<=\d)\s*\((?:out\s+)?of\s+(\d+(?:\.\d+)?)\)")  # "8 (out of 10)"
-_KEYS = ("finalscore", "overallscore", "totalscore", "finalrating", "overallrating", "overall", "score", "rating",
-         "grade", "mark", "points", "value")  # fmt: skip
+_SCORE_KEYS = ("finalscore", "overallscore", "totalscore", "finalrating", "overallrating", "overall", "score", "rating",
+               "grade", "mark", "points", "value")  # fmt: skip
+_VERDICT_KEYS = ("finalverdict", "verdict", "answer", "result", "judgement", "judgment", "decision", "conclusion",
+                 "same")  # fmt: skip
 _END_LENGTH = 2000  # characters in which a score is looked for, at each end
 _DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
-_VERDICT_KEYS = (
-    "finalverdict",
-    "verdict",
-    "answer",
-    "result",
-    "judgement",
-    "judgment",
-    "decision",
-    "conclusion",
-    "same",
-)
 _NO_VERDICT = re.compile(  # the question repeated, other words for the same, and the same of something else
     r"(?i)[\"']?\bsame\b[\"']?\s*(?:or|/|\|)\s*[\"']?different\b[\"']?"
     r"|\bdifferent\s+(?:words?|ways?|wording|terms|phrasings?|phrases|styles?|tones?)\b"
@@ -93,7 +79,7 @@ _NAMED_VERDICT = re.compile(
 
 
 def read_score(reply: str, lowest: float, highest: float) -> float | None:
-    """The score that a reply states.
+    """Reads the score that a reply states.
 
     Args:
         reply: What the judge wrote, without a reasoning trace.
@@ -103,15 +89,14 @@ def read_score(reply: str, lowest: float, highest: float) -> float | None:
     Returns:
         A number in [lowest, highest], None where no score is sure.
     """
-    for found in _objects(reply):
-        stated, value = _under(found, _KEYS)
-        if stated:
-            return _on_scale(_in_words(_plain(value), highest) if isinstance(value, str) else value, lowest, highest)
-    return _on_scale(_in_words(_plain(reply), highest), lowest, highest)
+    value = next(_fields(reply, _SCORE_KEYS), reply)
+    score = _in_words(_plain(value), highest) if isinstance(value, str) else value
+    is_number = isinstance(score, int | float) and not isinstance(score, bool)
+    return float(score) if is_number and lowest <= score <= highest else None
 
 
 def read_same(reply: str) -> bool | None:
-    """Whether a reply says "same".
+    """Reads whether a reply says "same".
 
     Args:
         reply: What the judge wrote, without a reasoning trace.
@@ -119,11 +104,9 @@ def read_same(reply: str) -> bool | None:
     Returns:
         True for "same", False for "different", None where neither is sure.
     """
-    for found in _objects(reply):
-        stated, value = _under(found, _VERDICT_KEYS)
-        if stated:
-            value = {"yes": True, "true": True, "no": False, "false": False}.get(str(value).lower(), value)
-            return value if isinstance(value, bool) else read_same(value) if isinstance(value, str) else None
+    for value in _fields(reply, _VERDICT_KEYS):
+        value = {"yes": True, "true": True, "no": False, "false": False}.get(str(value).lower(), value)
+        return value if isinstance(value, bool) else read_same(value) if isinstance(value, str) else None
     text = _plain(reply)
     for asked in _ASKED.finditer(text):
         words = {found["word"].lower() for found in _VERDICT.finditer(asked["question"])}
@@ -141,40 +124,31 @@ def read_same(reply: str) -> bool | None:
 
 def _in_words(text: str, highest: float) -> float | None:
     """The score of a reply in words, by the surest form that occurs."""
-    for form in ("brackets", "box", "tag"):
-        if found := list(_FOUND[form].finditer(text)):
-            return _value(found[-1], highest)
-    text = _TOP_ASIDE.sub(r"/\1", text)
-    text = _ASIDE.sub(lambda aside: " " if _ABOUT_SCALE.search(aside[0]) else aside[0], text)
-    text = _SCALE.sub(" ", text)
-    for form in ("label", "loose label"):  # "Maximum score: 10"
-        text = _FOUND[form].sub(lambda found: " " if found["before"].lower() in _LIMIT else found[0], text)
-    labelled = _sure("label", text) or _sure("loose label", text)
-    final = [found for found in labelled if found["before"].lower() in _FINAL] or _sure("total", text)
-    plain = final or [found for found in labelled if found["before"].lower() in _PLAIN]
-    if plain:
-        return _value(plain[-1], highest)
-    if several := labelled or _sure("given", text):  # "Clarity score: 3", "Style score: 8"
+    if marked := _found(_MARKED, text):
+        return _agreed(marked[-1:], highest)
+    text = _SCALE.sub(" ", _ASIDE.sub(" ", _TOP_ASIDE.sub(r"/\1", text)))
+    text = _LIMITS.sub(" ", text)
+    stated = _sure(_STATED, text)
+    final = [found for found in stated if found["of"] is None or found["of"].lower() in _FINAL]
+    whole = final or [found for found in stated if found["of"].lower() in _WHOLE]
+    if whole:
+        return _agreed(whole[-1:], highest)
+    if several := stated or _sure(_GIVEN, text):  # "Clarity score: 3", "Style score: 8"
         return _agreed(several, highest)
     lines = [line for line in text.split("\n") if line.strip()]
     for line in (text, *lines[-1:], *lines[:1]):
-        if found := _FOUND["alone"].fullmatch(line):
-            return _value(found, highest)
-    fractions = [found for found in _sure("fraction", text) if found["top"] and float(found["top"]) == highest]
-    if fractions:
-        return _agreed(fractions, highest)
-    found = _FOUND["opening"].match(text)
-    return _value(found, highest) if found and found["score"] != "1" else None  # "1." opens a list
+        if found := re.fullmatch(_ALONE, line, re.IGNORECASE):
+            return _agreed([found], highest)
+    return _agreed([found for found in _sure(_FRACTION, text) if found["top"]], highest)
+
+
+def _found(form: str, text: str) -> list[re.Match[str]]:
+    return list(re.finditer(form, text, re.IGNORECASE))
 
 
 def _sure(form: str, text: str) -> list[re.Match[str]]:
     """Matches of a form, without those that their sentence denies or makes depend on something."""
-    return [found for found in _FOUND[form].finditer(text) if not _is_denied(text, found)]
-
-
-def _value(found: re.Match[str], highest: float) -> float | None:
-    """The number of a match; None where it is out of another highest score."""
-    return float(found["score"]) if found["top"] is None or float(found["top"]) == highest else None
+    return [found for found in _found(form, text) if not _is_denied(text, found)]
 
 
 def _is_denied(text: str, found: re.Match[str]) -> bool:
@@ -184,14 +158,10 @@ def _is_denied(text: str, found: re.Match[str]) -> bool:
 
 
 def _agreed(found: list[re.Match[str]], highest: float) -> float | None:
-    values = {_value(match, highest) for match in found}
-    return values.pop() if len(values) == 1 else None
-
-
-def _on_scale(value: Any, lowest: float, highest: float) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not lowest <= value <= highest:
-        return None
-    return float(value)
+    """The one number of all matches; None where there are several, or one is out of another highest score."""
+    scores = {float(match["score"]) if match["top"] in (None, "") or float(match["top"]) == highest else None
+              for match in found}  # fmt: skip
+    return scores.pop() if len(scores) == 1 else None
 
 
 def _plain(reply: str) -> str:
@@ -202,34 +172,23 @@ def _plain(reply: str) -> str:
     text = unicodedata.normalize("NFKC", re.sub(r"(?<=\d)\s?½", ".5", reply)).replace("\N{MINUS SIGN}", "-")
     text = re.sub(r"[*`#$|★☆]|(?<!\w)_+|_+(?!\w)", "", text)
     text = re.sub(rf"(?i)\b({'|'.join(_DIGIT_WORDS)})\b", lambda word: str(_DIGIT_WORDS.index(word[0].lower())), text)
-    text = re.sub(r"(?i)(?<=\d) and a half\b", ".5", text)
+    text = re.sub(r"(?<=\d) and a half\b", ".5", text)
     return re.sub(r"(?<=\d),(?=\d{1,2}(?!\d))", ".", text)
 
 
-def _objects(reply: str) -> Iterator[Any]:
-    """JSON objects and lists in a reply, the whole of it first, the others from the last."""
-    inner = re.findall(r"\{[^{}]*\}", reply)
+def _fields(reply: str, keys: tuple[str, ...]) -> Iterator[Any]:
+    """What stands under the first of the keys in JSON objects of a reply, the whole of it first, then from the last."""
     between = reply[reply.find("{") : reply.rfind("}") + 1]
-    for text in (reply, between, *reversed(inner)):
+    for text in (reply, between, *reversed(re.findall(r"\{[^{}]*\}", reply))):
         try:
-            value = json.loads(text)
+            level = [json.loads(text)]
         except (ValueError, RecursionError):
             continue
-        if isinstance(value, dict | list):
-            yield value
-
-
-def _under(value: Any, keys: tuple[str, ...]) -> tuple[bool, Any]:
-    """Whether one of the keys is in a JSON value, the nearest to its root, and what stands there."""
-    level, depth = [value], 0
-    while level and depth < 5:
-        fields = [item for entry in level if isinstance(entry, dict) for item in entry.items()]
-        named = {re.sub(r"[^a-z]", "", str(key).lower()): found for key, found in reversed(fields)}
-        for key in keys:
-            if key in named and not isinstance(named[key], dict | list):
-                return True, named[key]
-        level = [found for _, found in fields] + [
-            found for entry in level if isinstance(entry, list) for found in entry
-        ]
-        depth += 1
-    return False, None
+        while level:
+            fields = {}
+            for entry in level:
+                fields |= entry if isinstance(entry, dict) else {}
+            named = {re.sub(r"[^a-z]", "", key.lower()): value for key, value in reversed(fields.items())}
+            yield from [named[key] for key in keys if key in named and not isinstance(named[key], dict | list)][:1]
+            nested = [value for entry in level if isinstance(entry, list) for value in entry]
+            level = [value for value in (*fields.values(), *nested) if isinstance(value, dict | list)]
