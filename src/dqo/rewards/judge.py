@@ -4,12 +4,15 @@ A judge reads what it judges: a response may try to talk it into a score. Read s
 another than the policy's.
 """
 
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from dqo.errors import EndpointError, RecipeError
 from dqo.files.records import append_jsonl
@@ -35,7 +38,21 @@ _RATE = (
     "{rubric}\n\n<prompt>\n{{prompt}}\n</prompt>\n\n<response>\n{{response}}\n</response>\n\n"
     "Give one line: Score: <{scale}>"
 )
-_PROPERTIES = {"score": {"type": "number"}, "verdict": {"type": "string", "enum": ["same", "different"]}}
+
+
+def _json_form(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {name: values}, "required": [name], "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+
+
+_FORMS = {
+    "score": _json_form("score", {"type": "number"}),
+    "verdict": _json_form("verdict", {"type": "string", "enum": ["same", "different"]}),
+}
+_UNREAD = {
+    "score": "scores could not be read: their prompts are unscored",
+    "verdict": "pairs could not be read: they count as different",
+}
 
 
 class Question(NamedTuple):
@@ -47,7 +64,7 @@ class Question(NamedTuple):
 
 
 class JudgeReward:
-    """Scores of an LLM judge mapped to [0, 1]; a reward in TRL's convention.
+    """Pays the score of an LLM judge, mapped to [0, 1]; a reward in TRL's convention.
 
     The judge is asked for JSON where the server takes a schema, and at temperature 0. Equal questions are asked once;
     with `cache`, those with a readable reply once for ever. A reply that cannot be read is asked for a second time.
@@ -82,11 +99,11 @@ class JudgeReward:
         lowest: float = 1,
         highest: float = 10,
         cache: str | None = None,
-        max_tokens: int = 512,
+        max_tokens: Annotated[int, Field(ge=1)] = 512,
         api_key_env: str = "OPENAI_API_KEY",
-        timeout: float = 60.0,
-        retries: int = 4,
-        concurrency: int = 16,
+        timeout: Annotated[float, Field(gt=0)] = 60.0,
+        retries: Annotated[int, Field(ge=0)] = 4,
+        concurrency: Annotated[int, Field(ge=1)] = 16,
         parameters: Mapping[str, Any] | None = None,
     ):
         if not lowest < highest:
@@ -98,13 +115,13 @@ class JudgeReward:
         self._rate = _RATE.format(rubric=rubric.replace("{", "{{").replace("}", "}}"), scale=scale)
         self._lowest, self._highest = float(lowest), float(highest)
         self._file = Path(cache).expanduser() if cache else None
-        self._kept = _read(self._file)  # key -> reply
-        # (kind, key) -> what was read; None: asked in this process, and unreadable
-        self._values: dict[tuple[str, str], float | bool | None] = {}
+        self._kept = _read_cache(self._file)  # key -> reply
+        # By kind and key, what was read; None for what was asked in this process and is unreadable.
+        self._values: dict[str, dict[str, float | bool | None]] = {kind: {} for kind in _FORMS}
         self._asked, self._unreadable = 0, ""
 
     def check(self) -> None:
-        """Ask the server for its models, so that one that is not there says so before hours of work.
+        """Asks the server for its models, so that one that is not there says so before hours of work.
 
         Raises:
             EndpointError: Nothing listens at the URL.
@@ -119,14 +136,13 @@ class JudgeReward:
     def notes(self) -> list[str]:
         """What the server refused, and how many replies could not be read."""
         notes = self._endpoint.notes
-        for kind, what in (("score", "scores could not be read: their prompts are unscored"),
-                           ("verdict", "pairs could not be read: they count as different")):  # fmt: skip
+        for kind, effect in _UNREAD.items():
             if unread := self._unread(kind):
-                notes.append(f"{self.name}: {unread} of {sum(other == kind for other, _ in self._values)} {what}.")
+                notes.append(f"{self.name}: {unread} of {len(self._values[kind])} {effect}.")
         return notes
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """N numbers in [0, 1], None where no score could be read.
+        """Scores N responses.
 
         Args:
             prompts: Strings, or lists of chat messages.
@@ -134,40 +150,36 @@ class JudgeReward:
             **columns: Whatever else TRL passes.
 
         Returns:
-            (score - lowest) / (highest - lowest) of each response.
+            (score - lowest) / (highest - lowest) of each response, in [0, 1]; None where no score could be read.
+
+        Raises:
+            EndpointError: The server does not answer, or nothing that it ever said can be read.
         """
         asked = self._asked
         scores = self.quality(prompts, completions)
-        if self._asked > asked and all(value is None for value in self._values.values()):
+        read = self._values["score"].values()
+        if self._asked > asked and all(value is None for value in read):
             raise EndpointError(
                 f"endpoint {self._endpoint.base_url}: expected replies of {self._endpoint.model!r} that hold "
-                f"'Score: <number>', but none of {len(self._values)} did, the first was {self._unreadable[:120]!r}; "
+                f"'Score: <number>', but none of {len(read)} did, the first was {self._unreadable[:120]!r}; "
                 "raise max_tokens or use another judge."
             )
         return scores
 
     def quality(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """As a call of the judge itself, but for an evaluation, which no unreadable reply ends."""
+        """Scores as a call of the judge itself does, but for an evaluation, which no unreadable reply ends."""
         texts = [completion_text(completion) for completion in completions]
-        questions = [
-            self._question("score", self._rate.format(prompt=prompt_text(prompt), response=text))
+        questions = {
+            row: self._question("score", self._rate.format(prompt=prompt_text(prompt), response=text))
+            for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
             if text.strip()
-            else None
-            for prompt, text in zip(prompts, texts, strict=True)
-        ]
-        self._answer([question for question in questions if question])
-        scores = [None if question is None else self._values[question[:2]] for question in questions]
-        return [
-            0.0
-            if question is None
-            else None
-            if score is None
-            else (score - self._lowest) / (self._highest - self._lowest)
-            for question, score in zip(questions, scores, strict=True)
-        ]
+        }
+        read = dict(zip(questions, self._answer(list(questions.values())), strict=True))
+        scores = [read.get(row, self._lowest) for row in range(len(texts))]
+        return [None if score is None else (score - self._lowest) / (self._highest - self._lowest) for score in scores]
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Whether the second text of each pair says the same as the first.
+        """Decides whether the second text of each pair says the same as the first.
 
         Args:
             pairs: Pairs of responses.
@@ -179,43 +191,39 @@ class JudgeReward:
             EndpointError: A server that is down or refuses everything.
         """
         questions = [self._question("verdict", _SAME.format(first=first, second=second)) for first, second in pairs]
-        self._answer(questions)
-        return [bool(self._values[question[:2]]) for question in questions]
+        return [bool(value) for value in self._answer(questions)]
 
-    def _answer(self, questions: Sequence[Question]) -> None:
-        """Ask what was not asked before; every reply is on disk as soon as it is there."""
+    def _answer(self, questions: Sequence[Question]) -> list[float | bool | None]:
+        """Asks what was not asked before; every reply is on disk as soon as it is there."""
         for question in questions:
-            kept = self._kept.get(question.key)
-            if question[:2] not in self._values and kept is not None:
-                value = self._value(question, Reply(kept, "eos"))
+            if question.key in self._kept and question.key not in self._values[question.kind]:
+                value = self._value(question, Reply(self._kept[question.key], "eos"))
                 if value is not None:
-                    self._values[question[:2]] = value
+                    self._values[question.kind][question.key] = value
                     self._endpoint.trust(self._ask, question)
-        new = [question for question in dict.fromkeys(questions) if question[:2] not in self._values]
+        new = [question for question in dict.fromkeys(questions) if question.key not in self._values[question.kind]]
         unread: list[Reply | Unanswered] = []
         for place, answer in self._endpoint.stream(self._ask, new):
-            value = None if isinstance(answer, Unanswered) else self._value(new[place], answer)
-            self._values[new[place][:2]] = value
+            question = new[place]
+            value = None if isinstance(answer, Unanswered) else self._value(question, answer)
+            self._values[question.kind][question.key] = value
             if value is None:
                 unread.append(answer)
             if self._file is not None and isinstance(answer, Reply):
-                append_jsonl(self._file, {"key": new[place].key, "reply": answer.text})
+                append_jsonl(self._file, {"key": question.key, "reply": answer.text})
         self._asked += sum(question.kind == "score" for question in new)
+        refused = [answer for answer in unread if isinstance(answer, Unanswered)]
+        if refused and len(refused) == sum(map(len, self._values.values())):
+            raise refused[0].error  # nothing was ever answered
         if unread:
             self._unreadable = unread[0].reason if isinstance(unread[0], Unanswered) else unread[0].text
-        if len(unread) == len(self._values) and all(isinstance(answer, Unanswered) for answer in unread):
-            for answer in unread:
-                raise answer.error  # nothing was ever answered
+        return [self._values[question.kind][question.key] for question in questions]
 
     async def _ask(self, client: "AsyncOpenAI", question: Question) -> Reply:
         """The reply; where it cannot be read, a second one, not at 0, where it would be the same."""
-        schema = {"type": "object", "properties": {question.kind: _PROPERTIES[question.kind]},
-                  "required": [question.kind], "additionalProperties": False}  # fmt: skip
-        form = {"type": "json_schema", "json_schema": {"name": question.kind, "strict": True, "schema": schema}}
-        for settings in ({"temperature": 0.0, "response_format": form}, {"temperature": 0.7}):
-            reply = await self._endpoint.complete(
-                client, conversation(question.text), max_tokens=self._max_tokens, **settings
-            )
+        messages = conversation(question.text)
+        for settings in ({"temperature": 0.0, "response_format": _FORMS[question.kind]}, {"temperature": 0.7}):
+            reply = await self._endpoint.complete(client, messages, max_tokens=self._max_tokens, **settings)
             if self._value(question, reply) is not None:
                 break
         return reply
@@ -227,25 +235,18 @@ class JudgeReward:
         return read_same(text) if question.kind == "verdict" else read_score(text, self._lowest, self._highest)
 
     def _unread(self, kind: str) -> int:
-        return sum(value is None for (other, _), value in self._values.items() if other == kind)
+        return sum(value is None for value in self._values[kind].values())
 
     def _question(self, kind: str, text: str) -> Question:
         asked = [self._endpoint.base_url, self._endpoint.model, text, self._max_tokens, self._endpoint.parameters]
         return Question(kind, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32], text)
 
 
-def _read(file: Path | None) -> dict[str, str]:
+def _read_cache(file: Path | None) -> dict[str, str]:
     """Remembered replies; lines that hold none, as a kill may leave one, are passed over."""
     replies: dict[str, str] = {}
-    if file is not None and file.is_file():
-        content = file.read_bytes()
-        if content and not content.endswith(b"\n"):  # the next line must not join a half one
-            with file.open("ab") as end:
-                end.write(b"\n")
-        for line in content.split(b"\n"):
-            try:
-                record = json.loads(line)
-                replies[record["key"]] = str(record["reply"])
-            except (ValueError, KeyError, TypeError):
-                continue
+    for line in file.read_bytes().split(b"\n") if file is not None and file.is_file() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            record = json.loads(line)
+            replies[record["key"]] = str(record["reply"])
     return replies

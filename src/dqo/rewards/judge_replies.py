@@ -66,11 +66,7 @@ _NO_VERDICT = re.compile(  # the question repeated, other words for the same, an
     r"|\bsame[^\S\n]+"  # not "same" and, below it, the first word of a reason
     r"(?!thing|meaning|content|idea|message|information|point|answer|because|since|as|in|and|but|here|overall)\w+"
 )
-_ASKED = re.compile(r"(?i)(?<![^.?!\n])(?P<question>[^.?!\n]*)\?\W*(?:(?P<yes>yes|no)\b)?")
-_VERDICT = re.compile(
-    r"(?i)(?P<no>(?:\b(?:not|never|hardly|neither|no(?!\s+doubt)|far\s+from|(?:wrong|incorrect)\s+to)|n't)\s+"
-    r"(?:\w+\s+){0,3}?)?\b(?P<word>same|different)\b"
-)
+_DOUBT = re.compile(r"(?i)\b(?:not|never|hardly|neither|nor|no(?!\s+doubt)|far from|wrong|incorrect)\b|n't\b")
 _END = r"(?=\W*(?:$|[.,;:!?\n–—-]|because\b|since\b|as\b))"
 _NAMED_VERDICT = re.compile(
     r"(?i)\b(?:answer|verdict|conclusion|judge?ment|decision|result)\b[\s\"'\]>:=-]*(?:is\s+)?[\s\"'\[(<]*"
@@ -107,19 +103,15 @@ def read_same(reply: str) -> bool | None:
     for value in _fields(reply, _VERDICT_KEYS):
         value = {"yes": True, "true": True, "no": False, "false": False}.get(str(value).lower(), value)
         return value if isinstance(value, bool) else read_same(value) if isinstance(value, str) else None
-    text = _plain(reply)
-    for asked in _ASKED.finditer(text):
-        words = {found["word"].lower() for found in _VERDICT.finditer(asked["question"])}
-        if asked["yes"] and len(words) == 1:
-            return (asked["yes"].lower() == "yes") == ("same" in words)
-    text = _NO_VERDICT.sub(" ", _ASKED.sub(" ", text))
+    # A question may be the one that was asked, whose words are no answer to it.
+    text = _NO_VERDICT.sub(" ", re.sub(r"[^.?!\n]*\?", " ", _plain(reply)))
     if named := _NAMED_VERDICT.findall(text):
         return named[-1].lower() == "same"
     for line in (text.strip(), text.strip().rpartition("\n")[2]):
         if opening := re.match(rf"(?i)[^\w\n]*(same|different)\b{_END}", line):
             return opening[1].lower() == "same"
-    said = {(verdict["word"].lower() == "same") != bool(verdict["no"]) for verdict in _VERDICT.finditer(text)}
-    return said.pop() if len(said) == 1 else None
+    said = {word.lower() for word in re.findall(r"(?i)\b(?:same|different)\b", text)}
+    return "same" in said if len(said) == 1 and not _DOUBT.search(text) else None
 
 
 def _in_words(text: str, highest: float) -> float | None:
