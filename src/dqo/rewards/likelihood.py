@@ -14,7 +14,7 @@ from dqo.models.response import completion_text, prompt_text
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Nats per word, see `Fluency`.
+# Nats per word, see `FluencyReward`.
 LOW = -10.0
 HIGH = -5.9
 MIN_WORDS = 4
@@ -133,8 +133,10 @@ class LikelihoodReward:
         return chat_text(self._tokenizer, prompt) if self._tokenizer.chat_template else prompt_text(prompt)
 
 
-class Fluency:
-    """How likely a frozen model finds a text, linear between word salad (0) and a person's sentence (1).
+class FluencyReward:
+    """How likely a frozen model finds a response by itself; a reward in TRL's convention.
+
+    It is linear between word salad (0) and a person's sentence (1).
 
         fluency = clip((log p / words − low) / (high − low), 0, 1) · variety · length
 
@@ -169,9 +171,10 @@ class Fluency:
         ModelError: A model that cannot be loaded.
     """
 
-    def __init__(self, model: str, low: float = LOW, high: float = HIGH):
+    def __init__(self, model: str = DEFAULT_POLICY, low: float = LOW, high: float = HIGH):
         if not low < high:
             raise RecipeError(f"fluency_low: expected a number below fluency_high={high}, got {low}.")
+        self.__name__ = "fluency"
         self.low, self.high = low, high
         self._model, self._tokenizer = load_policy(model, device=best_device())
         self._model.requires_grad_(False)
@@ -182,8 +185,9 @@ class Fluency:
                 f"that of {model!r}; use another model."
             )
 
-    def __call__(self, texts: Sequence[str]) -> list[float]:
-        """Fluency of N texts, each in [0, 1]; 0 for a text without words."""
+    def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float]:
+        """Scores N responses; N numbers in [0, 1], 0 for a response without words."""
+        texts = [completion_text(completion) for completion in completions]
         spans = [(value - self.low) / (self.high - self.low) for value in self.log_probs_per_word(texts)]
         return [min(1.0, max(0.0, span)) * _guard(text) for span, text in zip(spans, texts, strict=True)]
 
@@ -214,21 +218,3 @@ def _guard(text: str) -> float:
     triples = list(zip(words, words[1:], words[2:], strict=False))
     variety = (len(set(triples)) / len(triples)) ** 2 if triples else 1.0
     return variety * min(1.0, len(words) / MIN_WORDS)
-
-
-class FluencyReward:
-    """Fluency of a response by itself; a reward in TRL's convention.
-
-    Args:
-        model: As for `Fluency`.
-        low: Log-probability per word, nats, worth 0.
-        high: The one worth 1, above `low`.
-    """
-
-    def __init__(self, model: str = DEFAULT_POLICY, low: float = LOW, high: float = HIGH):
-        self.__name__ = "fluency"
-        self._fluency = Fluency(model, low, high)
-
-    def __call__(self, *, completions: Sequence[Any], **columns: Any) -> list[float]:
-        """Scores N responses; N numbers in [0, 1]."""
-        return self._fluency([completion_text(completion) for completion in completions])

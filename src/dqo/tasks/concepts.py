@@ -14,7 +14,7 @@ from dqo.rewards.sentences import coverage
 from dqo.tasks.splits import GeneratedTask, meta_field
 
 if TYPE_CHECKING:
-    from dqo.rewards.likelihood import Fluency
+    from dqo.rewards.likelihood import FluencyReward
 
 # Scene -> nouns and verbs, separated by blanks. Written for this project: every noun and verb of a scene can meet in
 # one sensible sentence. Verbs are plain infinitives, nouns plain singulars, so that inflected use can be recognised.
@@ -47,7 +47,7 @@ class SentenceTask:
 
     name: ClassVar[str]
     max_completion_length: ClassVar[int] = 48
-    _fluency: "Fluency | None" = field(default=None, init=False, repr=False)
+    _fluency: "FluencyReward | None" = field(default=None, init=False, repr=False)
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows in [0, 1]."""
@@ -68,11 +68,11 @@ class SentenceTask:
         if self.fluency_model is None:
             return [1.0] * len(responses)
         if self._fluency is None:
-            from dqo.rewards.likelihood import Fluency
+            from dqo.rewards.likelihood import FluencyReward
 
             bounds = {"low": self.fluency_low, "high": self.fluency_high}
             given = {name: value for name, value in bounds.items() if value is not None}
-            self._fluency = Fluency(self.fluency_model, **given)
+            self._fluency = FluencyReward(self.fluency_model, **given)
         return self._fluency(responses)
 
 
