@@ -14,7 +14,7 @@ from dqo.errors import ModelError
 from dqo.evaluation.engines import Asked, VllmEngine
 from dqo.evaluation.sampling import Plain, sample_from
 from dqo.files.records import Prompt
-from dqo.models.policy import DEFAULT_POLICY, resolve_policy
+from dqo.models.policy import DEFAULT_POLICY, find_model
 
 ASKED = Asked(seed=3, max_new_tokens=8, temperature=1.0)
 PROMPTS = [Prompt("one", "the cat runs", [], {}), Prompt("two", "a big dog", [], {})]
@@ -78,7 +78,7 @@ def vllm(monkeypatch):
 def test_the_default_policy_is_given_as_its_converted_folder(vllm):
     VllmEngine(DEFAULT_POLICY, ASKED)
     (made,) = RecordingLLM.made
-    assert made["model"] == resolve_policy(DEFAULT_POLICY) != DEFAULT_POLICY
+    assert made["model"] == find_model(DEFAULT_POLICY) != DEFAULT_POLICY
     assert made["load_format"] == "safetensors"
     assert made["generation_config"] == "vllm", "the model's own top-k and penalties would change the distribution"
 

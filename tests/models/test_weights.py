@@ -54,7 +54,7 @@ LACKING = [
 @pytest.mark.parametrize(("rename", "name"), LACKING, ids=[name for _, name in LACKING])
 def test_an_encoder_that_lacks_a_weight_is_refused(rename, name, dtype, tmp_path):
     folder = change(tiny.encoder_folder(tmp_path / "encoder"), rename)
-    with pytest.raises(EncoderError, match=rf"of BertModel in '{folder}', but its files lack \d+ \('{name}"):
+    with pytest.raises(ModelError, match=rf"the files of BertModel in '{folder}' lack \d+ \('{name}"):
         load_embedder(str(folder), device="cpu", dtype=dtype)
 
 
@@ -106,7 +106,7 @@ def test_weights_of_another_shape_are_named(tmp_path):
     folder = tiny.encoder_folder(tmp_path / "encoder")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 12}))
-    with pytest.raises(EncoderError, match=r"'encoder.layer.0.intermediate.dense.bias' of shape \(24,\) for \(12,\)"):
+    with pytest.raises(ModelError, match=r"'encoder.layer.0.intermediate.dense.bias' of shape \(24,\) for \(12,\)"):
         load_embedder(str(folder), device="cpu")
 
 
@@ -126,14 +126,14 @@ def test_a_head_that_is_not_stored_is_a_fault_only_where_nothing_stands_for_it(t
         load_embedder(f"policy:{tmp_path}", device="cpu")
         return
     for load in (load_policy, lambda name: load_embedder(f"policy:{name}", device="cpu")):
-        with pytest.raises(ModelError, match=r"every weight of LlamaForCausalLM in .* lack 1 \('lm_head.weight'\)"):
+        with pytest.raises(ModelError, match=r"the files of LlamaForCausalLM in .* lack 1 \('lm_head.weight'\)"):
             load(str(tmp_path))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_policy_by_other_names_is_refused_with_both(dtype, tiny_policy_folder):
     change(tiny_policy_folder, lambda name: name.replace("layers.1", "blocks.1"))
-    with pytest.raises(ModelError, match=r"lack 9 \('model.layers.1.*and hold 9 \('model.blocks.1"):
+    with pytest.raises(ModelError, match=r"lack 9 \('model.layers.1.*, hold 9 \('model.blocks.1"):
         load_policy(str(tiny_policy_folder), dtype=dtype)
 
 
@@ -212,7 +212,7 @@ class TestAdapters:
     def test_one_that_lacks_weights_is_refused(self, rename, made):
         load_policy(str(made))
         change(made, rename, "adapter_model.safetensors")
-        with pytest.raises(ModelError, match=rf"in '{made}', but its files lack \d+ \('.*lora_"):
+        with pytest.raises(ModelError, match=rf"in '{made}' lack \d+ \('.*lora_"):
             load_policy(str(made))
 
     def test_one_of_a_deeper_base_is_refused(self, made):
@@ -223,14 +223,12 @@ class TestAdapters:
             if "layers.1" in name
         }
         save_file(weights | deeper, made / "adapter_model.safetensors", metadata={"format": "pt"})
-        with pytest.raises(
-            ModelError, match=rf"an adapter in '{made}' .* place in its base, but {len(deeper)} \(.*lay"
-        ):
+        with pytest.raises(ModelError, match=rf"{len(deeper)} \(.*lay.* of the adapter in '{made}' have no place"):
             load_policy(str(made))
 
     def test_one_whose_base_lacks_weights_is_refused(self, made, tiny_policy_folder):
         change(tiny_policy_folder, without("layers.0.mlp"))
-        with pytest.raises(ModelError, match=rf"in '{tiny_policy_folder}', but its files lack 3 \('model.layers.0.mlp"):
+        with pytest.raises(ModelError, match=rf"in '{tiny_policy_folder}' lack 3 \('model.layers.0.mlp"):
             load_policy(str(made))
 
     def test_one_with_whole_modules_of_its_own_is_accepted(

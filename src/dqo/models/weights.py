@@ -4,7 +4,6 @@ A check of the files' names alone would have to know each model's renamed, tied 
 transformers gives of a load is read instead.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 
 Accounts = list[tuple[str, dict[str, Any]]]  # where weights came from, and how that went; an adapter after its base
 
+REMEDY = "save model and tokenizer again with save_pretrained from the class it was trained as, or choose another model"
 _SHOWN = 3  # names of weights in a message
 
 
@@ -25,7 +25,7 @@ def load_whole(
     loader: Any,
     source: str,
     what: str,
-    remedy: str,
+    remedy: str = REMEDY,
     *,
     error: type[DQOError] = ModelError,
     read: "Callable[[PreTrainedModel], Tensor] | None" = None,
@@ -53,27 +53,25 @@ def load_whole(
     """
     try:
         model, accounts = _load(loader, source, **options)
-        model = model if device is None else model.to(device)
+        fault = _fault(model, accounts, read and (lambda: read(model)))
+        model = model.to(device or "cpu")
     except Exception as problem:  # the hub's, the network's or the files': all of them mean the same to the user
         raise error(f"expected {what}, but loading failed ({why_failed(problem)}); {remedy}.") from problem
-    _refuse_drawn(model, accounts, remedy, error, read and (lambda: read(model)))
+    if fault:
+        raise error(f"expected {what}, but {fault}; {remedy}.")
     return model
 
 
-def check_loaded(
-    module: "nn.Module", source: str, remedy: str, *, error: type[DQOError], read: "Callable[[], Tensor]"
-) -> None:
+def check_loaded(module: "nn.Module", source: str, read: "Callable[[], Tensor]") -> None:
     """Refuses what another library has loaded where its output reads a weight that is in none of its files.
 
     Args:
         module: Holds models of transformers, at any depth.
         source: Folder or hub name that the library was given.
-        remedy: What to change, for the error.
-        error: Class of the error.
         read: Computes the output that counts, of any input.
 
     Raises:
-        DQOError: Of class `error`, naming the model and the first weights.
+        ModelError: Names the model and the first weights.
     """
     from transformers import PreTrainedModel
 
@@ -83,15 +81,13 @@ def check_loaded(
             inner.append(part)
     for model in inner:
         place = source if _base_of(source) else model.name_or_path
-        check_files(place, remedy, loader=type(model), error=error, live=model, read=read, config=model.config)
+        check_files(place, loader=type(model), live=model, read=read, config=model.config)
 
 
 def check_files(
     source: str,
-    remedy: str,
     *,
     loader: Any = None,
-    error: type[DQOError] = ModelError,
     live: "PreTrainedModel | None" = None,
     read: "Callable[[], Tensor] | None" = None,
     **options: Any,
@@ -100,44 +96,60 @@ def check_files(
 
     Args:
         source: Folder, or name on the hub.
-        remedy: What to change, for the error.
         loader: Class of transformers with `from_pretrained`; the one that the files name where not given.
-        error: Class of the error.
         live: The model as it was loaded, for `read`.
         read: Computes the output that counts; every weight counts where not given.
         **options: More arguments of `from_pretrained`.
 
     Raises:
-        DQOError: Of class `error`, naming the model and the first weights.
+        ModelError: Names the model and the first weights.
     """
     import transformers
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     if is_deepspeed_zero3_enabled():  # it takes no device map
         return
+    config = options.get("config") or read_part(transformers.AutoConfig, _base_of(source) or source, "model config")
+    if getattr(config, "quantization_config", None):  # packed weights are unpacked on a GPU only
+        return
+    loader = loader or getattr(transformers, config.architectures[0], transformers.AutoModelForCausalLM)
     try:
-        config = options.get("config") or transformers.AutoConfig.from_pretrained(_base_of(source) or source)
-        if getattr(config, "quantization_config", None):  # packed weights are unpacked on a GPU only
-            return
-        loader = loader or getattr(transformers, config.architectures[0], transformers.AutoModelForCausalLM)
         model, accounts = _load(loader, source, device_map="meta", **options)
+        fault = _fault(live or model, accounts, read)
     except Exception as problem:
-        raise error(
-            f"expected a model in {source!r}, but loading failed ({why_failed(problem)}); {remedy}."
-        ) from problem
-    _refuse_drawn(live or model, accounts, remedy, error, read)
+        raise ModelError(f"expected a model in {source!r}, but {why_failed(problem)}; {REMEDY}.") from problem
+    if fault:
+        raise ModelError(f"expected a whole model in {source!r}, but {fault}; {REMEDY}.")
+
+
+def read_part(loader: Any, source: str, what: str, **options: Any) -> Any:
+    """Reads what stands beside the weights of a model: its config, or its tokenizer.
+
+    Args:
+        loader: Class of transformers with `from_pretrained`.
+        source: Folder, or name on the hub.
+        what: What was expected, for the error.
+        **options: More arguments of `from_pretrained`.
+
+    Returns:
+        What the loader returned.
+
+    Raises:
+        ModelError: It cannot be read.
+    """
+    try:
+        return loader.from_pretrained(source, trust_remote_code=False, **options)
+    except Exception as error:
+        raise ModelError(
+            f"expected a {what} from {source!r}, but loading failed ({why_failed(error)}); {REMEDY}."
+        ) from error
 
 
 def _load(loader: Any, source: str, **options: Any) -> "tuple[PreTrainedModel, Accounts]":
     base = _base_of(source) or source
-    model, account = loader.from_pretrained(
-        base,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,  # the account names them, the error would not
-        use_safetensors=True,
-        trust_remote_code=False,
-        **options,
-    )
+    # Shapes that differ are named by the account, and by the error that is left out here they would not.
+    options |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
+    model, account = loader.from_pretrained(base, output_loading_info=True, **options)
     accounts = [(base, account)]
     if base != source:  # of an adapter loaded in one go, transformers gives no account of the base
         accounts.append((source, model.load_adapter(source, use_safetensors=True).to_dict()))
@@ -154,38 +166,26 @@ def _base_of(source: str) -> str | None:
     return parse_object(read_text(file, "config of an adapter"), file).get("base_model_name_or_path")
 
 
-def _refuse_drawn(
-    model: "PreTrainedModel",
-    accounts: Accounts,
-    remedy: str,
-    error: type[DQOError],
-    read: "Callable[[], Tensor] | None",
-) -> None:
-    """Raises where weights are drawn, have another shape, or are an adapter's without a place."""
+def _fault(model: "PreTrainedModel", accounts: Accounts, read: "Callable[[], Tensor] | None") -> str | None:
+    """Says which weights are drawn, have another shape, or are an adapter's without a place."""
     kind = type(model).__name__
     for number, (source, account) in enumerate(accounts):
         unknown, shapes = sorted(account["unexpected_keys"]), sorted(account["mismatched_keys"])
-        # counters and positions are whole numbers, which no model draws
+        # Counters and positions are whole numbers, which no model draws.
         missing = sorted(n for n in account["missing_keys"] if model.get_parameter_or_buffer(n).is_floating_point())
         if shapes:
             name, found, wanted = shapes[0]
-            raise error(
-                f"expected the shapes of {kind} in {source!r}, but it holds {name!r} of shape {tuple(found)} for "
-                f"{tuple(wanted)}, and {len(shapes) - 1} more of another shape; {remedy}."
-            )
+            wrong = f"{name!r} of shape {tuple(found)} for {tuple(wanted)} of {kind}"
+            return f"{source!r} holds {wrong}, and {len(shapes) - 1} more of another shape"
         if missing and (read is None or _reads(model, missing, read)):
-            others = f" and hold {_listed(unknown)}, which it does not know" if unknown else ""
-            if getattr(model.config, "auto_map", None):
-                others += " (the code of its own, which config.json asks for, is never run)"
-            raise error(
-                f"expected every weight of {kind} in {source!r}, but its files lack {_listed(missing)}{others}, and "
-                f"random numbers would stand there; {remedy}."
-            )
+            surplus = f", hold {_listed(unknown)} that it does not know" if unknown else ""
+            own = " (it brings code of its own, which is never run)" if getattr(model.config, "auto_map", None) else ""
+            lack = f"the files of {kind} in {source!r} lack {_listed(missing)}{surplus}"
+            return f"{lack}, and random numbers would stand there{own}"
         if unknown and number:
-            raise error(
-                f"expected an adapter in {source!r} whose weights all have a place in its base, but {_listed(unknown)} "
-                f"have none in {kind} and would be left out; load it on the base it was trained on."
-            )
+            surplus = f"{_listed(unknown)} of the adapter in {source!r}"
+            return f"{surplus} have no place in its base {kind} and would be left out"
+    return None
 
 
 def _reads(model: "PreTrainedModel", names: list[str], read: "Callable[[], Tensor]") -> bool:
@@ -205,45 +205,34 @@ def _reads(model: "PreTrainedModel", names: list[str], read: "Callable[[], Tenso
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(map(repr, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
-    return f"{len(names)} ({shown})"
+    return f"{len(names)} ({', '.join(map(repr, names[:_SHOWN]))}{', …' if len(names) > _SHOWN else ''})"
 
 
-# What can be known about a hub name before a loader spends a minute on retries, and where copies are kept.
+def why_absent(name: str) -> str | None:
+    """Says why a name is no model, asking the hub once; None where a folder, the local cache or the hub has it.
 
+    Args:
+        name: Folder, or name on the hub.
 
-def cache_folder() -> Path:
-    """`$DQO_CACHE`, or `~/.cache/dqo`: converted models and data sets read from the hub."""
-    return Path(os.environ.get("DQO_CACHE") or "~/.cache/dqo").expanduser()
-
-
-def is_hub_name(name: str) -> bool:
-    """Whether a name has the form of a hub name, `model` or `owner/model`; nothing is asked of the network."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
-
-
-def why_unavailable(name: str) -> str | None:
-    """Why the hub cannot serve a model, in a few words; None when it can, or when its files are in the local cache.
-
-    The loaders of transformers retry for most of a minute when there is no network, file by file; one request with a
-    time limit says the same at once, and tells an unknown or gated model from a dead network.
+    Returns:
+        A clause, or None.
     """
     from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     markers = ("config.json", "adapter_config.json", "modules.json")
-    if any(isinstance(try_to_load_from_cache(name, marker), str) for marker in markers):
-        return None
+    if name and Path(name).is_dir():
+        found = any((Path(name) / marker).is_file() for marker in markers)
+        return None if found else "that folder holds no config.json"
     try:
+        if any(isinstance(try_to_load_from_cache(name, marker), str) for marker in markers):
+            return None
+        # The loaders retry for most of a minute without a network; this tells an unknown model from a dead network.
         HfApi().model_info(name, timeout=10)
+    except HFValidationError:
+        return "no such folder exists"
     except Exception as error:  # the hub's, its client's or the socket's: all of them mean the same to the user
-        return first_words(error)
+        return f"no such folder exists and the hub said no ({first_words(error)})"
     return None
 
 

@@ -11,7 +11,7 @@ from dqo.errors import ModelError
 from dqo.models.chat import chat_text
 from dqo.models.policy import best_device, find_model
 from dqo.models.response import completion_text, prompt_text
-from dqo.models.weights import load_whole, why_failed
+from dqo.models.weights import load_whole, read_part
 
 _LONGEST = 4096  # tokens where neither tokenizer nor model says how many it reads
 _REMEDY = "use a model that was trained as a reward model"
@@ -55,7 +55,7 @@ class RewardModel:
         self.__name__ = "reward_model"
         source = check_outline(model)
         what = f"reward model {model!r} to be a sequence classifier in safetensors format with its tokenizer"
-        self._tokenizer = _read(AutoTokenizer, source, what)
+        self._tokenizer = read_part(AutoTokenizer, source, "tokenizer of a reward model")
         self._tokenizer.truncation_side = "left"
         self._device = torch.device(device or best_device())
         dtype = dtype or ("float32" if self._device.type == "cpu" else "bfloat16")
@@ -139,7 +139,7 @@ def check_outline(name: str) -> str:
     from transformers import AutoConfig
 
     source = find_model(name)
-    config = _read(AutoConfig, source, f"reward model {name!r} to have a config.json")
+    config = read_part(AutoConfig, source, "config of a reward model")
     [kind, *_] = config.architectures or ["a model that does not say what it is"]
     is_classifier = kind.endswith("SequenceClassification")
     if is_classifier and config.num_labels == 1:
@@ -150,10 +150,3 @@ def check_outline(name: str) -> str:
         f"{f'{config.num_labels} labels ({labels})' if is_classifier else kind}; {_REMEDY}, or write a function that "
         "returns the probability of the label you want."
     )
-
-
-def _read(loader: Any, source: str, what: str) -> Any:
-    try:
-        return loader.from_pretrained(source, trust_remote_code=False)
-    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
-        raise ModelError(f"expected {what}, but loading failed ({why_failed(error)}); {_REMEDY}.") from error

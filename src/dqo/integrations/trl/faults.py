@@ -286,12 +286,11 @@ def check_named(model: Any, funcs: list, args: Any, peft_config: Any) -> None:
     Raises:
         ModelError: names the model and the first missing weights.
     """
-    remedy = "save it again with save_pretrained from the class it was trained as"
     options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
     if isinstance(model, str):
-        check_files(model, remedy, **options)
+        check_files(model, **options)
     elif args.beta and peft_config is None and model.config.name_or_path:  # the reference
-        check_files(model.config.name_or_path, remedy)
+        check_files(model.config.name_or_path)
     for func in funcs:
         if isinstance(func, str):
-            check_files(func, remedy, loader=AutoModelForSequenceClassification, num_labels=1, **options)
+            check_files(func, loader=AutoModelForSequenceClassification, num_labels=1, **options)
