@@ -19,7 +19,7 @@ from dqo.models.policy import load_policy
 from dqo.models.rollout import Sampling, generate_shared
 from dqo.models.rollout_cache import cache_keyword
 
-WARM, STEPS = 16, 40  # a rollout of fewer steps than WARM would not pack weights
+WARM, STEPS = 16, 40
 
 
 def steps_of_host(forward: Callable, model: PreTrainedModel, rows: Tensor, cache: Cache) -> list[float]:
@@ -48,7 +48,7 @@ def steps_of_host(forward: Callable, model: PreTrainedModel, rows: Tensor, cache
 
 
 def step_of_dqo(model: PreTrainedModel, prompt: list[int], R: int) -> float:
-    """Seconds a step: a rollout of `WARM + STEPS` tokens less one of `WARM`, weights packed in both."""
+    """Seconds a step: a rollout of `WARM + STEPS` tokens less one of `WARM`."""
     taken = []
     for tokens in (WARM, WARM + STEPS):
         start = time.perf_counter()

@@ -1,8 +1,4 @@
-"""A conversation as the text that a model reads, by the chat template that came with its tokenizer.
-
-A template is a program of whoever published the model. The host runs it in Jinja's sandbox, where it can reach no
-Python object but the conversation; what it does wrong there is told as one sentence.
-"""
+"""Writes a conversation as the text that a model reads, by the chat template that came with its tokenizer."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +17,7 @@ def chat_text(
     answer_next: bool = True,
     options: Mapping[str, Any] | None = None,
 ) -> str:
-    """What the model reads.
+    """Renders messages.
 
     Args:
         tokenizer: One with a chat template.
@@ -35,6 +31,8 @@ def chat_text(
     Raises:
         ModelError: A template that fails, or reaches for what the sandbox keeps from it.
     """
+    # A template is a program of whoever published the model. transformers runs it in Jinja's sandbox, where it can
+    # reach no Python object but the conversation.
     try:
         return tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=answer_next, **options or {}
@@ -48,15 +46,7 @@ def chat_text(
 
 
 def conversation(prompt: str, system: str | None = None) -> list[dict[str, str]]:
-    """A prompt as messages.
-
-    Args:
-        prompt: The user's words.
-        system: What stands before them; None leaves it to the template, which may have something of its own.
-
-    Returns:
-        {"role", "content"} each.
-    """
+    """Makes messages of the user's words; without a system prompt the template may have one of its own."""
     before = [] if system is None else [{"role": "system", "content": system}]
     return [*before, {"role": "user", "content": prompt}]
 
@@ -67,33 +57,14 @@ def rendered(
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> str:
-    """A prompt as the policy reads it.
-
-    Args:
-        prompt: The user's words.
-        tokenizer: The policy's; without a chat template the words stay as they are.
-        system: As for `conversation`.
-        options: As for `chat_text`.
-
-    Returns:
-        The text that is tokenized.
-    """
+    """Writes the user's words as the policy reads them; without a chat template they stay as they are."""
     if not tokenizer.chat_template:
         return prompt
     return chat_text(tokenizer, conversation(prompt, system), options=options)
 
 
 def check_system(system: str | None, template: str | None, model: str) -> None:
-    """Refuse a system prompt for a model that would not see it.
-
-    Args:
-        system: The system prompt, if any.
-        template: The chat template, if any.
-        model: Name of the model.
-
-    Raises:
-        ModelError: There is a system prompt and no template.
-    """
+    """Refuses, with ModelError, a system prompt for a model that would not see it, having no chat template."""
     if system is not None and not template:
         raise ModelError(
             f"system_prompt: expected a model with a chat template, got {model!r}, which reads plain text; remove "

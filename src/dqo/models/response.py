@@ -1,14 +1,8 @@
-"""The one text of a response: what is judged and embedded, in training and in evaluation.
+"""Reads the one text of a response: what is judged and embedded, in training and in evaluation.
 
 It is everything the assistant wrote over all its turns, tool calls included, without reasoning traces and without what
 tools or users said. Four forms of a trace are known: between two markers; up to a closing marker, where the prompt
-holds the opening one; opened and never closed, which leaves what stood before it; and several of them, in one turn or
-in several.
-
-Where a marker counts: an opening marker at the beginning of a turn or of a line; behind a first trace also within a
-line, where its closing marker follows. A closing marker that no opening one precedes ends a trace that the prompt
-opened. A marker in quotes or backticks, or in a code block of an answer, is a mention, and so is a closing marker with
-the end of a clause behind it ("… ends with </think>, then").
+holds the opening one; opened and never closed, which leaves what stood before it; and several of them.
 """
 
 import json
@@ -52,7 +46,7 @@ class Response(str):
     Attributes:
         traced: Whether there was a reasoning trace.
         unclosed: Whether a trace was opened and never closed.
-        sampled: What the model wrote, traces included.
+        sampled: What the model wrote, traces included; the text itself where not given.
     """
 
     traced: bool
@@ -60,20 +54,21 @@ class Response(str):
     sampled: str
 
     def __new__(cls, text: str, traced: bool = False, unclosed: bool = False, sampled: str | None = None) -> "Response":
-        """The text, and what was found; `sampled` is the text itself where it is not given."""
+        """Attaches what was found to the text."""
         response = super().__new__(cls, text)
         response.traced, response.unclosed, response.sampled = traced, unclosed, text if sampled is None else sampled
         return response
 
 
+# Completions as TRL decodes or parses them, with the `Response` that was read from their tokens.
 class SampledText(str):
-    """A completion as TRL decodes it, with the `Response` that was read from its tokens."""
+    """A completion that is text."""
 
     response: Response
 
 
 class SampledMessages(list):
-    """A conversational completion as TRL parses it, with the `Response` that was read from its tokens."""
+    """A completion that is messages."""
 
     response: Response
 
@@ -103,27 +98,20 @@ class _Mark(NamedTuple):
 
 @dataclass(frozen=True)
 class TraceMarkers:
-    """The markers of reasoning traces; `TraceMarkers.parse` reads the setting `trace_markers`.
-
-    Attributes:
-        pairs: Opening and closing marker of each kind; none leaves every text as it is.
-    """
+    """Opening and closing markers of reasoning traces; no pair at all leaves every text as it is."""
 
     pairs: tuple[Pair, ...] = DEFAULT_PAIRS
 
     @classmethod
     def parse(cls, setting: str) -> "TraceMarkers":
-        """Reads the setting.
+        """Reads the setting `trace_markers`.
 
         Args:
             setting: "default", "off", or pairs written OPEN...CLOSE and separated by commas, such as
-                "<plan>...</plan>" or "default, <plan>...</plan>".
+                "<plan>...</plan>" or "default, <plan>...</plan>"; RecipeError for anything else.
 
         Returns:
             The markers.
-
-        Raises:
-            RecipeError: A part that is none of these.
         """
         if setting.strip() == "off":
             return cls(())
@@ -142,35 +130,31 @@ class TraceMarkers:
         return cls(tuple(pairs))
 
     def cut(self, text: str, opened: bool = False) -> Cut:
-        """Removes the traces of one turn.
-
-        Args:
-            text: What the assistant wrote.
-            opened: Whether the prompt before it holds an opening marker that nothing closed.
-
-        Returns:
-            The rest, and what was found.
-        """
+        """Removes the traces of what the assistant wrote in one turn; `opened` where the prompt opened one."""
         marks = list(self._marks(text))
         last_closing = {mark.pair: i for i, mark in enumerate(marks) if not mark.opens}  # of each kind
         kept: list[str] = []
         place, inside, cuts, traced, from_prompt, mentioned = 0, opened, 0, False, False, False
         closing: str | None = None  # the marker that ends the trace; None where any does
-        fences = self._fences(text, 0)
+        fences = _find_fences(text, 0)
         for i, mark in enumerate(marks):
             starts_line = not text[place : mark.start].rpartition("\n")[2].strip()
             if inside:
+                # A marker in an open trace counts wherever it stands.
                 ends = not mark.opens and closing in (None, mark.pair[1])
             elif any(start <= mark.start < end for start, end in fences):
+                # In a code block of the answer it is a mention.
                 continue
             elif mark.opens:
+                # It counts at the beginning of a line, and behind a first trace where its closing marker follows.
                 if starts_line or (cuts and last_closing.get(mark.pair, -1) > i):
                     kept.append(text[place : mark.start])
                     place, inside, closing = mark.end, True, mark.pair[1]
                 else:
                     mentioned = True
                 continue
-            else:  # nothing opened it: the prompt did
+            else:
+                # Nothing opened it, so the prompt did, unless the text talks about it ("… ends with </think>, then").
                 ends = starts_line or not (cuts or mentioned or _WITHIN_A_SENTENCE.match(text, mark.end))
                 if ends:
                     kept.clear()
@@ -178,21 +162,15 @@ class TraceMarkers:
             if ends:
                 traced = traced or bool(text[place : mark.start].strip())
                 place, inside, closing, cuts, mentioned = mark.end, False, None, cuts + 1, False
-                fences = self._fences(text, place)
+                fences = _find_fences(text, place)
         if not inside:
             kept.append(text[place:])
         rest = "".join(kept)
         return Cut(rest.lstrip() if cuts or inside else rest, traced or inside, inside, from_prompt)
 
     def opened_by(self, context: str) -> bool:
-        """Whether a text ends within a trace: the opening marker is its last one, and stands at its end or on a line.
-
-        Args:
-            context: What the model read, from the beginning of the turn that it is to go on with.
-
-        Returns:
-            True where the model's next token belongs to a trace.
-        """
+        """Tells whether what the model read of its turn ends within a trace, to which its next token then belongs."""
+        # The opening marker is then the last one, and stands at the end or at the beginning of a line.
         last = max(self._marks(context), default=None)
         if last is None or not last.opens:
             return False
@@ -215,17 +193,17 @@ class TraceMarkers:
             if not (start and text[start - 1] in _QUOTES and text[end : end + 1] in _QUOTES):
                 yield _Mark(start, end, *self._kinds[match[0].lower()])
 
-    @staticmethod
-    def _fences(text: str, start: int) -> list[tuple[int, int]]:
-        """Code blocks that are closed."""
-        return [match.span() for match in _FENCE.finditer(text, start)]
+
+def _find_fences(text: str, start: int) -> list[tuple[int, int]]:
+    """Code blocks that are closed."""
+    return [match.span() for match in _FENCE.finditer(text, start)]
 
 
 DEFAULT_MARKERS = TraceMarkers()
 
 
 def completion_text(completion: Any, markers: TraceMarkers = DEFAULT_MARKERS) -> Response:
-    """The text of a completion as TRL passes it to reward functions.
+    """Reads the text of a completion as TRL passes it to reward functions.
 
     Args:
         completion: A string; or messages, {"role", "content": str or list of {"type": "text", "text": str},
@@ -251,43 +229,23 @@ def completion_text(completion: Any, markers: TraceMarkers = DEFAULT_MARKERS) ->
 
 
 def with_response(completion: str | list, response: Response) -> SampledText | SampledMessages:
-    """The same completion, which `completion_text` reads as the response that is given here.
-
-    Args:
-        completion: As TRL has it, a string or messages.
-        response: What was read from its tokens.
-
-    Returns:
-        An equal string or list.
-    """
+    """Copies a completion, a string or messages, so that `completion_text` reads the response given here."""
     found = SampledText(completion) if isinstance(completion, str) else SampledMessages(completion)
     found.response = response
     return found
 
 
 def joined(texts: Sequence[str], cuts: Sequence[Cut]) -> Response:
-    """One response of its turns.
-
-    Args:
-        texts: What the assistant wrote in each turn.
-        cuts: The same without traces.
-
-    Returns:
-        The turns that hold any text, one below the other.
-    """
+    """Joins what the assistant wrote in each turn, and the same without traces; turns without text are left out."""
     parts = [cut.text for cut in cuts if cut.text.strip()] if len(cuts) > 1 else [cut.text for cut in cuts]
     traced, unclosed = any(cut.traced for cut in cuts), any(cut.unclosed for cut in cuts)
     return Response("\n".join(parts), traced, unclosed, "\n".join(texts))
 
 
 def prompt_text(prompt: Any) -> str:
-    """A prompt as a judge reads it.
+    """Writes a prompt, a string or chat messages, as a judge reads it, without the system's words.
 
-    Args:
-        prompt: A string, or chat messages.
-
-    Returns:
-        The words of the one message that is no system message; of several, each with its role before it.
+    Of several messages each has its role before it.
     """
     if isinstance(prompt, str):
         return prompt
@@ -339,7 +297,7 @@ class ResponseReader:
         self._dropped = set(special) - self._kept
 
     def __call__(self, prompt_ids: Sequence[int], ids: Sequence[int], mask: Sequence[int] | None = None) -> Response:
-        """The text of a response.
+        """Reads a response.
 
         Args:
             prompt_ids: Tokens that the model read first; padding may stand before them.
@@ -355,27 +313,13 @@ class ResponseReader:
         return joined(texts, [self.markers.cut(*turn) for turn in zip(texts, opened, strict=True)])
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of tokens, without special tokens other than markers of traces.
-
-        Args:
-            ids: (T,) tokens.
-
-        Returns:
-            The text as it was sampled.
-        """
+        """Writes (T,) tokens as text, without special tokens other than markers of traces."""
         if self._kept.isdisjoint(ids):
             return self.tokenizer.decode(list(ids), skip_special_tokens=True)
         return self.tokenizer.decode([i for i in ids if i not in self._dropped], skip_special_tokens=False)
 
     def opened(self, context: Sequence[int]) -> bool:
-        """Whether the model is within a trace before it writes anything.
-
-        Args:
-            context: All tokens that it has read.
-
-        Returns:
-            True where the turn that it goes on with has an opening marker that nothing closed.
-        """
+        """Tells from all tokens that the model has read whether it is within a trace before it writes anything."""
         tail = list(context[-_TAIL:])
         turn = next((i + 1 for i in reversed(range(len(tail))) if tail[i] in self._dropped), 0)
         return self.markers.opened_by(self.decode(tail[turn:]))

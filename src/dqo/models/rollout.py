@@ -1,8 +1,8 @@
-"""Sampling a group of responses with its prompt read once.
+"""Samples a group of responses with its prompt read once.
 
-Host `generate` runs the prompt of a group of G responses G times. Here each distinct prompt is prefilled once, its G
-rows read its keys and values together, and rows that have ended leave the batch, so that the last long response does
-not keep the others busy.
+`generate` of transformers runs the prompt of a group of G responses G times. Here each distinct prompt is prefilled
+once, its G rows read its keys and values together, and rows that have ended leave the batch, so that the last long
+response does not keep the others busy.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     MinPLogitsWarper,
-    PretrainedConfig,
     PreTrainedModel,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
@@ -22,14 +21,28 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from dqo.models.numerics import full_float32, packed_weights
-from dqo.models.rollout_cache import RolloutCache, attends_in_groups, cache_keyword
+from dqo.models.numerics import full_float32
+from dqo.models.rollout_cache import RolloutCache, attending_in_groups, cache_keyword
 from dqo.models.weights import first_words
+
+# Settings of `generate` that a rollout applies.
+_APPLIED = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "eos_token_id"}
+# They change neither which tokens are drawn, nor how likely, nor where a response ends.
+_INERT = {
+    "bos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id", "max_length", "use_cache",
+    "length_penalty", "early_stopping", "renormalize_logits", "output_attentions", "output_hidden_states",
+    "output_scores", "output_logits", "return_dict_in_generate", "transformers_version", "_from_model_config",
+    "disable_compile", "compile_config", "prefill_chunk_size", "low_memory", "is_assistant", "num_assistant_tokens",
+    "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind",
+}  # fmt: skip
+_BLOCK = 256  # tokens of the vocabulary summed at once
+_BY_LENGTH = ("dynamic", "longrope")  # kinds of rotary embedding whose frequencies follow the longest position
+_WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "window_size")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is drawn; names, neutral values and order of application are those of the host's `generate`.
+    """How the next token is drawn; names, neutral values and order of application are those of `generate`.
 
     Attributes:
         temperature: logits are divided by it; 0 takes the most likely token.
@@ -46,7 +59,7 @@ class Sampling:
     repetition_penalty: float = 1.0
 
     def processors(self) -> LogitsProcessorList:
-        """The host's processors for the settings that are not neutral."""
+        """Makes the processors of transformers for the settings that are not neutral."""
         chosen = LogitsProcessorList()
         if self.repetition_penalty != 1.0:
             chosen.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
@@ -61,6 +74,28 @@ class Sampling:
         return chosen
 
 
+def effective_sampling(model: PreTrainedModel, given: GenerationConfig) -> tuple[Sampling, list[str]]:
+    """Finds how `model.generate(generation_config=given)` draws: what is given, then the model's own, then defaults.
+
+    Args:
+        model: causal LM, possibly wrapped by PEFT, whose own `generation_config` fills what is not given.
+        given: settings of the call.
+
+    Returns:
+        What `generate_shared` can apply, and the names of the settings that it cannot.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config, _ = base._prepare_generation_config(given)  # transformers' own order of who decides
+    neutral = config._get_default_generation_params() | {"do_sample": True}
+    beyond = [
+        name
+        for name, value in config.to_dict().items()
+        if name not in _APPLIED | _INERT and value not in (None, neutral.get(name), [], {})
+    ]
+    names = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+    return Sampling(**{name: getattr(config, name) for name in names}), sorted(beyond)
+
+
 @torch.no_grad()
 def generate_shared(
     model: PreTrainedModel,
@@ -73,7 +108,7 @@ def generate_shared(
     generator: torch.Generator | None = None,
     uniforms: Tensor | None = None,
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """Samples one completion a row, prefilling equal prompts once.
+    """Samples one completion per row, prefilling equal prompts once.
 
     Args:
         model: causal LM that `why_not_shared` accepts, unwrapped for generation (not sharded: rows leave the
@@ -95,17 +130,59 @@ def generate_shared(
     was_training = model.training
     model.eval()
     try:
-        with attends_in_groups(model), packed_weights(model, rows=len(prompt_ids), steps=max_new_tokens):
+        with attending_in_groups(model):
             rollout = _Rollout(model, prompt_ids, sampling, eos_token_ids, pad_token_id, generator, uniforms)
             return rollout.run(max_new_tokens)
     finally:
         model.train(was_training)
 
 
+def why_not_shared(model: PreTrainedModel) -> str | None:
+    """Says why `generate_shared` would not sample from this model's own distribution.
+
+    Args:
+        model: causal LM with its weights in memory; its mode is left as it was.
+
+    Returns:
+        None where it does, or a clause to show the user.
+    """
+    if model.config is not model.config.get_text_config():
+        return f"{model.config.model_type} takes more than text."
+    return why_layers(model) or why_not_in_groups(model)
+
+
+def why_layers(model: nn.Module) -> str | None:
+    """Says why the layers of a model are more than full attention, through which every token sees its whole past.
+
+    Windows and recurrent state are read off the configuration, because they show on long sequences only.
+
+    Args:
+        model: causal LM, possibly wrapped by PEFT.
+
+    Returns:
+        None where they are not, or a clause to show the user.
+    """
+    config = model.config
+    if getattr(model.get_base_model() if hasattr(model, "get_base_model") else model, "_is_stateful", False):
+        return "its recurrent layers would carry state from one response into the next."
+    rope = getattr(config, "rope_parameters", None) or {}  # of all layers, or one per kind of layer
+    kinds = {part.get("rope_type") for part in (rope, *rope.values()) if isinstance(part, dict)}
+    if moving := sorted(kinds.intersection(_BY_LENGTH)):
+        return f"its rotary frequencies depend on the length of the row (rope_type {', '.join(moving)})."
+    if (layers := getattr(config, "layer_types", None)) is not None:
+        others = sorted(set(layers) - {"full_attention"})
+        return f"it has layers of type {', '.join(others)} beside full attention." if others else None
+    if getattr(config, "use_sliding_window", True):
+        for name in _WINDOWS:
+            if (width := getattr(config, name, None)) is not None:
+                return f"its attention reaches back {width} tokens only ({name})."
+    return None
+
+
 @torch.no_grad()
 @full_float32()
 def why_not_in_groups(model: PreTrainedModel) -> str | None:
-    """Why `generate_shared` would not sample from this model's own distribution, or None where it does.
+    """Says by numbers why `generate_shared` would not sample from this model's own distribution.
 
     Draws a few tokens after made-up prompts of two lengths and compares their log-probabilities with a plain forward,
     without TF32, whose rounding is no matter of the layout.
@@ -114,7 +191,7 @@ def why_not_in_groups(model: PreTrainedModel) -> str | None:
         model: causal LM that may share a prompt between rows; its mode is left as it was.
 
     Returns:
-        None, or one sentence to show the user.
+        None where it does, or one sentence to show the user.
     """
     ids = [[token % model.config.vocab_size for token in range(3, stop)] for stop in (9, 9, 8)]
     generator = torch.Generator(model.device).manual_seed(0)
@@ -176,8 +253,10 @@ class _Rollout:
             running = (~torch.isin(tokens, self.eos)).nonzero().squeeze(1)  # (R',)
             if step + 1 == max_new_tokens or len(running) == 0:
                 break
-            if len(running) < len(tokens):
-                tokens = self._keep(running, cache, tokens)
+            if len(running) < len(tokens):  # rows that have ended leave everything
+                cache.keep(running)
+                tokens, self.rows = tokens[running], self.rows[running]
+                self.ids, self.mask = self.ids[running], self.mask[running]
             logits = self._forward(tokens[:, None], cache)  # (R', V)
         return self.completions, self.logprobs
 
@@ -197,11 +276,18 @@ class _Rollout:
         return outputs.logits[:, -1].float()
 
     def _draw(self, logits: Tensor, step: int) -> Tensor:
-        """One token a running row, noted with its log-probability: (R,)."""
+        """Draws one token per running row, and notes it with its log-probability: (R,)."""
         logits = self.processors(self.ids, logits)  # (R, V)
         total = logits.logsumexp(dim=-1, keepdim=True)  # (R, 1)
-        p = None if self.greedy else (logits - total).exp_()  # (R, V)
-        tokens = logits.argmax(-1) if p is None else inverse_cdf(p, self._numbers(step))  # (R,)
+        if self.greedy:
+            tokens = logits.argmax(-1)  # (R,)
+        else:
+            R, device = len(self.rows), self.rows.device
+            if self.uniforms is not None:
+                numbers = self.uniforms[self.rows, step]  # (R,)
+            else:
+                numbers = torch.rand(R, dtype=torch.float64, device=device, generator=self.generator)  # (R,)
+            tokens = inverse_cdf((logits - total).exp_(), numbers)  # (R,)
         drawn = (logits.gather(1, tokens[:, None]) - total).squeeze(1)  # (R,)
         for row, token, logp in zip(self.rows.tolist(), tokens.tolist(), drawn.tolist(), strict=True):
             self.completions[row].append(token)
@@ -210,34 +296,16 @@ class _Rollout:
         self.mask = torch.cat([self.mask, torch.ones_like(tokens)[:, None]], dim=1)  # (R, L+t)
         return tokens
 
-    def _numbers(self, step: int) -> Tensor:
-        """A number in [0, 1) for each running row: (R,)."""
-        if self.uniforms is not None:
-            return self.uniforms[self.rows, step]
-        device = self.rows.device
-        return torch.rand(len(self.rows), dtype=torch.float64, device=device, generator=self.generator)
-
-    def _keep(self, running: Tensor, cache: RolloutCache, tokens: Tensor) -> Tensor:
-        """Drops rows that have ended from everything: their tokens so far, mask, cache and place in the answer."""
-        cache.keep(running)
-        self.ids, self.mask, self.rows = self.ids[running], self.mask[running], self.rows[running]
-        return tokens[running]
-
-
-# Drawing tokens from probabilities with one random number a row, so that a row's draw depends on that number alone.
-
-_BLOCK = 256  # tokens of the vocabulary summed at once
-
 
 def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """One draw a row. Unlike `torch.multinomial`, one random number a row, not V.
+    """Draws one token per row from one random number per row, where `torch.multinomial` takes V.
 
     In two stages, a block of tokens and then a token of it, so that the sums in float64, in which a large vocabulary
     loses no token, are over blocks and not over all tokens. The first place where a sum exceeds the drawn number is
     never a token of probability zero.
 
     Args:
-        probabilities: (R, V), of any scale a row.
+        probabilities: (R, V), of any scale per row.
         uniforms: (R,) float64 in [0, 1).
 
     Returns:
@@ -260,98 +328,3 @@ def _running_sum(x: Tensor) -> Tensor:
     if x.is_cuda and torch.are_deterministic_algorithms_enabled():
         return x.cpu().cumsum(-1).to(x.device)
     return x.cumsum(-1)
-
-
-# Which models may read a prompt once for many rows: those whose every token sees its whole past by attention alone.
-#
-# Windows and recurrent state are read off the configuration, because they show on long sequences only; the rest is
-# tried
-# out on a few made-up tokens.
-
-_BY_LENGTH = ("dynamic", "longrope")  # kinds of rotary embedding whose frequencies follow the longest position
-_WINDOWS = ("sliding_window", "attention_chunk_size", "attention_window_size", "window_size")
-
-
-def why_not_shared(model: PreTrainedModel) -> str | None:
-    """Why `generate_shared` would not sample from this model's own distribution, or None where it does.
-
-    Args:
-        model: causal LM with its weights in memory; its mode is left as it was.
-
-    Returns:
-        None, or a clause to show the user.
-    """
-    if model.config is not model.config.get_text_config():
-        return f"{model.config.model_type} takes more than text."
-    return why_layers(model) or why_not_in_groups(model)
-
-
-def why_layers(model: nn.Module) -> str | None:
-    """Why the layers of a model are more than full attention, or None where they are not.
-
-    Args:
-        model: causal LM, possibly wrapped by PEFT.
-
-    Returns:
-        None, or a clause to show the user.
-    """
-    config = model.config
-    if getattr(model.get_base_model() if hasattr(model, "get_base_model") else model, "_is_stateful", False):
-        return "its recurrent layers would carry state from one response into the next."
-    if rope := set(_rope_types(config)).intersection(_BY_LENGTH):
-        return f"its rotary frequencies depend on the length of the row (rope_type {', '.join(rope)})."
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None:
-        others = sorted(set(kinds) - {"full_attention"})
-        return f"it has layers of type {', '.join(others)} beside full attention." if others else None
-    if getattr(config, "use_sliding_window", True):
-        for name in _WINDOWS:
-            if (width := getattr(config, name, None)) is not None:
-                return f"its attention reaches back {width} tokens only ({name})."
-    return None
-
-
-def _rope_types(config: PretrainedConfig) -> list[str]:
-    """Of all layers, or one a kind of layer."""
-    settings = getattr(config, "rope_parameters", None) or {}
-    return [part.get("rope_type", "default") for part in (settings, *settings.values()) if isinstance(part, dict)]
-
-
-# Finds the settings that `generate` would apply: those that it is given, then the model's own, then the defaults.
-
-_APPLIED = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "eos_token_id"}
-# They change neither which tokens are drawn, nor how likely, nor where a response ends.
-_INERT = {
-    "bos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id", "max_length", "use_cache",
-    "length_penalty", "early_stopping", "renormalize_logits", "output_attentions", "output_hidden_states",
-    "output_scores", "output_logits", "return_dict_in_generate", "transformers_version", "_from_model_config",
-    "disable_compile", "compile_config", "prefill_chunk_size", "low_memory", "is_assistant", "num_assistant_tokens",
-    "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind",
-}  # fmt: skip
-
-
-def effective_sampling(model: PreTrainedModel, given: GenerationConfig) -> tuple[Sampling, list[str]]:
-    """How `model.generate(generation_config=given)` draws.
-
-    Args:
-        model: causal LM, possibly wrapped by PEFT, whose own `generation_config` fills what is not given.
-        given: settings of the call.
-
-    Returns:
-        What `generate_shared` can apply, and the names of the settings that it cannot.
-    """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config, _ = base._prepare_generation_config(given)  # transformers' own order of who decides
-    neutral = config._get_default_generation_params() | {"do_sample": True}
-    beyond = [
-        name
-        for name, value in config.to_dict().items()
-        if name not in _APPLIED | _INERT and value not in (None, neutral.get(name), [], {})
-    ]
-    return Sampling(
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        repetition_penalty=config.repetition_penalty,
-    ), sorted(beyond)

@@ -1,6 +1,7 @@
-"""Keys and values of a rollout: those of a prompt once for all its rows, those of the rows in buffers written in place.
+"""Keeps the keys and values of a rollout: those of a prompt once for all its rows, those of rows in buffers.
 
-The host repeats the prompt's keys and values to every row and concatenates, which copies all of them for every token.
+transformers repeats the prompt's keys and values to every row and concatenates, which copies all of them for every
+token. Attention of the newest tokens reads a prompt once for all its rows, the idea of Hydragen (arXiv 2402.05099).
 """
 
 import inspect
@@ -18,6 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from dqo.errors import ModelError
+
+NAME = "dqo_rollout"  # of the attention, in transformers' registry
+_CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "sliding_window")
 
 
 @dataclass(frozen=True)
@@ -40,15 +44,7 @@ class RunningRows:
 
     @classmethod
     def of(cls, prompt_of_row: Tensor, prompt_bias: Tensor | None) -> "RunningRows":
-        """Places rows, given in ascending order of their prompts, in the table.
-
-        Args:
-            prompt_of_row: (R,) ascending, every prompt 0..U-1 at least once.
-            prompt_bias: (U, 1, 1, L) or None.
-
-        Returns:
-            The rows with their places.
-        """
+        """Places rows in the table; `prompt_of_row` is ascending and has every prompt 0..U-1 at least once."""
         counts = torch.bincount(prompt_of_row)  # (U,)
         width = int(counts.max())
         first = counts.cumsum(0) - counts  # (U,) row at which a prompt's rows begin
@@ -73,7 +69,7 @@ class RunningRows:
 
 
 class RolloutLayer(DynamicLayer):
-    """One layer: the prompts' keys and values, and after `start` those of the rows beside them.
+    """Holds one layer's keys and values of the prompts, and once `rows` is set those of the rows beside them.
 
     Args:
         room: tokens a row may produce after the prompt.
@@ -87,7 +83,7 @@ class RolloutLayer(DynamicLayer):
         self.length = 0  # tokens written to the buffers
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Appends states, (batch, heads, t, width) each; returns those of all tokens, or once started itself, twice."""
+        """Appends states, (batch, heads, t, width) each; returns those of all tokens, or once there are rows itself."""
         key_states, value_states = as_attended(key_states), as_attended(value_states)
         if self.rows is None:
             return super().update(key_states, value_states)
@@ -98,24 +94,14 @@ class RolloutLayer(DynamicLayer):
         for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, self.length : stop] = states
         self.length = stop
-        return self, self  # read by `grouped_attention`
+        return self, self  # for `grouped_attention`
 
     def get_seq_length(self) -> int:
-        """Tokens a row has seen, padding included."""
+        """Counts the tokens that a row has seen, padding included."""
         return super().get_seq_length() + self.length
 
-    def start(self, rows: RunningRows) -> None:
-        """From here on the batch is the rows, not the prompts."""
-        self.rows = rows
-
     def keep(self, running: Tensor, prompts: Tensor | None, rows: RunningRows) -> None:
-        """Drops ended rows, and prompts none of whose rows is left.
-
-        Args:
-            running: (R',) rows to keep.
-            prompts: (U',) prompts to keep, or None for all.
-            rows: the rows afterwards.
-        """
+        """Keeps the rows at `running`, (R',), and the prompts at `prompts`, (U',) or None for all."""
         self.rows = rows
         if self.buffers is not None:
             self.buffers = tuple(buffer[running] for buffer in self.buffers)
@@ -124,18 +110,14 @@ class RolloutLayer(DynamicLayer):
 
 
 class RolloutCache(Cache):
-    """Cache of rollout layers, made one by one as the layers of the model first write.
-
-    Args:
-        room: tokens a row may produce after the prompt.
-    """
+    """Cache of rollout layers, made one by one as the layers of the model first write; `room` as there."""
 
     def __init__(self, room: int) -> None:
         super().__init__(layer_class_to_replicate=partial(RolloutLayer, room))
         self.rows: RunningRows | None = None
 
     def start(self, prompt_of_row: Tensor, prompt_mask: Tensor) -> None:
-        """Goes from the U prompts to their N rows.
+        """Goes from the U prompts to their rows.
 
         Args:
             prompt_of_row: (N,) ascending, every prompt at least once.
@@ -147,7 +129,7 @@ class RolloutCache(Cache):
             bias = bias[:, None, None]  # (U, 1, 1, L)
         self.rows = RunningRows.of(prompt_of_row, bias)
         for layer in self.layers:
-            layer.start(self.rows)
+            layer.rows = self.rows
 
     def keep(self, running: Tensor) -> None:
         """Keeps the rows at `running`, (R',) ascending, and the prompts that they need."""
@@ -159,39 +141,24 @@ class RolloutCache(Cache):
 
 
 def as_attended(states: Tensor) -> Tensor:
-    """In the dtype that attention would cast to under autocast: cast once here, not with every later token."""
+    """Casts to the dtype that attention would cast to under autocast: once here, not with every later token."""
     if torch.is_autocast_enabled(states.device.type):
         return states.to(torch.get_autocast_dtype(states.device.type))
     return states
 
 
 def cache_keyword(model: nn.Module) -> str:
-    """Under which name the forward of a model takes its cache: `cache` from transformers 5.24 on.
-
-    Args:
-        model: causal LM or backbone, possibly wrapped by PEFT, not by DDP or FSDP.
-
-    Returns:
-        "cache" or "past_key_values".
-    """
+    """Finds the name under which the forward of a model, perhaps wrapped by PEFT, takes its cache."""
+    # It is `cache` from transformers 5.24 on, and was `past_key_values`.
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     # The class's own forward: TRL and accelerate put wrappers without its signature on the instance.
     return "cache" if "cache" in inspect.signature(type(base).forward).parameters else "past_key_values"
 
 
-# Attention of a rollout's newest tokens: all rows of a prompt read its keys and values together, once.
-#
-# Scores against the prompt are one matrix product a prompt instead of one a row, and nothing is repeated; the same idea
-# as Hydragen (arXiv 2402.05099). One softmax over prompt and row, so the numbers are those of plain attention.
-
-NAME = "dqo_rollout"
-_CHANGES_SCORES = ("softcap", "s_aux", "position_bias", "sliding_window")
-
-
 def grouped_attention(
     module: nn.Module, query: Tensor, key: Any, value: Any, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
-    """Attention in the form that transformers calls: the host's own for prompts, grouped for tokens after them.
+    """Attends in the form that transformers calls: its own attention for prompts, grouped for tokens after them.
 
     Args:
         module: the attention layer.
@@ -205,7 +172,7 @@ def grouped_attention(
         (R, 1, heads, width), and None for the weights.
 
     Raises:
-        ModelError: the layer changes scores in a way that this does not compute; `why_not_in_groups` tells it.
+        ModelError: the layer changes scores in a way that this does not compute; `why_not_in_groups` reports it.
     """
     if not isinstance(key, RolloutLayer):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
@@ -217,7 +184,8 @@ def grouped_attention(
     L, H = key.keys.shape[-2], key.keys.shape[1]
     own_keys, own_values = (buffer[:, :, : key.length] for buffer in key.buffers)  # (R, H, t, width)
     query = as_attended(query)
-    # As fused attention does it: rounded scores would move every token's log-probability off the trainer's.
+    # One softmax over prompt and row, so the numbers are those of plain attention, and in float32 as fused attention
+    # has them: rounded scores would move every token's log-probability off the trainer's.
     with torch.autocast(query.device.type, enabled=False):
         scaled = (query.float() * scaling).reshape(R, H, heads // H, width)  # (R, H, heads/H, width)
         to_prompt = key.rows.group(scaled) @ key.keys.float().transpose(-1, -2)  # (U, H, W*heads/H, L)
@@ -236,15 +204,8 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def attends_in_groups(model: PreTrainedModel) -> Iterator[None]:
-    """The model's attention is `grouped_attention` inside, and its own again afterwards.
-
-    Args:
-        model: causal LM, possibly wrapped by PEFT.
-
-    Yields:
-        None: the block runs with it.
-    """
+def attending_in_groups(model: PreTrainedModel) -> Iterator[None]:
+    """Lets the model, perhaps wrapped by PEFT, attend by `grouped_attention` inside the block."""
     before = model.config._attn_implementation
     model.config._attn_implementation = NAME
     try:
