@@ -161,7 +161,7 @@ def test_a_judge_of_pairs_without_its_head_is_refused(judge, part, tmp_path):
     folder = classifier(tmp_path / "judge", ["entailment", "no"])
     judge(str(folder), device="cpu")
     change(folder, without(part))
-    with pytest.raises(EncoderError, match=rf"BertForSequenceClassification in .* lack \d+ \('(bert\.)?{part}"):
+    with pytest.raises(ModelError, match=rf"BertForSequenceClassification in .* lack \d+ \('(bert\.)?{part}"):
         judge(str(folder), device="cpu")
 
 

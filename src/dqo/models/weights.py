@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqo.errors import DQOError, ModelError, RecipeError
+from dqo.errors import ModelError, RecipeError
 from dqo.files.jsonio import parse_object, read_text
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def load_whole(
     what: str,
     remedy: str = REMEDY,
     *,
-    error: type[DQOError] = ModelError,
     read: "Callable[[PreTrainedModel], Tensor] | None" = None,
     device: Any = None,
     **options: Any,
@@ -39,7 +38,6 @@ def load_whole(
         source: Folder, or name on the hub.
         what: What was expected and from where, for the error.
         remedy: What to change, for the error.
-        error: Class of the error.
         read: Computes the output that counts, of any input; every weight counts where not given.
         device: Where to put the model; None leaves it on the CPU.
         **options: More arguments of `from_pretrained`.
@@ -48,17 +46,17 @@ def load_whole(
         The model in eval mode.
 
     Raises:
-        DQOError: Of class `error`: loading failed, a weight is missing or has another shape, or an adapter holds
-            weights that its base has no place for.
+        ModelError: Loading failed, a weight is missing or has another shape, or an adapter holds weights that its base
+            has no place for.
     """
     try:
         model, accounts = _load(loader, source, **options)
         fault = _fault(model, accounts, read and (lambda: read(model)))
         model = model.to(device or "cpu")
     except Exception as problem:  # the hub's, the network's or the files': all of them mean the same to the user
-        raise error(f"expected {what}, but loading failed ({why_failed(problem)}); {remedy}.") from problem
+        raise ModelError(f"expected {what}, but loading failed ({why_failed(problem)}); {remedy}.") from problem
     if fault:
-        raise error(f"expected {what}, but {fault}; {remedy}.")
+        raise ModelError(f"expected {what}, but {fault}; {remedy}.")
     return model
 
 
@@ -147,9 +145,14 @@ def read_part(loader: Any, source: str, what: str, **options: Any) -> Any:
 
 def _load(loader: Any, source: str, **options: Any) -> "tuple[PreTrainedModel, Accounts]":
     base = _base_of(source) or source
-    # Shapes that differ are named by the account, and by the error that is left out here they would not.
-    options |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
-    model, account = loader.from_pretrained(base, output_loading_info=True, **options)
+    model, account = loader.from_pretrained(
+        base,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # the account names them, the error would not
+        use_safetensors=True,
+        trust_remote_code=False,
+        **options,
+    )
     accounts = [(base, account)]
     if base != source:  # of an adapter loaded in one go, transformers gives no account of the base
         accounts.append((source, model.load_adapter(source, use_safetensors=True).to_dict()))
