@@ -77,7 +77,7 @@ def test_mistakes_are_sentences(folder, tmp_path):
         load_task("gsm8k", path=str(tmp_path / "none")).prompts("train")
     with pytest.raises(RecipeError, match=r"expected a text that holds \{prompt\}"):
         load_task("gsm8k", template="Solve it.")
-    with pytest.raises(RecipeError, match="dev_size: expected a whole number of at least 0, got -1"):
+    with pytest.raises(RecipeError, match="`dev_size` must be at least 0, got -1"):
         load_task("gsm8k", dev_size=-1)
     with pytest.raises(RecipeError, match=r"expected a known setting, got .*did you mean 'template'"):
         load_task("gsm8k", templat="x")
@@ -142,7 +142,7 @@ def test_instructions_too_long_to_train_on_are_left_out_and_counted(folder):
     task = load_task("dolly", path=folder(rows, [row("Say it.", "It.")]), dev_size=0, max_prompt_words=50)
     assert len(task.prompts("train")) == 15
     assert task.notes == ["5 of 20 prompts of more than 50 words were left out"]
-    with pytest.raises(RecipeError, match="max_prompt_words: expected a whole number of at least 20, got 0"):
+    with pytest.raises(RecipeError, match="`max_prompt_words` must be at least 20, got 0"):
         load_task("dolly", max_prompt_words=0)
 
 

@@ -92,12 +92,12 @@ def test_unknown_names_are_answered_with_the_nearest():
     ("name", "options", "message"),
     [
         ("cities", {"train_size": 1000}, "train_size=1000: expected no more prompts than the task can make"),
-        ("cities", {"dev_size": -1}, "dev_size: expected a whole number of at least 0, got -1"),
-        ("cities", {"min_population": 10}, "min_population: expected a whole number of at least 15000"),
+        ("cities", {"dev_size": -1}, "`dev_size` must be at least 0, got -1"),
+        ("cities", {"min_population": 10}, "`min_population` must be at least 15000"),
         ("concepts", {"seed": "a"}, "seed` must be a whole number, got 'a'"),
-        ("concepts", {"words": 1}, "words: expected 2, 3, 4, 5 or null"),
-        ("countdown", {"numbers": 2}, "numbers: expected 3 to 6"),
-        ("countdown", {"max_number": 200}, "max_number: expected a number from 5 to 99"),
+        ("concepts", {"words": 1}, "`words` must be one of 2, 3, 4, 5"),
+        ("countdown", {"numbers": 2}, "`numbers` must be at least 3"),
+        ("countdown", {"max_number": 200}, "`max_number` must be at most 99"),
     ],
 )
 def test_bad_options(name, options, message):

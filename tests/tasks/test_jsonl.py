@@ -86,7 +86,7 @@ def test_bad_rewards(write):
         task_of("later", train=train)
     with pytest.raises(RecipeError, match="got nothing of that name"):
         task_of("absent", train=train)
-    with pytest.raises(RecipeError, match="max_completion_length: expected a whole number of at least 1, got 0"):
+    with pytest.raises(RecipeError, match="`max_completion_length` must be at least 1, got 0"):
         task_of(train=train, max_completion_length=0)
     task = task_of("nan", train=train)
     with pytest.raises(RewardError, match="reward function 'nan': expected a finite number for row 1, got nan"):

@@ -4,12 +4,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from dqo.errors import DataError
 from dqo.files.records import Prompt
 from dqo.tasks.gazetteer import SMALLEST_CITY, City, Gazetteer
-from dqo.tasks.splits import GeneratedTask, check_least, meta_field
+from dqo.tasks.splits import GeneratedTask, meta_field
 
 ELSEWHERE = 0.1  # exactly one city, but on another continent
 MAX_WORDS = 12  # a longer response is worth half
@@ -44,13 +46,12 @@ class CitiesTask(GeneratedTask):
         min_population: Population from which a city counts, at least 15000.
     """
 
-    min_population: int = 100_000
+    min_population: Annotated[int, Field(ge=SMALLEST_CITY)] = 100_000
 
     name: ClassVar[str] = "cities"
     max_completion_length: ClassVar[int] = 24
 
     def __post_init__(self) -> None:
-        check_least("min_population", self.min_population, SMALLEST_CITY)
         super().__post_init__()
         # A response is searched for its reward, for its embedding and for the log.
         self._cities_of = lru_cache(maxsize=4096)(self._search)

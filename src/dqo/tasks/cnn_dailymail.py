@@ -3,11 +3,12 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from dqo.files.records import Prompt
 from dqo.tasks.datasets import HubData, ReferenceTask, Row
-from dqo.tasks.splits import check_least
 
 _WORD = re.compile(r"\S+")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
@@ -41,8 +42,8 @@ class CnnDailymailTask(ReferenceTask):
         max_article_words: Most words of an article, at least 20.
     """
 
-    measure: str = "rougeLsum"
-    max_article_words: int = 600
+    measure: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeLsum"
+    max_article_words: Annotated[int, Field(ge=20)] = 600
 
     name: ClassVar[str] = "cnn_dailymail"
     max_completion_length: ClassVar[int] = 128
@@ -55,10 +56,6 @@ class CnnDailymailTask(ReferenceTask):
         config="3.0.0",
         most={"train": 5000, "test": 500},  # of 287,113 and 11,490; a run of reinforcement learning sees fewer
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least("max_article_words", self.max_article_words, 20)
 
     def shorten(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Cuts articles to the limit, and notes how many."""

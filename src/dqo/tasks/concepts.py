@@ -5,9 +5,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from dqo.errors import RecipeError
 from dqo.files.records import Prompt
 from dqo.models.policy import DEFAULT_POLICY
 from dqo.rewards.sentences import coverage
@@ -86,14 +85,9 @@ class ConceptsTask(SentenceTask, GeneratedTask):
         words: Words per prompt, 2 to 5; None draws 3 or 4.
     """
 
-    words: int | None = None
+    words: Literal[2, 3, 4, 5] | None = None
 
     name: ClassVar[str] = "concepts"
-
-    def __post_init__(self) -> None:
-        if self.words not in (None, 2, 3, 4, 5):
-            raise RecipeError(f"words: expected 2, 3, 4, 5 or null (3 or 4 at random), got {self.words!r}.")
-        super().__post_init__()
 
     def draw(self, rng: random.Random) -> ConceptSet:
         """Draws words of one scene."""

@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from dqo.errors import RecipeError
 from dqo.files.records import Prompt
@@ -139,18 +141,11 @@ class CountdownTask(GeneratedTask):
         max_number: The largest of them, 5 to 99.
     """
 
-    numbers: int = 4
-    max_number: int = 25
+    numbers: Annotated[int, Field(ge=3, le=6)] = 4
+    max_number: Annotated[int, Field(ge=5, le=99)] = 25
 
     name: ClassVar[str] = "countdown"
     max_completion_length: ClassVar[int] = 48
-
-    def __post_init__(self) -> None:
-        if self.numbers not in range(3, 7):
-            raise RecipeError(f"numbers: expected 3 to 6 numbers a puzzle, got {self.numbers!r}.")
-        if self.max_number not in range(5, 100):
-            raise RecipeError(f"max_number: expected a number from 5 to 99, got {self.max_number!r}.")
-        super().__post_init__()
 
     def draw(self, rng: random.Random) -> Puzzle:
         """Draws numbers, and a target among those that random expressions reach in two ways."""

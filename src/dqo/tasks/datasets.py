@@ -6,13 +6,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.records import Prompt, read_prompts
 from dqo.models.weights import first_words
 from dqo.rewards.references import RougeReward
-from dqo.tasks.splits import Splits, SplitTask, check_least, cut, distinct_ids, fold_case
+from dqo.tasks.splits import Size, Splits, SplitTask, cut, distinct_ids, fold_case
 
 Row = dict[str, Any]
 
@@ -62,9 +64,9 @@ class DatasetTask(SplitTask):
 
     path: str | None = None
     revision: str | None = None
-    train_size: int | None = None
-    dev_size: int | None = None
-    test_size: int | None = None
+    train_size: Annotated[int, Field(ge=1)] | None = None
+    dev_size: Size | None = None
+    test_size: Size | None = None
     seed: int = 0
     template: str | None = None
     notes: list[str] = field(default_factory=list, init=False, repr=False)
@@ -73,9 +75,6 @@ class DatasetTask(SplitTask):
     default_template: ClassVar[str] = "{prompt}"
 
     def __post_init__(self) -> None:
-        for option, least in (("train_size", 1), ("dev_size", 0), ("test_size", 0)):
-            if (value := getattr(self, option)) is not None:
-                check_least(option, value, least)
         self.template = self.default_template if self.template is None else self.template
         if "{prompt}" not in self.template:
             raise RecipeError(
@@ -177,7 +176,7 @@ class ReferenceTask(DatasetTask):
         measure: "rouge1", "rouge2", "rougeL" or "rougeLsum".
     """
 
-    measure: str = "rougeL"
+    measure: Literal["rouge1", "rouge2", "rougeL", "rougeLsum"] = "rougeL"
 
     max_completion_length: ClassVar[int] = 256
     _rouge: RougeReward = field(init=False, repr=False)

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
+
+from pydantic import Field
 
 from dqo.files.records import Prompt
 from dqo.tasks.datasets import HubData, ReferenceTask, Row
-from dqo.tasks.splits import check_least, fold_case
+from dqo.tasks.splits import fold_case
 
 _CITATION = re.compile(r"\[\d+\]")  # the data set's owners recommend removing these
 
@@ -42,7 +44,7 @@ class DollyTask(ReferenceTask):
         max_prompt_words: Most words of an instruction with its context, at least 20.
     """
 
-    max_prompt_words: int = 800
+    max_prompt_words: Annotated[int, Field(ge=20)] = 800
 
     name: ClassVar[str] = "dolly"
     hub: ClassVar[HubData] = HubData(
@@ -51,10 +53,6 @@ class DollyTask(ReferenceTask):
         to_records=_records,
         revision="bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_least("max_prompt_words", self.max_prompt_words, 20)
 
     def shorten(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Leaves out the prompts beyond the limit, and notes how many."""

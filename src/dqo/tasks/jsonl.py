@@ -5,7 +5,9 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.jsonio import is_number
@@ -13,7 +15,7 @@ from dqo.files.records import Prompt, read_prompts
 from dqo.models.weights import first_words
 from dqo.rewards import CheckedReward
 from dqo.rewards.loading import checked_span, import_function, import_reward
-from dqo.tasks.splits import Splits, SplitTask, check_least, distinct_ids
+from dqo.tasks.splits import Splits, SplitTask, distinct_ids
 
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
@@ -54,10 +56,10 @@ class JsonlTask(SplitTask):
         train: str | None = None,
         dev: str | None = None,
         test: str | None = None,
-        max_completion_length: int = 256,
+        max_completion_length: Annotated[int, Field(ge=1)] = 256,
         answer_span: str | None = None,
     ):
-        self.max_completion_length = check_least("max_completion_length", max_completion_length, 1)
+        self.max_completion_length = max_completion_length
         self._reward = CheckedReward(import_reward(reward))
         if inspect.iscoroutinefunction(type(self._reward).__call__):
             raise RecipeError(

@@ -5,7 +5,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.records import Prompt
@@ -14,6 +16,7 @@ SPLITS = ("train", "dev", "test")
 _ATTEMPTS = 2000  # draws for one item before the space counts as exhausted
 _MOST_CUT = 100  # prompts cut where no size is given, but no more than a tenth
 
+Size = Annotated[int, Field(ge=0)]
 Splits = dict[str, list[Prompt]]
 Key = Callable[[Prompt], str]
 
@@ -55,15 +58,15 @@ class GeneratedTask(SplitTask):
     """
 
     seed: int = 0
-    train_size: int = 400
-    dev_size: int = 60
-    test_size: int = 60
+    train_size: Size = 400
+    dev_size: Size = 60
+    test_size: Size = 60
     splits: Splits = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         drawn: dict[str, list[Any]] = {}
         for split in reversed(SPLITS):
-            size = check_least(f"{split}_size", getattr(self, f"{split}_size"), 0)
+            size = getattr(self, f"{split}_size")
             rng, others = random.Random(f"{self.seed}/{split}"), [item for items in drawn.values() for item in items]
             drawn[split] = []
             for _ in range(size):
@@ -160,25 +163,6 @@ def distinct_ids(splits: Mapping[str, list[Prompt]]) -> Splits:
 def fold_case(text: str) -> str:
     """Folds case and white space, for texts that count as equal."""
     return " ".join(text.casefold().split())
-
-
-def check_least(option: str, value: int, least: int) -> int:
-    """Refuses an option below its least value.
-
-    Args:
-        option: Its name, for the message.
-        value: What was given.
-        least: Smallest value that is allowed.
-
-    Returns:
-        The value.
-
-    Raises:
-        RecipeError: It is smaller.
-    """
-    if value < least:
-        raise RecipeError(f"{option}: expected a whole number of at least {least}, got {value!r}.")
-    return value
 
 
 def meta_field(prompt: Prompt, field: str, kind: type, task: str) -> Any:
