@@ -31,7 +31,7 @@ os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TQDM_
 import yaml
 
 from dqo.cli.main import main as dqo
-from dqo.files.run import flaw
+from dqo.files.run import damage
 from dqo.sweep import run as sweep  # noqa: F401  (imported before the first fork, so that no child has to)
 from dqo.sweep import schedule
 from dqo.train import run as train  # noqa: F401  (imported before the first fork, so that no child has to)
@@ -182,7 +182,7 @@ def finished(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        if path.name.startswith("checkpoint-") and path.is_dir() and flaw(path) is None:
+        if path.name.startswith("checkpoint-") and path.is_dir() and damage(path) is None:
             found[name] = "whole"
         elif path.name == "final":
             found[name] = (path / "model.safetensors").read_bytes()

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from dqo.files.run import STATE, flaw, list_files, newest_whole
+from dqo.files.run import STATE, damage, list_files, newest_whole
 
 FILES = {"model.safetensors": b"weights" * 100, "rng_state.pth": b"random", "critic/critic.safetensors": b"critic"}
 
@@ -19,8 +19,8 @@ def write(folder, listed=True):
     return folder
 
 
-def test_a_whole_checkpoint_has_no_flaw(tmp_path):
-    assert flaw(write(tmp_path)) is None
+def test_a_whole_checkpoint_has_no_damage(tmp_path):
+    assert damage(write(tmp_path)) is None
     assert set(json.loads((tmp_path / STATE).read_text())["stateful_callbacks"]["dqo"]["files"]) == set(FILES)
 
 
@@ -39,16 +39,12 @@ def test_a_whole_checkpoint_has_no_flaw(tmp_path):
 def test_every_damage_is_named(tmp_path, name, content, reason):
     write(tmp_path)
     (tmp_path / name).unlink() if content is None else (tmp_path / name).write_bytes(content)
-    assert flaw(tmp_path) == reason
+    assert damage(tmp_path) == reason
 
 
-def test_checkpoints_without_a_list_are_judged_by_what_they_hold(tmp_path):
+def test_a_checkpoint_of_stock_trl_is_passed_over(tmp_path):
     write(tmp_path, listed=False)
-    assert flaw(tmp_path) is None
-    (tmp_path / "rng_state.pth").unlink()
-    assert flaw(tmp_path) == "it holds the weights alone"
-    (tmp_path / "model.safetensors").unlink()
-    assert flaw(tmp_path) == "it holds no weights"
+    assert damage(tmp_path) == "it has no list of its files: stock TRL wrote it"
 
 
 def test_the_newest_whole_one_is_used_and_the_others_named(tmp_path):

@@ -21,17 +21,9 @@ UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
 # Differences in any of these would be read as differences between the models.
 MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "scoring", "pass_threshold")
 # Of how the responses were drawn: differences in these are cautioned, because to compare temperatures is a purpose.
-SAMPLED = (
-    "temperature",
-    "max_new_tokens",
-    "system_prompt",
-    "chat_template",
-    "chat_template_kwargs",
-    "form",
-    "parameters",  # of a server, as given
-    "adapted",  # parameters that the server refused, so that its own default counted
-)
-_TEXT = ("trace_markers",)  # what text of a response is judged
+# `parameters` are those of a server as given, `adapted` those that it refused, so that its own default counted.
+SAMPLED = ("temperature", "max_new_tokens", "system_prompt", "chat_template", "chat_template_kwargs", "form",
+           "parameters", "adapted")  # fmt: skip
 
 
 class _Interval(BaseModel):
@@ -114,7 +106,7 @@ def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
 
 
 def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Finds what evaluations were not made alike in. Comparison, sweep and report all decide it here.
+    """Finds what evaluations were not made alike in; comparison, sweep and report all decide it here.
 
     Args:
         documents: Name of each evaluation -> what its metrics.json holds.
@@ -124,18 +116,18 @@ def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
         An evaluation that does not know how its responses were drawn has none of `SAMPLED`. One without `scoring` has
         no quality to compare, or a task and is older than that entry; without a task its quality is of unknown origin.
     """
-    tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, *_TEXT, *SAMPLED)}
+    tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, "trace_markers", *SAMPLED)}
     for name, document in documents.items():
-        for fact in (*MUST_AGREE, *_TEXT):
-            value = _scoring(document) if fact == "scoring" else document.get(fact)
-            if value is not None or fact != "scoring":
-                tables[fact][name] = value
-        if document.get("sampling"):
-            for fact in SAMPLED:
-                value = document["sampling"].get(fact)
-                # which ones, not the sentences: those name the server, which is another for every model
-                tables[fact][name] = sorted(value) if fact == "adapted" and isinstance(value, dict) else value
-    return {fact: told for fact, told in tables.items() if not _equal([*told.values()])}
+        facts = {fact: document.get(fact) for fact in (*MUST_AGREE, "trace_markers")} | {"scoring": _scoring(document)}
+        if facts["scoring"] is None:
+            del facts["scoring"]
+        if sampling := document.get("sampling"):
+            # Of what was adapted only the names: the sentences name the server, which is another for every model.
+            adapted = sorted(sampling["adapted"]) if isinstance(sampling.get("adapted"), dict) else None
+            facts |= {fact: sampling.get(fact) for fact in SAMPLED} | {"adapted": adapted}
+        for fact, value in facts.items():
+            tables[fact][name] = value
+    return {fact: of for fact, of in tables.items() if any(value != next(iter(of.values())) for value in of.values())}
 
 
 def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -148,8 +140,8 @@ def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
         A sentence for each fact in which they are unlike, and for what nothing says of some of them.
     """
     found = []
-    for fact, told in unlike(documents).items():
-        values = ", ".join(f"{name}: {str(value)[:80]}" for name, value in told.items())
+    for fact, of in unlike(documents).items():
+        values = ", ".join(f"{name}: {str(value)[:80]}" for name, value in of.items())
         found.append(f"The evaluations differ in {fact} ({values}): read no difference between them as one of models.")
     unknown = [name for name, document in documents.items() if not document.get("sampling")]
     if 0 < len(unknown) < len(documents):
@@ -167,9 +159,7 @@ def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What to record under `scoring` for rewards that came with the responses.
-
-    The task goes in there: an entry `task` of its own would say that the diversity is that of its answer spans.
+    """Says what to record under `scoring` for rewards that came with the responses.
 
     Args:
         document: What the metrics.json beside those responses holds; empty where there is none.
@@ -177,24 +167,21 @@ def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         What gave the rewards: `scoring` of that evaluation with its task, or `UNKNOWN_SCORING`.
     """
+    # The task goes in here: an entry `task` of its own would say that the diversity is that of its answer spans.
     task = {} if document.get("task") is None else {"task": document["task"]}
     return (document.get("scoring") or {}) | task or UNKNOWN_SCORING
 
 
-def _equal(values: Sequence[Any]) -> bool:
-    return all(value == values[0] for value in values)
-
-
 def _scoring(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What gave the quality; None where there is none, or where the task says it and only its options are untold."""
-    told = document.get("scoring")
-    if told or document.get("task") or document["metrics"].get("quality") is None:
-        return told
+    """What gave the quality; None where there is none, or where the task says it and its options are unknown."""
+    known = document.get("scoring")
+    if known or document.get("task") or document["metrics"].get("quality") is None:
+        return known
     return UNKNOWN_SCORING
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """What to call the evaluations in some folders.
+    """Names the evaluations in some folders.
 
     Args:
         paths: Run folders or their `eval/`.
@@ -210,15 +197,10 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]  # a run and its own `eval/` under another link
 
 
-# The folder of a sampling run: groups.jsonl, one line a finished prompt, and sampling.json, its settings.
-#
-# A line is written once, whole, when its prompt is finished; a kill can only leave the last line unfinished. A second
-# run
-# of the same settings keeps the whole lines and draws the rest.
-
-
 class SamplingFolder:
-    """Finished groups of one run, in memory and, where there is a folder, on disk.
+    """The finished groups of one run, in memory and, where there is a folder, in groups.jsonl and sampling.json.
+
+    A second run of the same settings keeps the whole lines and draws the rest.
 
     Args:
         out: The folder; None keeps nothing on disk.
@@ -226,7 +208,8 @@ class SamplingFolder:
         prompts: What is asked.
 
     Raises:
-        DataError: A folder that holds a run of other settings, weights or prompts.
+        RecipeError: A folder that holds a run of other settings or weights.
+        DataError: A folder that holds answers to other prompts.
     """
 
     def __init__(self, out: str | Path | None, settings: dict[str, Any], prompts: Sequence[Prompt]):
@@ -234,21 +217,22 @@ class SamplingFolder:
         self.done = {} if out is None else _resume(Path(out), settings, prompts)
 
     def add(self, group: Group) -> None:
-        """Keep a finished group; an evaluation of those before it, which it would not belong to, goes first."""
+        """Keeps a finished group."""
         self.done[group.id] = group
         if self.path is not None:
+            # An evaluation of the groups before it would not be one of this file.
             self.path.with_name("metrics.json").unlink(missing_ok=True)
             append_jsonl(self.path, vars(group))
 
     def finish(self, prompts: Sequence[Prompt]) -> list[Group]:
-        """All groups in the order of the prompts; the file, whose lines come as they are finished, is put in order."""
+        """Returns all groups in the order of the prompts, and puts the file in that order."""
         groups = [self.done[prompt.id] for prompt in prompts if prompt.id in self.done]
         if self.path is not None and list(self.done) != [group.id for group in groups]:
             write_groups(self.path, groups)
         return groups
 
     def record(self, adapted: Mapping[str, str], left_out: Mapping[str, str] | None = None) -> None:
-        """Write what a server refused beside the settings; what an earlier start adapted holds for its responses too.
+        """Writes what a server refused beside the settings; what an earlier start adapted stays.
 
         Args:
             adapted: Parameter -> what was done about it, a sentence.
@@ -256,17 +240,16 @@ class SamplingFolder:
         """
         if self.path is None or (not adapted and left_out is None):
             return
-        path = self.path.with_name("sampling.json")
-        before = parse_object(read_text(path, "record of this run"), str(path))
-        after = before | {"adapted": before.get("adapted", {}) | adapted}
-        after |= {} if left_out is None else {"left_out": dict(left_out)}
-        after = {name: value for name, value in after.items() if value or name not in ("adapted", "left_out")}
+        before = read_settings(self.path.parent) or {}
+        refused = {"adapted": before.get("adapted", {}) | adapted}
+        refused |= {} if left_out is None else {"left_out": dict(left_out)}
+        after = {name: value for name, value in (before | refused).items() if value or name not in refused}
         if after != before:
-            write_json(path, after)
+            write_json(self.path.with_name("sampling.json"), after)
 
 
 def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:
-    """What a reader of the numbers must know about how the responses were drawn.
+    """Says what a reader of the numbers must know about how the responses were drawn.
 
     Args:
         sampling: What sampling.json holds; None where it is not known.
@@ -286,7 +269,7 @@ def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:
 
 
 def read_settings(folder: str | Path) -> dict[str, Any] | None:
-    """The settings that the responses of a folder were drawn with.
+    """Reads the settings that the responses of a folder were drawn with.
 
     Args:
         folder: Where groups.jsonl is.
@@ -300,11 +283,11 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
     record = Path(folder) / "sampling.json"
     if not record.exists():
         return None
-    return parse_object(read_text(record, "record of an earlier run"), str(record), "JSON object of an earlier run")
+    return parse_object(read_text(record, "record of an earlier run"), str(record))
 
 
 def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Group]:
-    """Groups the folder already holds, after checking that this run would have drawn the same."""
+    """Reads the groups that the folder already holds, if this run would have drawn the same."""
     record, path = out / "sampling.json", out / "groups.jsonl"
     before = read_settings(out)
     if before is None:
@@ -312,7 +295,7 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
             raise DataError(f"{path}: expected {record.name} beside it to resume from; choose another folder.")
         write_json(record, settings)
         return {}
-    # where the weights are known, they say which model it is, and its path may be written in another way
+    # Where the weights are known, they say which model it is, and its path may be written in another way.
     same = {"model": settings["model"]} if "weights" in settings else {}
     remedy = "choose another folder or delete this one"
     check_unchanged(record, before | same, settings, "the settings of the run that is continued", remedy)
@@ -323,11 +306,10 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
     # Rewards of an earlier evaluation in the same folder are not this run's.
     done = {group.id: replace(group, rewards=None) for group in read_groups(path)} if whole else {}
     asked = {prompt.id: prompt.prompt for prompt in prompts}
-    for group in done.values():
-        if asked.get(group.id) != group.prompt:
-            why = "with another text" if group.id in asked else "none of them"
-            raise DataError(
-                f"{path}: expected groups of the {len(asked)} prompts asked for, but one is of {group.id!r}, {why}; "
-                "ask for the same prompts or more, or choose another folder."
-            )
+    if odd := next((group.id for group in done.values() if asked.get(group.id) != group.prompt), None):
+        raise DataError(
+            f"{path}: expected groups of the {len(asked)} prompts asked for, but one is of {odd!r}, "
+            f"{'with another text' if odd in asked else 'none of them'}; ask for the same prompts or more, or choose "
+            "another folder."
+        )
     return done

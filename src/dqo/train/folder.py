@@ -10,7 +10,7 @@ from typing import Any
 
 from dqo.errors import DQOError, ModelError, RecipeError
 from dqo.files.records import write_text
-from dqo.files.run import LOCK, newest_whole, owning
+from dqo.files.run import LOCK, RunPaths, newest_whole, owning
 from dqo.settings.yaml import read_yaml_file, to_yaml
 from dqo.train.recipe import SECTIONS, nested_settings, read_settings
 
@@ -19,21 +19,12 @@ _CHAT_SETTINGS = ("system_prompt", "trainer.chat_template_kwargs", "trace_marker
 _BEFORE_A_RUN = ("recipe.yaml", "train.log", "metrics.jsonl", "checkpoints")
 
 
-class RunFolder:
-    """Paths of a run.
+class RunFolder(RunPaths):
+    """The folder that a run writes to.
 
     Args:
         path: The folder; it need not exist yet.
     """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
-        self.config = self.path / "config.yaml"
-        self.resolved = self.path / "resolved.yaml"
-        self.metrics = self.path / "metrics.jsonl"
-        self.checkpoints = self.path / "checkpoints"
-        self.final = self.checkpoints / "final"
-        self.eval = self.path / "eval"
 
     @contextmanager
     def owned(self, resume: bool) -> Iterator[None]:
