@@ -1,26 +1,32 @@
-"""Training logs as columns of numbers, short enough to draw."""
+"""What the charts and the reader of a page draw: logs as columns, samples cut to size, maps of meaning."""
 
 import gzip
 import hashlib
 import json
 import os
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from dqo.evaluation.quality import judged
-from dqo.files.records import Group, write_json
+from dqo.files.jsonio import is_number
+from dqo.files.records import write_json
 from dqo.models.response import TraceMarkers
 from dqo.report.sources import RunFiles
 
 POINTS = 1000  # more than a chart has pixels for
+PACKED_LIMIT = 12_000_000  # bytes of packed data; page, charts and libraries take another 0.7 MB
+_LONGEST, _SHORTEST = 20_000, 500  # characters kept of a response; below the last, prompts at the end are left out
+# Per-prompt metrics that the reader shows and sorts by.
+READER_METRICS = ("quality", "heldout/vendi_1", "vendi_1", "heldout/cosine_distance", "cosine_distance", "self_bleu")
 
 
 def columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
-    """Every number of a log, one list a name, parallel to "step".
+    """Turns a log into columns of numbers, parallel to "step".
 
     A log of more than 1,000 steps is averaged over stretches of equal length; a stretch stands at its last step.
 
@@ -39,30 +45,20 @@ def columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]
 
 
 def _mean(values: list[Any]) -> float | None:
-    known = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    known = [float(value) for value in values if is_number(value)]
     return significant(sum(known) / len(known)) if known else None
 
 
 def significant(value: float, digits: int = 6) -> float:
-    """A number of so many significant digits, for a smaller page."""
+    """Rounds a number to so many significant digits, for a smaller page."""
     return float(f"{value:.{digits}g}")
 
 
-# Prompts and responses as the page carries them, within a size that a phone can open.
-#
-# A response is a model's output: it may be a megabyte long. Each, and each prompt and reference, is cut after a number
-# of
-# characters that is lowered until the whole page fits; the reader states the cut, and file and line where the rest is.
-
-# Characters kept of a response, tried in this order; below the last, prompts at the end are left out instead.
-_CAPS = (20_000, 8_000, 4_000, 2_000, 1_000, 500)
-PACKED_LIMIT = 12_000_000  # bytes of packed data; page, charts and libraries take another 0.7 MB
-# Per-prompt metrics that the reader shows and sorts by.
-READER_METRICS = ("quality", "heldout/vendi_1", "vendi_1", "heldout/cosine_distance", "cosine_distance", "self_bleu")
-
-
 def packed(document: dict[str, Any], runs: Sequence[RunFiles]) -> tuple[str, list[str]]:
-    """The page's data as text that cannot be mistaken for markup: JSON, gzip, base64.
+    """Packs the page's data as text that cannot be mistaken for markup: JSON, gzip, base64.
+
+    A response may be a megabyte long. Each, and each prompt and reference, is cut after a number of characters that is
+    lowered until the page opens on a phone.
 
     Args:
         document: Everything but the samples.
@@ -72,42 +68,25 @@ def packed(document: dict[str, Any], runs: Sequence[RunFiles]) -> tuple[str, lis
         The text, and notes on what was cut.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run.groups))
-    for cap, kept in _sizes(len(keys)):
-        samples, cut = _samples(runs, keys[:kept], cap)
-        notes = _notes(cut, cap, kept, len(keys))
+    cap, kept = _LONGEST, len(keys)
+    while True:
+        samples, notes = _samples(runs, keys[:kept], cap)
+        if kept < len(keys):
+            notes.append(
+                f"The reader holds the first {kept:,} of {len(keys):,} prompts; every other section counts all of them."
+            )
         text = _pack(document | {"samples": samples, "notes": [*document.get("notes", []), *notes]})
         if len(text) <= PACKED_LIMIT or not kept:
-            break
-    return text, notes
+            return text, notes
+        cap, kept = (max(_SHORTEST, cap * 2 // 5), kept) if cap > _SHORTEST else (cap, kept // 2)
 
 
-def _sizes(prompts: int) -> Iterator[tuple[int, int]]:
-    yield from ((cap, prompts) for cap in _CAPS)
-    while prompts:
-        prompts //= 2
-        yield _CAPS[-1], prompts
-
-
-def _notes(cut: dict[str, int], cap: int, kept: int, prompts: int) -> list[str]:
-    notes = []
-    which = ", ".join(f"{n:,} {kind}" + "s" * (n > 1) for kind, n in cut.items() if n)
-    if which:
-        verb = "is" if sum(cut.values()) == 1 else "are"
-        notes.append(f"{which} {verb} cut after {cap:,} characters; the reader names the file that has the rest.")
-    if kept < prompts:
-        notes.append(
-            f"The reader holds the first {kept:,} of {prompts:,} prompts; every other section counts all of them."
-        )
-    return notes
-
-
-def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[str, Any], dict[str, int]]:
+def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[str, Any], list[str]]:
     """{"prompts": [[id, prompt, reference, whole lengths]], "metrics": names, "runs": [[group or null]]}; what is cut.
 
     The lengths are those of a prompt, "1", or a reference, "2", that is cut.
     """
     metrics = [name for name in READER_METRICS if any(name in run.document.get("metrics", {}) for run in runs)]
-    lines = [{key: line for line, key in enumerate(run.groups, start=1)} for run in runs]
     prompts, cut = [], {"response": 0, "prompt": 0, "reference": 0}
     for key in keys:
         group = next(run.groups[key] for run in runs if key in run.groups)
@@ -116,34 +95,33 @@ def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[
         cut["prompt"] += 1 in whole
         cut["reference"] += 2 in whole
         prompts.append([key, group.prompt[:cap], reference[:cap], whole])
-    table = []
-    for run, places in zip(runs, lines, strict=True):
-        rows = []
-        for key in keys:
-            group = run.groups.get(key)
-            if group is None:
-                rows.append(None)
-                continue
-            cut["response"] += sum(len(text) > cap for text in group.responses)
-            values = run.values.get(key, {})
-            rows.append(_group(group, cap, places[key]) | {"m": [_short(values.get(name)) for name in metrics]})
-        table.append(rows)
-    return {"prompts": prompts, "metrics": metrics, "runs": table, "cap": cap}, cut
+    table = [[_group(run, key, line, cap, metrics) for key, line in _lines(run, keys)] for run in runs]
+    cut["response"] = sum(len(group["n"]) for row in table for group in row if group)
+    which = ", ".join(f"{n:,} {kind}" + "s" * (n > 1) for kind, n in cut.items() if n)
+    verb = "is" if sum(cut.values()) == 1 else "are"
+    note = f"{which} {verb} cut after {cap:,} characters; the reader names the file that has the rest."
+    return {"prompts": prompts, "metrics": metrics, "runs": table, "cap": cap}, [note] if which else []
 
 
-def _group(group: Group, cap: int, line: int) -> dict[str, Any]:
-    """Responses `r`, whole lengths `n` of those that are cut, rewards `q`, finish `f`, line of the file `l`."""
+def _lines(run: RunFiles, keys: list[str]) -> list[tuple[str, int | None]]:
+    """Each prompt with its line in the file of a run; None where the run does not have it."""
+    lines = {key: line for line, key in enumerate(run.groups, start=1)}
+    return [(key, lines.get(key)) for key in keys]
+
+
+def _group(run: RunFiles, key: str, line: int | None, cap: int, metrics: Sequence[str]) -> dict[str, Any] | None:
+    """Responses `r`, lengths `n` of those cut, rewards `q`, finish `f`, line of the file `l`, metrics `m`."""
+    if line is None:
+        return None
+    group, values = run.groups[key], run.values.get(key, {})
     return {
         "r": [text[:cap] for text in group.responses],
         "n": {i: len(text) for i, text in enumerate(group.responses) if len(text) > cap},
-        "q": None if group.rewards is None else [_short(reward) for reward in group.rewards],
+        "q": None if group.rewards is None else [significant(reward, 4) for reward in group.rewards],
         "f": "".join(finish[0] for finish in group.finish),
         "l": line,
+        "m": [None if values.get(name) is None else significant(values[name], 4) for name in metrics],
     }
-
-
-def _short(value: Any) -> float | None:
-    return significant(value, 4) if isinstance(value, int | float) else None
 
 
 def _pack(document: dict[str, Any]) -> str:
@@ -159,6 +137,7 @@ def _pack(document: dict[str, Any]) -> str:
 
 MAPS = 100  # prompts; 2 runs of 10 responses are 2,000 texts, some 10 s on two CPU cores
 _CHARACTERS = 4000  # of a response that are embedded, so that a megabyte of babble does not cost minutes
+_BATCH = 256
 
 Encoder = Callable[[list[str]], Any]
 
@@ -166,7 +145,7 @@ Encoder = Callable[[list[str]], Any]
 def semantic_maps(
     runs: Sequence[RunFiles], load: Callable[[], Encoder], encoder: str, cache: Path | None, maps: int = MAPS
 ) -> dict[str, dict[str, Any]]:
-    """Maps of some of the prompts.
+    """Draws maps of some of the prompts.
 
     Args:
         runs: Whose responses are drawn.
@@ -182,18 +161,20 @@ def semantic_maps(
     keys = [keys[i] for i in sorted({round(i) for i in np.linspace(0, len(keys) - 1, min(maps, len(keys)))})]
     read = [_read(run, keys) for run in runs]
     texts = {key: [found.get(key, []) for found in read] for key in keys}
-    found = {key: _remembered(cache, encoder, texts[key]) for key in keys}
-    missing = [key for key in keys if found[key] is None]
+    places = {key: cache and cache / f"{_digest([encoder, texts[key]])}.json" for key in keys}
+    found = {key: json.loads(place.read_text("utf-8")) for key, place in places.items() if place and place.is_file()}
+    missing = [key for key in keys if key not in found]
     if missing:
-        rows = _embedded(load(), [[t for run in texts[key] for t in run] for key in missing])
+        rows = _embedded(load(), [[text for run in texts[key] for text in run] for key in missing])
         for key, E in zip(missing, rows, strict=True):  # E: (N, D)
             found[key] = _map(E, [len(run) for run in texts[key]])
-            _remember(cache, encoder, texts[key], found[key])
-    return found
+            if places[key]:
+                write_json(places[key], found[key])
+    return {key: found[key] for key in keys}
 
 
 def principal_plane(E: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Coordinates on the first two principal components.
+    """Places rows on their first two principal components.
 
     Args:
         E: (N, D) embeddings.
@@ -219,11 +200,8 @@ def _read(run: RunFiles, keys: list[str]) -> dict[str, list[str]]:
     """What the evaluation embedded, by prompt: responses without reasoning traces."""
     markers = TraceMarkers.parse(str(run.document.get("trace_markers", "default")))
     groups = judged(list(run.groups.values()), markers, run.document.get("sampling"))
-    return {
-        key: [text[:_CHARACTERS] for text in group.responses]
-        for key, group in zip(run.groups, groups, strict=True)
-        if key in keys
-    }
+    by_key = zip(run.groups, groups, strict=True)
+    return {key: [text[:_CHARACTERS] for text in group.responses] for key, group in by_key if key in keys}
 
 
 def _map(E: np.ndarray, sizes: list[int]) -> dict[str, Any]:
@@ -233,13 +211,9 @@ def _map(E: np.ndarray, sizes: list[int]) -> dict[str, Any]:
 
 
 def _embedded(encoder: Encoder, groups: list[list[str]]) -> list[np.ndarray]:
-    from tqdm.auto import tqdm
-
     flat = [text for group in groups for text in group]
-    rows = [
-        np.asarray(encoder(flat[start : start + 256]), dtype=np.float64)
-        for start in tqdm(range(0, len(flat), 256), desc="embedding for the maps", unit="batch", disable=None)
-    ]
+    starts = tqdm(range(0, len(flat), _BATCH), desc="embedding for the maps", unit="batch", disable=None)
+    rows = [np.asarray(encoder(flat[start : start + _BATCH]), dtype=np.float64) for start in starts]
     return np.split(np.concatenate(rows), np.cumsum([len(group) for group in groups])[:-1])  # P x (N, D)
 
 
@@ -248,17 +222,5 @@ def default_cache() -> Path:
     return Path(os.environ.get("DQO_CACHE") or "~/.cache/dqo").expanduser() / "report-maps"
 
 
-def _place(cache: Path, encoder: str, texts: list[list[str]]) -> Path:
-    name = json.dumps(["1", encoder, texts]).encode()
-    return cache / f"{hashlib.sha256(name).hexdigest()[:32]}.json"
-
-
-def _remembered(cache: Path | None, encoder: str, texts: list[list[str]]) -> dict[str, Any] | None:
-    if cache is None or not (place := _place(cache, encoder, texts)).is_file():
-        return None
-    return json.loads(place.read_text(encoding="utf-8"))
-
-
-def _remember(cache: Path | None, encoder: str, texts: list[list[str]], found: dict[str, Any]) -> None:
-    if cache is not None:
-        write_json(_place(cache, encoder, texts), found)
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(["1", *value]).encode()).hexdigest()[:32]

@@ -6,7 +6,6 @@ run whose digests it names, and lets none of them open a connection.
 """
 
 import base64
-import difflib
 import hashlib
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +38,7 @@ from dqo.report.overview import (
     shared_means,
 )
 from dqo.report.sources import RunFiles, locate, read_runs, stamp
+from dqo.settings.checking import nearest
 
 _SCRIPTS = ("core", "tips", "charts", "tradeoff", "training", "draws", "map", "reader", "against", "live", "main")
 _VENDOR = ("d3.min.js", "plot.umd.min.js")
@@ -267,8 +267,8 @@ def _check_begun(folder: Path) -> None:
     """Refuses to wait for a run in a folder where none will come: a misspelt name, or a folder of other things."""
     if not folder.is_dir():
         there = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-        near = difflib.get_close_matches(folder.name, there, n=1)
-        remedy = f"did you mean {str(folder.with_name(near[0]))!r}?" if near else "start the run first."
+        near = nearest(folder.name, there)
+        remedy = f"did you mean {str(folder.with_name(near))!r}?" if near else "start the run first."
         raise DataError(f"{folder}: expected the folder of a run to watch, got none of that name; {remedy}")
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     if names and not _OF_A_START & set(names):

@@ -13,17 +13,8 @@ from dqo.errors import DataError
 from dqo.files.evaluation import read_metrics, read_prompt_metrics, short_names
 from dqo.files.jsonio import read_text
 from dqo.files.records import Group, read_groups
-from dqo.files.run import read_steps
+from dqo.files.run import RunPaths, read_steps
 from dqo.settings.yaml import parse_yaml
-
-_PARTS = {
-    "config": "config.yaml",
-    "resolved": "resolved.yaml",
-    "steps": "metrics.jsonl",
-    "document": "metrics.json",
-    "values": "prompt_metrics.jsonl",
-    "groups": "groups.jsonl",
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +45,7 @@ class RunFiles:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
-    """Read every folder; the first is the baseline of the comparison.
+    """Reads every folder; the first is the baseline of the comparison.
 
     Args:
         folders: Run folders, evaluation folders, or folders with a groups.jsonl alone; each different.
@@ -73,7 +64,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
 
 
 def stamp(folders: Sequence[str | Path]) -> tuple[tuple[str, int, int], ...]:
-    """Path, size and time of every file a report of these folders reads: equal stamps, equal report.
+    """Notes path, size and time of every file a report of these folders reads: equal stamps, equal report.
 
     Args:
         folders: As for `read_runs`; they need not exist yet.
@@ -82,16 +73,21 @@ def stamp(folders: Sequence[str | Path]) -> tuple[tuple[str, int, int], ...]:
         Something to compare with `==`.
     """
     found = [path for folder in folders for path in locate(Path(folder)).values()]
-    found += [path for folder in folders if (path := _final(Path(folder))).exists()]
+    found += [path for folder in folders if (path := RunPaths(folder).final).exists()]
     return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found)
 
 
 def locate(folder: Path) -> dict[str, Path]:
-    """Part -> file, for the parts that are there; the evaluation may lie in `eval/`."""
-    evaluation = folder if (folder / "metrics.json").exists() or not (folder / "eval").is_dir() else folder / "eval"
+    """Finds the file of each part that is there; the evaluation may lie in `eval/`."""
+    run = RunPaths(folder)
+    evaluation = folder if (folder / "metrics.json").exists() or not run.eval.is_dir() else run.eval
     places = {
-        part: (folder if part in ("config", "resolved", "steps") else evaluation) / name
-        for part, name in _PARTS.items()
+        "config": run.config,
+        "resolved": run.resolved,
+        "steps": run.metrics,
+        "document": evaluation / "metrics.json",
+        "values": evaluation / "prompt_metrics.jsonl",
+        "groups": evaluation / "groups.jsonl",
     }
     return {part: path for part, path in places.items() if path.is_file()}
 
@@ -103,25 +99,19 @@ def _read(folder: Path, name: str) -> RunFiles:
             f"{folder}: expected a run folder (metrics.jsonl, eval/) or an evaluation folder (metrics.json, "
             f"groups.jsonl), got {'only its settings' if files else 'neither'}; run `dqo train` or `dqo eval` first."
         )
-    values = read_prompt_metrics(files["values"]) if "values" in files else {}
-    return RunFiles(
-        name,
-        files,
-        config=_yaml(files["config"]) if "config" in files else {},
-        resolved=_yaml(files["resolved"]) if "resolved" in files else {},
-        steps=read_steps(files["steps"]) if "steps" in files else [],
-        document=read_metrics(files["document"]) if "document" in files else {},
-        values=values,
-        groups={group.id: group for group in read_groups(files["groups"])} if "groups" in files else {},
-        finished="steps" not in files or _final(folder).exists(),
-    )
+    readers = {"config": _yaml, "resolved": _yaml, "steps": read_steps, "document": read_metrics}
+    readers |= {"values": read_prompt_metrics, "groups": _groups}
+    found = {part: readers[part](path) for part, path in files.items()}
+    return RunFiles(name, files, **found, finished="steps" not in files or RunPaths(folder).final.exists())
+
+
+def _groups(path: Path) -> dict[str, Group]:
+    return {group.id: group for group in read_groups(path)}
 
 
 def _untangled(runs: list[RunFiles]) -> list[RunFiles]:
-    """Where one id means different prompts, such as lines of two files of one name, later runs get an id of their own.
-
-    Their responses would otherwise be compared as answers to the same question.
-    """
+    """Gives later runs an id of their own where one id means different prompts, such as lines of files of one name."""
+    # Their responses would otherwise be compared as answers to the same question.
     asked: dict[str, str] = {}
     for place, run in enumerate(runs):
         own = {key: f"{key} ({run.name})" for key, group in run.groups.items()
@@ -133,12 +123,8 @@ def _untangled(runs: list[RunFiles]) -> list[RunFiles]:
     return runs
 
 
-def _final(folder: Path) -> Path:
-    return folder / "checkpoints" / "final"
-
-
 def _yaml(path: Path) -> dict[str, Any]:
-    """A config.yaml or resolved.yaml: somebody may have sent the folder, so the reader refuses what would grow."""
+    # Somebody may have sent the folder, so the reader refuses what would grow.
     settings = parse_yaml(read_text(path, "file of settings of a run"), str(path), sent=True)
     if not isinstance(settings, dict):
         raise DataError(f"{path}: expected the settings of a run, got {type(settings).__name__}; restore the file.")
