@@ -58,11 +58,11 @@ GROWING = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (GROWING, "expected at most 10000 values, aliases written out, got more"),
-        ("a: &a [*a]\n", "let no alias hold itself"),
+        (GROWING, "it has an alias"),
+        ("a: &a [*a]\n", "it has an alias"),
         ("a: " + "[" * 5000 + "]" * 5000, "expected some hundred levels of YAML at most"),
         ("a: " + "x" * 300_000, "expected at most 200000 characters of YAML"),
-        ("a: !!python/object/apply:os.system [id]\n", "expected plain data"),
+        ("a: !!python/object/apply:os.system [id]\n", "it has the tag"),
         ("- 1\n", "expected the settings of a run, got list"),
         ("alpha: 1\nalpha: 2\n", "the key 'alpha' comes twice"),
         ("", "expected the settings of a run, got NoneType"),
