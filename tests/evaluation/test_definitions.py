@@ -128,8 +128,6 @@ def test_three_lines_on_plain_strings():
         ),
         ({"a": ["x", "y"]}, {"a": [1, "0"]}, r"one number or None per response, got \[1, '0'\]"),
         ({"a": ["x", None]}, None, r"a list of one response or more to prompt 'a', got \['x', None\]"),
-        (["x"], None, "`responses` must be a dict from each prompt to a list, got a list"),
-        ({"a": ["x"]}, [1], "`rewards` must be a dict from each prompt to a list, got a list"),
     ):
         with pytest.raises(DQOError, match=message):
             measure(wrong, rewards, encoder="hashed")

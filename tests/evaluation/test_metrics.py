@@ -281,17 +281,9 @@ class Broken:
         return self.rows
 
 
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        (torch.eye(3), r"Encoder 'broken' must return one vector per text, got shape \(3, 3\) for 4"),
-        (torch.zeros(4), r"must return one vector per text, got shape \(4,\) for 4"),
-        (torch.full((4, 2), float("nan")), r"must return finite vectors, got NaN or infinity for prompt 'four'"),
-    ],
-)
-def test_a_broken_encoder_is_named(rows, message):
-    with pytest.raises(EncoderError, match=message):
-        prompt_values([FOUR], Broken(rows))
+def test_a_broken_encoder_is_named():
+    with pytest.raises(EncoderError, match="must return finite vectors, got NaN or infinity for prompt 'four'"):
+        prompt_values([FOUR], Broken(torch.full((4, 2), float("nan"))))
 
 
 def test_no_group_is_refused(words):

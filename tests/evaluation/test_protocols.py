@@ -2,8 +2,9 @@
 
 import pytest
 
+from dqo.cli.main import build_parser
 from dqo.errors import RecipeError
-from dqo.evaluation.run import PROTOCOLS, evaluate, protocol_of
+from dqo.evaluation.run import PROTOCOLS, evaluate
 from dqo.files.records import Group
 
 
@@ -12,7 +13,7 @@ def group(n, rewards=None):
 
 
 def test_the_paper_adds_self_rouge_and_is_named(words, tmp_path):
-    document = evaluate([group(10)], encoder=words, out=tmp_path, protocol=protocol_of("paper"))
+    document = evaluate([group(10)], encoder=words, out=tmp_path, protocol=PROTOCOLS["paper"])
     assert document["protocol"] == "paper"
     assert document["metrics"]["self_rouge"]["mean"] == pytest.approx(20 / 45)  # equal pairs: 2 · C(5, 2)
     assert "self_rouge" not in evaluate([group(10)], encoder=words, out=tmp_path)["metrics"]
@@ -35,12 +36,12 @@ def test_headlines_are_metrics(words, tmp_path):
 )
 def test_groups_that_do_not_fit_are_refused(words, tmp_path, name, groups, message):
     with pytest.raises(RecipeError, match=message):
-        evaluate(groups, encoder=words, out=tmp_path, protocol=protocol_of(name))
+        evaluate(groups, encoder=words, out=tmp_path, protocol=PROTOCOLS[name])
 
 
 def test_responses_drawn_in_another_way_are_refused_and_unknown_ways_are_noted(words, tmp_path):
     def notes(name, sampling):
-        options = {"encoder": words, "protocol": protocol_of(name), "sampling": sampling}
+        options = {"encoder": words, "protocol": PROTOCOLS[name], "sampling": sampling}
         notes = evaluate([group(10)], out=tmp_path, **options)["notes"]
         return [note for note in notes if note.startswith("protocol")]
 
@@ -58,11 +59,12 @@ def test_responses_drawn_in_another_way_are_refused_and_unknown_ways_are_noted(w
     ):
         with pytest.raises(RecipeError, match=message):
             notes(name, sampling)
-    assert (
-        protocol_of("passk").check_sampling({"temperature": 0.2}) is protocol_of("passk").check_sampling(None) is None
-    )
+    passk = PROTOCOLS["passk"]
+    assert passk.check_sampling({"temperature": 0.2}) == passk.check_sampling(None) == []
 
 
-def test_an_unknown_name_lists_what_there_is():
-    with pytest.raises(RecipeError, match=r"expected one of paper, noveltybench-1\.0, passk, got 'papers'"):
-        protocol_of("papers")
+def test_the_command_line_knows_them_by_name():
+    flags = ["eval", "--model", "m", "--out", "o", "--protocol"]
+    assert [build_parser().parse_args([*flags, name]).protocol for name in PROTOCOLS] == list(PROTOCOLS)
+    with pytest.raises(SystemExit):
+        build_parser().parse_args([*flags, "papers"])

@@ -1,7 +1,7 @@
-"""`dqo eval`: responses, sampled now or read, -> quality and diversity."""
+"""`dqo eval` and `dqo sample`: responses, sampled now or read, and their quality and diversity."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,27 +17,29 @@ from dqo.train.recipe import check_heldout
 
 if TYPE_CHECKING:
     from dqo.evaluation.run import Protocol
+    from dqo.evaluation.sampling import Source
     from dqo.tasks import Task
+
+_DEFAULT_LENGTH = 256  # tokens of a response where no task says better
+_DEFAULT_SAMPLES = 10
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write groups.jsonl, prompt_metrics.jsonl and metrics.json into DIR, or a folder a temperature; print the metrics.
+    """Writes groups.jsonl, prompt_metrics.jsonl and metrics.json into DIR, or a folder per temperature; prints them.
 
     Args:
         args: The flags of `dqo eval`.
 
     Raises:
-        DQOError: A file, model, encoder, task, reward or protocol that does not do.
+        DQOError: A file, model, encoder, task, reward or protocol that cannot be used.
     """
     from dqo.embedders import load_embedder
-    from dqo.evaluation.quality import check_scoring
     from dqo.evaluation.run import evaluate
     from dqo.evaluation.same_meaning import load_equivalence
     from dqo.files.evaluation import read_settings
-    from dqo.rewards.calling import task_quality
 
     sampled = read_settings(Path(args.responses).parent) if args.responses else None
-    markers = chat_settings(args).get("trace_markers", (sampled or {}).get("trace_markers", "default"))
+    markers = _chat_settings(args).get("trace_markers", (sampled or {}).get("trace_markers", "default"))
     protocol = _protocol(args, sampled)
     check_heldout(args.heldout_encoder, args.encoder)
     task = _task(args)
@@ -50,39 +52,40 @@ def run(args: argparse.Namespace) -> None:
             "reward": _reward(args.reward, args.out) if args.reward else None,
             "scoring": _scoring(args),
         } | _judged(args)
-        length = task.max_completion_length if task else DEFAULT_LENGTH
-        reward = given["reward"] if task is None else task_quality(task)
-        if prompts and reward is not None:
-            check_scoring(prompts[0], reward)
-        sampler = None if args.responses else Sampler(args, length)
-        for temperature, folder in folders(args):
-            groups = sampler.sample(prompts, temperature, folder) if sampler else _responses(args)
-            sampling = read_settings(folder) if sampler else sampled
-            carried = {} if reward is not None else _carried(args, groups)
+        for folder, groups in _groups(args, prompts, task, given["reward"]):
+            carried = {} if task or given["reward"] else _carried(args, groups)
             document = evaluate(
                 groups,
+                out=folder,
+                sampling=sampled if args.responses else read_settings(folder),
+                trace_markers=markers,
+                seed=args.seed,
                 task=task,
                 protocol=protocol,
-                out=folder,
-                seed=args.seed,
-                sampling=sampling,
-                trace_markers=markers,
                 **given | carried,
             )
             print(summary(document, protocol.headline if protocol else ()))
             print(f"written: {folder / 'metrics.json'}")
 
 
+def _groups(
+    args: argparse.Namespace, prompts: list[Prompt], task: "Task | None", reward: Any
+) -> Iterator[tuple[Path, list[Group]]]:
+    """The responses, folder by folder: those of a file, or sampled as each is asked for."""
+    from dqo.evaluation.quality import check_scoring
+    from dqo.rewards.calling import task_quality
+
+    if args.responses:
+        yield Path(args.out), _responses(args)
+        return
+    reward = task_quality(task) if task else reward
+    if prompts and reward:
+        check_scoring(prompts[0], reward)
+    yield from _sampled(args, prompts, task.max_completion_length if task else _DEFAULT_LENGTH)
+
+
 def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
-    """The metrics as lines of text.
-
-    Args:
-        document: The content of metrics.json.
-        headline: Metrics that come first, above an empty line.
-
-    Returns:
-        One line a metric, mean and interval; "–" where there is no value; the notes at the end.
-    """
+    """The metrics as lines of text: the headline, an empty line, the rest, and the notes at the end."""
     from dqo.evaluation.definitions import shown_in
 
     lines = [f"{document['n_prompts']} prompts, {document['n_samples']} responses each, mean [95 % interval]:"]
@@ -99,24 +102,17 @@ def _line(name: str, value: dict[str, float] | None) -> str:
 
 def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> "Protocol | None":
     """The protocol, whose settings fill the flags that were not given; what contradicts it is refused."""
-    from dqo.evaluation.run import protocol_of
+    from dqo.evaluation.run import PROTOCOLS
 
     if args.protocol is None:
         return None
-    protocol = protocol_of(args.protocol)
+    protocol = PROTOCOLS[args.protocol]
     if protocol.needs_quality and not (args.task or args.reward or args.judge or args.responses):
         raise RecipeError(f"protocol {protocol.name!r}: expected a quality, got none; give --task or --reward.")
-    demanded = {
-        "n": protocol.n if protocol.n_is_fixed else None,
-        "temperature": None if protocol.temperature is None else [protocol.temperature],
-        "max_new_tokens": protocol.max_new_tokens,
-    }
-    for name, value in demanded.items():
-        if value is not None and getattr(args, name) not in (None, value):
-            flag = f"--{name.replace('_', '-')}"
-            raise RecipeError(
-                f"protocol {protocol.name!r} sets {flag} to {value}, got {getattr(args, name)}; leave {flag} out."
-            )
+    for name, value in protocol.demands.items():
+        flag, given = f"--{name.replace('_', '-')}", getattr(args, name)
+        if given not in (None, value, [value]):
+            raise RecipeError(f"protocol {protocol.name!r} sets {flag} to {value}, got {given}; leave {flag} out.")
     if args.responses:
         protocol.check_sampling(sampled)
     else:
@@ -135,7 +131,7 @@ def _judged(args: argparse.Namespace) -> dict[str, Any]:
     from dqo.evaluation.same_meaning import SameByJudge
     from dqo.rewards.judge import JudgeReward
 
-    cache, parameters = str(Path(args.out) / "judge.jsonl"), key_values(args.judge_option, "--judge-option")
+    cache, parameters = str(Path(args.out) / "judge.jsonl"), _key_values(args.judge_option, "--judge-option")
     judge = JudgeReward(
         args.judge_endpoint,
         args.judge,
@@ -156,11 +152,7 @@ def _task(args: argparse.Namespace) -> "Task | None":
         if args.task_option or args.split:
             raise RecipeError("--task-option and --split belong to --task, got no --task; add it or leave them out.")
         return None
-    return load_task(args.task, **_task_options(args))
-
-
-def _task_options(args: argparse.Namespace) -> dict[str, Any]:
-    return key_values(args.task_option, "--task-option")
+    return load_task(args.task, **_key_values(args.task_option, "--task-option"))
 
 
 def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -168,7 +160,8 @@ def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
     if args.reward:
         return {"reward": args.reward}
     if args.task:
-        return {"task_options": {name: value for name, value in _task_options(args).items() if name != "path"}}
+        options = _key_values(args.task_option, "--task-option")
+        return {"task_options": {name: value for name, value in options.items() if name != "path"}}
     return {"judge": args.judge, "scale": [1, 10]} if args.judge else None
 
 
@@ -232,59 +225,59 @@ def _prompts(args: argparse.Namespace, task: "Task | None", protocol: "Protocol 
     raise RecipeError("`dqo eval --model` needs prompts, got neither --data nor --task; give one of them.")
 
 
-# `dqo sample`: responses to the prompts of a file, and the sampling that `dqo eval` shares.
-
-if TYPE_CHECKING:
-    from dqo.evaluation.sampling import Source
-
-DEFAULT_LENGTH = 256  # tokens of a response where no task says better
-DEFAULT_SAMPLES = 10
-
-
 def run_sample(args: argparse.Namespace) -> None:
-    """Write DIR/groups.jsonl, or one folder a temperature where there are several.
+    """Writes DIR/groups.jsonl, or one folder per temperature where there are several.
 
     Args:
         args: `model`, `data`, `out` and the sampling flags.
 
     Raises:
-        DQOError: A data file, model, endpoint or number that does not do.
+        DQOError: A data file, model, endpoint or number that cannot be used.
     """
     prompts = read_prompts(args.data)
     with owning(args.out):
-        sampler = Sampler(args, DEFAULT_LENGTH)
-        for temperature, folder in folders(args):
-            groups = sampler.sample(prompts, temperature, folder)
-            print(f"Sampled {sampler.n} responses to each of {len(groups)} prompts: {folder / 'groups.jsonl'}")
+        for folder, groups in _sampled(args, prompts, _DEFAULT_LENGTH):
+            n = args.n or _DEFAULT_SAMPLES
+            print(f"Sampled {n} responses to each of {len(groups)} prompts: {folder / 'groups.jsonl'}")
 
 
-def folders(args: argparse.Namespace) -> list[tuple[float, Path]]:
-    """The temperatures asked for, each with its folder: DIR itself for one, DIR/temperature-T for several.
+def _sampled(
+    args: argparse.Namespace, prompts: list[Prompt], default_length: int
+) -> Iterator[tuple[Path, list[Group]]]:
+    """Samples at each temperature, into DIR itself or, of several, into DIR/temperature-T; the model is loaded once."""
+    from dqo.evaluation.sampling import Plain, Verbalized, sample_from
 
-    Args:
-        args: `temperature`, None or a list, and `out`.
+    chat = _chat_settings(args)
+    markers = TraceMarkers.parse(chat.get("trace_markers", "default"))
+    form = Verbalized(args.verbalized, markers) if args.verbalized else Plain()
+    source_at = _sources(args, chat, form.call_length(args.max_new_tokens or default_length))
+    temperatures, n = args.temperature or [1.0], args.n or _DEFAULT_SAMPLES
+    for temperature in temperatures:
+        several = f"temperature-{plain(temperature)}" if len(temperatures) > 1 else ""
+        folder = Path(args.out) / several
+        yield folder, sample_from(source_at(temperature), prompts[: args.limit], n, out=folder, form=form)
 
-    Returns:
-        (temperature, folder), in the order given.
-    """
-    temperatures = args.temperature or [1.0]
-    if len(temperatures) == 1:
-        return [(temperatures[0], Path(args.out))]
-    return [(value, Path(args.out) / f"temperature-{plain(value)}") for value in temperatures]
+
+def _sources(args: argparse.Namespace, chat: dict[str, Any], length: int) -> "Callable[[float], Source]":
+    """The source that the flags name, by temperature."""
+    from dqo.evaluation.engines import Asked, LocalModel, ServedModel, VllmEngine
+    from dqo.models.policy import best_device, load_policy
+
+    if args.endpoint and args.backend:
+        raise RecipeError("--endpoint and --backend both say what answers, got both; leave one out.")
+    asked = Asked(seed=args.seed, max_new_tokens=length, temperature=1.0, **chat)
+    if args.endpoint:
+        parameters = _key_values(args.endpoint_option, "--endpoint-option")
+        connection = {"concurrency": args.batch_size, "timeout": args.timeout, "parameters": parameters}
+        return lambda t: ServedModel(args.model, args.endpoint, replace(asked, temperature=t), **connection)
+    if args.backend == "vllm":
+        return VllmEngine(model_source(args.model), asked).at
+    model, tokenizer = load_policy(model_source(args.model), device=best_device())
+    return lambda t: LocalModel(model, tokenizer, replace(asked, temperature=t), args.batch_size)
 
 
-def chat_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """How a model is asked and read: by the flags, else as in the run that `--model` names.
-
-    Args:
-        args: `model`, `system_prompt`, `chat_template_kwargs` and `trace_markers`.
-
-    Returns:
-        What is given of the three settings.
-
-    Raises:
-        RecipeError: `--chat-template-kwargs` that are no mapping, or markers that are none.
-    """
+def _chat_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """How a model is asked and read: by the flags, else as in the run that `--model` names."""
     given = {name: getattr(args, name) for name in ("system_prompt", "chat_template_kwargs", "trace_markers")}
     if given["chat_template_kwargs"] is not None:
         given["chat_template_kwargs"] = parse_yaml(given["chat_template_kwargs"], "--chat-template-kwargs")
@@ -299,19 +292,8 @@ def chat_settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def key_values(options: Sequence[str], flag: str) -> dict[str, Any]:
-    """What a repeated flag of the form key=value says.
-
-    Args:
-        options: Each "key=value", the value in YAML.
-        flag: For messages.
-
-    Returns:
-        Key -> value.
-
-    Raises:
-        RecipeError: One without "=".
-    """
+def _key_values(options: Sequence[str], flag: str) -> dict[str, Any]:
+    """What a repeated flag of the form key=value says, the values in YAML."""
     values = {}
     for option in options:
         name, equals, text = option.partition("=")
@@ -319,63 +301,3 @@ def key_values(options: Sequence[str], flag: str) -> dict[str, Any]:
             raise RecipeError(f"{flag} {option!r}: expected key=value; add the missing part.")
         values[name] = parse_yaml(text, f"{flag} {option!r}")
     return values
-
-
-class Sampler:
-    """What the flags say about sampling; a model is loaded once for all temperatures.
-
-    Args:
-        args: `model`, `endpoint`, `backend`, `out`, `n`, `seed`, `limit`, `max_new_tokens`, `batch_size`, `verbalized`,
-            `system_prompt`.
-        default_length: Longest response in tokens where the flags give none.
-
-    Raises:
-        RecipeError: Flags that exclude each other.
-        DQOError: No such model, a run that has not finished, or an endpoint that is not there.
-    """
-
-    def __init__(self, args: argparse.Namespace, default_length: int):
-        from dqo.evaluation.sampling import Plain, Verbalized
-
-        self.args, self.n = args, args.n or DEFAULT_SAMPLES
-        self._chat = chat_settings(args)
-        markers = TraceMarkers.parse(self._chat.get("trace_markers", "default"))
-        self.form = Verbalized(args.verbalized, markers) if args.verbalized else Plain()
-        length = args.max_new_tokens or default_length
-        self.length = self.form.call_length(length) if args.verbalized else length
-        if args.endpoint and args.backend:
-            raise RecipeError("--endpoint and --backend both say what answers, got both; leave one out.")
-        self._source = self._sources()
-
-    def sample(self, prompts: list[Prompt], temperature: float, out: Path) -> list[Group]:
-        """Groups sampled at one temperature; an unfinished folder is continued.
-
-        Args:
-            prompts: What to ask.
-            temperature: Above 0.
-            out: Folder of groups.jsonl and sampling.json.
-
-        Returns:
-            One group of n responses a prompt.
-
-        Raises:
-            DQOError: A number out of range, or a folder that holds something else.
-        """
-        from dqo.evaluation.sampling import sample_from
-
-        return sample_from(self._source(temperature), prompts[: self.args.limit], self.n, out=out, form=self.form)
-
-    def _sources(self) -> "Callable[[float], Source]":
-        from dqo.evaluation.engines import Asked, LocalModel, ServedModel, VllmEngine
-        from dqo.models.policy import best_device, load_policy
-
-        args = self.args
-        asked = Asked(seed=args.seed, max_new_tokens=self.length, temperature=1.0, **self._chat)
-        if args.endpoint:
-            parameters = key_values(args.endpoint_option, "--endpoint-option")
-            connection = {"concurrency": args.batch_size, "timeout": args.timeout, "parameters": parameters}
-            return lambda t: ServedModel(args.model, args.endpoint, replace(asked, temperature=t), **connection)
-        if args.backend == "vllm":
-            return VllmEngine(model_source(args.model), asked).at
-        model, tokenizer = load_policy(model_source(args.model), device=best_device())
-        return lambda t: LocalModel(model, tokenizer, replace(asked, temperature=t), args.batch_size)

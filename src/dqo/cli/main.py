@@ -155,7 +155,9 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
         help="second judge, which the policy was not trained against; policy:MODEL is of another family",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
-    parser.add_argument("--protocol", help="paper, noveltybench-1.0 or passk: settings that belong together, by name")
+    parser.add_argument(
+        "--protocol", choices=("paper", "noveltybench-1.0", "passk"), help="settings that belong together, by name"
+    )
     parser.add_argument(
         "--equivalence", help="what decides that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL"
     )
@@ -256,8 +258,8 @@ def _temperatures(text: str) -> list[float]:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if not values or len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"expected a number, or different ones with commas between, got {text!r}")
+    if not values or len(set(values)) < len(values) or not all(0 < value < float("inf") for value in values):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, or different ones with commas, got {text!r}")
     return values
 
 

@@ -34,24 +34,19 @@ class Run:
     values: dict[str, dict[str, float | None]]
 
 
-def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | None = None) -> dict[str, Any]:
+def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     """Writes comparison.json, comparison.png and samples.md for runs that `evaluate` has measured.
 
-    All that is compared is compared on the prompts that all of them answered: differences, prompt by prompt between any
-    two of up to eight runs, as well as the table, the picture and the front.
+    All numbers are over the prompts that all runs answered.
 
     Args:
-        runs: Two or more folders, each an evaluation's or one that holds it as `eval/`.
+        runs: Two or more folders, each an evaluation's or one that holds it as `eval/`; the first is the baseline.
         out: Folder of the three files.
-        prompt_id: Prompt whose first three responses of each run go into samples.md; by default the first shared one.
 
     Returns:
-        The content of comparison.json: {"baseline", "n_shared", "figure", "runs": {run: metrics.json as it is},
-        "shared": {run: {metric: {"mean", "low", "high", "prompts"} or None}}, over the prompts that all runs have a
-        value for, "differences": {run: {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}, to the
-        first run, "pairs": the same for any two runs as `pairwise` returns it, "front": the runs no other beats in
-        quality and diversity on the shared prompts, "cautions": sentences, "note"}. "figure" and "front" are None, and
-        no picture is written, where a run has no quality.
+        The content of comparison.json. "runs" holds each metrics.json, "shared" the means over the shared prompts,
+        "pairs" the differences as `pairwise` returns them, "differences" those to the baseline, "front" the runs that
+        no other beats in quality and diversity. Without quality "figure" and "front" are None.
 
     Raises:
         DataError: If a folder is not a complete evaluation, or the runs cannot be compared: different sample counts,
@@ -60,17 +55,15 @@ def compare(runs: Sequence[str | Path], out: str | Path, *, prompt_id: str | Non
     """
     loaded = _load(runs)
     shared = _shared_prompts(loaded)
-    shown = prompt_id if prompt_id is not None else shared[0]
-    if shown not in shared:
-        raise DataError(f"Expected a prompt that all runs answered for samples.md, got id {prompt_id!r}.")
     means = on_common_prompts([run.values for run in loaded], [run.document["metrics"] for run in loaded])
     axes = _axes(means)
     comparison = _comparison(loaded, shared, means, axes)
     out = Path(out)
     with owning(out):
-        write_text(out / "samples.md", _samples(loaded, shown))
+        write_text(out / "samples.md", _samples(loaded, shared[0]))
         if axes:
-            _plot_tradeoff({run.name: [means[axis][i] for axis in axes] for i, run in enumerate(loaded)}, axes, out)
+            points = {run.name: [means[axis][i] for axis in axes] for i, run in enumerate(loaded)}
+            _plot_tradeoff(points, axes, out / "comparison.png")
         write_json(out / "comparison.json", comparison)
     return comparison
 
@@ -94,14 +87,7 @@ def _comparison(loaded: list[Run], shared: list[str], means: Means, axes: tuple[
 
 
 def comparison_table(comparison: dict[str, Any]) -> "Table":
-    """A table for the terminal: metrics down, runs across, each mean over the shared prompts with its interval.
-
-    Args:
-        comparison: As `compare` returns it.
-
-    Returns:
-        A rich table; a star marks a difference to the first run with corrected p < 0.05.
-    """
+    """A rich table: metrics down, runs across; a star marks a difference to the first with corrected p < 0.05."""
     caption = f"95 % intervals over the shared prompts; * differs from {comparison['baseline']}"
     columns = {}
     for name, values in comparison["shared"].items():
@@ -112,14 +98,7 @@ def comparison_table(comparison: dict[str, Any]) -> "Table":
 
 
 def difference_table(comparison: dict[str, Any]) -> "Table":
-    """A table for the terminal: metrics down, pairs of runs across, each difference with interval and p-value.
-
-    Args:
-        comparison: As `compare` returns it.
-
-    Returns:
-        A rich table of all pairs where they are few, otherwise of those with the baseline.
-    """
+    """A rich table: metrics down, pairs of runs across; of many pairs only those with the baseline."""
     pairs = comparison["pairs"]
     if len(pairs) > _PAIRS_SHOWN:
         pairs = [pair for pair in pairs if pair["a"] == comparison["baseline"]]
@@ -235,43 +214,25 @@ def _fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}\n"
 
 
-_INK, _GREY = "#222222", "#9a9a9a"
 # Told apart by the colour-blind.
 _COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#00795a", "#a6418f", "#806600", "#5e3c99")
 _MARKERS = "osD^vPX"
 
 
-def _plot_tradeoff(points: dict[str, list[dict[str, float]]], axes: tuple[str, str], out: Path) -> None:
+def _plot_tradeoff(points: dict[str, list[dict[str, float]]], axes: tuple[str, str], path: Path) -> None:
     """Draws one point with error bars per run; up and to the right is better."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")  # no pyplot: it would pick a backend and keep the figure
-    FigureCanvasAgg(figure)
-    plot = figure.add_subplot()
+    plot = figure.add_subplot(xlabel=explain(axes[0]).label, ylabel=f"{explain(axes[1]).label} (mean reward)")
     for number, (name, (x, y)) in enumerate(points.items()):
         row, column = divmod(number, len(_COLOURS))
-        plot.errorbar(
-            x["mean"], y["mean"], xerr=_reach(x), yerr=_reach(y), fmt=_MARKERS[row % len(_MARKERS)], ms=7,
-            color=_COLOURS[column], elinewidth=1,
-            # a legend leaves out names that begin with _, and reads $ as mathematics
-            label=" " + name.replace("$", r"\$"),
-        )  # fmt: skip
-    for side in ("top", "right"):
-        plot.spines[side].set_visible(False)
-    for side in ("bottom", "left"):
-        plot.spines[side].set_color(_GREY)
-    plot.tick_params(colors=_INK, length=3)
-    plot.margins(0.12)
-    plot.set_xlabel(f"{explain(axes[0]).label}: different responses among the samples", color=_INK)
-    plot.set_title("Quality (mean reward)", loc="left", fontsize=10, color=_INK)
+        reach = [[[value["mean"] - value["low"]], [value["high"] - value["mean"]]] for value in (x, y)]
+        style = {"fmt": _MARKERS[row % len(_MARKERS)], "color": _COLOURS[column], "ms": 7, "elinewidth": 1}
+        # A legend leaves out names that begin with _, and reads $ as mathematics.
+        plot.errorbar(x["mean"], y["mean"], *reversed(reach), label=" " + name.replace("$", r"\$"), **style)
     figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    path = out / "comparison.png"
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path):
         figure.savefig(temporary, dpi=160, format="png")
         temporary.replace(path)
-
-
-def _reach(interval: dict[str, float]) -> list[list[float]]:
-    return [[interval["mean"] - interval["low"]], [interval["high"] - interval["mean"]]]

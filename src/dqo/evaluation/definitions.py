@@ -19,17 +19,17 @@ NO_REWARD = "not every response has a reward"
 
 @dataclass(frozen=True)
 class Definition:
-    """What a number means.
+    """What a number means; metrics.yaml explains the fields.
 
     Attributes:
         label: Short name for a table or an axis.
-        text: The definition in a sentence or two, for the n responses to one prompt, or for one step of a training.
+        text: The definition, for the n responses to one prompt or for one step of a training.
         unit: What it counts.
-        low: Least value; None where there is none.
-        high: Largest value: a number, an expression in n (responses per prompt), or None where there is none.
+        low: Least value, if any.
+        high: Largest value, if any: a number, or an expression in n.
         better: "higher", "lower", or "" where neither is better in itself. For diversity: more diverse.
-        kind: Of an evaluation metric: "quality", "diversity of meaning", "diversity of words" or "health".
-        by_encoder: Whether it depends on the encoder, and comes again as heldout/NAME.
+        kind: Group of an evaluation metric; "" of a number of a training.
+        by_encoder: Whether it comes again as heldout/NAME.
         source: Paper or equation.
         undefined: When it is null; "" for never.
         logged_by: Files below src/dqo that make it, or "TRL".
@@ -101,14 +101,7 @@ def definition_of(name: str) -> Definition:
 
 
 def explain(name: str) -> Definition:
-    """The definition of a number, or one that says that there is none: of a user's own measure or reward.
-
-    Args:
-        name: Any name in metrics.json or in the log of a training.
-
-    Returns:
-        What `definition_of` returns; for an unknown name its kind is "other".
-    """
+    """The definition of a number, or of an unknown name one that says so, of kind "other"."""
     try:
         return definition_of(name)
     except DQOError:
@@ -117,14 +110,11 @@ def explain(name: str) -> Definition:
 
 
 def shown_in(names: Iterable[str], place: str) -> list[str]:
-    """The numbers that a table or a page shows.
+    """The numbers that a table or a page shows, in the order given.
 
     Args:
-        names: Names in metrics.json or in the log of a training.
+        names: Names in metrics.json or in the log of a training; those without definition are shown everywhere.
         place: "eval", "compare", "report", "sweep" or "panel".
-
-    Returns:
-        Those shown there, in the order given; names without definition are among them.
     """
     told = {name: explain(name) for name in names}
     return [name for name, found in told.items() if place in found.shown_in or found.kind == "other"]

@@ -49,10 +49,8 @@ class Asked:
         max_new_tokens: Longest response in tokens.
         temperature: Above 0.
         system_prompt: Message before the prompt; None leaves it to the chat template.
-        chat_template_kwargs: Variables of the chat template, such as enable_thinking; of servers vLLM and SGLang take
-            them.
-        trace_markers: Of reasoning traces, see `TraceMarkers.parse`; those that are special tokens stay in the
-            responses. A server's text holds its markers or none.
+        chat_template_kwargs: Variables of the chat template, such as enable_thinking.
+        trace_markers: Of reasoning traces, see `TraceMarkers.parse`.
     """
 
     seed: int
@@ -64,10 +62,7 @@ class Asked:
 
 
 class _Tokenized(Source):
-    """A source that renders and tokenizes prompts itself, and reads responses from their tokens.
-
-    A tokenizer with a chat template gets the prompt as a user message, one without the plain text.
-    """
+    """A source that renders and tokenizes prompts itself, and reads responses from their tokens."""
 
     def __init__(self, model: str, tokenizer: "PreTrainedTokenizerBase", asked: Asked):
         check_system(asked.system_prompt, tokenizer.chat_template, model)
@@ -79,7 +74,7 @@ class _Tokenized(Source):
         template = self.tokenizer.chat_template
         return {
             "model": self.name,
-            # by which evaluations see that their templates differ
+            # By this mark evaluations see that their templates differ.
             "chat_template": hashlib.sha256(str(template).encode()).hexdigest()[:8] if template else None,
             "prompt_opens_trace": bool(template) and self._reader.opened(self._tokens("Hello!")),
             **vars(self.asked),
@@ -89,14 +84,12 @@ class _Tokenized(Source):
         if not self.tokenizer.chat_template:
             return self.tokenizer(message)["input_ids"]
         text = rendered(message, self.tokenizer, self.asked.system_prompt, self.asked.chat_template_kwargs)
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # the template wrote them already
+        # The template wrote the special tokens already.
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 class LocalModel(_Tokenized):
-    """A causal language model in this process.
-
-    Every response has random numbers of its own. So it does not depend on the batch it was drawn in, up to the rounding
-    of a batched forward pass: about one token in a million may fall on the other side of a boundary.
+    """Samples from a causal language model in this process.
 
     Args:
         model: On the device it shall run on.
@@ -148,7 +141,8 @@ class LocalModel(_Tokenized):
 
     @property
     def _pad(self) -> int:
-        return (self._stops or [0])[0]  # any token will do: the mask hides it, and an answer ends before it
+        # Any token will do: the mask hides it, and an answer ends before it.
+        return (self._stops or [0])[0]
 
     def _encode(self, request: Request) -> list[int]:
         if request.message in self._encoded:
@@ -215,12 +209,14 @@ class LocalModel(_Tokenized):
         return self._reader.decode(tokens[:length]), "length" if length is None else "eos"
 
     def _uniforms(self, request: Request) -> Tensor:
+        # Numbers of its own make a response independent of its batch, up to the rounding of a batched forward pass:
+        # about one token in a million may fall on the other side of a boundary.
         generator = torch.Generator().manual_seed(request.seed(self.asked.seed))
         return torch.rand(self.asked.max_new_tokens, generator=generator, dtype=torch.float64)  # (T,)
 
 
 class SeededChoice:
-    """A logits processor that makes greedy decoding take the token its own random numbers choose.
+    """Makes greedy decoding take the token its own random numbers choose: a logits processor.
 
     Args:
         uniforms: (N, T) numbers in [0, 1), one per row and step.
@@ -242,11 +238,11 @@ class SeededChoice:
 
 
 class VllmEngine(_Tokenized):
-    """A vLLM engine in this process; its prefix cache reads a prompt once for its n responses.
+    """Samples from a vLLM engine in this process; its prefix cache reads a prompt once for its n responses.
 
     Args:
         model: Folder, hub name, or the default policy, whose package is converted as everywhere.
-        asked: As for `LocalModel`.
+        asked: Seed, length, temperature and the like.
 
     Raises:
         ModelError: vLLM is not installed, or cannot load the model; a system prompt without a chat template.
@@ -261,11 +257,13 @@ class VllmEngine(_Tokenized):
                 "--backend out, or give the URL of a vLLM server as --endpoint."
             ) from error
         folder = find_model(model)
-        try:  # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside
+        try:
+            # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside.
             self._engine = vllm.LLM(
                 model=folder, seed=asked.seed % 2**31, generation_config="vllm", load_format="safetensors"
             )
-        except Exception as error:  # the engine's, the hub's or the device's: all of them mean the same to the user
+        # The engine's error, the hub's and the device's all mean the same to the user.
+        except Exception as error:
             raise ModelError(
                 f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
             ) from error
@@ -300,17 +298,12 @@ class VllmEngine(_Tokenized):
 
 
 class ServedModel(Source):
-    """Chat completions of a server, one request per response, many at a time.
-
-    The prompt is sent as a user message, with temperature, length and a seed of its own; a server that is known to
-    have defaults of its own also gets neutral ones. What a server refuses is renamed or left out, and `adapted` says
-    so. Of models that think aloud in a field of their own only the answer is read.
+    """Samples from a server by chat completions, one request per response, many at a time.
 
     Args:
         model: Name under which the server offers the model.
-        url: Base of the API, such as http://localhost:8000/v1. The key comes from the environment variable
-            OPENAI_API_KEY and is recorded nowhere.
-        asked: As for `LocalModel`.
+        url: Base of the API, such as http://localhost:8000/v1. The key comes from OPENAI_API_KEY and is recorded nowhere.
+        asked: Seed, length, temperature and the like.
         **connection: `concurrency`, `timeout`, `retries` and `parameters` of `Endpoint`.
 
     Raises:

@@ -11,15 +11,13 @@ def pareto_front(points: Points) -> list[int]:
     """Places of the points that no other point beats: none is as good in everything and better in something.
 
     Args:
-        points: One point a run, every coordinate the larger the better.
+        points: One point per run, every coordinate the larger the better.
 
     Returns:
         Places in ascending order; equal points are all kept.
 
     Raises:
         DQOError: If the points differ in length or one is not finite.
-
-    Source: moocore's `is_nondominated`.
     """
     import moocore
 
@@ -33,11 +31,10 @@ def pareto_front(points: Points) -> list[int]:
 def hypervolume(points: Points, reference: Sequence[float]) -> float:
     """Area (volume) between a reference point and the front of the points: what a set of runs covers together.
 
-    Depends on the scale of the coordinates and on the reference: fix both before the runs are made, and divide each
-    coordinate by its range.
+    It depends on the scale of the coordinates and on the reference: fix both before the runs are made.
 
     Args:
-        points: One point a run, every coordinate the larger the better.
+        points: One point per run, every coordinate the larger the better.
         reference: The worst corner; points that do not beat it in every coordinate add nothing.
 
     Returns:

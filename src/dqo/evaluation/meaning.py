@@ -1,9 +1,7 @@
-"""How many different things a group of responses says: classes of equal meaning, and what is read off them.
+"""How many different things a group of responses says: classes of equal meaning, and the spread of embeddings.
 
-Responses are sorted into classes by the first-member protocol of NoveltyBench: in their order, each joins the first
-class whose *first member* it means the same as, or opens a new one. What "means the same" is comes from outside: an
-entailment model in both directions, a fine-tuned classifier, a judge, or a threshold on embeddings. A blank response
-means nothing: its class is -1, which is no class.
+One convention everywhere: a blank response, or a zero row, says nothing. It has no class and adds no diversity; at
+similarity 0 to everything it would otherwise count as the most different response of all.
 """
 
 import math
@@ -18,18 +16,19 @@ from dqo.core import cosine_distance, cosine_kernel, log_volume, vendi
 from dqo.errors import DQOError
 
 SamePairs = Callable[[list[tuple[str, str]]], Iterable[bool]]
-NOTHING = -1
+NOTHING = -1  # class of a blank response
 # Least cosine of equal meaning, by encoder; docs/evaluation.md says what it was measured on. Each encoder has its own.
 SAME_MEANING = {"all-MiniLM-L6-v2": 0.75}
+# Thresholds of NoveltyBench's code.
 _SKYWORK = (-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875)
 
 
 def meaning_classes(groups: Sequence[Sequence[str]], same: SamePairs) -> list[list[int]]:
-    """Class of every response, group by group; all groups advance together, so that `same` sees large batches.
+    """Sorts responses into classes: each joins the first class whose first member means the same (NoveltyBench).
 
     Args:
         groups: The responses to each of P prompts.
-        same: Pairs (first member of a class, response) -> whether they mean the same, one answer a pair.
+        same: Pairs (first member of a class, response) -> whether they mean the same, one answer per pair.
 
     Returns:
         For each group the classes of its responses, numbered 0, 1, ... in order of appearance; -1 for a blank one.
@@ -38,20 +37,20 @@ def meaning_classes(groups: Sequence[Sequence[str]], same: SamePairs) -> list[li
         DQOError: If `groups` is a list of strings instead of a list of lists, or `same` returns another count.
     """
     if any(isinstance(texts, str) for texts in groups):
-        raise DQOError("`groups` must hold one list of responses a prompt, got strings; wrap them in a list.")
+        raise DQOError("`groups` must hold one list of responses per prompt, got strings; wrap them in a list.")
     classes = [[NOTHING] * len(texts) for texts in groups]
     waiting = [[i for i, text in enumerate(texts) if text.strip()] for texts in groups]
     number = 0
+    # All groups advance together, so that `same` sees large batches.
     while any(waiting):
-        firsts = [rows[0] if rows else None for rows in waiting]
-        asked = [(p, i) for p, rows in enumerate(waiting) for i in rows[1:]]
+        firsts = {p: rows[0] for p, rows in enumerate(waiting) if rows}
+        asked = [(p, i) for p in firsts for i in waiting[p][1:]]
         pairs = [(groups[p][firsts[p]], groups[p][i]) for p, i in asked]
         answers = [bool(answer) for answer in same(pairs)] if pairs else []
         if len(answers) != len(pairs):
-            raise DQOError(f"`same` must return one answer a pair, got {len(answers)} for {len(pairs)} pairs.")
-        joined = [(p, firsts[p]) for p in range(len(groups)) if firsts[p] is not None]
-        joined += [row for row, answer in zip(asked, answers, strict=True) if answer]
-        for p, i in joined:
+            raise DQOError(f"`same` must return one answer per pair, got {len(answers)} for {len(pairs)} pairs.")
+        joined = [row for row, answer in zip(asked, answers, strict=True) if answer]
+        for p, i in [*firsts.items(), *joined]:
             classes[p][i] = number
             waiting[p].remove(i)
         number += 1
@@ -59,14 +58,7 @@ def meaning_classes(groups: Sequence[Sequence[str]], same: SamePairs) -> list[li
 
 
 def same_meaning(encoder: str) -> float | None:
-    """Least cosine of equal meaning by an encoder.
-
-    Args:
-        encoder: Its name, with or without owner.
-
-    Returns:
-        The threshold; None where none has been measured for that encoder.
-    """
+    """Least cosine of equal meaning by an encoder of that name; None where none has been measured for it."""
     from dqo.embedders.naming import canonical
 
     name = encoder.removeprefix("sentence-transformers/")
@@ -75,7 +67,7 @@ def same_meaning(encoder: str) -> float | None:
 
 
 def embedding_classes(E: Tensor | Sequence, threshold: float) -> list[int]:
-    """Classes of one group where two responses mean the same if their cosine reaches the threshold.
+    """Sorts one group into classes; two responses mean the same if their cosine reaches the threshold.
 
     Args:
         E: (G, D) embeddings as tensor, array or list of rows, a zero row for a blank response.
@@ -85,13 +77,13 @@ def embedding_classes(E: Tensor | Sequence, threshold: float) -> list[int]:
         G classes, numbered in order of appearance; -1 for a zero row.
 
     Raises:
-        DQOError: If the threshold is out of range or E is not a matrix.
-        NonFiniteError: If E holds NaN or infinity; names the row.
+        DQOError: If the threshold is out of range, E is no matrix, or a row of it is not finite.
     """
     if not 0.0 < threshold <= 1.0:
         raise DQOError(f"`threshold` must be a cosine above 0 and at most 1, got {threshold}; measure it.")
     kernel = cosine_kernel(as_matrix(E))  # (G, G)
-    equal = (kernel >= threshold - 1e-9).tolist()  # rounding must not part copies at threshold 1
+    # Rounding must not part copies at threshold 1.
+    equal = (kernel >= threshold - 1e-9).tolist()
     classes, firsts = [], []
     for i, filled in enumerate((torch.diagonal(kernel) > 0).tolist()):
         found = next((number for number, first in enumerate(firsts) if equal[first][i]), len(firsts))
@@ -102,16 +94,7 @@ def embedding_classes(E: Tensor | Sequence, threshold: float) -> list[int]:
 
 
 def distinct_k(classes: Sequence[int]) -> int:
-    """Number of classes among the k responses of a prompt; NoveltyBench's distinct_k.
-
-    Args:
-        classes: Class of each response, -1 for a blank one.
-
-    Returns:
-        A whole number from 0 to k.
-
-    Source: Zhang et al. 2025, NoveltyBench.
-    """
+    """Number of classes among the k responses to a prompt, -1 left out; NoveltyBench's distinct_k."""
     return len(set(classes) - {NOTHING})
 
 
@@ -121,27 +104,22 @@ def semantic_entropy(classes: Sequence[int], logprobs: Sequence[float] | None = 
     Args:
         classes: Class of each response, -1 for a blank one.
         logprobs: Log-probability of each response divided by its length in tokens; p(c) is then the share of their
-            exponentials. Without them p(c) is the share of responses, the "discrete" variant.
+            exponentials. Without them p(c) is the share of responses (the discrete variant, Farquhar et al. 2024).
 
     Returns:
         Nats in [0, log k]; 0 where all mean the same, NaN where nothing was said.
 
     Raises:
-        DQOError: If there is not one finite log-probability a response.
-
-    Source: Kuhn et al. 2023; Farquhar et al. 2024 for the discrete variant.
+        DQOError: If there is not one finite log-probability per response.
     """
-    if logprobs is None:
-        weights = [1.0] * len(classes)
-    else:
-        if len(logprobs) != len(classes) or not all(map(math.isfinite, logprobs)):
-            raise DQOError(f"`logprobs` must be {len(classes)} finite numbers, one a response, got {list(logprobs)}.")
-        top = max(logprobs, default=0.0)
-        weights = [math.exp(logprob - top) for logprob in logprobs]
+    logprobs = [0.0] * len(classes) if logprobs is None else logprobs
+    if len(logprobs) != len(classes) or not all(map(math.isfinite, logprobs)):
+        raise DQOError(f"`logprobs` must be {len(classes)} finite numbers, one per response, got {list(logprobs)}.")
+    top = max(logprobs, default=0.0)
     mass: Counter[int] = Counter()
-    for label, weight in zip(classes, weights, strict=True):
+    for label, logprob in zip(classes, logprobs, strict=True):
         if label != NOTHING:
-            mass[label] += weight
+            mass[label] += math.exp(logprob - top)
     total = sum(mass.values())
     if not mass:
         return math.nan
@@ -149,10 +127,9 @@ def semantic_entropy(classes: Sequence[int], logprobs: Sequence[float] | None = 
 
 
 def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: float = 0.8) -> float:
-    """What a user gets who reads responses in order and goes on to the next with probability `patience`.
+    """What a user gets who reads responses in order and goes on to the next with probability `patience` (NoveltyBench).
 
-    (1-p)/(1-p^k) Σ_i p^i [y_i opens a new class] u_i, i from 0: only the first response of each class is worth its
-    utility, and early ones count more. A mean with weights p^i, so in the unit of the utilities.
+    (1-p)/(1-p^k) Σ_i p^i [y_i opens a new class] u_i, i from 0: a mean with weights p^i, in the unit of the utilities.
 
     Args:
         classes: Class of each response in the order they were sampled, -1 for a blank one.
@@ -164,11 +141,9 @@ def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: floa
 
     Raises:
         DQOError: If the lengths differ or the patience is out of range.
-
-    Source: Zhang et al. 2025, NoveltyBench.
     """
     if len(utilities) != len(classes):
-        raise DQOError(f"`utilities` must be one number a response, got {len(utilities)} for {len(classes)}.")
+        raise DQOError(f"`utilities` must be one number per response, got {len(utilities)} for {len(classes)}.")
     if not 0.0 < patience <= 1.0:
         raise DQOError(f"`patience` must lie above 0 and be at most 1, got {patience}; NoveltyBench takes 0.8.")
     seen, total, worth = {NOTHING}, 0.0, 0.0
@@ -180,124 +155,71 @@ def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: floa
 
 
 def noveltybench_rating(reward: float) -> int:
-    """NoveltyBench's utility of a response, from the raw reward of Skywork-Reward-Gemma-2-27B-v0.2.
-
-    Args:
-        reward: What that reward model gives; the scale of another means nothing here.
-
-    Returns:
-        A whole number from 1 to 10.
-
-    Source: the thresholds in NoveltyBench's code.
-    """
+    """NoveltyBench's utility of a response, 1 to 10, from the raw reward of Skywork-Reward-Gemma-2-27B-v0.2."""
     return bisect_left(_SKYWORK, reward) + 1
-
-
-# Diversity of meaning: how the embeddings of one prompt's responses are spread.
-#
-# The numbers come from `dqo.core`; here they take whatever holds rows (tensor, array, list) and return a float. One
-# convention in all of them: a zero row is an empty response and adds no diversity. At similarity 0 to everything it
-# would
-# otherwise count as the most different response of all. Of no response at all, what counts is 0 and what averages is
-# NaN.
 
 
 def vendi_score(E: Tensor | Sequence, q: float = 1.0) -> float:
     """Vendi score of order q: the effective number of different responses, exp of the Rényi entropy of spec(K/n).
 
     With eigenvalues l_i of K/n, K the cosine kernel of the n non-zero rows: exp(-Σ l log l) at q = 1,
-    exp(log(Σ l^q) / (1 - q)) otherwise, the rank of K at q = 0 and 1/max(l) at q = inf. Small q counts rare modes,
-    large q the dominant ones; the score never rises with q.
+    exp(log(Σ l^q) / (1 - q)) otherwise, the rank of K at q = 0 and 1/max(l) at q = inf (docs/math.md eq. 6.1).
 
     Args:
         E: (G, D) embeddings as tensor, array or list of rows; rows are normalised here.
-        q: Order, from 0 to infinity.
+        q: Order, from 0 to infinity; small q counts rare modes, large q the dominant ones.
 
     Returns:
         Effective number of responses in [1, G]; 0.0 where there is no non-zero row.
 
     Raises:
-        DQOError: If q is negative or NaN, or E is not a matrix.
-        NonFiniteError: If E holds NaN or infinity; names the row.
-
-    Source: docs/math.md eq. 6.1. The unmaintained package Vendi-Score 0.0.3 ignores q for embeddings.
+        DQOError: If q is negative or NaN, E is not a matrix, or a row of it is not finite.
     """
+    # The unmaintained package Vendi-Score 0.0.3 ignores q for embeddings.
     return float(vendi(cosine_kernel(as_matrix(E)), q))
 
 
 def mean_cosine_distance(E: Tensor | Sequence) -> float:
-    """Mean of 1 - cosine similarity over all pairs of responses.
-
-    Blind to clusters: two tight clusters reach two thirds of an orthogonal group's distance at G = 4. The Vendi score
-    and the volume tell them apart.
+    """Mean of 1 - cosine similarity over all pairs of responses, in [0, 2] (docs/math.md eq. 6.2).
 
     Args:
-        E: (G, D) embeddings as tensor, array or list of rows; rows are normalised here.
+        E: (G, D) embeddings as for `vendi_score`.
 
     Returns:
-        A number in [0, 2]; 0.0 for one non-zero row, NaN where there is none.
-
-    Raises:
-        DQOError: If E is not a matrix.
-        NonFiniteError: If E holds NaN or infinity; names the row.
-
-    Source: docs/math.md eq. 6.2.
+        0.0 for one non-zero row, NaN where there is none.
     """
-    return float(cosine_distance(cosine_kernel(as_matrix(E))).clamp_min(0.0))  # copies differ in the last bit
+    # Blind to clusters: two tight ones reach two thirds of an orthogonal group's distance at G = 4.
+    # Copies differ in the last bit, hence the clamp.
+    return float(cosine_distance(cosine_kernel(as_matrix(E))).clamp_min(0.0))
 
 
 def group_log_volume(E: Tensor | Sequence, ridge: float = 1.0) -> float:
-    """Regularised log-volume of one group under the cosine kernel: the trained quantity, `dqo.core.log_volume`.
+    """Regularised log-volume of one group under the cosine kernel: the trained quantity (docs/math.md eq. 3.1).
 
     Args:
-        E: (G, D) embeddings as tensor, array or list of rows; rows are normalised here.
+        E: (G, D) embeddings as for `vendi_score`.
         ridge: Regularisation strength above 0; 1 in the paper.
 
     Returns:
         Nats; for G non-zero rows in [log(1 + G/ridge), G log(1 + 1/ridge)], and 0.0 for none.
-
-    Raises:
-        DQOError: If the ridge is not above 0 or E is not a matrix.
-        NonFiniteError: If E holds NaN or infinity; names the row.
-
-    Source: docs/math.md eq. 3.1.
     """
     return float(log_volume(cosine_kernel(as_matrix(E)), ridge))
 
 
 def effective_rank(E: Tensor | Sequence) -> float:
-    """Effective rank: exp of the entropy of the singular values of the normalised rows, divided by their sum.
-
-    `vendi_score` at q = 1 is the same with *squared* singular values, so it is smaller and weighs rare directions
-    less; the two are equal where all values are.
+    """Exp of the entropy of the singular values of the normalised rows, divided by their sum (Roy and Vetterli 2007).
 
     Args:
-        E: (G, D) embeddings as tensor, array or list of rows; rows are normalised here.
+        E: (G, D) embeddings as for `vendi_score`, which at q = 1 is the same with *squared* singular values.
 
     Returns:
         Effective number of directions in [1, min(G, D)]; 0.0 where there is no non-zero row.
-
-    Raises:
-        DQOError: If E is not a matrix.
-        NonFiniteError: If E holds NaN or infinity; names the row.
-
-    Source: Roy and Vetterli 2007, "The effective rank".
     """
     return float(_effective_rank(cosine_kernel(as_matrix(E))))
 
 
 def geometry(E: Tensor) -> dict[str, Tensor]:
-    """The measures of this module for many groups of one size at once: one kernel serves all of them.
-
-    Args:
-        E: (P, G, D) embeddings.
-
-    Returns:
-        Metric name -> (P,) float64, the numbers that the functions above give for each group.
-
-    Raises:
-        NonFiniteError: If E holds NaN or infinity; names the row.
-    """
+    """The measures above for P groups of one size at once, (P, G, D) -> name -> (P,): one kernel serves all."""
     L = cosine_kernel(E)  # (P, G, G)
     return {
         "cosine_distance": cosine_distance(L).clamp_min(0.0),
@@ -320,7 +242,7 @@ def _effective_rank(L: Tensor) -> Tensor:
 
 
 def as_matrix(E: Tensor | Sequence) -> Tensor:
-    """Embeddings as a (G, D) float64 tensor, from whatever holds G rows of D numbers."""
+    """Embeddings as a (G, D) float64 tensor, from whatever holds G rows of D numbers; DQOError for anything else."""
     try:
         if not isinstance(E, Tensor):
             rows = [torch.as_tensor(row, dtype=torch.float64) for row in E]  # G x (D,)

@@ -7,7 +7,7 @@ undefined for a prompt is None there, and the means are over the prompts where i
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -33,6 +33,9 @@ from dqo.evaluation.words import compression_ratio, distinct_n, self_bleu
 from dqo.files.records import Group
 from dqo.rewards.calling import finite_number
 
+if TYPE_CHECKING:
+    from dqo.embedders import Embedder
+
 NGRAMS = (1, 2, 3, 4)
 # What rests on a decision that two responses mean the same.
 CLASSED = ("classes", "semantic_entropy", "utility_k", "good/classes")
@@ -42,16 +45,6 @@ _GROUPS_AT_ONCE = 16  # given to a judge of equal meaning
 _GROUPS_MEASURED = 256  # at a time; 8 MB of 10 embeddings each
 
 Row = dict[str, float | None]
-
-
-class Encoder(Protocol):
-    """Texts -> (N, D) rows, a zero row for an empty text; what `dqo.embedders.load_embedder` returns."""
-
-    name: str
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """Embed N texts."""
-        ...
 
 
 def measure(
@@ -70,8 +63,7 @@ def measure(
             no weights but knows no meaning), or a function list[str] -> (N, D).
 
     Returns:
-        Metric name -> {"mean", "low", "high"} over the prompts where it is defined, None where it is for none;
-        `definition_of` says what each is, and when it is undefined.
+        Metric name -> {"mean", "low", "high"} over the prompts where it is defined, None where it is for none.
 
     Raises:
         DataError: If there is no prompt, a prompt without responses, or not one finite reward or None per response.
@@ -79,9 +71,6 @@ def measure(
     """
     from dqo.embedders import chosen_embedder
 
-    for name, given in (("responses", responses), ("rewards", {} if rewards is None else rewards)):
-        if not isinstance(given, Mapping):
-            raise DataError(f"`{name}` must be a dict from each prompt to a list, got a {type(given).__name__}.")
     groups = []
     for prompt, texts in responses.items():
         if isinstance(texts, str) or not texts or not all(isinstance(text, str) for text in texts):
@@ -89,7 +78,8 @@ def measure(
         scores = None if rewards is None else _finite_rewards(prompt, rewards.get(prompt, []), len(texts))
         groups.append(Group(prompt, prompt, [], list(texts), ["eos"] * len(texts), scores, {}))
     values = prompt_values(groups, chosen_embedder(encoder))
-    del values["truncated"]  # lists of strings do not say whether a response was cut off
+    # Lists of strings do not say whether a response was cut off.
+    del values["truncated"]
     return summarize(values, seed=0)
 
 
@@ -105,8 +95,8 @@ def _finite_rewards(prompt: str, rewards: Sequence[float | None], n: int) -> lis
 
 def prompt_values(
     groups: Sequence[Group],
-    encoder: Encoder,
-    heldout_encoder: Encoder | None = None,
+    encoder: "Embedder",
+    heldout_encoder: "Embedder | None" = None,
     *,
     answer_span: Callable[[str], str] = str,
     pass_threshold: float = 0.5,
@@ -118,12 +108,10 @@ def prompt_values(
     Args:
         groups: P groups of one response or more each.
         encoder: Measures diversity of meaning.
-        heldout_encoder: Measures the same under the prefix `heldout/`, the classes of meaning excepted, and how far it
-            and `encoder` disagree.
+        heldout_encoder: Measures the same under the prefix `heldout/`, the classes of meaning excepted.
         answer_span: The part of a response whose diversity counts; by default all of it.
         pass_threshold: Least reward that passes; 0.5 divides 0/1 rewards.
-        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against the threshold
-            measured for it. Without one the metrics of classes are undefined.
+        equivalence: Decides which responses mean the same; by default the encoder's measured threshold, if it has one.
         measures: More metrics by name, each of the answer spans of one prompt.
 
     Returns:
@@ -151,16 +139,7 @@ def prompt_values(
 
 
 def undefined_notes(groups: Sequence[Group], values: PromptValues) -> list[str]:
-    """Says which metrics are undefined for how many prompts, and why.
-
-    Args:
-        groups: The measured groups.
-        values: Their metrics.
-
-    Returns:
-        One sentence for all metrics that are undefined for the same number of prompts for the same reason. What lacks
-        rewards is left to the caller.
-    """
+    """Says which metrics are undefined for how many prompts, and why; what lacks rewards is left out."""
     found: dict[tuple[int, int, str], list[str]] = {}
     for name, column in values.items():
         whole = explain(name).undefined
@@ -179,7 +158,8 @@ def undefined_notes(groups: Sequence[Group], values: PromptValues) -> list[str]:
 
 
 def n_samples(groups: Sequence[Group]) -> int:
-    """Responses per prompt; the fewest where groups differ, because that bounds the k of an unbiased pass@k."""
+    """Responses per prompt, the fewest where groups differ."""
+    # The fewest bound the k of an unbiased pass@k.
     return min(len(group.responses) for group in groups)
 
 
@@ -220,7 +200,7 @@ def _quality(rewards: list[float] | None, draws: list[int], threshold: float) ->
 
 
 def _whole(group: Group) -> Row:
-    """What is said of whole responses: what stands beside an answer costs tokens too."""
+    """Measures whole responses: what stands beside an answer costs tokens too."""
     n = len(group.responses)
     countable = all(map(separates_words, group.responses))
     return {
@@ -230,20 +210,15 @@ def _whole(group: Group) -> Row:
     }
 
 
-def _embed(encoder: Encoder, groups: Sequence[Group], spans: Sequence[Sequence[str]]) -> list[Tensor]:
-    """One (G, D) tensor per group, on the CPU; the encoder's mistakes are reported by prompt."""
+def _embed(encoder: "Embedder", groups: Sequence[Group], spans: Sequence[Sequence[str]]) -> list[Tensor]:
+    """Embeds all texts: one (G, D) tensor per group, on the CPU."""
     every = [text for texts in spans for text in texts]
-    place = {text: i for i, text in enumerate(dict.fromkeys(every))}  # copies are embedded once
+    # Copies are embedded once.
+    place = {text: i for i, text in enumerate(dict.fromkeys(every))}
     texts, batches = list(place), []
     for start in tqdm(range(0, len(texts), _TEXTS_AT_ONCE), desc=f"embedding ({encoder.name})", unit="batch"):
         batch = texts[start : start + _TEXTS_AT_ONCE]
-        E = encoder(batch)  # (N, D)
-        if E.dim() != 2 or len(E) != len(batch):
-            raise EncoderError(
-                f"Encoder {encoder.name!r} must return one vector per text, got shape {tuple(E.shape)} for "
-                f"{len(batch)}."
-            )
-        batches.append(E.detach().cpu())
+        batches.append(encoder(batch).detach().cpu())  # (N, D)
     rows = torch.cat(batches)[[place[text] for text in every]]  # (N, D)
     by_group = list(rows.split([len(texts) for texts in spans]))  # P x (G, D)
     for group, E in zip(groups, by_group, strict=True):
@@ -258,7 +233,8 @@ def _embed(encoder: Encoder, groups: Sequence[Group], spans: Sequence[Sequence[s
 def _add_meanings(
     rows: list[Row], E: list[Tensor], groups: Sequence[Group], threshold: float, prefix: str = ""
 ) -> None:
-    """Adds what is read off the embeddings of each prompt; prompts of equal size are measured together."""
+    """Adds what is read off the embeddings of each prompt."""
+    # Prompts of equal size are measured together.
     by_size: dict[int, list[int]] = {}
     for p, E_p in enumerate(E):
         by_size.setdefault(len(E_p), []).append(p)
@@ -281,7 +257,7 @@ def _add_meanings(
 def _classes(
     E: list[Tensor], spans: list[list[str]], equivalence: Equivalence | None, encoder: str
 ) -> Sequence[list[int] | None]:
-    """Classes of each prompt's responses; None where nothing says which of them mean the same."""
+    """Sorts each prompt's responses into classes; None where nothing says which of them mean the same."""
     if equivalence is None:
         threshold = same_meaning(encoder)
         return [None if threshold is None else embedding_classes(E_p, threshold) for E_p in E]

@@ -90,23 +90,19 @@ def _check_draws(k: int, n: int) -> None:
 def among_good(
     measure: Callable[[list[Item]], float], items: Sequence[Item], rewards: Sequence[float], threshold: float = 0.5
 ) -> float:
-    """A measure of diversity of the items whose reward reaches the threshold: different but wrong is worth nothing.
-
-    The ranking of models can flip with the threshold; report it.
+    """Measures the diversity of the items whose reward reaches the threshold: different but wrong is worth nothing.
 
     Args:
         measure: Any measure of this package that takes a group, such as `vendi_score`.
         items: One per response: texts, rows of embeddings or classes.
         rewards: One per response.
-        threshold: Least reward of a good response; 0.5 divides 0/1 rewards.
+        threshold: Least reward of a good response; the ranking of models can flip with it, so report it.
 
     Returns:
-        The measure of the good items; of none what the measure says of an empty list: 0 of what counts, else NaN.
+        The measure of the good items; of none, 0 of what counts and NaN of the rest.
 
     Raises:
         DQOError: If there is not one reward per item.
-
-    Source: effective semantic diversity, Shypula et al. 2025.
     """
     if len(items) != len(rewards):
         raise DQOError(f"`rewards` must be one number per item, got {len(rewards)} for {len(items)} items.")
@@ -120,18 +116,10 @@ def passes(rewards: Sequence[float], threshold: float) -> list[bool]:
 
 
 def scored(groups: Sequence[Group], reward: Reward) -> list[Group]:
-    """The groups with rewards from a function in TRL's convention, called with whole groups.
+    """Scores whole groups by a function in TRL's convention; one response without a score leaves its group without.
 
-    Args:
-        groups: Groups of any sizes.
-        reward: Called with lists of N entries as keywords: `prompts` (str), `completions` (str), `reference`, `meta`,
-            `record` (the prompt as in training) and `ended` (bool). Returns N numbers, or None where it cannot score.
-
-    Returns:
-        The same groups; rewards are None for a group in which any response could not be scored.
-
-    Raises:
-        RewardError: If the function raised, or returned another count than asked for or something that is not a number.
+    The function gets lists of N entries as keywords: `prompts` (str), `completions` (str), `reference`, `meta`,
+    `record` (the prompt as in training) and `ended` (bool), and returns N numbers or None.
     """
     checked, found = CheckedReward(reward), []
     for first in tqdm(range(0, len(groups), _GROUPS_AT_ONCE), desc=f"scoring ({checked.__name__})", unit="batch"):
@@ -166,15 +154,9 @@ def _rewards(groups: Sequence[Group], checked: CheckedReward) -> list[float | No
 def judged(
     groups: Sequence[Group], markers: TraceMarkers = DEFAULT_MARKERS, sampling: Mapping[str, Any] | None = None
 ) -> list[Group]:
-    """The groups with every response as a `Response`, without reasoning traces; those that are one already stay.
+    """Removes reasoning traces: every response becomes a `Response`; those that are one already stay.
 
-    Args:
-        groups: As they were sampled.
-        markers: Of reasoning traces.
-        sampling: The content of sampling.json; None where it is not known.
-
-    Returns:
-        The same groups with the text that is judged.
+    `sampling` is the content of sampling.json. Where it does not say whether prompts open a trace, that is inferred.
     """
     known = sampling or {}
     opened = False  # of several responses per call, which are read from what stood after the trace

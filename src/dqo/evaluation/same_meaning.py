@@ -36,15 +36,11 @@ class Equivalence(Protocol):
 
 
 def load_equivalence(name: str) -> Equivalence | None:
-    """Loads what decides that two responses mean the same.
+    """Loads what decides that two responses mean the same; None for `embedding`, which needs no texts.
 
     Args:
         name: `embedding` (the cosine of the encoder against its threshold), `noveltybench-1.0` (that benchmark's
-            classifier), `noveltybench-1.0:FOLDER` (a local copy of it, with its tokenizer where the folder holds one),
-            or `nli:MODEL` (entailment in both directions by that model).
-
-    Returns:
-        The judge, or None for `embedding`, which needs no texts.
+            classifier), `noveltybench-1.0:FOLDER` (a local copy of it), or `nli:MODEL` (entailment in both directions).
 
     Raises:
         RecipeError: Another name.
@@ -77,7 +73,7 @@ class SameByJudge:
 
 
 class Entailment:
-    """Two texts mean the same where an NLI model says that each entails the other, by its most likely label.
+    """Two texts mean the same where an NLI model says that each entails the other (Kuhn et al. 2023).
 
     Args:
         model: Folder or hub name of a sequence classifier with a label "entailment", in safetensors format.
@@ -85,8 +81,6 @@ class Entailment:
 
     Raises:
         EncoderError: A model that cannot be loaded or has no such label; when called, a pair that is too long.
-
-    Source: Kuhn et al. 2023, "Semantic Uncertainty"; there the question stands before both texts.
     """
 
     def __init__(self, model: str, *, device: Any = None):
@@ -117,8 +111,8 @@ class Entailment:
 class NoveltyBenchClassifier:
     """Two responses mean the same where NoveltyBench 1.0's fine-tuned DeBERTa gives more than 0.102.
 
-    As there, the prompt is not read and each response is cut to 128 tokens. The first-member protocol is
-    `meaning_classes`. Version 1.1, in which a language model partitions a whole group, is another measure.
+    As there, the prompt is not read and each response is cut to 128 tokens. Version 1.1, in which a language model
+    partitions a whole group, is another measure.
 
     Args:
         model: Folder or hub name of the classifier; label 1 is "similar".
@@ -126,8 +120,6 @@ class NoveltyBenchClassifier:
 
     Raises:
         EncoderError: A model that cannot be loaded.
-
-    Source: Zhang et al. 2025, NoveltyBench, and its code.
     """
 
     threshold = 0.102  # probability of "similar" above which two responses are alike

@@ -95,8 +95,8 @@ _TEXT = re.compile(r"<text>(.*?)</text>", re.DOTALL | re.IGNORECASE)
 class Verbalized(Plain):
     """Verbalized Sampling, a baseline without training: several responses per call, read from their <text> tags.
 
-    A response that the token limit cut off, or that has no tags, is not read. After `rounds` rounds of calls what is
-    still missing is recorded as empty responses, and the number of responses read is in `meta["sampling"]`.
+    A response that the token limit cut off, or that has no tags, is not read. What is missing after `rounds` rounds of
+    calls is recorded as empty responses.
 
     Args:
         per_call: Responses asked for in one call; 5 in the paper.
@@ -148,8 +148,8 @@ def sample_from(
         form: `Plain` or `Verbalized`; plain where not given.
 
     Returns:
-        One group per prompt, in the prompts' order, rewards None. A prompt whose n responses a server does not give
-        is left out; sampling.json holds its id and the server's reason.
+        One group per prompt, in the prompts' order, rewards None. A prompt that a server does not answer is left out;
+        sampling.json holds its id and the server's reason.
 
     Raises:
         DataError: A prompt the source cannot take, or a folder that holds another run.

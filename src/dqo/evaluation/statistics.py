@@ -25,10 +25,13 @@ NOTE = (
     "differences; p is Holm's over all metrics of all pairs that are compared. Choose the metric and the pair that "
     "decide before looking. The spread between training seeds is in none of these numbers."
 )
-SHOWN_BELOW = 0.05  # the corrected p of a difference that counts as shown, wherever one is
-MOST_RUNS = 8  # of more runs not every pair is compared: the corrections would hide all differences
+# The corrected p of a difference that counts as shown, wherever one is.
+SHOWN_BELOW = 0.05
+# Of more runs not every pair is compared: the corrections would hide all differences.
+MOST_RUNS = 8
 _FLIPS = 5000
-_FLIPS_PER_TEST = 40  # so that the least p of sign flips stays below 0.05 after the correction
+# So that the least p of sign flips stays below 0.05 after the correction.
+_FLIPS_PER_TEST = 40
 _DRAWS_AT_ONCE = 1_000_000  # 16 MB of indices and values
 
 
@@ -50,7 +53,7 @@ class Shift(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean difference over shared prompts, its 95 % bootstrap interval, the two-sided sign-flip p, raw and by Holm."""
+    """Mean difference over shared prompts, its 95 % bootstrap interval, the sign-flip p, raw and by Holm."""
 
     mean: float
     low: float
@@ -61,7 +64,7 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """Is "up" or "down" where the corrected p is below 0.05, otherwise "same": no difference shown."""
+        """Is "up" or "down" where the corrected p is below 0.05, otherwise "same"."""
         return "same" if self.p_holm >= SHOWN_BELOW else "up" if self.mean > 0 else "down"
 
     def mirrored(self) -> "Difference":
@@ -98,41 +101,30 @@ def bootstrap_intervals(
 def bootstrap_differences(
     columns: Sequence[Sequence[float]], *, resamples: int = 5000, flips: int = _FLIPS, seed: int = 0
 ) -> list[Shift]:
-    """Mean differences of two runs over the prompts they share, with intervals and p-values, for many metrics.
-
-    Were the runs alike, each prompt's difference could as well be its negative: p is the share of sign vectors whose
-    total is as far from 0 as the one seen. It holds for few prompts too: of P it is 2/2^P at least.
+    """Mean differences over prompts with intervals and the p-values of sign flips, for many metrics.
 
     Args:
         columns: For each metric one finite difference per prompt, all of one length P.
         resamples: As for `bootstrap_intervals`.
-        flips: How many sign vectors are drawn; where there are no more than that, each is taken once, otherwise the one
-            seen counts as one more.
+        flips: How many sign vectors are drawn; where there are no more than that, each is taken once.
         seed: Seed of generators of its own.
 
     Returns:
         One entry per column; all columns see the same draws and signs.
-
-    Raises:
-        DataError: If a column has no value, or one that is not finite.
     """
     if not columns:
         return []
+    # Were the runs alike, each prompt's difference could as well be its negative: p is the share of sign vectors whose
+    # total is as far from 0 as the one seen. It holds for few prompts too: of P it is 2/2^P at least.
     ps = _sign_flips(_table(columns), flips, seed)  # (M,)
     intervals = bootstrap_intervals(columns, resamples=resamples, seed=seed)
     return [Shift(*interval, float(p)) for interval, p in zip(intervals, ps, strict=True)]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for being several: below 0.05, at most 1 in 20 such families holds a false alarm.
+    """p-values of one family of tests, corrected by Holm (1979), in the same order.
 
-    Args:
-        ps: The p-values of one family of tests.
-
-    Returns:
-        Corrected p-values in the same order, none below its own or above 1.
-
-    Source: Holm 1979.
+    Below 0.05, at most 1 in 20 such families holds a false alarm.
     """
     corrected, largest = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
@@ -178,23 +170,17 @@ def _signs(P: int, flips: int, seed: int) -> Iterator[np.ndarray]:
     if flips >= 2**P:
         yield np.array(list(product((-1.0, 1.0), repeat=P)))
         return
-    rng = np.random.default_rng([seed, 1])  # other draws than those of the prompts
+    # Other draws than those of the prompts.
+    rng = np.random.default_rng([seed, 1])
     at_once = max(1, _DRAWS_AT_ONCE // P)
     for first in range(0, flips, at_once):
         yield rng.choice([-1.0, 1.0], size=(min(at_once, flips - first), P))
 
 
 def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] | None]:
-    """Mean and 95 % bootstrap interval over prompts of every metric.
-
-    Args:
-        values: As `prompt_values` returns them; prompts with None are left out of a metric.
-        seed: Of the bootstrap.
-
-    Returns:
-        Metric name -> {"mean", "low", "high"}, or None where no prompt has a value.
-    """
-    by_prompts: dict[tuple[int, ...], list[str]] = {}  # metrics of the same prompts share their draws
+    """Mean and 95 % bootstrap interval of every metric over the prompts that have a value; None where none has."""
+    # Metrics of the same prompts share their draws.
+    by_prompts: dict[tuple[int, ...], list[str]] = {}
     for name, column in values.items():
         by_prompts.setdefault(tuple(p for p, value in enumerate(column) if value is not None), []).append(name)
     found: dict[str, dict[str, float] | None] = dict.fromkeys(values)
@@ -206,32 +192,26 @@ def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] 
 
 
 def compared_pairs(runs: int) -> list[tuple[int, int]]:
-    """Pairs (a, b) of runs that are compared, whatever their numbers say.
-
-    Args:
-        runs: How many runs there are.
-
-    Returns:
-        Places, a before b: any two of up to eight runs, otherwise each with the first.
-    """
+    """Places (a, b) of the runs that are compared: any two of up to eight, otherwise each with the first."""
     return [(a, b) for a, b in combinations(range(runs), 2) if a == 0 or runs <= MOST_RUNS]
 
 
 def paired_differences(
     runs: Sequence[Values], pairs: Sequence[tuple[int, int]], metrics: Sequence[str]
 ) -> dict[tuple[int, int], dict[str, Difference]]:
-    """Compares runs prompt by prompt; all pairs and metrics see the same draws of prompts and signs.
+    """Compares pairs (a, b) of runs prompt by prompt; all pairs and metrics see the same draws of prompts and signs.
 
     Args:
         runs: For each run, prompt id -> metric -> value; None where a prompt has none.
-        pairs: Places (a, b) of the runs to compare.
+        pairs: Places of the runs to compare.
         metrics: Which to compare; Holm's correction is over all of them and all pairs.
 
     Returns:
         (a, b) -> metric -> difference b - a over the prompts with a value in both; metrics with fewer than two such
         prompts are left out.
     """
-    columns: dict[tuple[str, ...], dict[tuple[int, int, str], list[float]]] = {}  # prompts -> what has values for them
+    # Prompts -> pairs and metrics that have values for them -> the differences.
+    columns: dict[tuple[str, ...], dict[tuple[int, int, str], list[float]]] = {}
     for a, b in pairs:
         for metric in metrics:
             both = {key: (row.get(metric), runs[b].get(key, {}).get(metric)) for key, row in runs[a].items()}
@@ -252,15 +232,10 @@ def paired_differences(
 
 
 def pairwise(runs: Mapping[str, Values], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """Differences b - a of the pairs of runs that are compared, as plain data.
-
-    Args:
-        runs: Run name -> its values for the prompts that are to count, two runs or more.
-        metrics: Metrics to compare.
+    """The same of the pairs that are compared, as plain data by run name; None for a metric that is left out.
 
     Returns:
-        [{"a", "b", "metrics": {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}], pairs in the order
-        of the runs; None where fewer than two prompts have the metric in both.
+        [{"a", "b", "metrics": {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}].
     """
     names = list(runs)
     found = paired_differences(list(runs.values()), compared_pairs(len(runs)), metrics)
@@ -275,17 +250,15 @@ def on_common_prompts(
 ) -> dict[str, list[dict[str, float] | None]]:
     """Means of runs over the prompts that all of them have a value for, metric by metric.
 
-    Whichever run is ahead in these is not ahead for having been asked easier prompts.
-
     Args:
         runs: For each run, prompt id -> metric -> value; None where a prompt has none.
-        summaries: For each run, metric -> mean and interval over all of its prompts, or None; kept as they are where
-            those prompts are the common ones.
+        summaries: For each run, metric -> mean and interval over all of its prompts, or None.
 
     Returns:
         Metric -> for each run {"mean", "low", "high", "prompts"}, None for a run without the metric. Left out are
         metrics that no run has, and those of several runs without a common prompt.
     """
+    # Whichever run is ahead in these is not ahead for having been asked easier prompts.
     found: dict[str, list[dict[str, float] | None]] = {}
     again: list[dict[str, list[float | None]]] = [{} for _ in runs]
     for metric in dict.fromkeys(name for summary in summaries for name in summary):
@@ -295,6 +268,7 @@ def on_common_prompts(
         if not common and len(having) != 1:
             continue
         found[metric] = [None] * len(runs)
+        # A summary stays as it is where its prompts are the common ones.
         for place in having:
             found[metric][place] = {**summaries[place][metric], "prompts": len(common)}
             if known[place] != common:
