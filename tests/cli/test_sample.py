@@ -158,7 +158,7 @@ def test_responses_are_judged_by_a_reward_of_a_recipe(tmp_path, capsys):
     assert [group.rewards for group in read_groups(tmp_path / "out" / "groups.jsonl")] == [pytest.approx([2 / 3, 0])]
     assert run("eval", *flags, "--reward", "{reward: rouge, measure: rouge1}") == 0
     for reward, said in (
-        ("judge", "reward 'judge': the option"),
+        ("judge", "reward 'judge': expected the setting"),
         ("rogue", "did you mean 'rouge'?"),
         ("{reward: rouge, measure: rouge9}", "`measure` must be 'rouge1'"),
         ("{reward: rouge, weight: 2}", "expected one reward without weight"),

@@ -114,8 +114,8 @@ def test_names_of_classes_do_not_matter(classes, names):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: meaning_classes(["a", "b"], near), "one list of responses a prompt, got strings"),
-        (lambda: meaning_classes([["a", "b"]], lambda pairs: []), "one answer a pair, got 0 for 1 pairs"),
+        (lambda: meaning_classes(["a", "b"], near), "one list of responses per prompt, got strings"),
+        (lambda: meaning_classes([["a", "b"]], lambda pairs: []), "one answer per pair, got 0 for 1 pairs"),
         (lambda: embedding_classes([[1.0]], 0.0), "above 0 and at most 1, got 0.0"),
         (lambda: semantic_entropy([0, 1], [0.5]), "2 finite numbers"),
         (lambda: utility_k([0, 1], [1.0]), "got 1 for 2"),

@@ -302,7 +302,7 @@ class ServedModel(Source):
 
     Args:
         model: Name under which the server offers the model.
-        url: Base of the API, such as http://localhost:8000/v1. The key comes from OPENAI_API_KEY and is recorded nowhere.
+        url: Base of the API, such as http://localhost:8000/v1; the key comes from OPENAI_API_KEY.
         asked: Seed, length, temperature and the like.
         **connection: `concurrency`, `timeout`, `retries` and `parameters` of `Endpoint`.
 
