@@ -160,7 +160,7 @@ def test_responses_are_judged_by_a_reward_of_a_recipe(tmp_path, capsys):
     for reward, said in (
         ("judge", "reward 'judge': expected the setting"),
         ("rogue", "did you mean 'rouge'?"),
-        ("{reward: rouge, measure: rouge9}", "`measure` must be 'rouge1'"),
+        ("{reward: rouge, measure: rouge9}", "`measure` must be one of rouge1"),
         ("{reward: rouge, weight: 2}", "expected one reward without weight"),
     ):
         assert run("eval", *flags, "--reward", reward) == 2
