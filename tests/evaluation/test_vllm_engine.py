@@ -72,6 +72,8 @@ def vllm(monkeypatch):
     module.SamplingParams = lambda **settings: SimpleNamespace(**settings)
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setattr(RecordingLLM, "made", [])
+    on_the_hub = lambda name: find_model(name) if name == DEFAULT_POLICY else name  # noqa: E731
+    monkeypatch.setattr("dqo.evaluation.engines.find_model", on_the_hub)
     return module
 
 
