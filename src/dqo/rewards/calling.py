@@ -32,9 +32,8 @@ class CheckedReward:
             to N numbers, or None for a completion that cannot be scored.
 
     Raises:
-        RewardError: At once, a function that does not take `prompts` and `completions`. When called: the function
-            raised, or returned the wrong count, something that is no number, NaN or infinity. An error of dqo's own
-            that it raised passes unchanged.
+        RewardError: When called: the function raised, or returned the wrong count, something that is no number, NaN or
+            infinity. An error of dqo's own that it raised passes unchanged.
     """
 
     def __new__(cls, fn: Callable[..., Any]) -> "CheckedReward":
@@ -46,7 +45,6 @@ class CheckedReward:
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
         self.__name__ = getattr(fn, "__name__", type(fn).__name__)
-        self._check_signature((), partial=True)
 
     def __reduce__(self) -> tuple[type, tuple[Callable[..., Any]]]:
         return CheckedReward, (self.fn,)
@@ -57,27 +55,15 @@ class CheckedReward:
             return self._checked(self.fn(prompts=prompts, completions=completions, **columns), completions)
 
     def check_columns(self, columns: Sequence[str]) -> None:
-        """Refuses, before a rollout, a function that asks for a column that is not there or takes too few.
-
-        Args:
-            columns: Names of what it is called with beside `prompts` and `completions`.
-
-        Raises:
-            RewardError: Names what there is.
-        """
-        self._check_signature(columns, partial=False)
-
-    def _check_signature(self, columns: Sequence[str], *, partial: bool) -> None:
+        """Refuses, before a rollout, a function that does not take these columns beside prompts and completions."""
         try:
             signature = inspect.signature(self.fn)
-        except (ValueError, TypeError):  # of a builtin, which only the call can show
-            return
-        try:
-            bind = signature.bind_partial if partial else signature.bind
-            bind(prompts=[], completions=[], **{column: [] for column in columns})
+            signature.bind(prompts=[], completions=[], **{column: [] for column in columns})
         except TypeError as error:
-            taken = ", ".join(["prompts", "completions", *columns, "**columns"])
+            taken = ", ".join(["prompts", "completions", *columns])
             raise self._error(f"expected the arguments ({taken}), got {signature} ({error}); {_ARGUMENTS}.") from None
+        except ValueError:  # of a builtin, which only the call can show
+            return
 
     def _error(self, text: str) -> RewardError:
         return RewardError(f"reward function {self.__name__!r}: {text}")
@@ -100,16 +86,12 @@ class CheckedReward:
             raise told from error
 
     def _failure(self, error: Exception, completions: Sequence[Any]) -> str:
-        raised = f"raised {type(error).__name__} ({error})"
-        # Behind the frame of the wrapper.
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
-        if not frames and isinstance(error, TypeError):  # it was not entered
+        raised, last = f"raised {type(error).__name__} ({error})", traceback.extract_tb(error.__traceback__)[-1]
+        if last.filename == __file__ and isinstance(error, TypeError):  # the function was not entered
             return f"{raised}; {_ARGUMENTS}."
-        place = f" in {frames[-1].filename}, line {frames[-1].lineno}," if frames else ""
         first = f"; its first completion was {_shown(completions[0])}" if completions else ""
-        return (
-            f"{raised}{place} on a batch of {len(completions)}{first}; fix it, or return None for what it cannot score."
-        )
+        batch = f"in {last.filename}, line {last.lineno}, on a batch of {len(completions)}{first}"
+        return f"{raised} {batch}; fix it, or return None for what it cannot score."
 
     def _checked(self, rewards: Any, completions: Sequence[Any]) -> list[float | None]:
         N, shape = len(completions), getattr(rewards, "shape", None)
