@@ -96,23 +96,11 @@ class Endpoint:
         return list(self.adapted.values())
 
     def trust(self, ask: Callable[["AsyncOpenAI", Item], Awaitable[Answer]], item: Item) -> None:
-        """Names a request that the server answered at an earlier start, so that others can fail alone.
-
-        Args:
-            ask: As for `stream`.
-            item: What was asked.
-        """
+        """Names a request that the server answered at an earlier start, so that others can fail alone."""
         self._answered = self._answered or (ask, item)
 
     def models(self) -> dict[str, str]:
-        """Asks the server which models it offers.
-
-        Returns:
-            Name -> owner; empty where the server has no such list.
-
-        Raises:
-            EndpointError: Nothing listens at the URL.
-        """
+        """Asks the server which models it offers, as name -> owner; empty where it has no such list."""
         from openai import APIConnectionError, OpenAI, OpenAIError
 
         limits = {"timeout": min(self.timeout, 10.0), "max_retries": min(self.retries, 1)}
@@ -133,35 +121,11 @@ class Endpoint:
         return models
 
     async def complete(self, client: "AsyncOpenAI", messages: list[dict[str, str]], **settings: Any) -> Reply:
-        """Asks for one chat completion.
-
-        Args:
-            client: As `stream` gives it.
-            messages: The conversation.
-            **settings: Parameters of the request.
-
-        Returns:
-            Text and finish reason.
-
-        Raises:
-            NoAnswer: A document without an answer in it.
-        """
+        """Asks for one chat completion; NoAnswer for a document without an answer in it."""
         return read_reply(await self.post(client, "/chat/completions", {"messages": messages} | settings))
 
     async def post(self, client: "AsyncOpenAI", path: str, settings: Mapping[str, Any]) -> Any:
-        """Sends one request, without the parameters that the server refuses.
-
-        Args:
-            client: As `stream` gives it.
-            path: Such as "/embeddings".
-            settings: Body of the request without the model.
-
-        Returns:
-            The JSON document as it came.
-
-        Raises:
-            NoAnswer: A body that is no JSON.
-        """
+        """Sends one request without the parameters that the server refuses, and returns the JSON that answers it."""
         from openai import APIStatusError
 
         wanted = {"model": self.model} | dict(settings) | self.parameters
@@ -201,17 +165,6 @@ class Endpoint:
         """Asks for all items and yields the answers as they come, each with the place of its item.
 
         Ctrl-C, or closing the iterator, ends the requests under way.
-
-        Args:
-            ask: One request with the client of the package openai.
-            items: What to ask.
-            distinct: What makes two items the same question.
-
-        Yields:
-            Place and answer; `Unanswered` for an item that the server does not answer although it answers others.
-
-        Raises:
-            EndpointError: The server is down, or refuses key, URL or model.
         """
         if not items:
             return
@@ -347,27 +300,16 @@ class Endpoint:
 
 
 def checked_url(url: str, key_env: str) -> str:
-    """Refuses a base URL that holds a secret, or would carry one in the open.
-
-    Args:
-        url: Such as "http://localhost:8000/v1".
-        key_env: Environment variable with the key; the key itself is not looked at.
-
-    Returns:
-        The URL without a slash at its end. Where plain http leaves the machine and its network, stderr says so.
-
-    Raises:
-        EndpointError: Another scheme than http and https; a user, password, query or fragment, which would end up in
-            logs and configs; or a key that plain http would carry past the local network.
-    """
+    """Refuses a base URL that holds a secret, or would carry one in the open; returns it without a slash at its end."""
     expected = "endpoint: expected a URL such as http://localhost:8000/v1 without user, password or query"
     remedy = f"a key goes into the environment variable {key_env}"
     try:
-        parts = urlsplit(url if isinstance(url, str) else "")
-        host, _ = parts.hostname, parts.port  # both may raise
-    except ValueError as error:
-        raise EndpointError(f"{expected}, got one that cannot be read ({error}); {remedy}.") from error
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or parts.query or parts.fragment:
+        parts = urlsplit(str(url))
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https") or "@" in parts.netloc or parts.query or parts.fragment:
+        # Such a part may be a secret, which must not be shown.
         came = "one with such a part" if host or "@" in str(url) else repr(url)
         raise EndpointError(f"{expected}, got {came}; {remedy}.")
     if parts.scheme == "http" and not _is_local(host):

@@ -30,17 +30,7 @@ class NoAnswer(Exception):
 
 
 def read_reply(document: Any) -> Reply:
-    """Reads the first choice of a chat completion.
-
-    Args:
-        document: JSON of any kind.
-
-    Returns:
-        Text and finish reason; the text is "" where the model only thought, or reached the limit before it answered.
-
-    Raises:
-        NoAnswer: No message, an error in its place, a refusal, or a filtered answer.
-    """
+    """Reads the first choice of a chat completion; its text is "" where the model only thought, or was cut off so."""
     if not isinstance(document, dict):
         raise NoAnswer(f"{str(document)[:120]!r} in place of a chat completion")
     choices = document.get("choices")
@@ -105,15 +95,7 @@ def _message(body: Any) -> str:
 
 
 def refused_parameter(error: Any, sent: Mapping[str, Any]) -> str | None:
-    """Finds the parameter that a server refuses.
-
-    Args:
-        error: Of the package openai, with the server's answer.
-        sent: Body of the request.
-
-    Returns:
-        Its name, or "temperature 0"; None where the refusal is about something else, such as the prompt.
-    """
+    """Finds the parameter that a server refuses; None where the refusal is about something else, such as the prompt."""
     if error.status_code not in (400, 415, 422, 501) or {error.code, str(error.param)} & {*_ABOUT_THE_PROMPT}:
         return None
     said = _message(error.body or str(error))

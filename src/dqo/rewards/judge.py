@@ -121,11 +121,7 @@ class JudgeReward:
         self._asked, self._unreadable = 0, ""
 
     def check(self) -> None:
-        """Asks the server for its models, so that one that is not there says so before hours of work.
-
-        Raises:
-            EndpointError: Nothing listens at the URL.
-        """
+        """Asks the server for its models, so that one that is not there says so before hours of work."""
         self._endpoint.models()
 
     def counts(self) -> dict[str, int]:
@@ -142,19 +138,7 @@ class JudgeReward:
         return notes
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Scores N responses.
-
-        Args:
-            prompts: Strings, or lists of chat messages.
-            completions: Strings, or lists of chat messages.
-            **columns: Whatever else TRL passes.
-
-        Returns:
-            (score - lowest) / (highest - lowest) of each response, in [0, 1]; None where no score could be read.
-
-        Raises:
-            EndpointError: The server does not answer, or nothing that it ever said can be read.
-        """
+        """Scores N responses; N numbers in [0, 1], None where no score could be read."""
         asked = self._asked
         scores = self.quality(prompts, completions)
         read = self._values["score"].values()
@@ -179,17 +163,7 @@ class JudgeReward:
         return [None if score is None else (score - self._lowest) / (self._highest - self._lowest) for score in scores]
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """Decides whether the second text of each pair says the same as the first.
-
-        Args:
-            pairs: Pairs of responses.
-
-        Returns:
-            One answer per pair, False where it cannot be read.
-
-        Raises:
-            EndpointError: A server that is down or refuses everything.
-        """
+        """Decides whether the second text of each pair says the same as the first; False where it cannot be read."""
         questions = [self._question("verdict", _SAME.format(first=first, second=second)) for first, second in pairs]
         return [bool(value) for value in self._answer(questions)]
 

@@ -75,16 +75,7 @@ _NAMED_VERDICT = re.compile(
 
 
 def read_score(reply: str, lowest: float, highest: float) -> float | None:
-    """Reads the score that a reply states.
-
-    Args:
-        reply: What the judge wrote, without a reasoning trace.
-        lowest: Worst score of the scale.
-        highest: Best score.
-
-    Returns:
-        A number in [lowest, highest], None where no score is sure.
-    """
+    """Reads the score in [lowest, highest] that a reply states; None where no score is sure."""
     value = next(_fields(reply, _SCORE_KEYS), reply)
     score = _in_words(_plain(value), highest) if isinstance(value, str) else value
     is_number = isinstance(score, int | float) and not isinstance(score, bool)
@@ -92,14 +83,7 @@ def read_score(reply: str, lowest: float, highest: float) -> float | None:
 
 
 def read_same(reply: str) -> bool | None:
-    """Reads whether a reply says "same".
-
-    Args:
-        reply: What the judge wrote, without a reasoning trace.
-
-    Returns:
-        True for "same", False for "different", None where neither is sure.
-    """
+    """Reads whether a reply says "same" or "different"; None where neither is sure."""
     for value in _fields(reply, _VERDICT_KEYS):
         value = {"yes": True, "true": True, "no": False, "false": False}.get(str(value).lower(), value)
         return value if isinstance(value, bool) else read_same(value) if isinstance(value, str) else None

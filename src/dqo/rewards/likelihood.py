@@ -26,19 +26,7 @@ Row = tuple[list[int], list[int]]  # token ids of a context, and of what follows
 
 @torch.no_grad()
 def log_likelihoods(model: "PreTrainedModel", rows: Sequence[Row], *, mixed: bool = False) -> list[float]:
-    """Sums the log-probabilities of each row's tokens, given its context.
-
-    Args:
-        model: A causal language model.
-        rows: N pairs of token ids, none of them empty.
-        mixed: Compute in bfloat16 where the weights are float32.
-
-    Returns:
-        N numbers of nats, at most 0.
-
-    Raises:
-        ModelError: One of them is not finite.
-    """
+    """Sums the log-probabilities of each row's tokens, given its context; N numbers of nats, at most 0."""
     totals = [0.0] * len(rows)
     order = sorted(range(len(rows)), key=lambda row: -sum(map(len, rows[row])))  # little padding in a batch
     while order:
@@ -97,16 +85,7 @@ class LikelihoodReward:
         self._model.requires_grad_(False)
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        """Scores N responses; equal pairs are judged once.
-
-        Args:
-            prompts: Strings, or lists of chat messages.
-            completions: Strings, or lists of chat messages.
-            **columns: Whatever else TRL passes.
-
-        Returns:
-            N numbers of nats, at most 0; None for an empty response, which has no tokens to judge.
-        """
+        """Scores N responses; N numbers of nats, at most 0, None for an empty response. Equal pairs are judged once."""
         pairs = [
             (self._asked(prompt), completion_text(completion).strip())
             for prompt, completion in zip(prompts, completions, strict=True)
@@ -179,11 +158,6 @@ class FluencyReward:
         self._model, self._tokenizer = load_policy(model, device=best_device())
         self._model.requires_grad_(False)
         self._context = self._tokenizer("\n").input_ids or [self._tokenizer.eos_token_id]
-        if self._context == [None]:
-            raise ModelError(
-                f"fluency_model: expected a tokenizer that encodes a line break or has an end-of-sequence token, got "
-                f"that of {model!r}; use another model."
-            )
 
     def __call__(self, completions: Sequence[Any], **columns: Any) -> list[float]:
         """Scores N responses; N numbers in [0, 1], 0 for a response without words."""
@@ -192,14 +166,7 @@ class FluencyReward:
         return [min(1.0, max(0.0, span)) * _guard(text) for span, text in zip(spans, texts, strict=True)]
 
     def log_probs_per_word(self, texts: Sequence[str]) -> list[float]:
-        """Divides the log-probability of each text by the number of its words.
-
-        Args:
-            texts: N texts; white space around them is left out.
-
-        Returns:
-            N numbers of nats, at most 0; `low` for a text without words.
-        """
+        """Divides each text's log-probability by its number of words; N of nats, `low` for a text without words."""
         words = [len(_WORD.findall(text)) for text in texts]
         spoken = [row for row in range(len(texts)) if words[row]]
         ids = [self._tokenizer(texts[row].strip(), add_special_tokens=False).input_ids for row in spoken]

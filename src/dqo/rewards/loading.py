@@ -69,17 +69,7 @@ class Entry:
 
 
 def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
-    """Reads the entries of a recipe; without any, the task's own quality.
-
-    Args:
-        lines: As written, each with "reward", perhaps "weight", and options.
-
-    Returns:
-        At least one entry.
-
-    Raises:
-        RecipeError: A line without or with an unknown name, or a weight that is no finite number.
-    """
+    """Reads the entries of a recipe; without any, the task's own quality."""
     entries = []
     for number, line in enumerate(lines, start=1):
         options = dict(line)
@@ -99,18 +89,7 @@ def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
 
 
 def load_reward(entry: Entry, folder: str | Path | None = None) -> CheckedReward:
-    """Loads the callable of an entry other than `quality`.
-
-    Args:
-        entry: Of `read_entries`.
-        folder: Of the run or evaluation; a judge keeps its replies in judge.jsonl there, unless its entry says where.
-
-    Returns:
-        A reward in TRL's convention, plain or asynchronous, called with `prompts`, `completions` and COLUMNS.
-
-    Raises:
-        DQOError: An option, model, package or function that cannot be used.
-    """
+    """Loads the callable of an entry other than `quality`; a judge keeps its replies in judge.jsonl of the folder."""
     if entry.reward in REWARDS:
         extra = "endpoint" if entry.reward == "judge" else "data"
         own = {"cache": str(Path(folder) / "judge.jsonl")} if entry.reward == "judge" and folder else {}
@@ -148,20 +127,7 @@ def import_reward(path: str) -> Callable[..., Any]:
 
 
 def import_function(path: str, setting: str, arguments: str) -> Callable[..., Any]:
-    """Imports a function by name; the module's own code runs, so name only files you trust.
-
-    Args:
-        path: "pkg.module.function", of an installed module or one in the current folder, or "path/to/file.py:function".
-        setting: What named it, for errors.
-        arguments: What it is called with, for errors.
-
-    Returns:
-        The callable.
-
-    Raises:
-        RecipeError: A name of neither form, a module that is missing or fails to import, an attribute that is missing
-            or cannot be called; the message names the path.
-    """
+    """Imports a function by name; `setting` and `arguments` are for errors. The module's own code runs."""
     is_file = ".py:" in path
     module_name, _, function_name = path.rpartition(":" if is_file else ".")
     if path.endswith(".py") or not module_name or not function_name.isidentifier():
@@ -203,14 +169,7 @@ def _module_of_file(file: Path) -> ModuleType:
 
 
 def checked_span(span: Callable[[str], str] | None) -> Callable[[str], str]:
-    """Makes a user's answer span raise a RewardError where it returns no text, as a pattern that finds nothing does.
-
-    Args:
-        span: Response -> the text that is embedded; None is the whole response.
-
-    Returns:
-        The same function, which can be pickled if the user's can.
-    """
+    """Makes a user's answer span raise a RewardError where it returns no text, as a pattern that finds nothing does."""
     return str if span is None else partial(_span_text, span)
 
 

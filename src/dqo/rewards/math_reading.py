@@ -58,12 +58,6 @@ def final_answer(text: str) -> FinalAnswer | None:
     never be paid for one of several answers. The statement ends where the answer that counts was first given, so that
     what stands between it and its repetition is tail. Where an answer is stated in another form, or another "####" has
     a number, a "####" that a word follows is a heading.
-
-    Args:
-        text: A response.
-
-    Returns:
-        The answer, or None where none is stated.
     """
     run_on = _RUN_ON.search(text)
     stated = (run_on and _last(text, run_on.start())) or _last(text, len(text))
@@ -212,12 +206,6 @@ class Number(NamedTuple):
 
         A percent sign is a unit: 50 % is 50. Where this number is a fraction without the sign, 50 % is 0.5 too, and
         where it lies between -1 and 1, only that: 0.5 % is not 0.5.
-
-        Args:
-            answer: The answer.
-
-        Returns:
-            Whether they are equal.
         """
         if self.percent and not answer.percent:
             return answer.value in (self.value, self.value / 100)
@@ -227,14 +215,7 @@ class Number(NamedTuple):
 
 
 def simplified(text: str) -> str:
-    """A text with one spelling of signs, blanks, digits and fractions, without emphasis and commands of layout.
-
-    Args:
-        text: An answer, as written.
-
-    Returns:
-        It in few characters; what is more than layout is left as it is.
-    """
+    """Gives signs, blanks, digits and fractions one spelling; emphasis and commands of layout go."""
     text = _VULGAR.sub(lambda found: f" {unicodedata.normalize('NFKC', found.group())}", text)
     text = _SUPERSCRIPT.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found.group())}}}", text)
     text = _INLINE.sub(r" \1 ", text.translate(_CHARACTERS)).replace("\\%", "%").replace("\\$", "$").replace("{,}", ",")
@@ -246,14 +227,7 @@ def simplified(text: str) -> str:
 
 
 def read_number(text: str) -> Number | None:
-    """The number that a text is, whatever its unit.
-
-    Args:
-        text: Such as "$1,200.50", "-3", "72 apples" or "2\u00a01/2".
-
-    Returns:
-        The number; None for anything more than a number and a unit of a few words.
-    """
+    """Reads the number that a text is, whatever its unit of a few words; None for anything more."""
     if len(text) > MAX_CHARACTERS:
         return None
     plain = _FRAC.sub(lambda found: f" {found[1] or found[2]}/{found[3] or found[4]} ", simplified(text))
@@ -272,14 +246,7 @@ def read_number(text: str) -> Number | None:
 
 
 def stated_number(text: str) -> Number | None:
-    """The one number that an answer states: "x = 5", "24 + 48 = 72", "about 72", "She has 72 apples left".
-
-    Args:
-        text: An answer.
-
-    Returns:
-        The number; None where there are several, or where a word makes it another one ("half of 72", "not 72").
-    """
+    """Reads the one number that an answer states: "x = 5", "24 + 48 = 72", "about 72", "She has 72 apples left"."""
     if len(text) > MAX_CHARACTERS:
         return None
     plain = simplified(text)

@@ -26,7 +26,7 @@ def main() -> None:
     out, sys.stdout = sys.stdout, sys.stderr  # what the packages print must not look like an answer
     signal.setitimer(signal.ITIMER_REAL, 0)
     for line in sys.stdin:
-        signal.setitimer(signal.ITIMER_REAL, float(sys.argv[1]))
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, float(sys.argv[1])))  # 0 would be no limit
         try:
             gold, answer = (parse(f"${_latex(text)}$", grammar, parsing_timeout=None) for text in json.loads(line))
             equal = bool(gold and answer and verify(gold, answer, timeout_seconds=None))

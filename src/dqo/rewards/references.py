@@ -14,18 +14,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'“‘(]?[A-Z0-9])")
 
 
 def references_of(reward: str, reference: Sequence[Reference]) -> list[list[str]]:
-    """Makes a list of the references of each row.
-
-    Args:
-        reward: Name of who asks, for the message.
-        reference: One entry per row.
-
-    Returns:
-        N lists of at least one text.
-
-    Raises:
-        RewardError: A row without a reference, or with blank ones alone; names it.
-    """
+    """Makes a list of the references of each row; refuses a row with blank ones alone."""
     rows = [[texts] if isinstance(texts, str) else list(texts) for texts in reference]
     for row, texts in enumerate(rows):
         if not any(text.strip() for text in texts):
@@ -41,9 +30,6 @@ class ChrfReward:
 
     sacrebleu's with its defaults: sequences of 1 to 6 characters without blanks, recall twice as heavy as precision
     (Popović 2015, WMT), divided by 100. An empty response is worth 0.
-
-    Raises:
-        RewardError: When called: a row without a reference.
     """
 
     def __init__(self) -> None:

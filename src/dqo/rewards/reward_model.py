@@ -125,17 +125,7 @@ class RewardModel:
 
 
 def check_outline(name: str) -> str:
-    """Refuses what is no reward model, from its config alone.
-
-    Args:
-        name: Folder or hub name.
-
-    Returns:
-        What to load.
-
-    Raises:
-        ModelError: No such model, no classifier, or one with more than one label.
-    """
+    """Refuses what is no reward model, from its config alone, and returns where its files are."""
     from transformers import AutoConfig
 
     source = find_model(name)

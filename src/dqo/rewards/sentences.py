@@ -6,7 +6,6 @@ from typing import Any
 
 import simplemma
 
-from dqo.errors import RewardError
 from dqo.models.response import completion_text
 
 
@@ -16,20 +15,10 @@ class ConceptReward:
     def __init__(self) -> None:
         self.__name__ = "concepts"
 
-    def __call__(
-        self, *, prompts: Sequence[Any], completions: Sequence[Any], meta: Sequence[dict[str, Any]], **columns: Any
-    ) -> list[float]:
-        """N numbers in [0, 1]; RewardError for a row whose `meta` has no concepts."""
-        rewards = []
-        for row, (completion, fields) in enumerate(zip(completions, meta, strict=True)):
-            concepts = fields.get("concepts")
-            if not isinstance(concepts, list) or not concepts:
-                raise RewardError(
-                    f"reward 'concepts': expected a list of words in meta.concepts of row {row}, got {concepts!r}; use "
-                    "data that name their words, or another reward."
-                )
-            rewards.append(coverage(completion_text(completion), concepts))
-        return rewards
+    def __call__(self, *, completions: Sequence[Any], meta: Sequence[dict[str, Any]], **columns: Any) -> list[float]:
+        """Scores N responses; N numbers in [0, 1]."""
+        rows = zip(completions, meta, strict=True)
+        return [coverage(completion_text(completion), fields["concepts"]) for completion, fields in rows]
 
 
 # How many of the given words a sentence uses, by lemma, without paying for text that is about the words.
@@ -104,15 +93,7 @@ _IRREGULAR = {
 
 
 def coverage(text: str, concepts: Sequence[str]) -> float:
-    """Share of the concepts that a text uses in one sentence.
-
-    Args:
-        text: The response.
-        concepts: Lemmas, each one word.
-
-    Returns:
-        A number in [0, 1]; 0 for more than one sentence, talk about the task, or a bare list.
-    """
+    """Finds the share of the concepts that a text uses in one sentence; 0 for talk about the task, or a bare list."""
     text = text.strip()
     if "\n" in text or any(not _abbreviates(text, mark, concepts) for mark in _SENTENCE_END.finditer(text)):
         return 0.0
@@ -131,13 +112,6 @@ def is_form(word: str, concept: str) -> bool:
 
     Irregular forms come from simplemma ("ran", "children"), which knows one lemma a form; the regular inflections of
     the concept are added, so that "leaves" is a form of both "leaf" and "leave", and "building" of "build".
-
-    Args:
-        word: A word of a text, in any case, perhaps with a possessive 's.
-        concept: A lemma.
-
-    Returns:
-        True or False.
     """
     word, concept = re.sub(r"['’]s$", "", word.lower()), concept.lower()
     if word == concept or word in _inflections(concept) or _IRREGULAR.get(word) == concept:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from dqo.diversity.tricks import separates_words
-from dqo.errors import RecipeError, RewardError
+from dqo.errors import RecipeError
 from dqo.models.response import completion_text
 
 
@@ -81,15 +81,8 @@ class EndedReward:
     def __init__(self) -> None:
         self.__name__ = "ended"
 
-    def __call__(
-        self, *, completions: Sequence[Any], ended: Sequence[bool] | None = None, **columns: Any
-    ) -> list[float]:
+    def __call__(self, *, completions: Sequence[Any], ended: Sequence[bool], **columns: Any) -> list[float]:
         """Scores N responses, of which `ended` says whether each was not cut off; N numbers, 1 or 0."""
-        if ended is None:
-            raise RewardError(
-                "reward 'ended': expected a column `ended`, got none; use it in a recipe, or pass which completions "
-                "were not cut off."
-            )
         rows = zip(completions, ended, strict=True)
         return [float(end and says_something(completion_text(completion))) for completion, end in rows]
 
