@@ -17,27 +17,15 @@ def chat_text(
     answer_next: bool = True,
     options: Mapping[str, Any] | None = None,
 ) -> str:
-    """Renders messages.
-
-    Args:
-        tokenizer: One with a chat template.
-        messages: {"role", "content"} each.
-        answer_next: Whether the model is to go on with its answer.
-        options: Variables of the template, such as enable_thinking.
-
-    Returns:
-        The text, special tokens written out.
-
-    Raises:
-        ModelError: A template that fails, or reaches for what the sandbox keeps from it.
-    """
+    """Renders messages, {"role", "content"} each, with special tokens written out; ModelError where that fails."""
     # A template is a program of whoever published the model. transformers runs it in Jinja's sandbox, where it can
     # reach no Python object but the conversation.
     try:
         return tokenizer.apply_chat_template(
             list(messages), tokenize=False, add_generation_prompt=answer_next, **options or {}
         )
-    except Exception as error:  # Jinja's, and whatever the template's own arithmetic raises
+    except Exception as error:
+        # Jinja's, or whatever the template's own arithmetic raises.
         remedy = "leave the system_prompt out, or " if messages[0]["role"] == "system" else ""
         raise ModelError(
             f"expected the chat template of {tokenizer.name_or_path!r} to render a conversation, but it failed "

@@ -12,18 +12,15 @@ import torch
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Lets products of float32 matrices be float32's own inside, and brings back what was set before.
-
-    Yields:
-        None: the block runs with them.
-    """
+    """Lets products of float32 matrices be float32's own inside, and brings back what was set before."""
     # torch has an older and a newer setting and refuses to multiply where they disagree, so both are set and restored.
     parts = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
     newer = [part for part in parts if hasattr(part, "fp32_precision")]  # torch 2.9 and later
     before = [part.fp32_precision for part in newer]
     try:
         older = torch.get_float32_matmul_precision()
-    except RuntimeError:  # the newer one was used, after which torch refuses to say
+    except RuntimeError:
+        # The newer one was used, after which torch refuses to say.
         older = None
     _set("highest" if older else None, newer, ["ieee"] * len(newer))
     try:
@@ -34,6 +31,7 @@ def full_float32() -> Iterator[None]:
 
 def _set(older: str | None, newer: list, precisions: list[str]) -> None:
     if older is not None:
-        torch.set_float32_matmul_precision(older)  # changes the newer too, which may have said nothing of its own
+        # This changes the newer one too, which may have said nothing of its own.
+        torch.set_float32_matmul_precision(older)
     for part, precision in zip(newer, precisions, strict=True):
         part.fp32_precision = precision

@@ -29,24 +29,15 @@ _CACHE_FORMAT = 1  # raise when the converted folder changes, so that an old cac
 
 
 def find_model(name: str) -> str:
-    """Finds the files of a model, asking the hub once, before its loaders would try for a minute.
+    """Finds the files of a model: a local folder, or a name that the hub serves; ModelError where there is none.
 
     A folder wins over the default policy, which wins over the hub. The default policy's packaged GGUF file is converted
     once (about 20 s, 540 MB of float32 safetensors) into `$DQO_CACHE` or `~/.cache/dqo`.
-
-    Args:
-        name: Folder of a saved model or adapter, `DEFAULT_POLICY`, or a hub name `owner/model`.
-
-    Returns:
-        A local folder, or `name` unchanged where only the hub can serve it.
-
-    Raises:
-        ModelError: No such model, an adapter that is a pickle or whose base is not where its adapter_config.json says,
-            or a conversion that failed.
     """
     folder = Path(name).expanduser()
     source = str(folder) if name and os.path.isdir(folder) else name
-    package = find_spec(_PACKAGE.replace("-", "_"))  # the package itself is not imported: that would need `llm`
+    # The package itself is not imported: that would need `llm`.
+    package = find_spec(_PACKAGE.replace("-", "_"))
     if source == DEFAULT_POLICY and package is not None and package.origin is not None and not os.path.isdir(folder):
         return str(_converted(Path(package.origin).with_name(_GGUF)))
     if reason := why_absent(source):
@@ -78,14 +69,7 @@ def _check_adapter(source: str) -> None:
 
 
 def check_whole(name: str) -> None:
-    """Refuses to train from an adapter, which new additions would replace and a run without them leave as it is.
-
-    Args:
-        name: As for `find_model`; of a name of the hub only its loading tells.
-
-    Raises:
-        ModelError: A folder that holds an adapter.
-    """
+    """Refuses to train from an adapter, which new additions would replace and a run without them leave as it is."""
     if (Path(name).expanduser() / "adapter_config.json").is_file():
         raise ModelError(
             f"expected a whole model to train, but {name!r} holds an adapter, which can only be evaluated; merge it "
@@ -109,12 +93,6 @@ def native_bf16(*, cpu: bool = False) -> bool:
 
     So on a GPU, and on a CPU that has instructions for them (AVX512-BF16 or AMX); others emulate them, several times
     slower than float32. Measured on two cores with AVX512-BF16: 313 against 140 GFLOP/s.
-
-    Args:
-        cpu: Ask of the CPU even where there is an accelerator.
-
-    Returns:
-        True where mixed precision pays.
     """
     import torch
 
@@ -131,17 +109,6 @@ def load_policy(
 
     The tokenizer pads on the left with its pad token, or with its end-of-sequence token where it has none. A tokenizer
     without chat template is returned as it is: callers then use the plain prompt.
-
-    Args:
-        name: As for `find_model`.
-        dtype: "float32", "bfloat16" or "float16".
-        device: Where to put the model; None leaves it on the CPU, from where trainers move it themselves.
-
-    Returns:
-        The model in eval mode and its tokenizer.
-
-    Raises:
-        ModelError: No such model or device, no tokenizer, or weights that are not safetensors or lack.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -155,17 +122,7 @@ def load_policy(
 
 
 def load_outline(name: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
-    """Reads shapes and tokenizer of a policy without its weights, for a dry run.
-
-    Args:
-        name: As for `find_model`.
-
-    Returns:
-        The model's config and its tokenizer.
-
-    Raises:
-        ModelError: No such model, or no tokenizer.
-    """
+    """Reads shapes and tokenizer of a policy without its weights, for a dry run."""
     from transformers import AutoConfig
 
     source, tokenizer = _load_tokenizer(name)
@@ -185,7 +142,8 @@ def load_backbone(name: str) -> "PreTrainedModel":
         source,
         f"a transformer in safetensors format from {source!r}",
         dtype=torch.float32,
-        read=lambda model: model(input_ids=torch.tensor([[0, 1]])).last_hidden_state,  # a critic reads no more
+        # A critic reads no more.
+        read=lambda model: model(input_ids=torch.tensor([[0, 1]])).last_hidden_state,
     )
 
 
@@ -202,7 +160,7 @@ def _check_causal(config: "PretrainedConfig", name: str) -> None:
 
 
 def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
-    """Where a policy is, and its tokenizer, which pads on the left."""
+    """Finds a policy and reads its tokenizer, which pads on the left."""
     from transformers import AutoTokenizer
 
     source = find_model(name)
@@ -218,7 +176,7 @@ def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
 
 
 def _converted(gguf: Path) -> Path:
-    """The cached folder converted from the packaged GGUF file, made now if it is not there yet."""
+    """Finds the cached folder converted from the packaged GGUF file, or makes it now."""
     from filelock import FileLock
 
     cache = Path(os.environ.get("DQO_CACHE") or "~/.cache/dqo").expanduser()
@@ -228,12 +186,14 @@ def _converted(gguf: Path) -> Path:
         return folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):  # one process converts while others wait
+        # One process converts while others wait, and nobody sees half a folder.
+        with FileLock(f"{folder}.lock"):
             if not folder.is_dir():
                 print(f"dqo: converting {DEFAULT_POLICY} once into {folder} (about 20 s)", file=sys.stderr, flush=True)
-                shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
+                # Left by a process that was killed.
+                shutil.rmtree(partial, ignore_errors=True)
                 _convert(gguf, partial)
-                os.replace(partial, folder)  # nobody sees half a folder
+                os.replace(partial, folder)
     except OSError as error:
         raise ModelError(
             f"expected to convert {gguf.name} into the cache {str(cache)!r}, but that failed ({first_words(error)}); "
@@ -251,8 +211,10 @@ def _convert(gguf: Path, target: Path) -> None:
     tokenizer = read_part(AutoTokenizer, str(gguf.parent), what, gguf_file=gguf.name)
     loaded = load_whole(AutoModelForCausalLM, str(gguf.parent), what, remedy, gguf_file=gguf.name, dtype=torch.float32)
     settings = loaded.config.to_dict()
-    del settings["quantization_config"]  # save_pretrained refuses a model that still carries it
-    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced at once
+    # save_pretrained refuses a model that still carries it.
+    del settings["quantization_config"]
+    # No memory and no random numbers for weights that are replaced at once.
+    with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings), dtype=torch.float32)
     model.load_state_dict(loaded.state_dict(), assign=True)
     model.tie_weights()

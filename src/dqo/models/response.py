@@ -104,15 +104,8 @@ class TraceMarkers:
 
     @classmethod
     def parse(cls, setting: str) -> "TraceMarkers":
-        """Reads the setting `trace_markers`.
-
-        Args:
-            setting: "default", "off", or pairs written OPEN...CLOSE and separated by commas, such as
-                "<plan>...</plan>" or "default, <plan>...</plan>"; RecipeError for anything else.
-
-        Returns:
-            The markers.
-        """
+        """Reads the setting `trace_markers`; RecipeError for what is no such setting."""
+        # "default", "off", or pairs OPEN...CLOSE separated by commas, such as "default, <plan>...</plan>".
         if setting.strip() == "off":
             return cls(())
         pairs: list[Pair] = []
@@ -203,15 +196,9 @@ DEFAULT_MARKERS = TraceMarkers()
 
 
 def completion_text(completion: Any, markers: TraceMarkers = DEFAULT_MARKERS) -> Response:
-    """Reads the text of a completion as TRL passes it to reward functions.
+    """Reads the text of a completion, a string or messages, as TRL passes it to reward functions, without traces.
 
-    Args:
-        completion: A string; or messages, {"role", "content": str or list of {"type": "text", "text": str},
-            "tool_calls"}, of which those of the assistant count. A `Response` is returned unchanged.
-        markers: Of reasoning traces; a completion that DQO's trainers sampled was read with those of the run.
-
-    Returns:
-        The text without traces; "" where there is none.
+    Of messages those of the assistant count. A `Response`, and what DQO's trainers sampled, was read before.
     """
     if isinstance(completion, Response):
         return completion
@@ -281,12 +268,7 @@ def _has_trace_of_its_own(message: Mapping[str, Any]) -> bool:
 
 
 class ResponseReader:
-    """Reads responses from their tokens, so that markers which are special tokens are seen.
-
-    Args:
-        tokenizer: The policy's.
-        markers: Of reasoning traces.
-    """
+    """Reads responses from their tokens, so that markers which are special tokens are seen."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", markers: TraceMarkers = DEFAULT_MARKERS) -> None:
         self.tokenizer, self.markers = tokenizer, markers
@@ -297,16 +279,8 @@ class ResponseReader:
         self._dropped = set(special) - self._kept
 
     def __call__(self, prompt_ids: Sequence[int], ids: Sequence[int], mask: Sequence[int] | None = None) -> Response:
-        """Reads a response.
-
-        Args:
-            prompt_ids: Tokens that the model read first; padding may stand before them.
-            ids: (T,) tokens that followed.
-            mask: (T,) 1 where the model wrote the token, 0 where a tool or a user did; None where it wrote all.
-
-        Returns:
-            What the model wrote, without traces.
-        """
+        """Reads a response from its (T,) tokens and those of the prompt, in which padding may stand first."""
+        # The mask, (T,), is 1 where the model wrote the token, 0 where a tool or a user did; None where it wrote all.
         turns = _written(len(ids), mask)
         texts = [self.decode(ids[start:end]) for start, end in turns]
         opened = [self.opened([*prompt_ids[-_TAIL:], *ids[:start]]) for start, _ in turns]

@@ -75,17 +75,10 @@ class Sampling:
 
 
 def effective_sampling(model: PreTrainedModel, given: GenerationConfig) -> tuple[Sampling, list[str]]:
-    """Finds how `model.generate(generation_config=given)` draws: what is given, then the model's own, then defaults.
-
-    Args:
-        model: causal LM, possibly wrapped by PEFT, whose own `generation_config` fills what is not given.
-        given: settings of the call.
-
-    Returns:
-        What `generate_shared` can apply, and the names of the settings that it cannot.
-    """
+    """Finds how `model.generate(generation_config=given)` draws, and the settings that a rollout cannot apply."""
+    # Settings of the call come first, then the model's own, then defaults.
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config, _ = base._prepare_generation_config(given)  # transformers' own order of who decides
+    config, _ = base._prepare_generation_config(given)
     neutral = config._get_default_generation_params() | {"do_sample": True}
     beyond = [
         name
@@ -138,30 +131,16 @@ def generate_shared(
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:
-    """Says why `generate_shared` would not sample from this model's own distribution.
-
-    Args:
-        model: causal LM with its weights in memory; its mode is left as it was.
-
-    Returns:
-        None where it does, or a clause to show the user.
-    """
+    """Says why `generate_shared` would not sample from this model's own distribution; None where it does."""
     if model.config is not model.config.get_text_config():
         return f"{model.config.model_type} takes more than text."
     return why_layers(model) or why_not_in_groups(model)
 
 
 def why_layers(model: nn.Module) -> str | None:
-    """Says why the layers of a model are more than full attention, through which every token sees its whole past.
-
-    Windows and recurrent state are read off the configuration, because they show on long sequences only.
-
-    Args:
-        model: causal LM, possibly wrapped by PEFT.
-
-    Returns:
-        None where they are not, or a clause to show the user.
-    """
+    """Says why the layers of a model, perhaps wrapped by PEFT, are more than full attention, or None."""
+    # A row must see its whole past through attention alone. Windows and recurrent state are read off the configuration,
+    # because they show on long sequences only.
     config = model.config
     if getattr(model.get_base_model() if hasattr(model, "get_base_model") else model, "_is_stateful", False):
         return "its recurrent layers would carry state from one response into the next."
@@ -182,17 +161,9 @@ def why_layers(model: nn.Module) -> str | None:
 @torch.no_grad()
 @full_float32()
 def why_not_in_groups(model: PreTrainedModel) -> str | None:
-    """Says by numbers why `generate_shared` would not sample from this model's own distribution.
-
-    Draws a few tokens after made-up prompts of two lengths and compares their log-probabilities with a plain forward,
-    without TF32, whose rounding is no matter of the layout.
-
-    Args:
-        model: causal LM that may share a prompt between rows; its mode is left as it was.
-
-    Returns:
-        None where it does, or one sentence to show the user.
-    """
+    """Says by numbers why `generate_shared` would not sample from this model's own distribution; None where it does."""
+    # A few tokens are drawn after made-up prompts of two lengths, and their log-probabilities compared with a plain
+    # forward, without TF32, whose rounding is no matter of the layout.
     ids = [[token % model.config.vocab_size for token in range(3, stop)] for stop in (9, 9, 8)]
     generator = torch.Generator(model.device).manual_seed(0)
     settings = {"max_new_tokens": 3, "eos_token_ids": [], "pad_token_id": 0, "generator": generator}
@@ -205,9 +176,11 @@ def why_not_in_groups(model: PreTrainedModel) -> str | None:
             plain = model(input_ids=row).logits[0, len(prompt) - 1 : -1].float().log_softmax(-1)  # (3, V)
             plain = plain[range(len(completion)), completion].cpu()  # (3,)
             error = (plain - torch.tensor(ours)).abs().max().item()
-            if not error < (1e-3 if model.dtype == torch.float32 else 0.2):  # rounding of bf16 is of order .01
+            # Rounding of bf16 is of order .01; NaN is an error too.
+            if not error < (1e-3 if model.dtype == torch.float32 else 0.2):
                 return f"its log-probabilities change by {error:.1g} when rows share the keys and values of a prompt."
-    except Exception as error:  # any failure of a foreign architecture is the answer, and is told
+    except Exception as error:
+        # Any failure of a foreign architecture is the answer.
         return f"its attention does not take shared keys and values ({first_words(error)})."
     finally:
         model.train(was_training)
@@ -267,7 +240,8 @@ class _Rollout:
         position_ids = positions.clamp(min=0)  # (U, L) or (R, 1)
         outputs = self.model(
             input_ids=input_ids,
-            attention_mask=self.mask if prefill and (self.mask == 0).any() else None,  # later ones are in the cache
+            # After the prefill the cache knows the padding.
+            attention_mask=self.mask if prefill and (self.mask == 0).any() else None,
             position_ids=position_ids,
             use_cache=True,
             logits_to_keep=1,
@@ -298,11 +272,7 @@ class _Rollout:
 
 
 def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Draws one token per row from one random number per row, where `torch.multinomial` takes V.
-
-    In two stages, a block of tokens and then a token of it, so that the sums in float64, in which a large vocabulary
-    loses no token, are over blocks and not over all tokens. The first place where a sum exceeds the drawn number is
-    never a token of probability zero.
+    """Draws one token per row from one random number per row, where `torch.multinomial` takes V: (R,).
 
     Args:
         probabilities: (R, V), of any scale per row.
@@ -311,6 +281,9 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         (R,) token ids.
     """
+    # In two stages, a block of tokens and then a token of it, so that the sums in float64, in which a large vocabulary
+    # loses no token, are over blocks and not over all tokens. The first place where a sum exceeds the drawn number is
+    # never a token of probability zero.
     R, V = probabilities.shape
     padded = torch.nn.functional.pad(probabilities, (0, -V % _BLOCK)).view(R, -1, _BLOCK)  # (R, blocks, _BLOCK)
     mass = _running_sum(padded.sum(-1, dtype=torch.float64))  # (R, blocks)
@@ -319,12 +292,13 @@ def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     before = torch.nn.functional.pad(mass, (1, 0)).gather(1, block)  # (R, 1) mass of the blocks before
     within = _running_sum(padded[torch.arange(R, device=mass.device), block[:, 0]].double())  # (R, _BLOCK)
     token = torch.searchsorted(within, drawn - before, right=True)  # (R, 1)
-    last = (within < within[:, -1:]).sum(-1, keepdim=True)  # (R, 1) rounding may not lead past the last possible token
+    # Rounding may not lead past the last possible token.
+    last = (within < within[:, -1:]).sum(-1, keepdim=True)  # (R, 1)
     return (block * _BLOCK + torch.minimum(token, last)).squeeze(1)
 
 
 def _running_sum(x: Tensor) -> Tensor:
-    """`x.cumsum(-1)`; where only repeatable algorithms are allowed, on the CPU, because CUDA has none for fractions."""
+    """Sums along the last axis; on the CPU where only repeatable algorithms are allowed, of which CUDA has none."""
     if x.is_cuda and torch.are_deterministic_algorithms_enabled():
         return x.cpu().cumsum(-1).to(x.device)
     return x.cumsum(-1)

@@ -69,11 +69,7 @@ class RunningRows:
 
 
 class RolloutLayer(DynamicLayer):
-    """Holds one layer's keys and values of the prompts, and once `rows` is set those of the rows beside them.
-
-    Args:
-        room: tokens a row may produce after the prompt.
-    """
+    """Holds one layer's keys and values of the prompts, and once `rows` is set those of the rows beside them."""
 
     def __init__(self, room: int) -> None:
         super().__init__()
@@ -117,12 +113,7 @@ class RolloutCache(Cache):
         self.rows: RunningRows | None = None
 
     def start(self, prompt_of_row: Tensor, prompt_mask: Tensor) -> None:
-        """Goes from the U prompts to their rows.
-
-        Args:
-            prompt_of_row: (N,) ascending, every prompt at least once.
-            prompt_mask: (U, L) zero on padding.
-        """
+        """Goes from the U prompts, mask (U, L) zero on padding, to their (N,) rows in ascending order of prompts."""
         bias = None
         if (prompt_mask == 0).any():
             bias = torch.zeros_like(prompt_mask, dtype=torch.float32).masked_fill(prompt_mask == 0, -torch.inf)
@@ -151,7 +142,7 @@ def cache_keyword(model: nn.Module) -> str:
     """Finds the name under which the forward of a model, perhaps wrapped by PEFT, takes its cache."""
     # It is `cache` from transformers 5.24 on, and was `past_key_values`.
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    # The class's own forward: TRL and accelerate put wrappers without its signature on the instance.
+    # The class's own forward counts: TRL and accelerate put wrappers without its signature on the instance.
     return "cache" if "cache" in inspect.signature(type(base).forward).parameters else "past_key_values"
 
 
@@ -170,9 +161,6 @@ def grouped_attention(
 
     Returns:
         (R, 1, heads, width), and None for the weights.
-
-    Raises:
-        ModelError: the layer changes scores in a way that this does not compute; `why_not_in_groups` reports it.
     """
     if not isinstance(key, RolloutLayer):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)

@@ -31,29 +31,17 @@ def load_whole(
     device: Any = None,
     **options: Any,
 ) -> "PreTrainedModel":
-    """Loads a model, and refuses one whose output reads a weight that is in none of its files.
+    """Loads a model in eval mode; ModelError where loading fails, or where its output reads a weight of no file.
 
-    Args:
-        loader: Class of transformers with `from_pretrained`.
-        source: Folder, or name on the hub.
-        what: What was expected and from where, for the error.
-        remedy: What to change, for the error.
-        read: Computes the output that counts, of any input; every weight counts where not given.
-        device: Where to put the model; None leaves it on the CPU.
-        **options: More arguments of `from_pretrained`.
-
-    Returns:
-        The model in eval mode.
-
-    Raises:
-        ModelError: Loading failed, a weight is missing or has another shape, or an adapter holds weights that its base
-            has no place for.
+    `read` computes the output that counts, of any input; every weight counts where it is not given. `what` says what
+    was expected and from where, `options` go to `from_pretrained`.
     """
     try:
         model, accounts = _load(loader, source, **options)
         fault = _fault(model, accounts, read and (lambda: read(model)))
         model = model.to(device or "cpu")
-    except Exception as problem:  # the hub's, the network's or the files': all of them mean the same to the user
+    except Exception as problem:
+        # The hub's, the network's or the files': all of them mean the same to the user.
         raise ModelError(f"expected {what}, but loading failed ({why_failed(problem)}); {remedy}.") from problem
     if fault:
         raise ModelError(f"expected {what}, but {fault}; {remedy}.")
@@ -61,16 +49,7 @@ def load_whole(
 
 
 def check_loaded(module: "nn.Module", source: str, read: "Callable[[], Tensor]") -> None:
-    """Refuses what another library has loaded where its output reads a weight that is in none of its files.
-
-    Args:
-        module: Holds models of transformers, at any depth.
-        source: Folder or hub name that the library was given.
-        read: Computes the output that counts, of any input.
-
-    Raises:
-        ModelError: Names the model and the first weights.
-    """
+    """Refuses what another library has loaded where the output that `read` computes reads a weight of no file."""
     from transformers import PreTrainedModel
 
     inner: list[PreTrainedModel] = []
@@ -92,23 +71,16 @@ def check_files(
 ) -> None:
     """Refuses a model by its files, of which only names and shapes are read.
 
-    Args:
-        source: Folder, or name on the hub.
-        loader: Class of transformers with `from_pretrained`; the one that the files name where not given.
-        live: The model as it was loaded, for `read`.
-        read: Computes the output that counts; every weight counts where not given.
-        **options: More arguments of `from_pretrained`.
-
-    Raises:
-        ModelError: Names the model and the first weights.
+    `live` is the model as it was loaded, for `read`. The class is the one that the files name where not given.
     """
     import transformers
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    if is_deepspeed_zero3_enabled():  # it takes no device map
+    # DeepSpeed's third stage takes no device map, and packed weights are unpacked on a GPU only.
+    if is_deepspeed_zero3_enabled():
         return
     config = options.get("config") or read_part(transformers.AutoConfig, _base_of(source) or source, "model config")
-    if getattr(config, "quantization_config", None):  # packed weights are unpacked on a GPU only
+    if getattr(config, "quantization_config", None):
         return
     loader = loader or getattr(transformers, config.architectures[0], transformers.AutoModelForCausalLM)
     try:
@@ -121,20 +93,7 @@ def check_files(
 
 
 def read_part(loader: Any, source: str, what: str, **options: Any) -> Any:
-    """Reads what stands beside the weights of a model: its config, or its tokenizer.
-
-    Args:
-        loader: Class of transformers with `from_pretrained`.
-        source: Folder, or name on the hub.
-        what: What was expected, for the error.
-        **options: More arguments of `from_pretrained`.
-
-    Returns:
-        What the loader returned.
-
-    Raises:
-        ModelError: It cannot be read.
-    """
+    """Reads what stands beside the weights of a model, its config or its tokenizer; ModelError where that fails."""
     try:
         return loader.from_pretrained(source, trust_remote_code=False, **options)
     except Exception as error:
@@ -148,13 +107,15 @@ def _load(loader: Any, source: str, **options: Any) -> "tuple[PreTrainedModel, A
     model, account = loader.from_pretrained(
         base,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # the account names them, the error would not
+        # The account names weights of another shape, the error would not.
+        ignore_mismatched_sizes=True,
         use_safetensors=True,
         trust_remote_code=False,
         **options,
     )
     accounts = [(base, account)]
-    if base != source:  # of an adapter loaded in one go, transformers gives no account of the base
+    if base != source:
+        # Of an adapter that is loaded in one go, transformers gives no account of the base.
         accounts.append((source, model.load_adapter(source, use_safetensors=True).to_dict()))
     return model.eval(), accounts
 
@@ -212,14 +173,7 @@ def _listed(names: list[str]) -> str:
 
 
 def why_absent(name: str) -> str | None:
-    """Says why a name is no model, asking the hub once; None where a folder, the local cache or the hub has it.
-
-    Args:
-        name: Folder, or name on the hub.
-
-    Returns:
-        A clause, or None.
-    """
+    """Says why a name is no model, asking the hub once; None where a folder, the local cache or the hub has it."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -240,11 +194,7 @@ def why_absent(name: str) -> str | None:
 
 
 def check_login() -> None:
-    """Ask the hub who is logged in, before a run that is to end there starts.
-
-    Raises:
-        RecipeError: Nobody, or the hub cannot be reached.
-    """
+    """Asks the hub who is logged in, before a run that is to end there starts; RecipeError where nobody is."""
     from huggingface_hub import HfApi
 
     try:
@@ -257,24 +207,18 @@ def check_login() -> None:
 
 
 def asks_for_code(error: Exception) -> bool:
-    """Whether a loader failed because a model brings code of its own, which is never run."""
+    """Tells whether a loader failed because a model brings code of its own, which is never run."""
     return "trust_remote_code" in str(error)
 
 
 def why_failed(error: Exception) -> str:
-    """Why a model did not load, for quoting inside a sentence of ours.
-
-    Args:
-        error: The loader's, which advises an option that dqo does not have where a model brings code of its own.
-
-    Returns:
-        A few words.
-    """
+    """Says in a few words why a model did not load."""
+    # The loader advises an option that dqo does not have where a model brings code of its own.
     return "it brings code of its own, which dqo never runs" if asks_for_code(error) else first_words(error)
 
 
 def first_words(error: Exception, limit: int = 240) -> str:
-    """Type and start of an error's text on one line, for quoting inside a sentence of ours."""
+    """Quotes type and start of an error's text on one line."""
     words = " ".join(str(error).split())
     short = words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0] + " …"
     return ": ".join(filter(None, (type(error).__name__, short.rstrip(" .:"))))

@@ -53,18 +53,7 @@ class Task(Protocol):
 
 
 def load_task(name: str, **options: Any) -> Task:
-    """Builds a task by name.
-
-    Args:
-        name: A key of `TASKS`.
-        **options: Arguments of the task's class.
-
-    Returns:
-        The task; models it scores with are loaded at its first `quality` call.
-
-    Raises:
-        RecipeError: An unknown name or option, with the nearest valid ones, or a missing option.
-    """
+    """Builds a task by name; the models that it scores with are loaded at its first `quality` call."""
     return build("task", TASKS, name, options, extra="data")
 
 
@@ -74,15 +63,9 @@ def takes_path(name: str) -> bool:
 
 
 def option_flags(options: Mapping[str, Any]) -> list[str]:
-    """Writes a task's options as flags of `dqo eval`.
-
-    Args:
-        options: Plain data by name.
-
-    Returns:
-        Two entries per option. Values are written as JSON, text in quotes, since the flags are read as YAML, where bare
-        text loses its line breaks and what stands behind a "#", or becomes a mapping or a number.
-    """
+    """Writes a task's options as flags of `dqo eval`: two entries per option."""
+    # As JSON, text in quotes: the flags are read as YAML, where bare text loses its line breaks and what stands behind
+    # a "#", or becomes a mapping or a number.
     return [
         part
         for name, value in options.items()

@@ -13,8 +13,10 @@ from dqo.files.records import Prompt
 from dqo.tasks.gazetteer import SMALLEST_CITY, City, Gazetteer
 from dqo.tasks.splits import GeneratedTask, meta_field
 
-ELSEWHERE = 0.1  # exactly one city, but on another continent
-MAX_WORDS = 12  # a longer response is worth half
+# Exactly one city, but on another continent.
+ELSEWHERE = 0.1
+# A longer response is worth half.
+MAX_WORDS = 12
 
 CONTINENTS = {
     "Africa": "AF", "Asia": "AS", "Europe": "EU", "North America": "NA", "Oceania": "OC", "South America": "SA"

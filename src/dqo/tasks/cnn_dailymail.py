@@ -54,7 +54,8 @@ class CnnDailymailTask(ReferenceTask):
         to_records=_records,
         revision="96df5e686bee6baa90b8bee7c28b81fa3fa6223d",
         config="3.0.0",
-        most={"train": 5000, "test": 500},  # of 287,113 and 11,490; a run of reinforcement learning sees fewer
+        # Of 287,113 and 11,490; a run of reinforcement learning sees fewer.
+        most={"train": 5000, "test": 500},
     )
 
     def shorten(self, prompts: Sequence[Prompt]) -> list[Prompt]:

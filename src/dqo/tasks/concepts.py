@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 # one sensible sentence. Verbs are plain infinitives, nouns plain singulars, so that inflected use can be recognised.
 SCENES: dict[str, tuple[str, str]] = json.loads(files("dqo.tasks").joinpath("scenes.json").read_text("utf-8"))
 QUESTION = "Write one sentence about an everyday scene that uses all of these words: {words}."
-UNPUNCTUATED = 0.5  # a response that ended by itself, but without . ! or ?
+# A response that ended by itself, but without . ! or ?
+UNPUNCTUATED = 0.5
 
-ConceptSet = tuple[str, ...]  # alphabetical, all from one scene: one verb, the others nouns
+# Alphabetical, all from one scene: one verb, the others nouns.
+ConceptSet = tuple[str, ...]
 
 
 @dataclass(kw_only=True)

@@ -15,13 +15,16 @@ from dqo.errors import RecipeError
 from dqo.files.records import Prompt
 from dqo.tasks.splits import GeneratedTask, meta_field
 
-PARTIAL = 0.1  # a well-formed expression over the allowed numbers that misses the target
+# A well-formed expression over the allowed numbers that misses the target.
+PARTIAL = 0.1
 MAX_CHARACTERS = 200
 MAX_DIGITS = 6
 
 _TARGETS = range(10, 100)
-_SMALLEST = 2  # a 1 would make "times 1" a cheap second solution
-_DRAWS = 150  # random expressions among which a target with two solutions is looked for
+# A 1 would make "times 1" a cheap second solution.
+_SMALLEST = 2
+# Random expressions among which a target with two solutions is looked for.
+_DRAWS = 150
 _ATTEMPTS = 50
 _QUESTION = (
     "Use the numbers {numbers} with + - * / and parentheses to make {target}. "
@@ -63,17 +66,7 @@ class Expression:
 
 
 def parse(text: str) -> Expression:
-    """Reads one expression of + - * / and parentheses over plain integers that fills the whole text.
-
-    Args:
-        text: Any string; "×", "·", "÷" and the typographic minus are read as * / and -.
-
-    Returns:
-        The expression with its exact value.
-
-    Raises:
-        ExpressionError: Anything else: signs, powers, names, too long a text or number, or a division by zero.
-    """
+    """Reads an expression of + - * / and parentheses over plain integers; ExpressionError for any other text."""
     text = text.translate(_SPELLINGS)
     if len(text) > MAX_CHARACTERS or not _ARITHMETIC.fullmatch(text) or _TOO_LONG.search(text):
         raise ExpressionError(f"{text[:80]!r} holds more than short arithmetic")
@@ -151,7 +144,8 @@ class CountdownTask(GeneratedTask):
         """Draws numbers, and a target among those that random expressions reach in two ways."""
         for _ in range(_ATTEMPTS):
             numbers = sorted(rng.randint(_SMALLEST, self.max_number) for _ in range(self.numbers))
-            found: dict[int, dict[str, None]] = {}  # value -> solutions in the order of their drawing
+            # Value -> solutions in the order of their drawing.
+            found: dict[int, dict[str, None]] = {}
             for expression in (_random_expression(rng, numbers) for _ in range(_DRAWS)):
                 value = None if expression is None or expression.value.denominator > 1 else int(expression.value)
                 if value in _TARGETS and value not in numbers:

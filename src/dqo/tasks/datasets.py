@@ -155,7 +155,8 @@ def _read_hub(data: HubData, split: str, task: str) -> Any:
         # Without a network the loader would take another commit from its cache, with no more than a log line.
         if not all(commit in file["filename"] for file in rows.cache_files):
             raise FileNotFoundError(f"commit {commit} is not in the cache")
-    except Exception as error:  # the hub's, the network's or the loader's: all of them mean the same to the user
+    except Exception as error:
+        # The hub's, the network's or the loader's: all of them mean the same to the user.
         copies = f", or data.revision to a commit that is kept here ({', '.join(sorted(kept))})" if kept else ""
         raise DataError(
             f"task {task!r}: expected the data set {data.name!r} from the hub or a local copy, but the hub said no "

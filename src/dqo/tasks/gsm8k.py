@@ -11,8 +11,10 @@ from dqo.rewards.math_reading import final_answer, read_number
 from dqo.rewards.mathematics import MathReward
 from dqo.tasks.datasets import DatasetTask, HubData, Row
 
-WRONG = 0.1  # an answer is stated where it was asked for, but it is another one
-TAIL = 0.5  # factor for a response that goes on after its answer
+# An answer is stated where it was asked for, but it is another one.
+WRONG = 0.1
+# Factor for a response that goes on after its answer.
+TAIL = 0.5
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 

@@ -41,14 +41,11 @@ class JsonlTask(SplitTask):
         max_completion_length: Tokens a response may have.
         answer_span: Function response -> the part whose diversity counts, such as what follows "####", named like the
             reward; the whole response if not given.
-
-    Raises:
-        RecipeError: A function that cannot be imported or is asynchronous, or a length below 1.
-        DataError: When prompts are read: an unreadable or missing split, or a prompt that two splits share.
     """
 
     name = "jsonl"
-    scores_in_dry_run = True  # what the user wrote may not fit the prompts, and needs no model of ours
+    # What the user wrote may not fit the prompts, and needs no model of ours.
+    scores_in_dry_run = True
 
     def __init__(
         self,
@@ -109,18 +106,7 @@ class JsonlTask(SplitTask):
 
 
 def load_prompts(source: str, split: str = "test") -> list[Prompt]:
-    """Reads the prompts of a file or of a data set of the hub.
-
-    Args:
-        source: A JSON-lines file, or "owner/name" or "owner/name:split" with a text column `prompt`.
-        split: Which of the hub's splits where the source names none: "train", "dev" or "test".
-
-    Returns:
-        The prompts, their ids unique.
-
-    Raises:
-        DataError: No such file or data set, or one that holds no prompts.
-    """
+    """Reads the prompts of a file, or of a data set of the hub, "owner/name" or "owner/name:split"."""
     if Path(source).is_file():
         return read_prompts(source)
     if source.endswith((".jsonl", ".json")) or source.count("/") != 1:

@@ -13,8 +13,10 @@ from dqo.errors import DataError, RecipeError
 from dqo.files.records import Prompt
 
 SPLITS = ("train", "dev", "test")
-_ATTEMPTS = 2000  # draws for one item before the space counts as exhausted
-_MOST_CUT = 100  # prompts cut where no size is given, but no more than a tenth
+# Draws for one item before the space counts as exhausted.
+_ATTEMPTS = 2000
+# Prompts cut where no size is given, but no more than a tenth.
+_MOST_CUT = 100
 
 Size = Annotated[int, Field(ge=0)]
 Splits = dict[str, list[Prompt]]
@@ -110,19 +112,6 @@ def cut(
 
     Keys are taken in the order of a hash of seed, label and key: adding or removing other prompts changes no choice
     between two keys, on any machine.
-
-    Args:
-        prompts: N prompts.
-        size: Prompts wanted; None for a tenth of them, at most 100. Up to one key's prompts more may come.
-        key: What may not lie on both sides.
-        seed: Of the choice.
-        label: Name of the split that is cut.
-
-    Returns:
-        What is cut and what is left, each in the order given.
-
-    Raises:
-        DataError: Nothing would be left.
     """
     size = min(_MOST_CUT, len(prompts) // 10) if size is None else size
     members = Counter(map(key, prompts))
@@ -146,12 +135,6 @@ def distinct_ids(splits: Mapping[str, list[Prompt]]) -> Splits:
 
     What is found by its id (a finished answer, a baseline's, the same prompt of another run) is then never that of
     another split.
-
-    Args:
-        splits: The prompts of each split.
-
-    Returns:
-        The same prompts; an id that is changed is changed in `meta` too, where it stands there.
     """
     times = Counter(prompt.id for prompts in splits.values() for prompt in prompts)
     return {
@@ -166,19 +149,16 @@ def fold_case(text: str) -> str:
 
 
 def meta_field(prompt: Prompt, field: str, kind: type, task: str) -> Any:
-    """Reads one field of a prompt's `meta`, which may come from a user's file.
+    """Reads one field of a prompt's `meta`; DataError where it is missing or of another type.
 
     Args:
-        prompt: The prompt.
+        prompt: The prompt, perhaps of a user's file.
         field: Name of the field.
         kind: `int`, `str`, or `list[int]` or `list[str]`, which must not be empty.
         task: Name of the task that needs it, for the message.
 
     Returns:
         The value.
-
-    Raises:
-        DataError: A field that is missing or of another type.
     """
     value = prompt.meta.get(field)
     item_kind = getattr(kind, "__args__", [None])[0]
