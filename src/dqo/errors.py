@@ -4,6 +4,7 @@ The command line prints such an error without a traceback and exits with status 
 bug of ours and keeps its traceback. Standard library only, so that every layer may raise them.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 _LONGEST, _END = 1200, 300  # characters of a message, and how many of its end are kept: they say what to change
@@ -90,3 +91,19 @@ class TrainingError(DQOError):
 
 class EndpointError(DQOError):
     """A server of completions, judgements or embeddings that cannot be reached, or does not answer as asked."""
+
+
+def check_choice(name: str, value: object, allowed: Iterable[str], error: type[DQOError] = DQOError) -> None:
+    """Refuses a value that is none of the allowed ones.
+
+    Args:
+        name: Of the setting.
+        value: As given.
+        allowed: All that it may be.
+        error: Class of the error.
+
+    Raises:
+        DQOError: Of class `error`, listing what is allowed.
+    """
+    if value not in allowed:
+        raise error(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; choose one of these.")

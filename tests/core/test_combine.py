@@ -54,17 +54,6 @@ def test_weight_outside_zero_to_one_names_the_row(reward):
         quality_weights(torch.tensor([[0.5, NAN], [1.0, reward]]), "quality_weighted")
 
 
-@pytest.mark.parametrize(("center", "scale"), [(0.5, None), (None, 1.0), (0.5, 0.0), (0.5, -1.0), (0.5, NAN)])
-def test_half_a_sigmoid_or_one_upside_down_is_refused(center, scale):
-    with pytest.raises(DQOError, match="needs `quality_center` and a `quality_scale` above 0, got"):
-        quality_weights(torch.tensor([0.5]), "quality_weighted", center=center, scale=scale)
-
-
-def test_gate_needs_a_threshold():
-    with pytest.raises(DQOError, match="combine='gate' needs `quality_threshold`, got None"):
-        quality_weights(torch.tensor([0.5]), "gate")
-
-
 def test_unknown_rule_is_refused_in_both_places():
     for call in (lambda: quality_weights(torch.ones(1), "max"), lambda: combine_reward(*torch.ones(2, 1), "max", 1.0)):
         with pytest.raises(DQOError, match=f"`combine` must be one of {', '.join(COMBINE_RULES)}, got 'max'"):

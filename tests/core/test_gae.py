@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dqo.core import clipped_value_error, explained_variance, gae
-from dqo.errors import DQOError, NonFiniteError
+from dqo.errors import NonFiniteError
 
 
 def slow_gae(rewards, values, steps, gamma, lam, last):
@@ -69,10 +69,6 @@ def test_what_stands_outside_the_mask_is_not_read_and_half_precision_becomes_flo
 
 def test_mistakes_are_told(drawn):
     rewards, values, mask, _ = drawn
-    with pytest.raises(DQOError, match=r"`lam` in \[0, 1\], got 1.5"):
-        gae(rewards, values, mask, lam=1.5)
-    with pytest.raises(DQOError, match=r"one shape \(N, T\), got \(6, 8\), \(6, 9\)"):
-        gae(rewards[:, 1:], values, mask)
     values[4, mask[4].nonzero()[0]] = torch.inf
     with pytest.raises(NonFiniteError, match="finite values, row 4 of 6"):
         gae(rewards, values, mask)

@@ -74,17 +74,17 @@ class TestEveryKernel:
     def test_nan_names_group_and_row(self, kernel):
         E = torch.ones(3, 4, 2)
         E[2, 1, 0] = float("nan")
-        with pytest.raises(NonFiniteError, match=r"row \(2, 1\) of shape \(3, 4, 2\) holds NaN or infinity"):
+        with pytest.raises(NonFiniteError, match=r"row \[2, 1\] of shape \(3, 4, 2\) holds NaN or infinity"):
             kernel(E)
-        with pytest.raises(NonFiniteError, match=r"row 1 of shape \(4, 2\)"):
+        with pytest.raises(NonFiniteError, match=r"row \[1\] of shape \(4, 2\)"):
             kernel(E[2])
         E[2, 1, 0] = float("inf")
         with pytest.raises(NonFiniteError, match="check the encoder's dtype"):
             kernel(E)
 
-    @pytest.mark.parametrize("E", [torch.ones(3), torch.ones(2, 3, dtype=torch.int64), torch.ones(4, 0)])
-    def test_other_shapes_and_types_are_refused(self, kernel, E):
-        with pytest.raises(DQOError, match=r"floating-point tensor of shape \(\.\.\., G, D\) with D >= 1, got torch\."):
+    @pytest.mark.parametrize("E", [torch.ones(3), torch.ones(4, 0)])
+    def test_other_shapes_are_refused(self, kernel, E):
+        with pytest.raises(DQOError, match=r"must have shape \(\.\.\., G, D\) with D >= 1, got \("):
             kernel(E)
 
     def test_no_rows_give_an_empty_kernel(self, kernel):
@@ -121,14 +121,16 @@ def test_kernel_by_name_is_the_function(embeddings):
         assert torch.equal(kernel_matrix(E, "linear"), E @ E.mT)
 
 
-@pytest.mark.parametrize("sigma", [None, 0.0, -1.0, float("nan"), float("inf"), "wide"])
+@pytest.mark.parametrize("sigma", [None, 0.0, -1.0, float("nan"), float("inf")])
 def test_gaussian_needs_a_bandwidth(sigma):
-    with pytest.raises(DQOError, match=r"kernel='gaussian' needs a finite bandwidth `sigma` above 0, got"):
+    with pytest.raises(
+        DQOError, match=r"kernel='gaussian' needs a finite bandwidth `sigma` above 0, 0.5 to start, and no other"
+    ):
         kernel_matrix(torch.ones(2, 2), "gaussian", sigma)
 
 
 def test_unknown_kernel_and_useless_bandwidth_are_refused():
     with pytest.raises(DQOError, match="`kernel` must be one of cosine, gaussian, linear, got 'rbf'"):
         kernel_matrix(torch.ones(2, 2), "rbf")
-    with pytest.raises(DQOError, match=r"got sigma=0\.5 with kernel='cosine'; remove it"):
+    with pytest.raises(DQOError, match=r"got sigma=0\.5 with kernel='cosine'; change one"):
         kernel_matrix(torch.ones(2, 2), "cosine", 0.5)

@@ -168,34 +168,34 @@ def test_kernel_of_low_precision_is_taken_though_its_product_is_not_exactly_symm
 
 @pytest.mark.parametrize("function", [log_volume, leave_one_out])
 class TestErrors:
-    @pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), float("inf"), True, "1"])
+    @pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), float("inf")])
     def test_ridge(self, function, ridge):
         with pytest.raises(DQOError, match=r"`ridge` must be a finite number above 0, got .*; the paper uses 1\.0"):
             function(torch.eye(2), ridge)
 
-    @pytest.mark.parametrize("L", [torch.ones(3), torch.ones(2, 3), torch.eye(3, dtype=torch.int64)])
-    def test_shape_and_type(self, function, L):
-        with pytest.raises(DQOError, match=r"floating-point tensor of shape \(\.\.\., G, G\), got torch\."):
+    @pytest.mark.parametrize("L", [torch.ones(3), torch.ones(2, 3)])
+    def test_shape(self, function, L):
+        with pytest.raises(DQOError, match=r"must have shape \(\.\.\., G, G\), got \("):
             function(L)
 
     def test_asymmetric_group_is_named(self, function):
         L = torch.eye(3, dtype=torch.float64).repeat(4, 1, 1)
         L[2, 0, 1] = 0.1
-        with pytest.raises(NotPSDError, match="the kernel matrix of group 2 is not symmetric; pass a kernel matrix"):
+        with pytest.raises(NotPSDError, match="that of group \\[2\\] is not symmetric; pass a kernel matrix"):
             function(L)
 
     def test_indefinite_group_is_named_with_the_ridge(self, function):
         L = torch.eye(2, dtype=torch.float64).repeat(2, 3, 1, 1)
         L[1, 2] = torch.tensor([[1.0, 3.0], [3.0, 1.0]])
-        with pytest.raises(NotPSDError, match=r"group \(1, 2\) gives an I \+ L/0\.5 that is not positive definite"):
+        with pytest.raises(NotPSDError, match=r"group \[1, 2\] gives an I \+ L/0\.5 that is not positive definite"):
             function(L, 0.5)
 
     def test_nan_group_is_named(self, function):
         L = torch.eye(2).repeat(3, 1, 1)
         L[1, 1, 1] = float("nan")
-        with pytest.raises(NonFiniteError, match="the kernel matrix of group 1 holds NaN or infinity"):
+        with pytest.raises(NonFiniteError, match="that of group \\[1\\] holds NaN or infinity"):
             function(L)
 
     def test_single_matrix_needs_no_number(self, function):
-        with pytest.raises(NotPSDError, match="but the kernel matrix is not symmetric"):
+        with pytest.raises(NotPSDError, match="but this one is not symmetric"):
             function(torch.tensor([[1.0, 0.2], [0.0, 1.0]]))

@@ -6,22 +6,22 @@ import pytest
 import torch
 
 from dqo.diversity.tricks import (
-    Drift,
     DriftOfRun,
     encoder_disagreement,
+    language_mixing,
     low_quality_credit,
     post_answer_share,
     repetition,
 )
-from dqo.errors import DQOError
 
 
 def test_drift_compares_with_the_first_three_batches():
-    drift = Drift()
-    assert [drift.observe(v) for v in (10.0, 20.0, 30.0)] == pytest.approx([0.0, 1 / 3, 0.5])
-    assert drift.observe(30.0) == pytest.approx(0.5)
-    assert math.isnan(drift.observe(math.nan))
-    assert drift.observe(10.0) == pytest.approx(-0.5)
+    drift, norm = DriftOfRun(), torch.ones(1)
+    seen = [
+        drift.observe(torch.tensor([length]), norm)["hack/length_drift"] for length in (10.0, 20.0, 30.0, 30.0, 10.0)
+    ]
+    assert seen == pytest.approx([0.0, 1 / 3, 0.5, 0.5, -0.5])
+    assert math.isnan(drift.observe(torch.tensor([10.0]), 0 * norm)["hack/norm_drift"]), "nobody said anything"
 
 
 def test_drift_goes_on_after_a_resume():
@@ -50,6 +50,28 @@ def test_repetition_counts_three_grams_of_one_response():
     assert math.isnan(repetition("猫很好。 猫很好。 猫很好。 猫很好。"))
 
 
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("The dog runs after the ball.", 0.0),
+        ("El perro corre por la calle.", 0.0),  # the same script
+        ("Собака бежит за мячом.", 1.0),
+        ("The dog 狗在跑步.", 1 / 3),
+        ("42 + 1", math.nan),
+    ],
+)
+def test_share_of_words_in_another_script(text, share):
+    assert language_mixing(text, "Write one sentence with: ball, dog.") == pytest.approx(share, nan_ok=True)
+
+
+def test_the_scripts_of_the_prompt_are_no_mixing():
+    assert language_mixing("Собака бежит.", "Напиши предложение.") == 0.0
+    assert language_mixing("いぬがはしる", "犬について一文を書いてください。") == 0.0, (
+        "kana and Chinese characters are one"
+    )
+    assert math.isnan(language_mixing("The dog.", "2 + 2 = ?"))
+
+
 def test_share_of_credit_of_the_poorer_half():
     reward = torch.tensor([[0.0, 0.1, 0.9, 1.0], [1.0, 1.0, 1.0, 1.0]])
     credit = torch.tensor([[0.3, 0.3, 0.2, 0.2], [0.5, 0.5, 0.5, 0.5]])
@@ -73,8 +95,6 @@ def test_disagreement_of_encoders():
     assert encoder_disagreement(E, other).mean() == pytest.approx(0.5, abs=0.03)
     assert 0.0 < encoder_disagreement(E, E + 0.3 * other).mean() < 0.3
     assert encoder_disagreement(torch.ones(1, 4, 2), E[:1, :4]).isnan().tolist() == [True]
-    with pytest.raises(DQOError, match="same responses, got shapes"):
-        encoder_disagreement(E, E[:100])
 
 
 def test_blank_responses_make_no_two_encoders_agree():

@@ -1,6 +1,6 @@
 """The mathematics of DQO on tensors: kernels, regularised volume, leave-one-out credit, combination with quality.
 
-Torch only; tensors in, tensors out; no configuration, no files, no host. Symbols and proofs: docs/math.md.
+Torch only; tensors in, tensors out; no configuration, no files, no trainer. Symbols and proofs: docs/math.md.
 """
 
 from dqo.core.advantage import (
@@ -15,7 +15,7 @@ from dqo.core.advantage import (
     tied_groups,
 )
 from dqo.core.combine import COMBINE_RULES, centre_among, combine_reward, quality_weights, reaches, weight_kernel
-from dqo.core.groups import blocks, by_id, pad_groups, slack, unpad_groups
+from dqo.core.groups import blocks, by_id, pad_groups, slack
 from dqo.core.kernels import KERNELS, cosine_kernel, gaussian_kernel, kernel_matrix, linear_kernel
 from dqo.core.volume import CREDIT_SCALES, cosine_distance, credit_range, leave_one_out, log_volume, scale_credit, vendi
 
@@ -49,7 +49,6 @@ __all__ = [
     "scored_std",
     "slack",
     "tied_groups",
-    "unpad_groups",
     "vendi",
     "weight_kernel",
 ]

@@ -1,4 +1,4 @@
-"""Advantages from task reward and shaped reward, with the guards that groups of tied rewards need.
+"""Advantages: of a group from its rewards, guarded where rewards tie; of tokens by GAE for PPO.
 
 Dividing a group's advantages by their own standard deviation blows the credit of a tie group up to unit variance
 whatever alpha is (docs/math.md eq. 5.5). Two guards: a floor under the standard deviation, and normalising the task
@@ -9,26 +9,26 @@ import torch
 from torch import Tensor
 
 from dqo.core.groups import slack
-from dqo.errors import DQOError, NonFiniteError
+from dqo.errors import NonFiniteError, check_choice
 
 REWARD_SCALES = ("none", "batch", "group")
-EPSILON = 1e-4  # the host's, so that without guards the numbers are the host's too
+# TRL's, so that the numbers are TRL's too where no guard is set.
+EPSILON = 1e-4
 
 
 def scaled_advantage(
     task: Tensor, shaped: Tensor, scale: str, *, std_floor: float = 0.0, decoupled: bool = False
 ) -> Tensor:
-    """Group-centred advantages, scaled as asked.
+    """Centres rewards on their group's mean and scales them as asked.
 
-    Coupled: (a - mean a) / (max(std a, floor) + 1e-4) with a the shaped reward, which is the host's at floor 0.
+    Coupled: (a - mean a) / (max(std a, floor) + 1e-4) with a the shaped reward, as TRL computes it at floor 0.
     Decoupled: (r - mean r) / (max(std r, floor) + 1e-4) + (x - mean x) with r the task reward and x = a - r what
-    diversity added: a unit of credit then buys alpha of advantage in every group, tied or not. Task rewards of a tied
-    group count as their mean, because a small standard deviation would turn their rounding into advantages.
+    diversity added: a unit of credit then buys alpha of advantage in every group, tied or not.
 
     Args:
         task: (P, G) task rewards; NaN where unscorable.
         shaped: (P, G) rewards that are optimised; NaN where unscorable.
-        scale: "none", "batch" (std over all rows) or "group" (std over each group).
+        scale: one of REWARD_SCALES: "none", "batch" (std over all rows) or "group" (std over each group).
         std_floor: least standard deviation that is divided by, in reward units, >= 0.
         decoupled: whether the credit is added after the task reward was scaled.
 
@@ -36,17 +36,14 @@ def scaled_advantage(
         (P, G) float64; 0 for unscorable responses.
 
     Raises:
-        DQOError: unknown scale or negative floor.
+        DQOError: unknown scale.
 
     Source: docs/math.md eq. 5.5, 5.11 and 5.12.
     """
-    if scale not in REWARD_SCALES:
-        raise DQOError(
-            f"`scale_rewards` must be one of {', '.join(REWARD_SCALES)}, got {scale!r}; choose one of these."
-        )
-    if not 0.0 <= std_floor < float("inf"):
-        raise DQOError(f"`std_floor` must be a finite number >= 0 in reward units, got {std_floor!r}; 0 is no floor.")
+    check_choice("scale_rewards", scale, REWARD_SCALES)
+    assert 0.0 <= std_floor < float("inf")
     task, shaped = task.double(), shaped.double()  # (P, G) each
+    # A small standard deviation would turn the rounding of tied rewards into advantages, so they count as their mean.
     settled = torch.where(tied_groups(task).unsqueeze(1) & ~task.isnan(), task.nanmean(1, keepdim=True), task)  # (P, G)
     task, shaped = settled, shaped + (settled - task)
     scaled = task if decoupled else shaped  # (P, G)
@@ -60,10 +57,10 @@ def scaled_advantage(
 
 
 def tied_groups(task: Tensor) -> Tensor:
-    """Groups whose *task* rewards are equal but for rounding at their magnitude: what a zero-variance filter looks at.
+    """Finds groups whose *task* rewards are equal but for rounding at their magnitude.
 
-    The shaped reward has variance in every group, because credits differ; a filter that reads it lets all-wrong
-    groups pass and trains on nothing but their diversity.
+    The shaped reward varies in every group, because credits differ. A zero-variance filter that reads it would let
+    all-wrong groups pass and train on nothing but their diversity.
 
     Args:
         task: (P, G) task rewards; NaN where unscorable, not compared.
@@ -81,7 +78,7 @@ def tied_groups(task: Tensor) -> Tensor:
 def effective_alpha(
     alpha: float, combined: Tensor, scaling: str, *, std_floor: float = 0.0, decoupled: bool = False
 ) -> float:
-    """Advantage that one unit of credit buys: alpha over the std that the credit is divided by.
+    """Computes the advantage that one unit of credit buys: alpha over the std that the credit is divided by.
 
     Args:
         alpha: weight of diversity.
@@ -97,7 +94,8 @@ def effective_alpha(
     if scaling == "none" or decoupled:
         return alpha
     shape = combined.shape if scaling == "group" else (1, -1)  # (P, G) or (1, N)
-    noise = slack(combined.reshape(shape))  # (P, 1) or (1, 1), at the rewards' magnitude, which centring takes away
+    # At the magnitude of the rewards, which centring takes away.
+    noise = slack(combined.reshape(shape))  # (P, 1) or (1, 1)
     if scaling == "centred":
         combined = combined - combined.nanmean(1, keepdim=True)  # (P, G)
     spread = scored_std(combined.reshape(shape), 1)  # (P, 1) or (1, 1)
@@ -105,7 +103,7 @@ def effective_alpha(
 
 
 def mean_error(task: Tensor) -> float:
-    """Standard error of a batch's mean task reward, prompts being the independent draws.
+    """Estimates the standard error of a batch's mean task reward; prompts are the independent draws.
 
     Args:
         task: (P, G) task rewards; NaN where unscorable.
@@ -125,7 +123,7 @@ def _centred(values: Tensor) -> Tensor:
 
 
 def scored_std(values: Tensor, dim: int) -> Tensor:
-    """Unbiased standard deviation over what is no NaN along a dimension.
+    """Computes the unbiased standard deviation along a dimension, NaN left out.
 
     Args:
         values: any shape.
@@ -139,13 +137,6 @@ def scored_std(values: Tensor, dim: int) -> Tensor:
     return (square / (n - 1).clamp_min(1)).sqrt()
 
 
-# Advantages and value targets of PPO on padded rows of tokens: GAE(γ, λ), the clipped value error, explained variance.
-#
-# Time runs along the last axis; V_t is the value of the state *before* token t is drawn. Columns outside the mask
-# (padding, tokens of a tool) are no steps: the recursion passes over them, so that the token before a gap looks at the
-# value behind it.
-
-
 def gae(
     rewards: Tensor,
     values: Tensor,
@@ -155,7 +146,10 @@ def gae(
     lam: float = 0.95,
     bootstrap: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimates and the returns that values are fitted to.
+    """Computes generalised advantage estimates and the returns that values are fitted to.
+
+    Time runs along the last axis; V_t is the value of the state *before* token t is drawn. Columns outside the mask
+    (padding, tokens of a tool) are no steps: the token before a gap looks at the value behind it.
 
     With δ_t = r_t + γ·V_{t+1} − V_t over the steps of a row, A_t = δ_t + γλ·A_{t+1} and the return is A_t + V_t. Behind
     the last step A is 0 and V is `bootstrap`. λ = 1 gives the Monte-Carlo return less the value, λ = 0 gives δ_t.
@@ -173,24 +167,22 @@ def gae(
         least float32.
 
     Raises:
-        DQOError: γ or λ outside [0, 1], or shapes that differ.
         NonFiniteError: NaN or infinity on a step or in the bootstrap; names the row.
 
     Source: Schulman et al., arXiv 1506.02438, eq. 16.
     """
-    for name, value in (("gamma", gamma), ("lam", lam)):
-        if not 0 <= value <= 1:
-            raise DQOError(f"gae needs `{name}` in [0, 1], got {value!r}; change it.")
-    if not rewards.shape == values.shape == mask.shape or rewards.dim() != 2:
-        raise DQOError(
-            f"gae needs rewards, values and mask of one shape (N, T), got {tuple(rewards.shape)}, "
-            f"{tuple(values.shape)} and {tuple(mask.shape)}; pad them alike."
-        )
+    assert rewards.shape == values.shape == mask.shape
     dtype = torch.promote_types(torch.promote_types(rewards.dtype, values.dtype), torch.float32)
     step = mask.bool()  # (N, T)
     rewards, values = (x.detach().to(dtype).masked_fill(~step, 0) for x in (rewards, values))  # (N, T) each
     after = values.new_zeros(len(values)) if bootstrap is None else bootstrap.detach().to(dtype)  # (N,)
-    _check_finite(rewards, values, after)
+    for name, tensor in (("rewards", rewards), ("values", values), ("bootstrap", after)):
+        bad = (~tensor.isfinite()).nonzero()  # (entries, dimensions)
+        if len(bad):
+            raise NonFiniteError(
+                f"gae needs finite {name}, row {bad[0, 0]} of {len(tensor)} holds NaN or infinity; check the reward or "
+                "lower the learning rate of the critic."
+            )
     advantages = torch.zeros_like(values)  # (N, T)
     carried = torch.zeros_like(after)  # (N,) A of the step behind
     for t in reversed(range(values.shape[1])):
@@ -205,7 +197,7 @@ def gae(
 def clipped_value_error(
     values: Tensor, old_values: Tensor, returns: Tensor, clip: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Half the squared error of each value, and where clipping took its gradient away.
+    """Computes half the squared error of each value, and where clipping took its gradient away.
 
     ½·max((V − R)², (V_clip − R)²) with V_clip = V_old + clamp(V − V_old, −clip, clip): a value that has moved further
     than `clip` towards its return since the rollout is left where it is.
@@ -224,14 +216,15 @@ def clipped_value_error(
     error = (values - returns).square()  # (N, T)
     if clip is None:
         return error / 2, torch.zeros_like(error, dtype=torch.bool)
-    far = (values - old_values).abs() > clip  # (N, T); within, rounding alone could make one error the larger
+    # Within the range rounding alone could make one error the larger.
+    far = (values - old_values).abs() > clip  # (N, T)
     near = torch.where(far, old_values + (values - old_values).clamp(-clip, clip), values)  # (N, T)
     clipped = (near - returns).square()  # (N, T)
     return torch.maximum(error, clipped) / 2, clipped > error
 
 
 def explained_variance(count: Tensor, moments: Tensor) -> Tensor:
-    """Share of the returns' variance that the values explain: 1 − Var(R − V) / Var(R).
+    """Computes the share of the returns' variance that the values explain: 1 − Var(R − V) / Var(R).
 
     Args:
         count: () number of tokens.
@@ -244,14 +237,3 @@ def explained_variance(count: Tensor, moments: Tensor) -> Tensor:
     variance = square - mean**2  # ()
     explained = 1 - (error_square - error_mean**2) / variance  # ()
     return explained.masked_fill(variance <= 1e-12 * square, torch.nan)
-
-
-def _check_finite(rewards: Tensor, values: Tensor, bootstrap: Tensor) -> None:
-    for name, tensor in (("rewards", rewards), ("values", values), ("bootstrap", bootstrap)):
-        bad = ~torch.isfinite(tensor)  # (N, T), or (N,) of bootstrap
-        if bad.any():
-            row = int(bad.nonzero()[0, 0])
-            raise NonFiniteError(
-                f"gae needs finite {name}, row {row} of {len(tensor)} holds NaN or infinity; check the reward or lower "
-                "the learning rate of the critic."
-            )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dqo.core.groups import RELATIVE
-from dqo.errors import DQOError
+from dqo.errors import DQOError, check_choice
 
 COMBINE_RULES = ("add", "gate", "spread", "quality_weighted", "multiply")
 
@@ -26,7 +26,7 @@ def quality_weights(
     center: float | None = None,
     scale: float | None = None,
 ) -> Tensor | None:
-    """Weight q_i in [0, 1] with which each response enters the kernel, or None where every response enters whole.
+    """Computes the weight q_i in [0, 1] with which each response enters the kernel.
 
     gate and spread: q = 1[r >= threshold]. quality_weighted: q = r for rewards in [0, 1], else
     sigmoid((r - center)/scale) with constants fixed in advance (a per-group fit would pay the best of a bad group).
@@ -35,37 +35,26 @@ def quality_weights(
     Args:
         reward: (...,) task rewards.
         rule: one of COMBINE_RULES.
-        threshold: lowest reward that passes the gate; needed by "gate" and "spread".
+        threshold: lowest reward that passes the gate; for "gate" and "spread".
         center: reward that gets weight 1/2; given together with scale, or not at all.
         scale: width > 0 of the sigmoid in reward units.
 
     Returns:
-        weights of reward's shape in float64, or None for "add" and "multiply".
+        weights of reward's shape in float64; None for "add" and "multiply", where every response enters whole.
 
     Raises:
-        DQOError: unknown rule, missing threshold, half a sigmoid or one of scale <= 0, or rewards outside [0, 1]
-            without a sigmoid; names the row.
+        DQOError: unknown rule, or rewards outside [0, 1] without a sigmoid; names the row.
 
     Source: docs/math.md eq. 4.1.
     """
-    if rule not in COMBINE_RULES:
-        raise DQOError(f"`combine` must be one of {', '.join(COMBINE_RULES)}, got {rule!r}; choose one of these.")
+    check_choice("combine", rule, COMBINE_RULES)
     if rule in ("add", "multiply"):
         return None
     reward = reward.to(torch.float64)  # (..., G)
     scored = ~torch.isnan(reward)  # (..., G)
     if rule in ("gate", "spread"):
-        if threshold is None:
-            raise DQOError(
-                f"combine={rule!r} needs `quality_threshold`, got None; set the lowest reward that counts as good."
-            )
         return reaches(reward, threshold).to(torch.float64)
-    if center is not None or scale is not None:
-        if center is None or scale is None or not scale > 0:
-            raise DQOError(
-                "The sigmoid of combine='quality_weighted' needs `quality_center` and a `quality_scale` above 0, got "
-                f"{center!r} and {scale!r}; set both, or neither for rewards in [0, 1]."
-            )
+    if center is not None:
         return torch.sigmoid((reward - center) / scale).masked_fill(~scored, 0.0)
     outside = scored & ((reward < -RELATIVE) | (reward > 1 + RELATIVE))  # (..., G)
     if outside.any():
@@ -78,20 +67,20 @@ def quality_weights(
 
 
 def reaches(reward: Tensor, threshold: float) -> Tensor:
-    """Whether a reward is at least a threshold, but for the rounding of float32, where .7 is a little below.
+    """Compares rewards with a threshold, but for the rounding of float32, where .7 is a little below.
 
     Args:
         reward: rewards of any shape; NaN reaches nothing.
         threshold: lowest reward that counts as good.
 
     Returns:
-        bool of reward's shape.
+        bool of reward's shape, True where the reward is at least the threshold.
     """
     return reward.to(torch.float64) >= threshold - RELATIVE * abs(threshold)
 
 
 def weight_kernel(L: Tensor, q: Tensor) -> Tensor:
-    """diag(q) L diag(q): a response of quality 0 spans nothing, earns nothing and pushes nothing away.
+    """Computes diag(q) L diag(q): a response of quality 0 spans nothing, earns nothing and pushes nothing away.
 
     Args:
         L: (..., G, G) kernel matrix.
@@ -107,9 +96,9 @@ def weight_kernel(L: Tensor, q: Tensor) -> Tensor:
 
 
 def centre_among(credit: Tensor, spans: Tensor) -> Tensor:
-    """Credit minus its mean over the responses that pass the gate; 0 for the others.
+    """Takes off each credit the mean over the responses that pass the gate; 0 for the others.
 
-    It sums to 0 over those that pass, so a host's group mean leaves it as it is, and being among them is worth
+    The result sums to 0 over those that pass, so that centring on the group's mean leaves it as it is. Passing is worth
     nothing: the expected update moves probability between passing responses only.
 
     Args:
@@ -127,7 +116,7 @@ def centre_among(credit: Tensor, spans: Tensor) -> Tensor:
 
 
 def combine_reward(reward: Tensor, credit: Tensor, rule: str, alpha: float) -> Tensor:
-    """Reward that is optimised: r + alpha*c, or r*(1 + alpha*c) for "multiply".
+    """Computes the reward that is optimised: r + alpha*c, or r*(1 + alpha*c) for "multiply".
 
     Args:
         reward: (...,) task rewards; NaN stays NaN, so an unscorable response gets no silent reward.
@@ -143,8 +132,7 @@ def combine_reward(reward: Tensor, credit: Tensor, rule: str, alpha: float) -> T
 
     Source: docs/math.md eq. 4.3.
     """
-    if rule not in COMBINE_RULES:
-        raise DQOError(f"`combine` must be one of {', '.join(COMBINE_RULES)}, got {rule!r}; choose one of these.")
+    check_choice("combine", rule, COMBINE_RULES)
     reward = reward.to(torch.float64)
     if rule != "multiply":
         return reward + alpha * credit

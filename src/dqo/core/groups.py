@@ -13,11 +13,11 @@ from dqo.errors import GroupError
 
 
 def blocks(n_rows: int, group_size: int, keys: Sequence[Hashable] | None = None) -> int:
-    """Number of whole groups P in n_rows consecutive rows, after checking that every block holds one prompt.
+    """Counts the whole groups P in n_rows consecutive rows, and checks that every block holds one prompt.
 
     Args:
         n_rows: rows N of the (global) batch.
-        group_size: responses G a prompt, at least 1.
+        group_size: responses G per prompt, at least 1.
         keys: N prompts or ids; all rows of a block must agree. None skips that check (ids were checked elsewhere).
 
     Returns:
@@ -26,51 +26,41 @@ def blocks(n_rows: int, group_size: int, keys: Sequence[Hashable] | None = None)
     Raises:
         GroupError: N is not a multiple of G, or a block mixes prompts; names the first such row.
     """
-    if group_size < 1:
-        raise GroupError(f"A group needs at least 1 response, got group_size={group_size}; set `num_generations`.")
     if n_rows % group_size:
         raise GroupError(
             f"Expected whole groups of {group_size} responses, got {n_rows} rows, which leaves {n_rows % group_size} "
             "over; make the batch a multiple of `num_generations`."
         )
-    if keys is not None:
-        if len(keys) != n_rows:
-            raise GroupError(f"Expected one prompt a row, got {len(keys)} prompts for {n_rows} rows; pass both whole.")
-        for row, key in enumerate(keys):
-            first = row - row % group_size
-            if key != keys[first]:
-                raise GroupError(
-                    f"Expected rows {first} to {first + group_size - 1} to answer one prompt, but row {row} has "
-                    "another prompt than the block's first row; keep groups together or set `num_generations` right."
-                )
+    for row, key in enumerate(keys or ()):
+        first = row - row % group_size
+        if key != keys[first]:
+            raise GroupError(
+                f"Expected rows {first} to {first + group_size - 1} to answer one prompt, but row {row} has another "
+                "prompt than the block's first row; keep groups together or set `num_generations` right."
+            )
     return n_rows // group_size
 
 
 def by_id(ids: Sequence[Hashable]) -> dict[Hashable, list[int]]:
-    """Row numbers of each id, in order of first appearance; for hosts that reorder rows or drop some.
+    """Collects the row numbers of each id, in order of first appearance; for trainers that reorder rows or drop some.
 
     Args:
-        ids: N group ids, one a row.
+        ids: N group ids, one per row.
 
     Returns:
         id -> its rows, ascending. Groups may have different sizes.
-
-    Raises:
-        GroupError: an id is None; names the row.
     """
     rows: dict[Hashable, list[int]] = {}
     for row, key in enumerate(ids):
-        if key is None:
-            raise GroupError(f"Expected a group id for every row, row {row} has none; pass the id of its prompt.")
         rows.setdefault(key, []).append(row)
     return rows
 
 
 def pad_groups(values: Tensor, groups: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ragged groups as one padded tensor: rows that are not there become zero rows, which span nothing.
+    """Pads ragged groups to one tensor: rows that are not there become zero rows, which span nothing.
 
     Args:
-        values: (N, ...) one entry a row.
+        values: (N, ...) one entry per row.
         groups: P lists of row numbers, of any lengths.
 
     Returns:
@@ -85,30 +75,13 @@ def pad_groups(values: Tensor, groups: Sequence[Sequence[int]]) -> tuple[Tensor,
     return padded, present
 
 
-def unpad_groups(padded: Tensor, groups: Sequence[Sequence[int]], n_rows: int) -> Tensor:
-    """Inverse of pad_groups: every row gets its group's entry back; rows in no group get 0.
-
-    Args:
-        padded: (P, G, ...) one entry a place.
-        groups: the same P lists of row numbers.
-        n_rows: N.
-
-    Returns:
-        (N, ...).
-    """
-    values = padded.new_zeros(n_rows, *padded.shape[2:])  # (N, ...)
-    for p, rows in enumerate(groups):
-        values[list(rows)] = padded[p, : len(rows)]
-    return values
-
-
 # What rounding leaves of a tie: TRL keeps rewards in float32, so equal sums may differ in their last digits.
-
-RELATIVE = 1e-6  # float32 has 1.2e-7, and a reward is a sum of a few columns
+# The precision of float32 is 1.2e-7, and a reward is a sum of a few columns.
+RELATIVE = 1e-6
 
 
 def slack(values: Tensor, relative: float = RELATIVE) -> Tensor:
-    """Difference up to which two of these numbers are equal but for rounding.
+    """Computes the difference up to which two of these numbers are equal but for rounding.
 
     Args:
         values: (..., G) numbers of any unit; NaN has no part.

@@ -1,24 +1,23 @@
 """Kernel matrices of a group's embeddings: (..., G, D) -> (..., G, G) float64, positive semi-definite by construction.
 
-One convention in all of them: a zero row (an empty response) has kernel row, column *and* diagonal 0, so it spans
-nothing and earns nothing. Without it a Gaussian kernel would put an empty response far from everything and pay it the
-most. Source of every formula: docs/math.md section 2.
+In all of them a zero row (an empty response) has kernel row, column *and* diagonal 0: it spans nothing and earns
+nothing. Otherwise a Gaussian kernel would put it far from everything and pay it the most. Formulas: docs/math.md
+section 2.
 """
 
 import warnings
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from dqo.errors import DQOError, NonFiniteError
+from dqo.errors import DQOError, NonFiniteError, check_choice
 
 KERNELS = ("cosine", "gaussian", "linear")
 _NORM_TOLERANCE = 1e-3
 
 
 def cosine_kernel(E: Tensor) -> Tensor:
-    """Gram matrix of the normalised rows: L_ij = <e_i, e_j> / (|e_i| |e_j|).
+    """Computes the Gram matrix of the normalised rows: L_ij = <e_i, e_j> / (|e_i| |e_j|).
 
     Args:
         E: (..., G, D) embeddings of any float dtype; rows need not have unit length.
@@ -36,12 +35,12 @@ def cosine_kernel(E: Tensor) -> Tensor:
 
 
 def gaussian_kernel(E: Tensor, sigma: float) -> Tensor:
-    """Gaussian kernel of the normalised rows: L_ij = exp(-|e_i - e_j|^2 / (2 sigma^2)).
+    """Computes the Gaussian kernel of the normalised rows: L_ij = exp(-|e_i - e_j|^2 / (2 sigma^2)).
 
     Args:
         E: (..., G, D) embeddings of any float dtype; rows are normalised first.
-        sigma: bandwidth > 0 in units of distance between unit vectors (which lies in [0, 2]). It is never fitted to
-            a group: a bandwidth that follows the group's own distances makes a collapsed group look diverse.
+        sigma: bandwidth > 0, in distance between unit vectors (0 to 2). It is never fitted to a group, because a
+            bandwidth that follows the group's own distances makes a collapsed group look diverse.
 
     Returns:
         (..., G, G) float64 in [0, 1] with unit diagonal, 0 in the rows and columns of zero rows.
@@ -50,7 +49,7 @@ def gaussian_kernel(E: Tensor, sigma: float) -> Tensor:
         DQOError: sigma is not a finite number above 0.
         NonFiniteError: E holds NaN or infinity; the message names the row.
 
-    Source: docs/math.md eq. 2.2. As sigma grows all responses become alike; as it shrinks all become orthogonal.
+    Source: docs/math.md eq. 2.2.
     """
     check_kernel("gaussian", sigma)
     U, filled = _unit_rows(E)  # (..., G, D), (..., G)
@@ -62,7 +61,7 @@ def gaussian_kernel(E: Tensor, sigma: float) -> Tensor:
 
 
 def linear_kernel(E: Tensor) -> Tensor:
-    """Gram matrix of the rows as they are: L_ij = <e_i, e_j>.
+    """Computes the Gram matrix of the rows as they are: L_ij = <e_i, e_j>.
 
     Args:
         E: (..., G, D) embeddings of any float dtype.
@@ -93,7 +92,7 @@ def linear_kernel(E: Tensor) -> Tensor:
 
 
 def kernel_matrix(E: Tensor, kernel: str = "cosine", sigma: float | None = None) -> Tensor:
-    """Kernel matrix by name, the one place where a setting becomes a function.
+    """Computes the kernel matrix of a name.
 
     Args:
         E: (..., G, D) embeddings.
@@ -109,43 +108,28 @@ def kernel_matrix(E: Tensor, kernel: str = "cosine", sigma: float | None = None)
     check_kernel(kernel, sigma)
     if kernel == "gaussian":
         return gaussian_kernel(E, sigma)
-    plain: dict[str, Callable[[Tensor], Tensor]] = {"cosine": cosine_kernel, "linear": linear_kernel}
-    return plain[kernel](E)
+    return cosine_kernel(E) if kernel == "cosine" else linear_kernel(E)
 
 
 def check_kernel(kernel: str, sigma: float | None) -> None:
-    """Refuse an unknown kernel, a Gaussian without bandwidth and a bandwidth without a Gaussian."""
-    if kernel not in KERNELS:
-        raise DQOError(f"`kernel` must be one of {', '.join(KERNELS)}, got {kernel!r}; choose one of these.")
-    if kernel == "gaussian":
-        if not isinstance(sigma, int | float) or not (0.0 < sigma < float("inf")):
-            raise DQOError(
-                f"kernel='gaussian' needs a finite bandwidth `sigma` above 0, got {sigma!r}; set sigma=0.5 to start, "
-                "or choose kernel='cosine', which has none."
-            )
-    elif sigma is not None:
+    """Refuses an unknown kernel, a Gaussian without bandwidth and a bandwidth without a Gaussian."""
+    check_choice("kernel", kernel, KERNELS)
+    if not 0.0 < (sigma or 0.0) < float("inf") if kernel == "gaussian" else sigma is not None:
         raise DQOError(
-            f"`sigma` is the bandwidth of kernel='gaussian', got sigma={sigma!r} with kernel={kernel!r}; "
-            "remove it or change the kernel."
+            f"kernel='gaussian' needs a finite bandwidth `sigma` above 0, 0.5 to start, and no other kernel has one, "
+            f"got sigma={sigma!r} with kernel={kernel!r}; change one of them."
         )
 
 
 def _finite(E: Tensor) -> Tensor:
     """Embeddings in float64; NaN or infinity is an error that names the row."""
-    if not isinstance(E, Tensor):
-        E = torch.as_tensor(E)
-    if E.dim() < 2 or E.shape[-1] == 0 or not E.is_floating_point():
-        raise DQOError(
-            f"Embeddings must be a floating-point tensor of shape (..., G, D) with D >= 1, got {E.dtype} of shape "
-            f"{tuple(E.shape)}; stack one vector per response."
-        )
+    if E.dim() < 2 or E.shape[-1] == 0:
+        raise DQOError(f"Embeddings must have shape (..., G, D) with D >= 1, got {tuple(E.shape)}; stack vectors.")
     bad = ~torch.isfinite(E).all(dim=-1)  # (..., G)
     if bad.any():
-        row = tuple(bad.nonzero()[0].tolist())
-        where = row[0] if len(row) == 1 else row
         raise NonFiniteError(
-            f"Embeddings must be finite, row {where} of shape {tuple(E.shape)} holds NaN or infinity; "
-            "check the encoder's dtype and that response's text."
+            f"Embeddings must be finite, row {bad.nonzero()[0].tolist()} of shape {tuple(E.shape)} holds NaN or "
+            "infinity; check the encoder's dtype and that response's text."
         )
     return E.to(torch.float64)
 
@@ -162,5 +146,5 @@ def _unit_rows(E: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _symmetric(L: Tensor) -> Tensor:
-    """Remove the last-bit asymmetry of a matrix product, so that downstream symmetry checks are exact."""
+    """Takes away the last-bit asymmetry of a matrix product, so that later checks of symmetry are exact."""
     return 0.5 * (L + L.mT)

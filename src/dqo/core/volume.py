@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from dqo.core.groups import slack
-from dqo.errors import DQOError, NonFiniteError, NotPSDError
+from dqo.errors import DQOError, NonFiniteError, NotPSDError, check_choice
 
 _SYMMETRY_TOLERANCE = 1e-8
 
 
 def log_volume(L: Tensor, ridge: float = 1.0) -> Tensor:
-    """Regularised log-volume V = log det(I + L/ridge) of each group.
+    """Computes the regularised log-volume V = log det(I + L/ridge) of each group.
 
     Args:
         L: (..., G, G) symmetric positive semi-definite kernel matrix of any float dtype.
@@ -37,7 +37,7 @@ def log_volume(L: Tensor, ridge: float = 1.0) -> Tensor:
 
 
 def leave_one_out(L: Tensor, ridge: float = 1.0) -> Tensor:
-    """Log-volume each response adds to its group: c_i = V(y_1..y_G) - V(y_-i) = -log (A^-1)_ii.
+    """Computes the log-volume that each response adds to its group: c_i = V(y_1..y_G) - V(y_-i) = -log (A^-1)_ii.
 
     All G credits of a group come from one Cholesky factorisation: with A = C C^T, (A^-1)_ii is the squared norm of
     column i of C^-1. The sum of the credits never exceeds V, with equality for an orthogonal group.
@@ -65,22 +65,16 @@ def leave_one_out(L: Tensor, ridge: float = 1.0) -> Tensor:
 
 
 def check_ridge(ridge: float) -> None:
-    """Refuse a ridge that is not a finite number above 0."""
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not (0.0 < ridge < float("inf")):
-        raise DQOError(
-            f"`ridge` must be a finite number above 0, got {ridge!r}; the paper uses 1.0, and 0 would give -inf for "
-            "any two equal responses."
-        )
+    """Refuses a ridge that is not a finite number above 0."""
+    if not 0.0 < ridge < float("inf"):
+        raise DQOError(f"`ridge` must be a finite number above 0, got {ridge!r}; the paper uses 1.0.")
 
 
 def _factor(L: Tensor, ridge: float) -> Tensor:
     """Lower Cholesky factor of A = I + L/ridge, after the checks that keep a silent number from coming out."""
     check_ridge(ridge)
-    if L.dim() < 2 or L.shape[-1] != L.shape[-2] or not L.is_floating_point():
-        raise DQOError(
-            f"A kernel matrix must be a floating-point tensor of shape (..., G, G), got {L.dtype} of shape "
-            f"{tuple(L.shape)}; pass the output of a kernel."
-        )
+    if L.dim() < 2 or L.shape[-1] != L.shape[-2]:
+        raise DQOError(f"A kernel matrix must have shape (..., G, G), got {tuple(L.shape)}; pass that of a kernel.")
     # A batched product E E^T in float32 is symmetric only up to a few of its own last bits.
     relative = max(_SYMMETRY_TOLERANCE, 16.0 * torch.finfo(L.dtype).eps)
     L = L.to(torch.float64)  # (..., G, G)
@@ -104,22 +98,18 @@ def _factor(L: Tensor, ridge: float) -> Tensor:
 
 
 def _check_each(ok: Tensor, error: type[DQOError], problem: str) -> None:
-    """Raise the error for the first group that is not ok, naming it by its index."""
+    """Raises the error for the first group that is not ok, naming it by its index."""
     if not bool(ok.all()):
-        index = tuple((~ok).nonzero()[0].tolist())
-        name = (
-            "the kernel matrix" if not index else f"the kernel matrix of group {index[0] if len(index) == 1 else index}"
-        )
-        raise error(f"Expected a finite, symmetric, positive semi-definite kernel, but {name} {problem}.")
+        which = f"that of group {(~ok).nonzero()[0].tolist()}" if ok.dim() else "this one"
+        raise error(f"Expected a finite, symmetric, positive semi-definite kernel, but {which} {problem}.")
 
 
-# Range of the leave-one-out credit, and its two units: nats (the paper's) and a share of the range.
-
+# Nats are the paper's unit; the other is a share of the credit's range.
 CREDIT_SCALES = ("nats", "unit")
 
 
 def credit_range(n: int, ridge: float = 1.0) -> tuple[float, float]:
-    """Tight range of the credit in a group of n unit-diagonal responses.
+    """Computes the tight range of the credit in a group of n unit-diagonal responses.
 
     Args:
         n: number of non-empty responses, at least 1.
@@ -130,18 +120,17 @@ def credit_range(n: int, ridge: float = 1.0) -> tuple[float, float]:
         response orthogonal to all others. Equal at n = 1. (The paper's lemma states the looser [0, log(1+n)].)
 
     Raises:
-        DQOError: n < 1 or ridge not a finite number above 0.
+        DQOError: ridge is not a finite number above 0.
 
     Source: docs/math.md eq. 3.4.
     """
     check_ridge(ridge)
-    if n < 1:
-        raise DQOError(f"The credit's range needs a group of at least 1 non-empty response, got n={n}; skip the group.")
+    assert n >= 1, "a group without a non-empty response has no credits"
     return math.log1p(1.0 / (ridge + n - 1.0)), math.log1p(1.0 / ridge)
 
 
 def scale_credit(credit: Tensor, scale: str, *, filled: Tensor, ridge: float = 1.0, weighted: bool = False) -> Tensor:
-    """Credit in the asked unit.
+    """Converts credits in nats to the asked unit.
 
     "nats" returns it as it is. "unit" maps the range of a group with n non-empty rows to [0, 1]:
     u = max(0, (c - low)/(high - low)), and u = 1 at n = 1; for the quality-weighted volume, whose low end is 0,
@@ -162,8 +151,7 @@ def scale_credit(credit: Tensor, scale: str, *, filled: Tensor, ridge: float = 1
 
     Source: docs/math.md eq. 3.5.
     """
-    if scale not in CREDIT_SCALES:
-        raise DQOError(f"`credit_scale` must be one of {', '.join(CREDIT_SCALES)}, got {scale!r}; choose one of these.")
+    check_choice("credit_scale", scale, CREDIT_SCALES)
     credit = credit.to(torch.float64)  # (..., G)
     if scale == "nats":
         return credit
@@ -179,11 +167,8 @@ def scale_credit(credit: Tensor, scale: str, *, filled: Tensor, ridge: float = 1
     return share.masked_fill(alone, 1.0) * filled
 
 
-# How many different responses a group holds, read off its kernel: Vendi score and mean cosine distance, batched.
-
-
 def vendi(L: Tensor, q: float = 1.0) -> Tensor:
-    """Vendi score of order q: exponential of the Renyi entropy of the eigenvalues of L / trace(L).
+    """Computes the Vendi score of order q: exponential of the Renyi entropy of the eigenvalues of L / trace(L).
 
     For q = 1 this is exp(-sum lambda log lambda); q = inf is 1/lambda_max; q = 0 counts non-zero eigenvalues. Zero
     rows (empty responses) add zero eigenvalues and nothing to the trace, so they do not count.
@@ -209,7 +194,8 @@ def vendi(L: Tensor, q: float = 1.0) -> Tensor:
     trace = L.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)  # (..., 1)
     empty = trace.squeeze(-1) <= 0  # (...,)
     lam = torch.linalg.eigvalsh(L).clamp_min(0.0) / trace.masked_fill(trace <= 0, 1.0)  # (..., G)
-    lam = lam.masked_fill(lam < 1e-12, 0.0)  # (..., G) rounding, which small q would count as a mode
+    # Rounding, which a small q would count as a mode.
+    lam = lam.masked_fill(lam < 1e-12, 0.0)  # (..., G)
     # Close to 1 the general formula loses its digits to cancellation; its limit is exact to 1e-8 there.
     if abs(q - 1.0) < 1e-8:
         score = torch.exp(-torch.xlogy(lam, lam).sum(-1))  # (...,)
@@ -223,7 +209,7 @@ def vendi(L: Tensor, q: float = 1.0) -> Tensor:
 
 
 def cosine_distance(L: Tensor) -> Tensor:
-    """Mean of 1 - cos over the pairs of non-empty responses of a group.
+    """Computes the mean of 1 - cos over the pairs of non-empty responses of a group.
 
     Args:
         L: (..., G, G) cosine kernel; rows with a zero diagonal are empty and left out.

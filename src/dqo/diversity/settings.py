@@ -10,11 +10,12 @@ from dqo.core import COMBINE_RULES, CREDIT_SCALES, KERNELS
 from dqo.core.combine import reaches
 from dqo.core.kernels import check_kernel
 from dqo.diversity.signals import SIGNALS, Signal
-from dqo.errors import DQOError
+from dqo.errors import DQOError, check_choice
 from dqo.settings.checking import check_fields, setting
 
-# Rules that need to know from which task reward on a response is good.
+# Rules of `combine` that need `quality_threshold`.
 GATES = ("gate", "spread")
+DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
 
 @dataclass
@@ -61,7 +62,7 @@ class EncoderFields:
     """What measures the similarity of responses, and on which part of them."""
 
     encoder: str = setting(
-        "all-MiniLM-L6-v2", "Name or folder of the encoder that embeds the responses, with its options."
+        DEFAULT_ENCODER, "Name or folder of the encoder that embeds the responses, with its options."
     )
     encoder_batch_size: Annotated[int, Field(ge=1)] = setting(64, "Texts embedded at once.")
     encoder_device: str | None = setting(None, "Device of the encoder; the trainer's own where not given.")
@@ -83,8 +84,7 @@ class DiversitySpec(DiversityFields):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.diversity not in SIGNALS:
-            raise DQOError(f"`diversity` must be one of {', '.join(SIGNALS)}, got {self.diversity!r}; choose one.")
+        check_choice("diversity", self.diversity, SIGNALS)
         check_kernel(self.kernel, self.sigma)
         self._check_signal()
         self._check_own_settings()
@@ -121,14 +121,11 @@ class DiversitySpec(DiversityFields):
                 f"combine='quality_weighted' needs a signal defined for weighted vectors, got diversity={name!r}; use "
                 "combine='gate', or diversity='dqo'."
             )
-        if self.kernel == "linear" and not signal.takes_quality_weights and signal.place != "none":
+        any_length = (signal.takes_quality_weights or signal.place == "none") and self.credit_scale == "nats"
+        if self.kernel == "linear" and not any_length:
             raise DQOError(
-                f"diversity={name!r} needs a kernel with unit diagonal, got kernel='linear'; use kernel='cosine'."
-            )
-        if self.kernel == "linear" and self.credit_scale == "unit":
-            raise DQOError(
-                "credit_scale='unit' needs a kernel with unit diagonal, got kernel='linear', whose credit has no upper "
-                "end; use kernel='cosine' or credit_scale='nats'."
+                f"diversity={name!r} with credit_scale={self.credit_scale!r} needs a kernel with unit diagonal, got "
+                "kernel='linear'; use kernel='cosine'."
             )
 
     def _check_own_settings(self) -> None:
@@ -142,12 +139,11 @@ class DiversitySpec(DiversityFields):
                         f"`{key}` belongs to diversity={name!r}, got {key}={getattr(self, key)!r} with "
                         f"diversity={self.diversity!r}; remove it."
                     )
-        needed = [key for key in own if defaults[key] is None]
-        if needed and sum(getattr(self, key) is not None for key in needed) != 1:
+        needed = {key: getattr(self, key) for key in own if defaults[key] is None}
+        if needed and sum(value is not None for value in needed.values()) != 1:
             raise DQOError(
-                f"diversity={self.diversity!r} needs {'one of ' * (len(needed) > 1)}"
-                f"{' and '.join(f'`{key}`' for key in needed)}, got "
-                f"{' and '.join(repr(getattr(self, key)) for key in needed)}; set one."
+                f"diversity={self.diversity!r} needs {'one of ' * (len(needed) > 1)}`{'` and `'.join(needed)}`, got "
+                f"{' and '.join(map(repr, needed.values()))}; set one."
             )
 
     def _check_quality(self) -> None:
@@ -156,22 +152,12 @@ class DiversitySpec(DiversityFields):
             judges = [name for name, signal in SIGNALS.items() if "correct" in signal.needs]
             raise DQOError(
                 f"`quality_threshold` belongs to combine='gate' and 'spread' and to diversity={' and '.join(judges)}, "
-                f"got quality_threshold={self.quality_threshold!r} with combine={self.combine!r} and "
-                f"diversity={self.diversity!r}; "
-                + (
-                    "set it to the lowest reward that counts as good."
-                    if self.quality_threshold is None
-                    else "remove it (null in a recipe), or set one of these."
-                )
+                f"got {self.quality_threshold!r} with combine={self.combine!r} and diversity={self.diversity!r}; set "
+                "it to the lowest reward that counts as good, or remove it (null in a recipe)."
             )
         center, scale = self.quality_center, self.quality_scale
-        if (center is None) != (scale is None):
+        if (center is None) != (scale is None) or (center is not None and self.combine != "quality_weighted"):
             raise DQOError(
-                f"`quality_center` and `quality_scale` make one sigmoid, got {center!r} and {scale!r}; give both or "
-                "neither."
-            )
-        if center is not None and self.combine != "quality_weighted":
-            raise DQOError(
-                f"`quality_center` and `quality_scale` belong to combine='quality_weighted', got {self.combine!r}; "
-                "remove them or change the rule."
+                "`quality_center` and `quality_scale` make one sigmoid for combine='quality_weighted', got "
+                f"{center!r} and {scale!r} with combine={self.combine!r}; give both or neither."
             )

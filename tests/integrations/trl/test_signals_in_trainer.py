@@ -337,7 +337,7 @@ def test_signs_of_tricks_are_in_every_line(make):
         ({"diversity": "graph_cut", "alpha": 2.0}, "takes an `alpha` of at most 1, got 2"),
         ({"diversity": "graph_cut", "combine": "gate", "quality_threshold": 0.5}, "got combine='gate' with diversity="),
         ({"diversity": "pairwise", "combine": "quality_weighted"}, "needs a signal defined for weighted vectors"),
-        ({"diversity": "pairwise", "kernel": "linear"}, "needs a kernel with unit diagonal"),
+        ({"diversity": "pairwise", "kernel": "linear"}, "needs a kernel with unit diagonal, got kernel='linear'"),
         (
             {"diversity": "vendi", "credit_scale": "unit"},
             "`credit_scale` belongs to diversity='dqo', got credit_scale='unit'",

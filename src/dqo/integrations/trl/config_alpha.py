@@ -13,7 +13,6 @@ from dqo.diversity.alpha import (
     AlphaSchedule,
     AlphaSource,
     FlooredAlpha,
-    ScheduledAlpha,
     TargetedAlpha,
 )
 from dqo.diversity.settings import DiversityFields
@@ -72,9 +71,7 @@ class AlphaArguments(DiversityFields):
         """
         self._check_alpha()
         if self.alpha != "auto":
-            return ScheduledAlpha(
-                AlphaSchedule(self.alpha, self.alpha_schedule, self.alpha_end, self.alpha_warmup_steps)
-            )
+            return AlphaSchedule(self.alpha, self.alpha_schedule, self.alpha_end, self.alpha_warmup_steps)
         control = AlphaControl(AlphaBounds(self.alpha_start, self.alpha_min, self.alpha_max, self.alpha_rate))
         if self.vendi_target is not None:
             return TargetedAlpha(control, self.vendi_target)

@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from dqo.core import tied_groups
 from dqo.diversity.credit import GroupCredit
-from dqo.diversity.tricks import language_mixing, low_quality_credit, text_signs
+from dqo.diversity.tricks import language_mixing, low_quality_credit, post_answer_share, repetition
 from dqo.evaluation.definitions import DEFINITIONS, explain, shown_in
 from dqo.files.records import append_jsonl, write_text
 from dqo.models.response import Response
@@ -191,7 +191,14 @@ def text_metrics(
         name -> mean over all rows for which it is defined, and the (N,) lengths of all rows.
     """
     rows = [
-        (*text_signs(text, answer_span), language_mixing(text, prompt), text.traced, text.unclosed, float(length))
+        (
+            post_answer_share(text, answer_span(text)),
+            repetition(text),
+            language_mixing(text, prompt),
+            text.traced,
+            text.unclosed,
+            float(length),
+        )
         for text, prompt, length in zip(texts, prompts, lengths, strict=True)
     ]
     table = gather(torch.tensor(rows, dtype=torch.float32, device=device))  # (N, 6)

@@ -13,7 +13,6 @@ from dqo.diversity.alpha import (
     AlphaControl,
     AlphaSchedule,
     FlooredAlpha,
-    ScheduledAlpha,
     StepwiseAlpha,
     TargetedAlpha,
     ramped_floor,
@@ -226,11 +225,11 @@ def test_quality_above_the_whole_floor_raises_alpha():
 def test_noise_is_that_of_the_mean_over_a_step_s_batches():
     seen = []
 
-    class Source(ScheduledAlpha):
+    class Source(AlphaSchedule):
         def observe(self, quality, vendi, step, total_steps, noise=0.0):
             seen.append((quality, noise))
 
-    stepwise = StepwiseAlpha(Source(AlphaSchedule(1.0)))
+    stepwise = StepwiseAlpha(Source(1.0))
     for quality, noise in ((1.0, 0.3), (math.nan, 0.0), (3.0, 0.4)):
         stepwise.observe(quality, 2.0, 0, 10, noise)
     assert seen[0] == (1.0, 0.3)
@@ -277,13 +276,13 @@ def test_a_target_raises_alpha_while_diversity_is_missing():
 
 
 def test_schedules_by_hand():
-    assert [AlphaSchedule(2.0, "linear", 1.0).at(s, 5) for s in range(6)] == [2.0, 1.75, 1.5, 1.25, 1.0, 1.0]
+    assert [AlphaSchedule(2.0, "linear", 1.0).now(s, 5) for s in range(6)] == [2.0, 1.75, 1.5, 1.25, 1.0, 1.0]
     cosine = AlphaSchedule(2.0, "cosine", 0.0)
-    assert [cosine.at(s, 5) for s in (0, 2, 4)] == pytest.approx([2.0, 1.0, 0.0])
-    assert cosine.at(1, 5) == pytest.approx(1 + math.sqrt(0.5))
+    assert [cosine.now(s, 5) for s in (0, 2, 4)] == pytest.approx([2.0, 1.0, 0.0])
+    assert cosine.now(1, 5) == pytest.approx(1 + math.sqrt(0.5))
     warm = AlphaSchedule(1.0, "linear", 0.0, warmup_steps=4)
-    assert [warm.at(s, 7) for s in range(7)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.0]
-    assert ScheduledAlpha(AlphaSchedule(0.7)).now(3, 10) == 0.7
+    assert [warm.now(s, 7) for s in range(7)] == [0.25, 0.5, 0.75, 1.0, 1.0, 0.5, 0.0]
+    assert AlphaSchedule(0.7).now(3, 10) == 0.7
 
 
 @pytest.mark.parametrize(
@@ -291,10 +290,6 @@ def test_schedules_by_hand():
     [
         (lambda: AlphaBounds(start=20.0), "needs 0 < alpha_min <= alpha_start <= alpha_max, got 0.01, 20.0 and 10.0"),
         (lambda: AlphaBounds(low=0.0), "needs 0 < alpha_min"),
-        (lambda: AlphaBounds(rate=0.0), "`alpha_rate` must be a finite number above 0"),
-        (lambda: AlphaSchedule(1.0, "steps"), "`alpha_schedule` must be one of constant, linear, cosine, got 'steps'"),
-        (lambda: AlphaSchedule(1.0, warmup_steps=-1), "`alpha_warmup_steps` must be >= 0, got -1"),
-        (lambda: AlphaSchedule(1.0, "linear", -1.0), "`alpha_end` must be a finite number >= 0"),
     ],
 )
 def test_refusals(build, told):
