@@ -1,8 +1,6 @@
-import pytest
 import torch
 
 from dqo.embedders import CachedEmbedder
-from dqo.errors import EncoderError
 
 
 class Counting:
@@ -55,8 +53,3 @@ def test_writing_into_an_answer_does_not_reach_the_cache():
     cached = CachedEmbedder(Counting())
     cached(["a"]).zero_()
     assert cached(["a"]).tolist() == [[1, 1]]
-
-
-def test_capacity_is_checked():
-    with pytest.raises(EncoderError, match="capacity of at least 1 text, got 0"):
-        CachedEmbedder(Counting(), capacity=0)

@@ -99,10 +99,10 @@ class TestTheirFiles:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"name": NAMES[0], "dtype": "int8"}, "one of float32, bfloat16, float16, got 'int8'"),
+            ({"name": NAMES[0], "dtype": "int8"}, "one of float32, bfloat16, float16, got 'int8'; choose"),
             ({"name": NAMES[0], "device": "quux"}, "device 'quux' to hold it, but loading failed"),
             ({"name": NAMES[1], "device": "quux"}, "cannot run on device 'quux': this onnxruntime offers .*CPU"),
-            ({"name": NAMES[1], "dtype": "bfloat16"}, "dtype float32 only, got 'bfloat16'"),
+            ({"name": NAMES[1], "dtype": "bfloat16"}, "dtype float32 only, got 'bfloat16'; leave it out"),
             ({"name": NAMES[1], "batch_size": 0}, "whole number of at least 1, got 0"),
         ],
     )
@@ -113,9 +113,9 @@ class TestTheirFiles:
     def test_a_missing_or_broken_file_is_named(self, tmp_path):
         (tmp_path / "broken.onnx").write_bytes(b"nothing")
         tokenizer = packaged_minilm() / "tokenizer.json"
-        with pytest.raises(EncoderError, match=r"expected an ONNX file at '.*broken.onnx'"):
+        with pytest.raises(EncoderError, match=r"expected a file of an encoder at '.*broken.onnx'"):
             OnnxEmbedder(tmp_path / "broken.onnx", tokenizer, name="x")
-        with pytest.raises(EncoderError, match=r"needs the tokenizer at '.*none.json'"):
+        with pytest.raises(EncoderError, match=r"expected a file of an encoder at '.*none.json'"):
             OnnxEmbedder(packaged_paraphrase(), tmp_path / "none.json", name="x")
 
 

@@ -99,13 +99,13 @@ def test_a_server_gets_the_prompt_with_every_text():
         ("x?pooling=cls&pooling=cls", "each at most once, got 'pooling=cls'"),
         ("x?pooling", "got 'pooling'"),
         ("x?prompt=a&b", "got 'b'; write %26 for an &"),
-        ("x?pooling=max", "expected a pooling of mean, cls, last, got 'max'"),
+        ("x?pooling=max", "must be one of mean, cls, last, got 'max'"),
         (
             "hashed?prompt=a",
-            "options after a model of sentence-transformers or a server alone, got them after 'hashed'",
+            "encoder 'hashed' takes no options after its name",
         ),
-        ("policy:a/b?pooling=cls", "got them after 'policy:a/b'"),
-        ("endpoint:http://x/v1#m?pooling=cls", "expected no `pooling`, which a server decides itself, got 'cls'"),
+        ("policy:a/b?pooling=cls", "encoder 'policy:a/b' takes no options after its name"),
+        ("endpoint:http://x/v1#m?pooling=cls", "without `pooling`, which is set where the server is started, got"),
     ],
 )
 def test_an_option_that_cannot_be_taken_is_told(name, message):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dqo import DQOConfig
-from dqo.embedders import OwnEmbedder, load_embedder
+from dqo.embedders import OwnEmbedder
 from dqo.errors import EncoderError, RecipeError
 from dqo.rewards.diversity import DiversityReward
 
@@ -22,9 +22,9 @@ def test_arrays_lists_and_tensors_give_the_same_credit(make):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ([[1.0, 0.0]], r"one vector a text, got shape \(1, 2\) for 3 texts; return a \(N, D\) tensor"),
+        ([[1.0, 0.0]], r"one row of numbers per text, got shape \(1, 2\) for 3 texts; return a \(N, D\) tensor"),
         (np.ones(3), r"got shape \(3,\) for 3 texts"),
-        (None, r"encoder 'own' to return rows of numbers, got a NoneType"),
+        (None, r"encoder 'own' to return one row of numbers per text, got a NoneType"),
     ],
 )
 def test_what_is_no_embedding_names_the_encoder(found, message):
@@ -45,8 +45,6 @@ def test_what_cannot_be_called_is_told_when_it_is_given(tmp_path):
         OwnEmbedder(model)
     with pytest.raises(EncoderError, match="got a str; pass one, or for a name what `load_embedder` returns"):
         OwnEmbedder("hashed")
-    with pytest.raises(EncoderError, match="name or folder of an encoder, got a builtin"):
-        load_embedder(ROWS.get)
     with pytest.raises(
         RecipeError, match=r"`encoder` must be a name or folder, got a .*; give a function to the trainer"
     ):

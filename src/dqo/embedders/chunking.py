@@ -4,9 +4,10 @@ An encoder given a longer text cuts it and says nothing, so two answers that dif
 Here a longer text is halved, at white space where there is some, until each piece fits.
 """
 
+import hashlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,64 +15,113 @@ from torch.nn.functional import normalize
 
 from dqo.errors import EncoderError
 
+# Share of a batch's unknown tokens from which similarities say little.
+_MUCH = 0.2
 
-def embed_in_chunks(
-    texts: list[str],
-    *,
-    name: str,
-    dimension: int,
-    batch_size: int,
-    limit: float,
-    count_tokens: Callable[[list[str]], list[int]],
-    encode: Callable[[list[str]], Tensor],
-) -> Tensor:
-    """Unit embedding of each text: that of its pieces, averaged by their token counts and normalised again.
 
-    Pieces are encoded in order of length, so that a batch holds little padding. A text of no tokens gets a zero row.
+class ChunkedEmbedder:
+    """Base of the encoders: cuts texts into pieces that fit, and averages the pieces by their token counts.
 
-    Args:
-        texts: N texts.
-        name: The encoder's, for errors.
+    A subclass says how to count tokens and how to encode pieces.
+
+    Attributes:
+        name: What the user called it.
         dimension: D.
         batch_size: Most pieces encoded at once.
-        limit: Most tokens a piece may have, special tokens not counted; `math.inf` for no limit.
-        count_tokens: Tokens of each text, special tokens not counted.
-        encode: Pieces -> (B, D) of any float dtype and device.
+        vocabulary: Digest of its tokens; None where it is not known.
 
-    Returns:
-        (N, D) float32 on the CPU, rows of norm 1 or 0.
+    Args:
+        name: See above.
+        dimension: D.
+        batch_size: At least 1.
+        reads: Tokens that the encoder reads; None for any number.
+        fixed: Those of them that special tokens and a prompt take.
 
     Raises:
-        EncoderError: `encode` returned another shape, NaN or infinity; names the row.
+        EncoderError: A batch size below 1, or no token left for the text.
     """
-    pieces = sorted(split_texts(texts, limit, count_tokens), key=lambda piece: piece[2])
-    total = torch.zeros(len(texts), dimension)  # (N, D)
-    for start in range(0, len(pieces), batch_size):
-        rows, batch, counts = zip(*pieces[start : start + batch_size], strict=True)
-        vectors = encode(list(batch)).detach().to("cpu", torch.float32)  # (B, D)
-        if vectors.shape != (len(batch), dimension):
+
+    vocabulary: str | None = None
+    # Id of the token that stands for what the vocabulary cannot spell; None once the user was warned.
+    _unknown: int | None = None
+
+    def __init__(self, name: str, dimension: int, batch_size: int, reads: float | None = None, fixed: int = 0) -> None:
+        if batch_size < 1:
+            raise EncoderError(f"`batch_size` of an encoder must be a whole number of at least 1, got {batch_size!r}.")
+        self.name, self.dimension, self.batch_size = name, dimension, batch_size
+        self._limit = math.inf if reads is None else reads - fixed
+        if self._limit < 1:
             raise EncoderError(
-                f"encoder {name!r} should return one vector of width {dimension} a text, but returned shape "
-                f"{tuple(vectors.shape)} for {len(batch)} texts, the first of them row {rows[0]}; use another encoder."
+                f"encoder {name!r}: expected a prompt that leaves room for a text in the {reads} tokens it reads, got "
+                f"one that takes {fixed}; shorten it."
             )
-        bad = ~vectors.isfinite().all(1)  # (B,)
-        if bad.any():
-            row = rows[int(bad.nonzero()[0])]
-            raise EncoderError(
-                f"encoder {name!r} should return finite numbers, but returned NaN or infinity for row {row} "
-                f"({texts[row][:40]!r}); use dtype float32 or another encoder."
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Embeds texts.
+
+        Args:
+            texts: N texts.
+
+        Returns:
+            (N, D) float32 on the CPU, rows of norm 1; a zero row where a text has no tokens.
+
+        Raises:
+            EncoderError: The encoder returned another shape, NaN or infinity; names the row.
+        """
+        # In order of length, so that a batch holds little padding.
+        pieces = sorted(split_texts(texts, self._limit, self._count), key=lambda piece: piece[2])
+        total = torch.zeros(len(texts), self.dimension)  # (N, D)
+        for start in range(0, len(pieces), self.batch_size):
+            rows, batch, counts = zip(*pieces[start : start + self.batch_size], strict=True)
+            vectors = self._encode(list(batch)).detach().to("cpu", torch.float32)  # (B, D)
+            sound = vectors.shape == (len(batch), self.dimension) and bool(vectors.isfinite().all())
+            if not sound:
+                raise EncoderError(self._describe_fault(vectors, rows, texts))
+            weights = torch.tensor(counts, dtype=torch.float32).unsqueeze(1)  # (B, 1)
+            total.index_add_(0, torch.tensor(rows), normalize(vectors) * weights)
+        return normalize(total)  # (N, D)
+
+    def _count(self, texts: list[str]) -> list[int]:
+        """Tokens of each text, special tokens not counted."""
+        raise NotImplementedError
+
+    def _encode(self, pieces: list[str]) -> Tensor:
+        """(B, D) of any float dtype and device."""
+        raise NotImplementedError
+
+    def _describe_fault(self, vectors: Tensor, rows: Sequence[int], texts: list[str]) -> str:
+        if vectors.shape != (len(rows), self.dimension):
+            return (
+                f"encoder {self.name!r} should return one vector of width {self.dimension} per text, but returned "
+                f"shape {tuple(vectors.shape)} for {len(rows)} texts, the first of them row {rows[0]}; use another one."
             )
-        weights = torch.tensor(counts, dtype=torch.float32).unsqueeze(1)  # (B, 1)
-        total.index_add_(0, torch.tensor(rows), normalize(vectors) * weights)
-    return normalize(total)  # (N, D)
+        row = rows[int((~vectors.isfinite().all(1)).nonzero()[0])]
+        return (
+            f"encoder {self.name!r} should return finite numbers, but returned NaN or infinity for row {row} "
+            f"({texts[row][:40]!r}); use dtype float32 or another encoder."
+        )
+
+    def _warn_of_unknown(self, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
+        """Warns once where the encoder cannot read much of a batch, given the tokens of its texts."""
+        # all-MiniLM-L6-v2 and its siblings spell no emoji, few scripts without spaces and no word of more than 100
+        # characters. Two texts of nothing else have cosine 1 whatever they say.
+        counts = [list(row).count(self._unknown) for row in rows]  # B
+        total = sum(map(len, rows))
+        if self._unknown is None or sum(counts) <= _MUCH * total:
+            return
+        self._unknown = None
+        text = texts[counts.index(max(counts))]
+        warnings.warn(
+            f"encoder {self.name!r} cannot read {sum(counts) / total:.0%} of the words of a batch, for instance of "
+            f"{text[:60]!r}, and takes texts of such words for the same; 'multilingual' reads most languages.",
+            stacklevel=2,
+        )
 
 
 def split_texts(
     texts: list[str], limit: float, count_tokens: Callable[[list[str]], list[int]]
 ) -> list[tuple[int, str, int]]:
-    """Every text as pieces of at most `limit` tokens; nothing is lost, and a text of no tokens has no piece.
-
-    A piece is counted again after each cut, because a cut inside a word changes its tokens.
+    """Splits every text into pieces of at most `limit` tokens; nothing is lost, and a text of no tokens has no piece.
 
     Args:
         texts: N texts.
@@ -85,6 +135,7 @@ def split_texts(
     waiting = [(row, 0, text) for row, text in enumerate(texts) if text.strip()]
     while waiting:
         longer = []
+        # Counted again after each cut, because a cut inside a word changes its tokens.
         counts = count_tokens([text for _, _, text in waiting])
         for (row, offset, text), count in zip(waiting, counts, strict=True):
             if count > limit and len(text) > 1:
@@ -96,18 +147,6 @@ def split_texts(
     return [(row, text, count) for row, _, text, count in sorted(fitting)]
 
 
-def check_batch_size(batch_size: int) -> int:
-    """The batch size itself; EncoderError unless it is a whole number of at least 1."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise EncoderError(f"`batch_size` of an encoder must be a whole number of at least 1, got {batch_size!r}.")
-    return batch_size
-
-
-def token_limit(reads: float | None, special: int) -> float:
-    """Tokens left for the text in an encoder that reads `reads` of them (None: any number), `special` taken off."""
-    return math.inf if reads is None or math.isinf(reads) else max(1, int(reads) - special)
-
-
 def _middle(text: str) -> int:
     """Where to halve a text of two characters or more: the last white space of its second quarter, or the middle."""
     middle = len(text) // 2
@@ -115,42 +154,20 @@ def _middle(text: str) -> int:
     return space if space > middle // 2 else middle
 
 
-# A word that an encoder's vocabulary cannot spell becomes its unknown token, and all such words are alike to it.
-#
-# all-MiniLM-L6-v2 and paraphrase-MiniLM-L3-v2 read so: emoji, most scripts without spaces, and words of more than 100
-# characters. Two texts of nothing else have cosine 1 whatever they say, under the held-out encoder too.
-
-_MUCH = 0.2  # share of a batch's tokens from which similarities say little
-
-
-class UnreadableText:
-    """Watches the tokens of an encoder's batches and warns once where it cannot read much of one.
+def mean_states(states: Tensor, mask: Tensor) -> Tensor:
+    """Averages token states over the tokens of a text.
 
     Args:
-        name: the encoder's, for the warning.
-        unknown: id of its unknown token; None for a tokenizer that spells everything.
+        states: (B, T, D) of any float dtype.
+        mask: (B, T), 1 on tokens.
+
+    Returns:
+        (B, D) float32.
     """
+    weights = mask.unsqueeze(-1).float()  # (B, T, 1)
+    return (states.float() * weights).sum(1) / weights.sum(1)
 
-    def __init__(self, name: str, unknown: int | None) -> None:
-        self._name, self._unknown = name, unknown
 
-    def watch(self, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
-        """Count unknown tokens.
-
-        Args:
-            texts: B texts.
-            rows: B lists of their tokens.
-        """
-        if self._unknown is None:
-            return
-        counts = [list(row).count(self._unknown) for row in rows]  # B
-        total = sum(map(len, rows))
-        if sum(counts) <= _MUCH * total:
-            return
-        self._unknown = None
-        text = texts[counts.index(max(counts))]
-        warnings.warn(
-            f"encoder {self._name!r} cannot read {sum(counts) / total:.0%} of the words of a batch, for instance of "
-            f"{text[:60]!r}, and takes texts of such words for the same; 'multilingual' reads most languages.",
-            stacklevel=2,
-        )
+def digest(tokens: Iterable[str]) -> str:
+    """Computes what tells one vocabulary from another: hexadecimal digits, whatever the order of the tokens."""
+    return hashlib.sha256("\n".join(sorted(tokens)).encode("utf-8", "surrogatepass")).hexdigest()

@@ -14,11 +14,9 @@ from dqo.embedders.onnx import PARAPHRASE, OnnxEmbedder, packaged_paraphrase
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EncoderError
 
-# What an embedder is.
-
 
 class Embedder(Protocol):
-    """Texts to vectors: the one view of meaning that the diversity of a group is measured in.
+    """Texts to vectors, in which the diversity of a group is measured.
 
     Attributes:
         name: Goes into logs and metrics.json.
@@ -29,12 +27,12 @@ class Embedder(Protocol):
     dimension: int
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """(N, D) float32 on the CPU: a row of norm 1 for each text, a zero row for a blank one."""
+        """Returns (N, D) float32 on the CPU: a row of norm 1 for each text, a zero row for a blank one."""
         ...
 
 
 def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batch_size: int = 64) -> Embedder:
-    """The encoder of a name, behind a cache of the 16,384 texts used last.
+    """Loads the encoder of a name, behind a cache of the 16,384 texts used last.
 
     | name | encoder |
     |---|---|
@@ -63,76 +61,70 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     Raises:
         EncoderError: No such encoder, or a setting it cannot take.
     """
-    given = read_name(name)
+    return CachedEmbedder(_load(read_name(name), {"device": device, "dtype": dtype, "batch_size": batch_size}))
+
+
+def _load(given: EncoderName, options: dict[str, Any]) -> Embedder:
     named = replace(given, name=ALIASES.get(given.name, given.name))
     kind, _, rest = named.name.partition(":")
     if named.folder:
-        return CachedEmbedder(_sentence(given, str(named.folder), device=device, dtype=dtype, batch_size=batch_size))
+        return _sentence(given, str(named.folder), options)
     if kind == "endpoint":
-        return CachedEmbedder(_served(given, rest, batch_size))
-    short = canonical(named.name)
-    minilm, paraphrase = packaged_minilm(), packaged_paraphrase()
-    of_the_file = short == PARAPHRASE and bool(paraphrase and minilm)
-    if named.options and (of_the_file or kind in ("policy", "hashed")):
+        return _served(given, rest, options["batch_size"])
+    if kind in ("policy", "hashed"):
+        return _without_options(named, kind, rest, options)
+    short, minilm, paraphrase = canonical(named.name), packaged_minilm(), packaged_paraphrase()
+    if short == PARAPHRASE and minilm and paraphrase:
+        _check_plain(named, options["dtype"])
+        # The package of the ONNX file brings no tokenizer; the vocabulary is the same.
+        return OnnxEmbedder(
+            paraphrase,
+            minilm / "tokenizer.json",
+            name=short,
+            device=options["device"],
+            batch_size=options["batch_size"],
+        )
+    return _sentence(named, str(minilm) if short == MINILM and minilm else hub_name(named.name), options)
+
+
+def _without_options(named: EncoderName, kind: str, rest: str, options: dict[str, Any]) -> Embedder:
+    """`policy:<model>`, `hashed` or `hashed:<dimension>`."""
+    _check_plain(named, options["dtype"] if kind == "hashed" else "float32")
+    rest = "256" if named.name == "hashed" else rest
+    if not (rest.isdecimal() if kind == "hashed" else rest):
         raise EncoderError(
-            f"encoder {str(given)!r}: expected options after a model of sentence-transformers or a server alone, got "
-            f"them after {named.name!r}; leave them out."
+            f"expected the name of a model after 'policy:' or a whole number after 'hashed:', got {named.name!r}; "
+            "write 'policy:owner/model', 'hashed:64' or 'hashed'."
         )
     if kind == "policy":
-        return CachedEmbedder(_hidden_states(named.name, rest, device=device, dtype=dtype, batch_size=batch_size))
-    if of_the_file or kind == "hashed":
-        if dtype != "float32":
-            raise EncoderError(f"encoder {name!r} has dtype float32 only, got {dtype!r}; leave `dtype` out.")
-        if kind == "hashed":
-            return CachedEmbedder(_hashed(named.name, rest))
-        tokenizer = minilm / "tokenizer.json"  # the package of the ONNX file brings none; the vocabulary is the same
-        return CachedEmbedder(OnnxEmbedder(paraphrase, tokenizer, name=short, device=device, batch_size=batch_size))
-    source = str(minilm) if short == MINILM and minilm else hub_name(named.name)
-    return CachedEmbedder(_sentence(named, source, device=device, dtype=dtype, batch_size=batch_size))
+        return HiddenStateEmbedder(rest, name=named.name, **options)
+    return HashedEmbedder(int(rest))
 
 
-def _sentence(named: EncoderName, source: str, **options: Any) -> SentenceEmbedder:
-    """A folder or hub name of sentence-transformers."""
+def _check_plain(named: EncoderName, dtype: str) -> None:
+    if named.options or dtype != "float32":
+        raise EncoderError(
+            f"encoder {named.name!r} takes no options after its name and, where it is no policy, dtype float32 only, "
+            f"got {named.options or dtype!r}; leave it out."
+        )
+
+
+def _sentence(named: EncoderName, source: str, options: dict[str, Any]) -> SentenceEmbedder:
     return SentenceEmbedder(source, name=str(named), pooling=named.pooling, prompt=named.prompt, **options)
 
 
-def _hidden_states(name: str, model: str, **options: Any) -> HiddenStateEmbedder:
-    """`policy:<model>`."""
-    if not model:
-        raise EncoderError(f"expected the name of a model after 'policy:', got {name!r}; write 'policy:owner/model'.")
-    return HiddenStateEmbedder(model, name=name, **options)
-
-
 def _served(named: EncoderName, place: str, batch_size: int) -> ServedEmbedder:
-    """`endpoint:<url>#<model>`."""
     url, _, model = place.rpartition("#")
-    if not url or not model:
+    if not url or not model or named.pooling:
         raise EncoderError(
-            f"expected 'endpoint:<url>#<model>', got {named.name!r}; write "
-            "'endpoint:http://localhost:8000/v1#owner/model'."
-        )
-    if named.pooling:
-        raise EncoderError(
-            f"encoder {str(named)!r}: expected no `pooling`, which a server decides itself, got {named.pooling!r}; "
-            "leave it out and set it where the server is started."
+            "expected 'endpoint:<url>#<model>' without `pooling`, which is set where the server is started, got "
+            f"{str(named)!r}; write 'endpoint:http://localhost:8000/v1#owner/model'."
         )
     return ServedEmbedder(url, model, batch_size=batch_size, prompt=named.prompt or "")
 
 
-def _hashed(name: str, width: str) -> HashedEmbedder:
-    """`hashed` or `hashed:<dimension>`."""
-    if name == "hashed":
-        return HashedEmbedder()
-    if not width.isdecimal():
-        raise EncoderError(f"expected a whole number after 'hashed:', got {name!r}; write 'hashed:64' or 'hashed'.")
-    return HashedEmbedder(int(width))
-
-
-# A user's function as an encoder: numpy or lists become a tensor, and what fits no batch is told by its shape.
-
-
 class OwnEmbedder:
-    """Texts -> (N, D) by a function of the user.
+    """Texts -> (N, D) by a function of the user; arrays and lists become a tensor.
 
     Attributes:
         name: The function's.
@@ -141,11 +133,12 @@ class OwnEmbedder:
         encode: list[str] -> N rows of D numbers, as tensor, array or lists.
 
     Raises:
-        EncoderError: Nothing that can be called. When called: not one row of numbers a text.
+        EncoderError: Nothing that can be called. When called: not one row of numbers per text.
     """
 
     def __init__(self, encode: Callable[[list[str]], Any]) -> None:
-        model = isinstance(encode, torch.nn.Module) and hasattr(encode, "encode")  # its call is a forward of features
+        # The call of a model of sentence-transformers is a forward of features.
+        model = isinstance(encode, torch.nn.Module) and hasattr(encode, "encode")
         if not callable(encode) or model:
             raise EncoderError(
                 f"Expected a function list[str] -> (N, D) as encoder, got a {type(encode).__name__}; pass "
@@ -155,25 +148,23 @@ class OwnEmbedder:
         self.name = str(getattr(encode, "name", None) or getattr(encode, "__name__", type(encode).__name__))
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """(N, D) on whatever device the function returns."""
+        """Returns (N, D) on whatever device the function returns."""
         found = self._encode(texts)
         try:
             rows = found if isinstance(found, Tensor) else torch.as_tensor(found)
+            problem = "" if rows.dim() == 2 and len(rows) == len(texts) else f"shape {tuple(rows.shape)}"
         except (TypeError, ValueError, RuntimeError) as error:
+            problem = f"a {type(found).__name__} ({error})"
+        if problem:
             raise EncoderError(
-                f"Expected encoder {self.name!r} to return rows of numbers, got a {type(found).__name__} ({error}); "
-                "return a (N, D) tensor or array."
-            ) from error
-        if rows.dim() != 2 or len(rows) != len(texts):
-            raise EncoderError(
-                f"Expected the encoder to return one vector a text, got shape {tuple(rows.shape)} for {len(texts)} "
-                "texts; return a (N, D) tensor."
+                f"Expected encoder {self.name!r} to return one row of numbers per text, got {problem} for {len(texts)} "
+                "texts; return a (N, D) tensor or array."
             )
         return rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
 
 
 def chosen_embedder(encoder: str | Embedder | Callable[[list[str]], Any], **options: Any) -> Embedder | OwnEmbedder:
-    """The encoder of a name, or a user's function.
+    """Loads the encoder of a name, or wraps a user's function.
 
     Args:
         encoder: Name or folder, or a function list[str] -> (N, D).
@@ -188,31 +179,23 @@ def chosen_embedder(encoder: str | Embedder | Callable[[list[str]], Any], **opti
     return load_embedder(encoder, **options) if isinstance(encoder, str) else OwnEmbedder(encoder)
 
 
-# Remember embeddings: in a collapsed group, and when the same responses are logged, texts repeat.
-
-
 class CachedEmbedder:
     """An embedder that embeds each distinct text once, and forgets the texts that were not asked for longest.
+
+    Texts repeat in a collapsed group, and where the same responses are logged.
 
     Attributes:
         name: That of the wrapped embedder.
         dimension: D of the wrapped embedder.
         notes: What a reader of its numbers should know, sentences; none where the wrapped embedder has none.
         vocabulary: Digest of the tokens the wrapped embedder reads; None where it is not known.
+
+    Args:
+        embedder: The one that does the work.
+        capacity: Most texts remembered, at least 1; a text costs its own bytes and 4 D bytes.
     """
 
     def __init__(self, embedder: Embedder, capacity: int = 16_384) -> None:
-        """Wrap an embedder.
-
-        Args:
-            embedder: The one that does the work.
-            capacity: Most texts remembered, at least 1; a text costs its own bytes and 4 D bytes.
-
-        Raises:
-            EncoderError: A capacity below 1.
-        """
-        if capacity < 1:
-            raise EncoderError(f"an embedding cache needs a capacity of at least 1 text, got {capacity}.")
         self.name = embedder.name
         self.dimension = embedder.dimension
         self.vocabulary: str | None = getattr(embedder, "vocabulary", None)
@@ -222,11 +205,11 @@ class CachedEmbedder:
 
     @property
     def notes(self) -> list[str]:
-        """Those of the wrapped embedder, which may find more as it works."""
+        """Notes of the wrapped embedder, which may find more as it works."""
         return getattr(self._embedder, "notes", [])
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """(N, D) rows in the order of the texts, a fresh tensor each time."""
+        """Returns (N, D) rows in the order of the texts, a fresh tensor each time."""
         new = [text for text in dict.fromkeys(texts) if text not in self._rows]
         if new:
             # Each row is its own copy, so that forgetting a text frees its memory.

