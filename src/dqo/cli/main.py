@@ -10,6 +10,7 @@ from importlib import import_module
 
 from dqo._version import __version__
 from dqo.errors import DQOError
+from dqo.settings import DEFAULT_ENCODER
 
 # Import name -> the extra to install where it is missing; of several extras that have it, the one needed first.
 _PACKAGES = {
@@ -146,7 +147,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("train", "dev", "test"), help="the task's prompts to use (default: test)")
     parser.add_argument(
         "--encoder",
-        default="all-MiniLM-L6-v2",
+        default=DEFAULT_ENCODER,
         help="judge of diversity, NAME or NAME?pooling=cls&prompt=TEXT (default: %(default)s)",
     )
     parser.add_argument(

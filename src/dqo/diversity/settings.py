@@ -11,11 +11,11 @@ from dqo.core.combine import reaches
 from dqo.core.kernels import check_kernel
 from dqo.diversity.signals import SIGNALS, Signal
 from dqo.errors import DQOError, check_choice
+from dqo.settings import DEFAULT_ENCODER
 from dqo.settings.checking import check_fields, setting
 
 # Rules of `combine` that need `quality_threshold`.
 GATES = ("gate", "spread")
-DEFAULT_ENCODER = "all-MiniLM-L6-v2"
 
 
 @dataclass

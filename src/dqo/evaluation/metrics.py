@@ -32,6 +32,7 @@ from dqo.evaluation.statistics import PromptValues, summarize
 from dqo.evaluation.words import compression_ratio, distinct_n, self_bleu
 from dqo.files.records import Group
 from dqo.rewards.calling import finite_number
+from dqo.settings import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
     from dqo.embedders import Embedder
@@ -51,7 +52,7 @@ def measure(
     responses: Mapping[str, Sequence[str]],
     rewards: Mapping[str, Sequence[float | None]] | None = None,
     *,
-    encoder: str | Callable[[list[str]], Any] = "all-MiniLM-L6-v2",
+    encoder: str | Callable[[list[str]], Any] = DEFAULT_ENCODER,
 ) -> dict[str, dict[str, float] | None]:
     """Every metric of the responses to some prompts, with 95 % bootstrap intervals over the prompts.
 

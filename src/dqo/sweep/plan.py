@@ -25,6 +25,7 @@ from dqo.errors import DQOError, RecipeError
 from dqo.files.jsonio import parse_object, read_text
 from dqo.files.records import Prompt, read_prompts, write_json
 from dqo.files.run import check_unchanged
+from dqo.settings import DEFAULT_ENCODER
 from dqo.settings.checking import Strict, check
 from dqo.settings.yaml import read_yaml_file
 from dqo.tasks import Task, load_task, option_flags, takes_path
@@ -87,7 +88,7 @@ class _GivenEvaluation(Strict):
     prompts: int | None = Field(default=None, ge=1)
     n: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    encoder: str = "all-MiniLM-L6-v2"
+    encoder: str = DEFAULT_ENCODER
     heldout_encoder: str | None = None
     max_new_tokens: int = Field(ge=1)
     temperature: float = Field(default=1.0, gt=0)
