@@ -40,9 +40,9 @@ def test_a_text_longer_than_the_model_reads_is_embedded_whole(tiny_policy_folder
 
 
 def test_names_without_a_model_are_refused():
-    with pytest.raises(EncoderError, match="expected the name of a model after 'policy:' .*, got 'policy:'"):
+    with pytest.raises(EncoderError, match=r"expected the name of a model after 'policy:' .*, got 'policy:'"):
         load_embedder("policy:")
-    with pytest.raises(EncoderError, match="expected 'endpoint:<url>#<model>' .*, got 'endpoint:http://x/v1'"):
+    with pytest.raises(EncoderError, match=r"expected 'endpoint:<url>#<model>' .*, got 'endpoint:http://x/v1'"):
         load_embedder("endpoint:http://x/v1")
 
 
