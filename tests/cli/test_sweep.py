@@ -100,7 +100,7 @@ def test_every_policy_is_asked_with_the_base_s_system_prompt(sweep_file, refused
     assert args.system_prompt == "-n: no names\n--\n1e-5", "text that looks like a flag is text"
     assert not any("--system-prompt" in flag for flag in read_sweep(sweep_file())[0].evaluation.flags())
     said = refused(sweep_file(arms={"dqo": {"system_prompt": "x"}}), "--dry-run")
-    assert "`system_prompt` cannot differ between arms; every policy is asked alike" in said
+    assert "`system_prompt` cannot be set here; every policy is asked alike" in said
 
 
 def test_the_whole_of_it(sweep_file, stand_in, tmp_path, capsys):
@@ -211,13 +211,11 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
         ({"arms": {"dqo": {"kernle": "cosine"}}}, "arm 'dqo': expected a known setting, got 'kernle'"),
         ({"arms": {"dqo": {"trainer": {"learning_rate": "fast"}}}}, "`trainer.learning_rate` must be a number"),
         ({"arms": {"dqo": {"combine": "spread"}}}, "arm 'dqo': `quality_threshold` belongs to"),
-        ({"arms": {"dqo": {"seed": 3}}}, "`seed` cannot differ between arms; list the seeds"),
-        ({"arms": {"dqo": {"alpha": 1, "alphas": [1, 2]}}}, "one `alpha` or a grid of `alphas`, got 1 and [1, 2]"),
+        ({"arms": {"dqo": {"seed": 3}}}, "`seed` cannot be set here; list the seeds"),
+        ({"arms": {"dqo": {"alpha": 1, "alphas": [1, 2]}}}, "`alpha` cannot be set here; leave it or the arm's grid"),
         ({"arms": {"dqo": {"alpha": 1}}}, "`alphas` is a grid for arms without an alpha of their own"),
-        ({"arms": {"dqo": {}, "DQO": {}}}, "a folder of its own for every run, but 'DQO-alpha0.5-seed0'"),
         ({"arms": {"a/b": {}}}, "the name of an arm is part of a folder's"),
         ({"alphas": [1, 1.0]}, "`alphas` has 1.0 twice"),
-        ({"arms": {"plain": {"diversity": "none"}}, "alphas": [0.5, 1]}, "diversity: none has no weight, so the runs"),
         ({"alphas": [-1]}, "alpha"),
         ({"alphas": [0.5, 5e-1]}, "`alphas` has 0.5 twice"),
         ({"seeds": [0, False]}, "`seeds.1` must be a whole number, got False"),

@@ -219,38 +219,27 @@ def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
 
 def _runs(file: _SweepFile, base: dict[str, Any], output_dir: Path, path: str) -> tuple[list[Run], list[Recipe]]:
     """Every training run with its recipe: arms in file order, each alpha, each seed."""
-    made: dict[str, tuple[Run, Recipe]] = {}
-    grid_used = False
+    runs: list[Run] = []
+    recipes: list[Recipe] = []
+    grid_used = file.alphas is None
     for arm, overrides in file.arms.items():
         origin = f"{path}, arm {arm!r}"
         changes, alphas = _arm(arm, overrides or {}, origin)
         if alphas is None and "alpha" not in changes:
             alphas, grid_used = file.alphas, True
-        if alphas is None:
-            alphas = _one_spelling([changes.get("alpha", base.get("alpha", 1.0))])
-        elif changes.get("diversity", base.get("diversity")) == "none" and len(alphas) > 1:
-            raise RecipeError(
-                f"{origin}: diversity: none has no weight, so the runs at alphas {alphas} would be one and the same; "
-                "give the arm `alpha: 0`."
-            )
-        for alpha, seed in product(alphas, file.seeds):
-            name = f"{arm}-alpha{alpha}-seed{seed}"
-            if other := made.get(name.lower()):  # some file systems do not tell Dqo from dqo
-                raise RecipeError(
-                    f"{origin}: expected a folder of its own for every run, but {name!r} and {other[0].name!r} are "
-                    "one; rename an arm."
-                )
-            folder = output_dir / "runs" / name
+        for alpha, seed in product(alphas or _one_spelling([(base | changes).get("alpha", 1.0)]), file.seeds):
+            folder = output_dir / "runs" / f"{arm}-alpha{alpha}-seed{seed}"
             own = {"alpha": alpha, "seed": seed, "output_dir": str(folder)}
             settings = not_cleared(base, overrides or {}) | changes | own
             sources = dict.fromkeys(base, file.base) | dict.fromkeys([*changes, *own], origin)
-            made[name.lower()] = Run(arm, alpha, seed, folder, settings), _recipe(settings, sources, file.base, origin)
-    if file.alphas is not None and not grid_used:
+            runs.append(Run(arm, alpha, seed, folder, settings))
+            recipes.append(_recipe(settings, sources, file.base, origin))
+    if not grid_used:
         raise RecipeError(
             f"{path}: `alphas` is a grid for arms without an alpha of their own, but every arm has one; remove it, or "
             "the arms' own."
         )
-    return [run for run, _ in made.values()], [recipe for _, recipe in made.values()]
+    return runs, recipes
 
 
 def _arm(arm: str, overrides: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[Any] | None]:
@@ -262,14 +251,10 @@ def _arm(arm: str, overrides: Mapping[str, Any], origin: str) -> tuple[dict[str,
         )
     alphas = check(_Grid, {"alphas": overrides.get("alphas")}, origin).alphas
     changes = flat_settings({key: value for key, value in overrides.items() if key != "alphas"}, origin)
+    refused = _NOT_IN_AN_ARM | ({"alpha": "leave it or the arm's grid of `alphas` out"} if alphas else {})
     for key in changes:
-        if key in _NOT_IN_AN_ARM:
-            raise RecipeError(f"{origin}: `{key}` cannot differ between arms; {_NOT_IN_AN_ARM[key]}.")
-    if alphas is not None and "alpha" in changes:
-        raise RecipeError(
-            f"{origin}: an arm has one `alpha` or a grid of `alphas`, got {changes['alpha']!r} and {alphas!r}; leave "
-            "one out."
-        )
+        if key in refused:
+            raise RecipeError(f"{origin}: `{key}` cannot be set here; {refused[key]}.")
     return changes, alphas
 
 

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 
+import torch
+
+from dqo.embedders import load_embedder
 from dqo.errors import DataError, RecipeError
 from dqo.files.jsonio import is_number
 from dqo.files.records import Prompt, write_text
@@ -28,7 +31,7 @@ DQO = [sys.executable, "-m", "dqo"]  # what runs a stage
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is not done, then write the results of all that is.
+    """Does what is not done, then write the results of all that is.
 
     Args:
         args: `file`, `jobs`, `threads_per_job`, `dry_run` and `only`.
@@ -37,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         0 when every run asked for is evaluated, else 1; with `dry_run` 0.
 
     Raises:
-        DQOError: A sweep file that does not do, or a folder that holds something else.
+        DQOError: An invalid sweep file, or a folder that holds something else.
     """
     for package in _NEEDED_LATE:
         import_module(package)
@@ -68,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_encoders(sweep: Sweep) -> None:
-    """Load what will measure the runs, so that a misspelt name does not show after the first training."""
-    from dqo.embedders import load_embedder
-
+    """Loads what will measure the runs, so that a misspelt name does not show after the first training."""
     for name in (sweep.evaluation.encoder, sweep.evaluation.heldout_encoder):
         if name is not None and not name.startswith("policy:"):  # whose weights may be large
             load_embedder(name)
@@ -166,7 +167,7 @@ def _write_recipe(one: Run) -> None:
 
 
 def _tidy(one: Run, keep: str) -> None:
-    """Delete the checkpoints of a finished run that are not to be kept."""
+    """Deletes the checkpoints of a finished run that are not to be kept."""
     folder = RunFolder(one.folder)
     for path in folder.checkpoints.glob("*") if keep != "all" else ():
         if path.is_dir() and (keep == "none" or path != folder.final):  # a model card lies there too
@@ -174,20 +175,21 @@ def _tidy(one: Run, keep: str) -> None:
 
 
 def environments(jobs: int, threads: int | None) -> Callable[[int], dict[str, str]]:
-    """Variables for the processes of each slot: its share of the processor, and an accelerator of its own.
+    """Gives the processes of each slot their share of the processor, and a GPU of their own.
 
     Args:
         jobs: Slots.
-        threads: Processor threads a job; its share of the machine where None, and no limit for a single slot.
+        threads: Processor threads per job; its share of the machine where None, and no limit for a single slot.
 
     Returns:
         Slot number -> variables.
     """
     if threads is None and jobs > 1:
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = max(1, usable // jobs)
+        threads = max(1, torch.get_num_threads() // jobs)
     variables = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-    devices = _devices()
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = map(str, range(torch.cuda.device_count())) if shown is None else filter(None, shown.split(","))
+    devices = list(devices)
 
     def environment(slot: int) -> dict[str, str]:  # a process takes one device, and refuses to be shown several
         return variables | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if len(devices) > 1 else {})
@@ -195,31 +197,17 @@ def environments(jobs: int, threads: int | None) -> Callable[[int], dict[str, st
     return environment
 
 
-def _devices() -> list[str]:
-    import torch
-
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if shown is not None:
-        return [device for device in shown.split(",") if device]
-    return [str(number) for number in range(torch.cuda.device_count())]
-
-
 def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> dict[str, str]:
-    """Write tables and pictures of every evaluated run of the sweep; returns what is wrong with the others."""
+    """Writes tables and pictures of every evaluated run of the sweep; returns what is wrong with the others."""
     evaluated, wrong = read_evaluations(sweep.runs, sweep.evaluation, prompts)
     errors = errors | wrong
     if not evaluated:
         _say("no run is evaluated, so there are no results")
         return errors
-    there = {one.run.name for one in evaluated}
-    document = summarise(evaluated) | {
-        "evaluation": sweep.evaluation.model_dump(),
-        "n_prompts": len(prompts),
-        "missing": [
-            {"run": one.name, "reason": errors.get(one.name, "not run yet").rstrip(".")}
-            for one in sweep.runs if one.name not in there
-        ],
-    }  # fmt: skip
+    left_out = [one.name for one in sweep.runs if one not in [other.run for other in evaluated]]
+    missing = [{"run": name, "reason": errors.get(name, "not run yet").rstrip(".")} for name in left_out]
+    facts = {"evaluation": sweep.evaluation.model_dump(), "n_prompts": len(prompts), "missing": missing}
+    document = summarise(evaluated) | facts
     with owning(sweep.results, LOCK, grace=-1):  # sweeps that share the work may end together
         print(write_tables(sweep.results, document, evaluated))
         pictures = write_plots(sweep.results, document)
