@@ -177,7 +177,7 @@ def test_everything_is_reached_by_keyboard(opened, browser):
     focused = browser.switch_to.active_element
     assert focused.get_attribute("aria-describedby") == "tip"
     tip = opened.find("#tip")[0].text
-    assert "Mean reward of the responses." in tip
+    assert "Mean reward of the responses by the task or the reward given" in tip
     assert "prompt_metrics.jsonl" in tip
     focused.send_keys(Keys.ESCAPE)
     assert not opened.find("#tip")[0].is_displayed()
