@@ -57,13 +57,15 @@ _Text = Annotated[str, AfterValidator(_not_blank)]
 _Texts = Annotated[list[str], Field(min_length=1)]
 
 
-class _PromptLine(Strict):
+class PromptLine(Strict):
+    """A prompt as a data file has it."""
+
     prompt: _Text
     reference: str | list[str] = Field(default=[])
     meta: dict[str, Any] = Field(default={})
 
 
-class _GroupLine(_PromptLine):
+class _GroupLine(PromptLine):
     id: _Text
     responses: _Texts
     finish: _Texts
@@ -96,7 +98,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     """
 
     def prompt(line: dict[str, Any], number: int, place: str) -> Prompt:
-        found = check(_PromptLine, line, place, error=DataError)
+        found = check(PromptLine, line, place, error=DataError)
         own = found.meta.get("id", f"{Path(path).stem}-{number}")
         if not isinstance(own, str) or not own:
             raise DataError(f"{place}: `meta.id` must be text that is not empty, got {own!r}; change the value.")

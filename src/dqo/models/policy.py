@@ -116,7 +116,6 @@ def load_policy(
     source, tokenizer = _load_tokenizer(name)
     what = f"a causal language model in safetensors format from {source!r}" + f" on {device!r}" * bool(device)
     model = load_whole(AutoModelForCausalLM, source, what, device=device, dtype=getattr(torch, dtype))
-    _check_causal(model.config, name)
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
 
@@ -126,9 +125,7 @@ def load_outline(name: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]
     from transformers import AutoConfig
 
     source, tokenizer = _load_tokenizer(name)
-    config = read_part(AutoConfig, source, "model config")
-    _check_causal(config, name)
-    return config, tokenizer
+    return read_part(AutoConfig, source, "model config"), tokenizer
 
 
 def load_backbone(name: str) -> "PreTrainedModel":
@@ -147,18 +144,6 @@ def load_backbone(name: str) -> "PreTrainedModel":
     )
 
 
-def _check_causal(config: "PretrainedConfig", name: str) -> None:
-    """Refuse an encoder such as BERT, which loads as a language model, but whose tokens see those that follow them."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
-
-    causal = any(getattr(config, setting, False) for setting in ("is_decoder", "is_encoder_decoder", "causal"))
-    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not causal:
-        raise ModelError(
-            f"expected a causal language model in {name!r}, but it is an encoder of type {config.model_type!r}, in "
-            "which a token sees those behind it; choose a model that generates text."
-        )
-
-
 def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
     """Finds a policy and reads its tokenizer, which pads on the left."""
     from transformers import AutoTokenizer
@@ -166,11 +151,6 @@ def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
     source = find_model(name)
     tokenizer = read_part(AutoTokenizer, source, "tokenizer", padding_side="left")
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ModelError(
-                f"expected the tokenizer of {name!r} to have a pad or an end-of-sequence token, but it has neither; "
-                "set eos_token in its tokenizer_config.json."
-            )
         tokenizer.pad_token = tokenizer.eos_token
     return source, tokenizer
 

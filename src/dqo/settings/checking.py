@@ -22,6 +22,7 @@ _WORDS = {
     "finite_number": "a finite number", "literal_error": "{expected}", "greater_than": "above {gt:g}",
     "greater_than_equal": "at least {ge:g}", "less_than": "below {lt:g}", "less_than_equal": "at most {le:g}",
     "too_short": "a list of at least {min_length}", "string_pattern_mismatch": "text of the form {pattern}",
+    "invalid-json-value": "a value that JSON has",
 }  # fmt: skip
 
 

@@ -1,21 +1,26 @@
 """A user's own prompts and reward function as a task."""
 
 import inspect
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.jsonio import is_number
-from dqo.files.records import Prompt, read_prompts
+from dqo.files.records import Prompt, PromptLine, read_prompts
 from dqo.models.weights import first_words
 from dqo.rewards import CheckedReward
 from dqo.rewards.loading import checked_span, import_function, import_reward
+from dqo.settings.checking import check
 from dqo.tasks.splits import Splits, SplitTask, distinct_ids
+
+
+class _HubRow(PromptLine):
+    meta: dict[str, JsonValue]
+
 
 _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 
@@ -138,30 +143,13 @@ def _from_hub(name: str, hub_split: str, split: str) -> list[Prompt]:
 
 def _hub_prompt(row: dict[str, Any], name: str, hub_split: str, index: int) -> Prompt:
     """One row, every column such that the responses to it can be written and read again."""
-    place = f"data set {name!r} (split {hub_split!r}), row {index}, column"
-    prompt, reference, prompt_id = row.pop("prompt"), row.pop("reference", None), f"{name}-{hub_split}-{index}"
-    if not isinstance(prompt, str) or not prompt.strip():
-        raise DataError(f"{place} 'prompt': expected text, got {prompt!r}; use a column of strings.")
-    meta = {**row, "id": prompt_id}
-    for column, value in meta.items():
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
-            raise DataError(
-                f"{place} {column!r}: expected a value that JSON has, got {str(value)[:80]!r} ({error}); write a "
-                "JSON-lines file without the column, or with text in it."
-            ) from error
-    return Prompt(prompt_id, prompt, _hub_reference(reference, f"{place} 'reference'"), meta)
-
-
-def _hub_reference(value: Any, place: str) -> str | list[str]:
-    """Text or texts as a file has them; a number is an answer written without quotes."""
-    if value is None or value == "":
-        return []
-    texts = [str(one) if is_number(one) else one for one in (value if isinstance(value, list) else [value])]
-    if not all(isinstance(one, str) for one in texts):
-        raise DataError(
-            f"{place}: expected a text, a number or a list of them, got {str(value)[:80]!r}; write a JSON-lines file "
-            "with the column as text."
-        )
-    return texts if isinstance(value, list) else texts[0]
+    reference, meta = row.pop("reference", None), {"id": f"{name}-{hub_split}-{index}"}
+    # A number is an answer written without quotes.
+    texts = [str(one) if is_number(one) else one for one in (reference if isinstance(reference, list) else [reference])]
+    line = {
+        "prompt": row.pop("prompt"),
+        "reference": [] if reference in (None, "") else texts if isinstance(reference, list) else texts[0],
+        "meta": row | meta,
+    }
+    found = check(_HubRow, line, f"data set {name!r} (split {hub_split!r}), row {index}", error=DataError)
+    return Prompt(meta["id"], found.prompt, found.reference, found.meta)
