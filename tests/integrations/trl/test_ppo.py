@@ -268,7 +268,6 @@ def test_groups_of_two_are_allowed_and_meaningless_settings_refused(tmp_path, mo
         "`gae_lambda` must be at most 1, got 1.5": {"gae_lambda": 1.5},
         "`value_clip` must be above 0": {"value_clip": 0.0},
         "kl_in='reward' needs `beta` above 0": {"kl_in": "reward"},
-        "PPO needs multi_objective_aggregation": {"multi_objective_aggregation": "normalize_then_sum", "alpha": 0.0},
         "replace the advantages of a group, got them with PPO": {"skip_tied_groups": True},
         "go by the sign of a response's one advantage": {"off_policy_mask_threshold": 0.5},
         "loss_type='vespo' go by the sign": {"loss_type": "vespo"},

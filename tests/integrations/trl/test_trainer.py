@@ -469,8 +469,6 @@ def test_a_reward_model_may_bring_its_tokenizer(tiny_policy, tiny_policy_folder,
         (GRPOConfig, share_of_short_words, {}, r"this trainer needs a DQOConfig, got GRPOConfig; pass args=DQOConfig"),
         (DQORLOOConfig, share_of_short_words, {}, r"this trainer needs a DQOConfig, got DQORLOOConfig"),
         (DQOPPOConfig, share_of_short_words, {}, r"this trainer needs a DQOConfig, got DQOPPOConfig"),
-        (DQOConfig, (share_of_short_words,), {}, r"takes a function, a reward model or its name, .* got \(<function"),
-        (DQOConfig, [share_of_short_words, 3], {}, r"or a list of them, got 3; correct that entry"),
         (DQOConfig, [share_of_short_words] * 2, {"reward_weights": [1.0]}, r"for each of 2 rewards, got 1\.$"),
     ],
 )

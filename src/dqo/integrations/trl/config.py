@@ -132,23 +132,14 @@ class DQOConfig(DiversityArguments, GRPOConfig):
         with _explaining_refusals():
             super().__post_init__()
         self._check_diversity()
-        self._check_scaling()
-        if self.loss_type not in LOSS_TYPES:  # TRL finds out after its first rollout
-            raise DQOError(
-                f"`loss_type` must be one of {', '.join(LOSS_TYPES)}, got {self.loss_type!r}; choose one of these."
-            )
-
-    def _check_scaling(self) -> None:
-        """Refuses guards that would do nothing, and an entropy term that TRL adds a second time."""
         if self.scale_rewards == "none" and (self.std_floor or self.decouple_credit):
             raise DQOError(
                 "`std_floor` and `decouple_credit` guard against a std, got scale_rewards='none', which divides by "
                 "none; remove them" + (" or set scale_rewards='group' or 'batch'." if self.centres_groups else ".")
             )
-        if self.diversity_spec().signal.place == "loss" and (self.entropy_coef or self.use_adaptive_entropy):
+        if self.loss_type not in LOSS_TYPES:  # TRL finds out after its first rollout
             raise DQOError(
-                f"diversity={self.diversity!r} adds an entropy term, and so do `entropy_coef` and "
-                "`use_adaptive_entropy`; keep one of them."
+                f"`loss_type` must be one of {', '.join(LOSS_TYPES)}, got {self.loss_type!r}; choose one of these."
             )
 
 
@@ -237,11 +228,6 @@ class DQOPPOConfig(DQOConfig):
     def _check_diversity(self) -> None:
         """Refuses what acts on the advantages of a group, too: PPO has none."""
         super()._check_diversity()
-        if self.multi_objective_aggregation == "normalize_then_sum":
-            raise RecipeError(
-                "PPO needs multi_objective_aggregation='sum_then_normalize', got 'normalize_then_sum', whose rewards "
-                "without scale have no value to learn; remove the setting."
-            )
         if self.off_policy_mask_threshold is not None or self.loss_type == "vespo":
             raise RecipeError(
                 "`off_policy_mask_threshold` and loss_type='vespo' go by the sign of a response's one advantage, got "

@@ -122,11 +122,6 @@ class AlphaArguments(DiversityFields):
                 f"`vendi_target` counts different responses of a group, got {self.vendi_target!r} with "
                 f"num_generations={self.num_generations}; set it to that at most."
             )
-        for name, goal in (("quality_slack", "quality_floor_of"), ("quality_floor_ramp", "quality_floor")):
-            if getattr(self, name) != defaults[name] and goals[goal] is None:
-                raise DQOError(
-                    f"`{name}` belongs to `{goal}`, got {name}={getattr(self, name)!r} with {given[0]}; remove it."
-                )
 
 
 def read_quality_curve(path: str | Path) -> dict[int, float]:

@@ -150,13 +150,7 @@ def showing_progress(trainer: Any) -> Iterator[None]:
 
 
 def batch_metrics(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[str, float]:
-    """Averages over the whole batch, by the names that metrics.jsonl promises; NaN where undefined.
-
-    Args:
-        task: (P, G) task rewards; NaN where unscorable.
-        combined: (P, G) rewards that are optimised.
-        group: what the signal gave.
-    """
+    """Averages (P, G) task rewards and credits over the whole batch; NaN where undefined."""
     values = {
         "quality": task.nanmean(),
         "quality/tied_groups": tied_groups(task).double().mean(),
@@ -178,18 +172,7 @@ def text_metrics(
     answer_span: Callable[[str], str],
     device: torch.device,
 ) -> tuple[dict[str, float], Tensor]:
-    """Averages signs of tricks over the responses of all processes, which must all call it.
-
-    Args:
-        texts: this process's responses.
-        prompts: what each of them answers.
-        lengths: their tokens as sampled, traces included.
-        answer_span: text -> the part that is embedded.
-        device: where tensors are gathered.
-
-    Returns:
-        name -> mean over all rows for which it is defined, and the (N,) lengths of all rows.
-    """
+    """Averages signs of tricks over the responses of all processes, and gathers their (N,) lengths in tokens."""
     rows = [
         (
             post_answer_share(text, answer_span(text)),

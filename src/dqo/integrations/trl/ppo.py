@@ -113,17 +113,7 @@ class Critic(nn.Module):
             return self.head(hidden.float()).squeeze(-1)  # (N, C)
 
     def values(self, input_ids: Tensor, attention_mask: Tensor, columns: int, batch_size: int | None = None) -> Tensor:
-        """Estimate the value of the state before each of the last tokens of every row.
-
-        Args:
-            input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
-            attention_mask: (N, P+C), zero on padding.
-            columns: C, completion columns.
-            batch_size: rows at once; all where not given.
-
-        Returns:
-            (N, C) float32; without meaning on padding.
-        """
+        """Estimate the value of the state before each of the last `columns` tokens of TRL's rows: (N, C) float32."""
         parts = []
         for ids, seen in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
             if self._share is not None:
@@ -168,12 +158,7 @@ def build_backbone(policy: nn.Module, model: str | None) -> nn.Module:
 
 
 class CriticOptimizer:
-    """AdamW over a replica of the critic in every process.
-
-    Args:
-        critic: on its device.
-        args: settings of the trainer.
-    """
+    """AdamW over a replica of the critic in every process."""
 
     def __init__(self, critic: nn.Module, args: Any) -> None:
         self.critic = critic
@@ -189,17 +174,7 @@ class CriticOptimizer:
                 dist.broadcast(weight.data, src=0)
 
     def step(self, schedule: float) -> float:
-        """Step on the accumulated gradients and clear them.
-
-        Args:
-            schedule: the policy's learning rate as a share of its peak, which the critic follows.
-
-        Returns:
-            Norm of the gradient before clipping.
-
-        Raises:
-            TrainingError: NaN or infinity in the gradient; no weight has changed then.
-        """
+        """Step on the accumulated gradients at a share of the learning rate; return their norm before clipping."""
         for weight in self.critic.parameters():
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)

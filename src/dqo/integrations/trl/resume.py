@@ -40,15 +40,7 @@ def save_rollout(path: Path, batches: list[Batch]) -> None:
 
 
 def load_rollout(path: Path, device: torch.device | str) -> list[Batch]:
-    """Reads the micro-batches back.
-
-    Args:
-        path: of a file that `save_rollout` wrote.
-        device: of the tensors.
-
-    Raises:
-        ModelError: a damaged or another file.
-    """
+    """Reads the micro-batches back; a ModelError for a damaged or another file."""
     try:
         with safe_open(path, "pt") as file:
             batches = json.loads(file.metadata()["rest"])
@@ -120,12 +112,7 @@ def rollout_length(trainer: Any) -> int:
 
 
 def save_memory(trainer: Any, folder: str) -> None:
-    """Writes the rollout under way into a checkpoint, and the memories into the trainer's state; for every process.
-
-    Args:
-        trainer: with a RunMemory as `_memory`.
-        folder: of the checkpoint, whose other files are written.
-    """
+    """Writes the rollout under way into a checkpoint, and the memories into the trainer's state."""
     if trainer._step % rollout_length(trainer):
         save_rollout(rollout_path(folder, trainer.accelerator.process_index), trainer._buffered_inputs)
     kept = trainer._memory.state()  # of all processes, so it is asked for on all
@@ -135,19 +122,7 @@ def save_memory(trainer: Any, folder: str) -> None:
 
 
 def resume_rollout(trainer: Any, checkpoint: str) -> list[Batch] | None:
-    """Reads the rollout that a checkpoint lies in, and turns the sampler of prompts to the epoch of the checkpoint.
-
-    Args:
-        trainer: whose state is that of the checkpoint.
-        checkpoint: its folder.
-
-    Returns:
-        The micro-batches; None where the checkpoint lies between two rollouts.
-
-    Raises:
-        RecipeError: the checkpoint lies in the middle of a rollout that it does not hold.
-        ModelError: a rollout that cannot be read.
-    """
+    """Reads the rollout that a checkpoint lies in, None between two; turns the sampler to the checkpoint's epoch."""
     path = rollout_path(checkpoint, trainer.accelerator.process_index)
     rollout = load_rollout(path, trainer.accelerator.device) if path.exists() else None
     updates = trainer.args.gradient_accumulation_steps

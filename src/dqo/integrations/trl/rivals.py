@@ -20,28 +20,17 @@ from dqo.rewards.loading import import_function
 
 
 def attach(trainer: Any) -> None:
-    """Gives the signal of a trainer what it needs.
-
-    Args:
-        trainer: one of ours, built.
-
-    Raises:
-        RecipeError: a signal that reads log-probabilities of whole responses, and a policy with images or tools.
-    """
+    """Gives the signal of a trainer what it needs."""
     trainer.rival = Rival(trainer)
 
 
 class Rival:
-    """Gathers evidence for the signal of a trainer, and carries the signal into advantages or loss.
-
-    Args:
-        trainer: one of ours.
-    """
+    """Gathers evidence for the signal of a trainer, and carries the signal into advantages or loss."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer, spec = trainer, trainer.spec
         named = spec.same_answer
-        self._same: Callable | None = import_function(named, "same_answer", "pairs") if named else None
+        self._same = import_function(named, "same_answer", "pairs") if named else None
         self.sets_advantages = spec.signal.place == "advantage"
         if "logp" in spec.needs and (trainer._is_vlm or getattr(trainer, "tools", None)):
             raise RecipeError(
@@ -50,64 +39,37 @@ class Rival:
             )
 
     def evidence(self, texts: list[str], completion_ids: list[list[int]], task: Tensor) -> Evidence:
-        """Gather what the signal asks for, of all processes' rows.
-
-        Args:
-            texts: answers of this process's rows.
-            completion_ids: their tokens.
-            task: (P, G) task rewards of all rows; NaN takes a response out of the ranking.
-
-        Returns:
-            Evidence with the fields the signal reads.
-        """
+        """Gather what the signal reads of all processes' rows, of which each gives its texts and tokens."""
         needs, logp, same = self._trainer.spec.needs, None, None
         if "logp" in needs:
             logp = gather(self._sequence_logps(completion_ids)).view_as(task)  # (P, G)
-            logp = logp.double().masked_fill(task.isnan(), torch.nan)
+            logp = logp.double().masked_fill(task.isnan(), torch.nan)  # out of the ranking
         if "same" in needs:
             same = self._same_answers(gather_object(texts), *task.shape)  # (P, G, G)
         return Evidence(logp=logp, same=same)
 
     def advantages(self, trls: Tensor, task: Tensor) -> Tensor:
-        """Mix the signal's advantages into TRL's by alpha: (P, G).
-
-        Args:
-            trls: (P, G) of TRL.
-            task: (P, G) task rewards.
-        """
+        """Mix the signal's advantages into TRL's by alpha: (P, G) each."""
         spec = self._trainer.spec
         own = read_signal(Evidence(correct=spec.correct(task), scored=~task.isnan()), spec)  # (P, G)
         return (1.0 - spec.alpha) * trls + spec.alpha * own
 
     def columns(self, task: Tensor, here: slice) -> dict[str, Tensor]:
-        """Compute what the signal's loss will read of a batch, (N_local,) each.
-
-        Args:
-            task: (P, G) task rewards of all rows.
-            here: this process's rows.
-        """
+        """Compute what the loss will read of a batch, (N_local,) each, from the (P, G) task rewards of all rows."""
         spec = self._trainer.spec
         if spec.signal.place != "loss" or "correct" not in spec.needs:
             return {}
         return {"correct": spec.correct(task.flatten())[here]}
 
     def loss(self, policy_loss: Callable[[Any, dict], Tensor], model: Any, inputs: dict) -> Tensor:
-        """Take alpha times the signal's term, which reads the forward of the loss, from the policy's loss.
-
-        Args:
-            policy_loss: (model, inputs) -> the () loss of TRL.
-            model: the policy.
-            inputs: micro-batch.
-        """
+        """Take alpha times the signal's term, which reads the forward of the loss, from the policy's loss."""
         trainer = self._trainer
         if trainer.spec.signal.place != "loss":
             return policy_loss(model, inputs)
         with trainer.notes.keeping_forwards() as forwards:
             loss = policy_loss(model, inputs)
         term = self._term(forwards[-1], inputs)  # () nats
-        trainer._metrics["train"]["diversity/entropy_term"].append(
-            trainer.accelerator.gather(term.detach()).mean().item()
-        )
+        trainer._log({"diversity/entropy_term": gather(term.detach()).mean().item()})
         # GRPOTrainer scales its loss for accumulated micro-batches itself; RLOOTrainer leaves that to the Trainer.
         steps = 1 if isinstance(trainer, RLOOTrainer) else trainer.current_gradient_accumulation_steps
         return loss - trainer._rollout_alpha.value * term / steps

@@ -19,11 +19,7 @@ COLUMN = "diversity"  # of TRL's reward table, ours
 
 
 class StepClock:
-    """Adds up named spans of wall time until they are collected, once per optimizer step.
-
-    Spans nest: "time/step" holds "time/rollout", which holds "time/generate", "time/reward", "time/embed" and
-    "time/credit". `collect` adds "time/update", the step without its rollout.
-    """
+    """Adds up named spans of wall time until they are collected, once per optimizer step."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
@@ -39,6 +35,7 @@ class StepClock:
 
     def collect(self) -> dict[str, float]:
         """Seconds by name since the last call, with "time/update"; starts anew."""
+        # Spans nest: "time/step" holds "time/rollout", which holds generation, rewards, embedding and credit.
         seconds = dict(self._seconds)
         seconds["time/update"] = seconds.get("time/step", 0.0) - seconds.get("time/rollout", 0.0)
         self._seconds.clear()
@@ -47,26 +44,21 @@ class StepClock:
 
 @dataclass
 class Step:
-    """Notes of the step under way; the parts of a trainer read and write them.
-
-    Attributes:
-        clock: wall time by name.
-        losses: of the micro-batches since the last optimizer step, () each.
-        sampling: True from the start of a rollout until its rewards are computed.
-        prompt_ids: tokens of each prompt of this process's rows.
-        task: (P, G) task rewards of the newest batch, of all processes.
-        combined: (P, G) rewards that are optimised.
-        evidence: what the signal was given beside the embeddings.
-        forwards: log-probabilities, entropies and auxiliary loss of each forward; None while nobody asks for them.
-    """
+    """Notes of the step under way, which the parts of a trainer read and write."""
 
     clock: StepClock = field(default_factory=StepClock)
+    # () of each micro-batch since the last optimizer step
     losses: list[Tensor] = field(default_factory=list)
+    # from the start of a rollout until its rewards are computed
     sampling: bool = False
+    # tokens of each prompt of this process's rows
     prompt_ids: list[list[int]] = field(default_factory=list)
+    # (P, G) task rewards of the newest batch of all processes, and what is optimised
     task: Tensor | None = None
     combined: Tensor | None = None
+    # what the signal was given beside the embeddings
     evidence: Evidence = field(default_factory=Evidence)
+    # log-probabilities, entropies and auxiliary loss of each forward; None while nobody asks for them
     forwards: list[tuple] | None = None
 
     @contextmanager
@@ -104,7 +96,8 @@ reserved_column.__name__ = COLUMN
 
 def checked_rewards(reward_funcs: Any, args: Any, environments: bool) -> list:
     """The task rewards as a list, their outputs checked; our column gets weight 1 in `args`."""
-    funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs] if reward_funcs is not None else []
+    several = isinstance(reward_funcs, list | tuple)
+    funcs = [*reward_funcs] if several else [reward_funcs] if reward_funcs is not None else []
     if args.reward_weights is not None:
         if len(args.reward_weights) != len(funcs):
             raise RecipeError(
@@ -112,11 +105,6 @@ def checked_rewards(reward_funcs: Any, args: Any, environments: bool) -> list:
             )
         args.reward_weights = [*args.reward_weights, 1.0]
     for func in funcs:
-        if not callable(func) and not isinstance(func, str):
-            raise RecipeError(
-                f"`reward_funcs` takes a function, a reward model or its name, or a list of them, got {func!r}; "
-                "correct that entry."
-            )
         if getattr(func, "__name__", None) == COLUMN:
             raise RecipeError(
                 "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, "

@@ -344,13 +344,7 @@ class DQOMixin:
             batch |= self.rival.columns(task, here)
 
     def completion_logps(self, model: Any, batch: dict[str, Any], batch_size: int | None = None) -> Tensor:
-        """Log-probabilities of a batch's completions by the call that the loss makes: (N, C) nats.
-
-        Args:
-            model: policy or reference.
-            batch: of TRL.
-            batch_size: rows at once; all where not given.
-        """
+        """Compute log-probabilities of a batch's completions by the call that the loss makes: (N, C) nats."""
         columns = batch["completion_ids"].shape[1]
         score = self._get_per_token_logps_and_entropies
         return score(model, *whole_rows(batch), columns, batch_size=batch_size)[0]

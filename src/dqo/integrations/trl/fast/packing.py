@@ -24,12 +24,7 @@ Pick = Callable[[Tensor], Tensor]  # a tensor of the packed positions, (U, S, ..
 
 
 def shared_prefix_logps(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    logits_to_keep: int,
-    *,
-    completions: int | None = None,
+    model: nn.Module, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, completions: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
     """Computes log-probabilities and entropies of completion tokens; rows with equal prompts share that prompt.
 
@@ -48,10 +43,8 @@ def shared_prefix_logps(
         Log-probabilities (N, C) in nats, zero on padding, and entropies (N, C) in nats, zero on padding, or None
         where the fused head was made without them.
     """
-    score = partial(score_labels, model)
-    outputs, pick = shared_prefix_forward(
-        model, input_ids, attention_mask, logits_to_keep, completions=completions, call=score
-    )
+    rows = input_ids, attention_mask, logits_to_keep
+    outputs, pick = shared_prefix_forward(model, *rows, completions, call=partial(score_labels, model))
     return pick(outputs.log_probs), None if outputs.entropy is None else pick(outputs.entropy)
 
 
@@ -60,7 +53,6 @@ def shared_prefix_forward(
     input_ids: Tensor,
     attention_mask: Tensor,
     logits_to_keep: int,
-    *,
     completions: int | None = None,
     call: Callable[..., Any] | None = None,
 ) -> tuple[Any, Pick]:
@@ -70,11 +62,11 @@ def shared_prefix_forward(
     log-probability is computed from, and the state whose value a critic estimates.
 
     Args:
-        model: As for `shared_prefix_logps`, or any backbone that takes the same call.
-        input_ids: (N, P+C) long, prompts left-padded, completions right-padded.
-        attention_mask: (N, P+C), zero on padding.
-        logits_to_keep: C, completion columns.
-        completions: completions per packed row; by default the number with the least work.
+        model: as for `shared_prefix_logps`, or any backbone that takes the same call.
+        input_ids: (N, P+C) long.
+        attention_mask: (N, P+C).
+        logits_to_keep: C.
+        completions: per packed row.
         call: what computes the outputs from the packed inputs and `shift_labels`; `model` itself where not given.
 
     Returns:
@@ -155,23 +147,14 @@ KEYS_PER_TOKEN = 2000
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Rows of one call, their prompts apart from their completions.
+    """Rows of one call, their prompts apart from their completions."""
 
-    Attributes:
-        prompt_of_row: (N,) long, index of each row's prompt in `prompts`.
-        prompts: (U, L+1) long, left-padded, one per packed row.
-        prompt_mask: (U, L+1) bool, False on padding.
-        heads: (N, T) long, last prompt token followed by the completion less its last token.
-        labels: (N, T) long, completion tokens, `IGNORED` on padding.
-        offset: columns dropped on the left, where every prompt is padding; added to every position.
-    """
-
-    prompt_of_row: Tensor
-    prompts: Tensor
-    prompt_mask: Tensor
-    heads: Tensor
-    labels: Tensor
-    offset: int
+    prompt_of_row: Tensor  # (N,) long, index of each row's prompt in `prompts`
+    prompts: Tensor  # (U, L+1) long, left-padded, one per packed row
+    prompt_mask: Tensor  # (U, L+1) bool, False on padding
+    heads: Tensor  # (N, T) long, last prompt token followed by the completion less its last token
+    labels: Tensor  # (N, T) long, completion tokens, `IGNORED` on padding
+    offset: int  # columns dropped on the left, where every prompt is padding; added to every position
 
     @property
     def prefix_length(self) -> int:
@@ -181,21 +164,13 @@ class SharedRows:
 
 @dataclass(frozen=True)
 class PackedRows:
-    """One row per prompt of `SharedRows`: its prefix, then its completions one after the other, right-padded.
+    """One row per prompt of `SharedRows`: its prefix, then its completions one after the other, right-padded."""
 
-    Attributes:
-        input_ids: (U, S) long.
-        position_ids: (U, S) long.
-        visible: (U, 1, S, S) bool, True where the query (third axis) may see the key (fourth).
-        shift_labels: (U, S) long, `IGNORED` outside completions.
-        source: (N, T) long, place of each completion token in the flattened (U * S) outputs; 0 on padding.
-    """
-
-    input_ids: Tensor
-    position_ids: Tensor
-    visible: Tensor
-    shift_labels: Tensor
-    source: Tensor
+    input_ids: Tensor  # (U, S) long
+    position_ids: Tensor  # (U, S) long
+    visible: Tensor  # (U, 1, S, S) bool, True where the query (third axis) may see the key (fourth)
+    shift_labels: Tensor  # (U, S) long, `IGNORED` outside completions
+    source: Tensor  # (N, T) long, place of each completion token in the flattened (U * S) outputs; 0 on padding
 
 
 def share_rows(input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -> SharedRows:
@@ -231,11 +206,7 @@ def share_rows(input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -
 
 
 def pack_rows(rows: SharedRows) -> PackedRows:
-    """Lays each prompt and its completions out as one row, without the padding of either.
-
-    A completion token sees its prompt's prefix and its own completion up to itself; padding sees only padding, which
-    keeps every softmax finite.
-    """
+    """Lays each prompt and its completions out as one row, without the padding of either."""
     L, device = rows.prefix_length, rows.prompts.device
     U, (N, T) = len(rows.prompts), rows.labels.shape
     slot = _rank(rows.prompt_of_row)  # (N,)
@@ -258,6 +229,8 @@ def pack_rows(rows: SharedRows) -> PackedRows:
     column = torch.arange(L + T, device=device) + rows.offset  # (L + T,)
     none = torch.zeros(U, L, dtype=torch.long, device=device)  # (U, L)
     segments = lay_out(none, (slot + 1)[:, None].expand(N, T), -1)  # (U, S) 0 is the prefix
+    # A completion token sees its prompt's prefix and its own completion up to itself. Padding sees only padding, which
+    # keeps every softmax finite.
     same = segments[:, :, None] == segments[:, None, :]  # (U, S, S)
     prefix = (segments == 0)[:, None, :] & (segments > 0)[:, :, None]  # (U, S, S) completion looks at prefix
     earlier = torch.ones(S, S, dtype=torch.bool, device=device).tril()  # (S, S)

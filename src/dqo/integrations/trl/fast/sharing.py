@@ -27,11 +27,7 @@ _LOSS_OVER_EXPERTS = "its load-balancing loss over experts counts every token, t
 
 
 def attach(trainer: Any) -> None:
-    """Shares prompts in a trainer where its model allows it, and warns once where it does not.
-
-    Args:
-        trainer: one of ours, built.
-    """
+    """Shares prompts in a trainer where its model allows it, and warns once where it does not."""
     reason = _LOSS_OVER_EXPERTS if trainer.aux_loss_enabled else supports_shared_prefix(trainer.model)
     if reason is not None:
         logger.warning("dqo: every response is computed with its own copy of the prompt, because %s", reason)
@@ -58,11 +54,7 @@ def _why_trl_generates(trainer: Any) -> str | None:
 
 
 class SharedPrompts:
-    """The part of a trainer that computes the prompt of a group once.
-
-    Args:
-        trainer: one of ours.
-    """
+    """The part of a trainer that computes the prompt of a group once."""
 
     def __init__(self, trainer: Any) -> None:
         self._trainer = trainer
