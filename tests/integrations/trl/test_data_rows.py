@@ -159,10 +159,8 @@ def len_reward(completions, **_):
 
 def test_columns_of_one_name_are_told_apart(tiny_policy, tiny_tokenizer, tmp_path):
     args = DQOConfig(str(tmp_path), **COMMON, log_completions=True)
-    rewards = [lambda completions, **_: [1.0] * len(completions), lambda completions, **_: [3.0] * len(completions)]
-    trainer = DQOTrainer(
-        tiny_policy, tuple(rewards), args, Dataset.from_dict({"prompt": PROMPTS}), None, tiny_tokenizer
-    )
+    rewards = (lambda completions, **_: [1.0] * len(completions), lambda completions, **_: [3.0] * len(completions))
+    trainer = DQOTrainer(tiny_policy, rewards, args, Dataset.from_dict({"prompt": PROMPTS}), None, tiny_tokenizer)
     assert trainer.reward_func_names == ["<lambda>", "<lambda>_2", "diversity"]
     log = train(trainer)
     assert (log["rewards/<lambda>/mean"], log["rewards/<lambda>_2/mean"], log["quality"]) == (1.0, 3.0, 4.0)

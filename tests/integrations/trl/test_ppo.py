@@ -3,35 +3,18 @@
 import pytest
 import torch
 from datasets import Dataset
+from tiny_runs import COMMON, PROMPTS, recorder, second_is_unscorable, share_of_short_words
 from transformers import AutoModelForCausalLM
 
 from dqo import DQOPPOConfig, DQOPPOTrainer
 from dqo.errors import ModelError, RecipeError, TrainingError
 
-PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
-COMMON = {
-    "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "bf16": False,
-    "use_cpu": True, "report_to": [], "save_strategy": "no", "learning_rate": 1e-2, "encoder": "hashed", "beta": 0.0,
-    "critic_learning_rate": 1e-2, "gradient_checkpointing": False, "max_steps": 1,
-}  # fmt: skip
-
-
-def share_of_short_words(completions, **kwargs):
-    return [sum(len(w) <= 3 for w in c.split()) / max(1, len(c.split())) for c in completions]
+SETTINGS = COMMON | {"critic_learning_rate": 1e-2, "gradient_checkpointing": False}
 
 
 def make(policy, tokenizer, folder, reward=share_of_short_words, peft_config=None, **settings):
-    class Recorder(DQOPPOTrainer):
-        def _calculate_rewards(self, *args):
-            self.table = super()._calculate_rewards(*args)
-            return self.table
-
-        def _generate_and_score_completions(self, inputs):
-            self.batch = super()._generate_and_score_completions(inputs)
-            return self.batch
-
-    return Recorder(
-        policy, reward, args=DQOPPOConfig(str(folder), **(COMMON | settings)), processing_class=tokenizer,
+    return recorder(DQOPPOTrainer)(
+        policy, reward, args=DQOPPOConfig(str(folder), **(SETTINGS | settings)), processing_class=tokenizer,
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}), peft_config=peft_config,
     )  # fmt: skip
 
@@ -235,9 +218,6 @@ def test_an_evaluation_may_be_larger_than_a_batch_of_training(tiny_policy, tiny_
 
 
 def test_unscorable_row_moves_neither_policy_nor_critic(tiny_policy, tiny_tokenizer, tmp_path):
-    def second_is_unscorable(completions, **kwargs):
-        return [None if i == 1 else 0.5 for i in range(len(completions))]
-
     trainer = make(tiny_policy, tiny_tokenizer, tmp_path, reward=second_is_unscorable)
     trainer.train()
     assert (trainer.batch["advantages"][1] == 0).all()
@@ -261,7 +241,7 @@ def test_a_gradient_of_the_critic_that_is_no_number_reaches_no_weight(tiny_polic
 
 
 def test_groups_of_two_are_allowed_and_meaningless_settings_refused(tmp_path, monkeypatch):
-    DQOPPOConfig(str(tmp_path), **(COMMON | {"num_generations": 2}))
+    DQOPPOConfig(str(tmp_path), **(SETTINGS | {"num_generations": 2}))
     refused = {
         "`scale_rewards` must be none, got 'group'": {"scale_rewards": "group"},
         "`truncated` must be one of bootstrap, terminal, got 'own'": {"truncated": "own"},
@@ -275,10 +255,10 @@ def test_groups_of_two_are_allowed_and_meaningless_settings_refused(tmp_path, mo
     }
     for message, settings in refused.items():
         with pytest.raises(RecipeError, match=message):
-            DQOPPOConfig(str(tmp_path), **(COMMON | settings))
+            DQOPPOConfig(str(tmp_path), **(SETTINGS | settings))
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(RecipeError, match=r"DeepSpeed drives one network per process"):
-        DQOPPOConfig(str(tmp_path), **COMMON)
+        DQOPPOConfig(str(tmp_path), **SETTINGS)
 
 
 def test_critic_can_start_from_another_model_of_the_same_tokens(

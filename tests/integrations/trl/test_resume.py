@@ -7,10 +7,13 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
 from dqo import DQOConfig, DQOPPOConfig, DQOPPOTrainer, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
+from dqo.diversity.alpha import AlphaBounds, AlphaControl, FlooredAlpha
 from dqo.errors import ModelError, RecipeError
+from dqo.files.run import KEY
+from dqo.integrations.trl.resume import RunMemory
 
 # 4 prompts, 2 of them a rollout, 4 updates from each rollout, 8 updates an epoch: step 11 is in the second epoch, in
 # the middle of a rollout and in its second pass over the minibatches.
@@ -141,3 +144,13 @@ def test_log_lines_of_several_steps_are_whole_after_a_resume(tiny_policy_folder,
     line = next(row for row in again.state.log_history if "loss" in row)
     assert line["step"] == 3
     assert math.isclose(line["loss"], sum(losses) / 3, rel_tol=1e-5)
+
+
+def test_a_memory_of_another_version_is_refused_in_a_sentence(tmp_path):
+    alpha = FlooredAlpha(AlphaControl(AlphaBounds(low=0.1, start=0.5, high=2.0, rate=1.0)), floor=0.5)
+    older = {"control": {"memory": 0.0, "error": 0.0, "seen": 3}, "first": 0.4}  # before the band of rest
+    state = TrainerState(global_step=3, stateful_callbacks={KEY: {"alpha": older}})
+    args = TrainingArguments(str(tmp_path), use_cpu=True)
+    expected = "step 3 was written by another version of dqo: its memory of 'alpha' lacks 'room'; resume with that"
+    with pytest.raises(RecipeError, match=expected):
+        RunMemory({"alpha": alpha}).on_train_begin(args, state, TrainerControl())

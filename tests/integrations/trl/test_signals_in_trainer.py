@@ -6,32 +6,19 @@ import math
 import pytest
 import torch
 from datasets import Dataset
+from tiny_runs import COMMON, PROMPTS, all_equal, recorder, share_of_short_words
 from torch.testing import assert_close
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.diversity.signals import SIGNALS, Signal
 from dqo.errors import DQOError, RecipeError, RewardError
 
-PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
 AUTO = {"alpha": "auto", "quality_floor": 0.5}
-COMMON = {
-    "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "bf16": False,
-    "use_cpu": True, "report_to": [], "save_strategy": "no", "learning_rate": 1e-2, "encoder": "hashed", "beta": 0.0,
-    "max_steps": 1,
-}  # fmt: skip
 HOSTS = {"grpo": (DQOTrainer, DQOConfig), "rloo": (DQORLOOTrainer, DQORLOOConfig)}
 NEEDS = {
     "partition": {"same_threshold": 0.05}, "pass_at_k": {"pass_k": 2, "quality_threshold": 0.5, "alpha": 1.0},
     "entropy": {"alpha": 0.1}, "entropy_correct": {"alpha": 0.1, "quality_threshold": 0.5},
 }  # fmt: skip
-
-
-def share_of_short_words(completions, **kwargs):
-    return [sum(len(w) <= 3 for w in c.split()) / max(1, len(c.split())) for c in completions]
-
-
-def all_equal(completions, **kwargs):
-    return [1.0] * len(completions)
 
 
 @pytest.fixture
@@ -41,17 +28,7 @@ def make(tiny_policy, tiny_tokenizer, tmp_path):
     def build(host="grpo", reward=share_of_short_words, policy=None, embedder=None, **settings):
         trainer_class, config_class = HOSTS[host]
 
-        class Recorder(trainer_class):
-            def _calculate_rewards(self, inputs, prompts, completions, ids):
-                self.table = super()._calculate_rewards(inputs, prompts, completions, ids)
-                self.completions, self.ids = completions, ids
-                return self.table
-
-            def _generate_and_score_completions(self, inputs):
-                self.batch = super()._generate_and_score_completions(inputs)
-                return self.batch
-
-        return Recorder(
+        return recorder(trainer_class)(
             policy or tiny_policy, reward, args=config_class(str(tmp_path), **COMMON | settings),
             train_dataset=Dataset.from_dict({"prompt": PROMPTS}), processing_class=tiny_tokenizer,
             embedder=embedder,

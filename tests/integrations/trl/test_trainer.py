@@ -8,6 +8,7 @@ from dataclasses import fields
 import pytest
 import torch
 from datasets import Dataset
+from tiny_runs import COMMON, PROMPTS, all_equal, recorder, second_is_unscorable, share_of_short_words
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
@@ -16,16 +17,7 @@ from dqo.core import effective_alpha
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
 
-PROMPTS = ["the dog", "a cat near the river", "red house", "old tree"]
-COMMON = {
-    "per_device_train_batch_size": 8, "num_generations": 4, "max_completion_length": 6, "bf16": False,
-    "use_cpu": True, "report_to": [], "save_strategy": "no", "learning_rate": 1e-2, "encoder": "hashed", "beta": 0.0,
-}  # fmt: skip
 TRAINERS = [(DQOTrainer, DQOConfig), (DQORLOOTrainer, DQORLOOConfig)]
-
-
-def share_of_short_words(completions, **kwargs):
-    return [sum(len(w) <= 3 for w in c.split()) / max(1, len(c.split())) for c in completions]
 
 
 def make(
@@ -34,20 +26,12 @@ def make(
     """A trainer whose reward table, completions and batch are kept for inspection."""
     span = settings.pop("answer_span", None)
 
-    class Recorder(trainer_class):
-        def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-            self.table = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-            self.completions = completions
-            return self.table
-
-        def _generate_and_score_completions(self, inputs):
-            self.batch = super()._generate_and_score_completions(inputs)
-            return self.batch
-
     extra = {} if trainer_class is GRPOTrainer else {"embedder": embedder, "answer_span": span}
-    args = config_class(str(folder), **{"max_steps": 1, **COMMON, **settings})
+    args = config_class(str(folder), **COMMON | settings)
     dataset = Dataset.from_dict({"prompt": PROMPTS})
-    return Recorder(policy, reward, args=args, train_dataset=dataset, processing_class=tokenizer, **extra)
+    return recorder(trainer_class)(
+        policy, reward, args=args, train_dataset=dataset, processing_class=tokenizer, **extra
+    )  # fmt: skip
 
 
 def deleted_row_credit(texts):
@@ -177,9 +161,6 @@ def test_a_model_that_cannot_share_is_said_once_and_trained_plainly(tiny_tokeniz
 
 
 def test_unscorable_row_gets_nothing_and_leaves_the_kernel(tiny_policy, tiny_tokenizer, tmp_path):
-    def second_is_unscorable(completions, **kwargs):
-        return [None if i == 1 else 0.5 for i in range(len(completions))]
-
     trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=second_is_unscorable)
     trainer.train()
     assert trainer.table[1].isnan().all()
@@ -218,10 +199,7 @@ def test_every_promised_number_is_logged_at_every_step(
 
 
 def test_tie_group_shows_in_the_effective_alpha(tiny_policy, tiny_tokenizer, tmp_path):
-    def tie(completions, **kwargs):
-        return [1.0] * len(completions)
-
-    settings = {"reward": tie, "scale_rewards": "group", "alpha": 0.01}
+    settings = {"reward": all_equal, "scale_rewards": "group", "alpha": 0.01}
     trainer = make(DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, **settings)
     trainer.train()
     (line,) = [line for line in trainer.state.log_history if "loss" in line]
@@ -336,11 +314,8 @@ def test_a_loss_over_experts_leaves_prompts_unshared(tiny_tokenizer, tmp_path):
 def test_auto_alpha_moves_once_a_step_whatever_it_is_sampled_in(
     accumulated, passes, tiny_policy, tiny_tokenizer, tmp_path
 ):
-    def all_right(completions, **kwargs):
-        return [1.0] * len(completions)
-
     trainer = make(
-        DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=all_right, alpha="auto",
+        DQOTrainer, DQOConfig, tiny_policy, tiny_tokenizer, tmp_path, reward=all_equal, alpha="auto",
         quality_floor=0.5, quality_floor_ramp=0.0, alpha_start=0.1, max_steps=3, steps_per_generation=passes,
         gradient_accumulation_steps=accumulated, per_device_train_batch_size=4,
     )  # fmt: skip

@@ -72,12 +72,10 @@ class SharedPrompts:
         """Compute log-probabilities (N, C), entropies (N, C) or None, and no auxiliary loss, as TRL returns them."""
         if self._postpones():
             return input_ids.new_zeros(len(input_ids), logits_to_keep, dtype=torch.float32), None, None  # (N, C)
-        logps, entropies = [], []
-        for ids, seen in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
-            with self._trainer.accelerator.autocast():
-                some_logps, some_entropies = shared_prefix_logps(model, ids, seen, logits_to_keep)  # (n, C) each
-            logps.append(some_logps)
-            entropies.append(some_entropies)
+        parts = zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True)
+        with self._trainer.accelerator.autocast():
+            scored = [shared_prefix_logps(model, ids, seen, logits_to_keep) for ids, seen in parts]  # (n, C) each
+        logps, entropies = zip(*scored, strict=True)
         return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
 
     def hidden_states(self, backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, columns: int) -> Tensor:
