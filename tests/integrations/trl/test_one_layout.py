@@ -4,21 +4,18 @@ At learning rate 0 policy, old policy and reference are one. Their log-probabili
 or bf16 rounding stands in importance ratios and KL before anything is learnt.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import one_layout_run as run
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 SCRIPT = Path(__file__).with_name("one_layout_run.py")
-_spec = importlib.util.spec_from_file_location("one_layout_run", SCRIPT)
-run = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(run)
 
 
 @pytest.fixture(scope="module")
