@@ -378,7 +378,7 @@ def test_an_environment_may_own_the_reward(tiny_policy, tiny_tokenizer, tmp_path
     tokenizer.chat_template = CALLS
     dataset = Dataset.from_dict({"prompt": [[{"role": "user", "content": prompt}] for prompt in PROMPTS]})
     settings = {
-        "args": DQOConfig(str(tmp_path), max_steps=1, **COMMON),
+        "args": DQOConfig(str(tmp_path), **COMMON),
         "train_dataset": dataset, "processing_class": tokenizer,
     }  # fmt: skip
     trainer = DQOTrainer(tiny_policy, environment_factory=Judging, **settings)
@@ -429,7 +429,7 @@ def test_a_reward_model_may_bring_its_tokenizer(tiny_policy, tiny_policy_folder,
     config = LlamaConfig.from_pretrained(tiny_policy_folder, num_labels=1, num_hidden_layers=1)
     tokenizer = copy.deepcopy(tiny_tokenizer)
     trainer = DQOTrainer(
-        tiny_policy, LlamaForSequenceClassification(config), args=DQOConfig(str(tmp_path), **COMMON, max_steps=1),
+        tiny_policy, LlamaForSequenceClassification(config), args=DQOConfig(str(tmp_path), **COMMON),
         train_dataset=Dataset.from_dict({"prompt": PROMPTS}), processing_class=tiny_tokenizer,
         reward_processing_classes=[tokenizer] if as_list else tokenizer,
     )  # fmt: skip
