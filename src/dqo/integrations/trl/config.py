@@ -19,6 +19,7 @@ from dqo.integrations.trl.config_alpha import AlphaArguments
 from dqo.models.policy import best_device, native_bf16
 from dqo.models.response import TraceMarkers
 from dqo.models.weights import first_words
+from dqo.rewards.loading import import_function
 from dqo.settings.checking import check_fields, setting
 
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL's
@@ -72,7 +73,10 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         TraceMarkers.parse(self.trace_markers)
         self.alpha_source()
         spec = self.diversity_spec()
-        replace(spec, alpha=self.largest_alpha)  # what alpha may become must be allowed too
+        if self.same_answer is not None:
+            import_function(self.same_answer, "same_answer", "pairs")
+        # What alpha may become must be allowed too.
+        replace(spec, alpha=self.largest_alpha)
         shapes_reward = self.largest_alpha > 0 and spec.signal.acts_on_reward
         if shapes_reward and spec.signal.place == "credit" and self.centres_groups and self.num_generations == 2:
             raise DQOError(
@@ -137,7 +141,8 @@ class DQOConfig(DiversityArguments, GRPOConfig):
                 "`std_floor` and `decouple_credit` guard against a std, got scale_rewards='none', which divides by "
                 "none; remove them" + (" or set scale_rewards='group' or 'batch'." if self.centres_groups else ".")
             )
-        if self.loss_type not in LOSS_TYPES:  # TRL finds out after its first rollout
+        # TRL finds out after its first rollout.
+        if self.loss_type not in LOSS_TYPES:
             raise DQOError(
                 f"`loss_type` must be one of {', '.join(LOSS_TYPES)}, got {self.loss_type!r}; choose one of these."
             )

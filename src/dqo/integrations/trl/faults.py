@@ -46,7 +46,8 @@ def check_finite(losses: list[Tensor], norm: Any, trainer: Any) -> None:
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else 0.0 if norm is None else norm
     device = trainer.args.device
     numbers = [torch.as_tensor(value, dtype=torch.float32, device=device).detach() for value in (*losses, norm)]
-    numbers[-1] = numbers[-1].sqrt()  # NaN below 0: ZeRO says -1 for a gradient with NaN or infinity
+    # NaN below 0: ZeRO says -1 for a gradient with NaN or infinity.
+    numbers[-1] = numbers[-1].sqrt()
     finite = torch.stack(numbers).isfinite().tolist()
     if all(finite):
         return

@@ -107,7 +107,8 @@ class LiveProgress(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         now = self._clock()
-        if "num_tokens" in logs:  # not on steps that use a rollout again
+        # Absent on steps that use a rollout again.
+        if "num_tokens" in logs:
             then, before = self._tokens
             self._speed = (logs["num_tokens"] - before) / (now - then) if before and now > then else None
             self._tokens = now, logs["num_tokens"]
@@ -142,7 +143,8 @@ def showing_progress(trainer: Any) -> Iterator[None]:
     progress = LiveProgress()
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(progress)
-        disable_progress_bar()  # bars for writing a checkpoint would tear ours
+        # Bars for writing a checkpoint would tear ours.
+        disable_progress_bar()
     try:
         yield
     finally:

@@ -266,9 +266,10 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         ):
             values = self._state_values(batch)  # (N_local, C+1)
             logps = None
-            if self.args.kl_in == "reward":  # by the call that TRL makes for the reference, or bf16 rounding is a KL
+            if self.args.kl_in == "reward":
+                # By the call that TRL makes for the reference, or bf16 rounding is a KL.
                 logps = batch.get("old_per_token_logps")
-                if logps is None:  # TRL had no use for them
+                if logps is None:
                     logps = self.completion_logps(self.model, batch, self.args.per_device_train_batch_size)
         rewards, mask, behind, kl = token_rewards(
             batch,
@@ -285,7 +286,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         )
         self._log_values(mask, kl, old_values, returns)
         advantages = self._whitened(advantages, mask)
-        # in TRL's table the mean over a row's tokens stands for its advantage
+        # In TRL's table the mean over a row's tokens stands for its advantage.
         self._replace_logged_advantages(gather(advantages.sum(1) / mask.sum(1).clamp(min=1)))
         return batch | {"advantages": advantages, "returns": returns, "old_values": old_values, "value_mask": mask}
 
@@ -295,6 +296,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         # The state behind the last token is read as the one before a token that is made up: nothing looks at it.
         longer = nn.functional.pad(mask, (0, 1)).scatter(1, mask.sum(1, keepdim=True), 1)  # (N, C+1)
         ids = nn.functional.pad(batch["completion_ids"], (0, 1))  # (N, C+1)
+        # Without dropout: these values are what clipping compares with.
         self.critic.eval()
         with self.accelerator.autocast():
             rows = whole_rows(batch | {"completion_ids": ids, "completion_mask": longer})  # (N, P+C+1) twice
@@ -309,8 +311,9 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         self._log({"critic/advantage_std": std.item()})
         if not self.args.whiten_advantages:
             return advantages
+        # What a unit of credit buys is known only now.
         if bought := self._metrics["train" if self.model.training else "eval"]["alpha_effective"]:
-            bought[-1] /= std.item() + 1e-8  # what a unit of credit buys is known only now
+            bought[-1] /= std.item() + 1e-8
         return ((advantages - mean) / (std + 1e-8)).to(advantages.dtype) * mask
 
     def _joined_loss(self, policy_loss: Callable[[Any, dict], Tensor], model: Any, inputs: dict) -> Tensor:
@@ -320,7 +323,8 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
             values = self.critic.values(*whole_rows(inputs), inputs["completion_ids"].shape[1])  # (N, C)
         error = self._value_loss(values, inputs)
         if torch.is_grad_enabled():
-            error.backward()  # before the policy's forward, so that the two graphs never share the memory
+            # Before the policy's forward, so that the two graphs never share the memory.
+            error.backward()
         beta = self.beta
         self.beta = beta if self.args.kl_in == "loss" else 0.0
         try:
@@ -333,7 +337,8 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         mask = inputs["value_mask"]  # (N, C)
         error, clipped = clipped_value_error(values, inputs["old_values"], inputs["returns"], self.args.value_clip)
         tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
-        if self.model.training:  # tokens of the rollout, rescaled to those of one optimizer step
+        if self.model.training:
+            # Tokens of the rollout, rescaled to those of one optimizer step.
             tokens = tokens * self.current_gradient_accumulation_steps / self.args.steps_per_generation
         count, *sums = self._sums(mask, error.detach(), clipped)
         names = ("critic/value_loss", "critic/clip_share")

@@ -115,8 +115,9 @@ def save_memory(trainer: Any, folder: str) -> None:
     """Writes the rollout under way into a checkpoint, and the memories into the trainer's state."""
     if trainer._step % rollout_length(trainer):
         save_rollout(rollout_path(folder, trainer.accelerator.process_index), trainer._buffered_inputs)
-    kept = trainer._memory.state()  # of all processes, so it is asked for on all
-    trainer.accelerator.wait_for_everyone()  # their files are there now
+    # The memories are of all processes, so they are asked for on all; then the files of all are there.
+    kept = trainer._memory.state()
+    trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         trainer.state.stateful_callbacks[KEY] = kept | {"files": list_files(folder)}
 
@@ -138,7 +139,8 @@ def resume_rollout(trainer: Any, checkpoint: str) -> list[Batch] | None:
         )
     sampler = trainer._sampler
     if sampler is not None and sampler.shuffle:
-        for _ in range(int(trainer.state.epoch or 0)):  # the orders of the epochs that are done, as it drew them
+        # The orders of the epochs that are done, as the sampler drew them.
+        for _ in range(int(trainer.state.epoch or 0)):
             torch.randperm(sampler.num_samples, generator=sampler.generator)
     return rollout
 

@@ -43,7 +43,8 @@ class Rival:
         needs, logp, same = self._trainer.spec.needs, None, None
         if "logp" in needs:
             logp = gather(self._sequence_logps(completion_ids)).view_as(task)  # (P, G)
-            logp = logp.double().masked_fill(task.isnan(), torch.nan)  # out of the ranking
+            # What nothing scored is left out of the ranking.
+            logp = logp.double().masked_fill(task.isnan(), torch.nan)
         if "same" in needs:
             same = self._same_answers(gather_object(texts), *task.shape)  # (P, G, G)
         return Evidence(logp=logp, same=same)

@@ -91,6 +91,7 @@ class DQOMixin:
         answer_span: Callable[[str], str] | None = None,
         **kwargs: Any,
     ) -> None:
+        # Everything that can be refused is refused before TRL loads the policy.
         kwargs = _by_name(super().__init__, rest, kwargs)
         args = copy.copy(self._config_class("dqo-output") if args is None else args)  # the caller's stays the caller's
         faults.check_settings(args, self._config_class)
@@ -107,6 +108,7 @@ class DQOMixin:
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
         faults.check_named(model, funcs, args, kwargs.get("peft_config"))
         super().__init__(model, [*funcs, reserved_column], args, **kwargs)
+        # Environments may have brought rewards of their own, behind our column.
         check_task_rewards(len(self.reward_funcs) - 1)
         self.reward_funcs = [func if func is reserved_column else checked(func) for func in self.reward_funcs]
         self.reward_func_names = distinct(self.reward_func_names)  # one name would be one column of the log
@@ -134,17 +136,13 @@ class DQOMixin:
             import_module(RIVALS).attach(self)
 
     def remember(self, name: str, part: Any) -> None:
-        """Keep the memory of one more part of the run in checkpoints, and give it back on a resume.
-
-        Args:
-            name: of the part.
-            part: its `state()` is plain data, its `load(state)` may refuse what does not fit.
-        """
+        """Keep what `part.state()` returns in checkpoints, and give it to `part.load` on a resume."""
         self._memory.parts[name] = part
 
     # Before the first step, of a run or of its continuation.
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler:
+        # TRL draws the first epoch's order of prompts again after a resume; `resume_rollout` turns this sampler.
         self._sampler = super()._get_train_sampler(*args, **kwargs)
         return self._sampler
 
@@ -158,7 +156,8 @@ class DQOMixin:
         """Hook: an algorithm's own files of a checkpoint."""
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        if self.state.global_step < self.state.max_steps:  # TRL looks after a step only, and would take one more
+        # TRL looks after a step only: a run that is done would take one more.
+        if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)
 
     # A step: rollout, rewards, advantages, loss, gradient.
@@ -173,6 +172,8 @@ class DQOMixin:
         return loss
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
+        # TRL has shuffled and cut a new rollout where the buffer is another one: now micro-batches are as the loss sees
+        # them.
         before = self._buffered_inputs
         inputs = super()._prepare_inputs(generation_batch)
         if self.fast is None or self._buffered_inputs is before:
@@ -201,6 +202,7 @@ class DQOMixin:
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         with self.notes.clock.measuring("time/generate"):
             generated = super()._generate(*args, **kwargs)
+        # What is judged and embedded comes from tokens and mask: all turns of the assistant, no trace, no tool output.
         self.notes.prompt_ids, ids = generated[:2]
         place = 3 if len(generated) > 3 else 2  # RLOO's has no mask of tools before the completions
         masks = (generated[2] if place == 3 else None) or [None] * len(ids)
@@ -230,6 +232,7 @@ class DQOMixin:
         answers = [self._answer_span(text) for text in texts]
         E = self._gathered_embeddings(answers)  # (N, D)
         P = blocks(len(rewards), self._group_size())
+        # By name: TRL appends the rewards of environments behind ours.
         ours = self.reward_func_names.index(COLUMN)
         task = self._task_reward(rewards, ours).unflatten(0, (P, -1))  # (P, G)
         alpha = 0.0 if self.spec.signal.place == "none" else self._alpha.now(step, self.state.max_steps)
@@ -237,6 +240,7 @@ class DQOMixin:
         evidence = Evidence() if self.rival is None else self.rival.evidence(answers, completion_ids_list, task)
         with self.notes.clock.measuring("time/credit"):
             combined, group = shape_reward(task, E.unflatten(0, (P, -1)), self.spec, evidence)  # (P, G)
+        # TRL adds up the columns by their weights, and ours has weight 1.
         rewards[:, ours] = (combined - task).flatten().to(rewards.dtype)
         self.notes.task, self.notes.combined, self.notes.evidence = task, combined, evidence
         self._log_diversity(task, combined, group)
@@ -248,6 +252,7 @@ class DQOMixin:
         return rewards
 
     def _compute_loss(self, model: Any, inputs: dict) -> Tensor:
+        # The signal's term reads TRL's own forward; what an algorithm adds stands around both.
         policy_loss = super()._compute_loss
         if self.rival is not None and self.model.training:
             policy_loss = partial(self.rival.loss, policy_loss)

@@ -33,8 +33,9 @@ def attach(trainer: Any) -> None:
         logger.warning("dqo: every response is computed with its own copy of the prompt, because %s", reason)
         return
     trainer.fast, trainer.shares_prefix = SharedPrompts(trainer), True
+    # vLLM and continuous batching share prompts themselves.
     if trainer.use_vllm or trainer.use_transformers_continuous_batching:
-        return  # they share prompts themselves
+        return
     reason = _why_trl_generates(trainer)
     trainer.shares_rollouts = reason is None
     if reason is not None:
@@ -106,10 +107,12 @@ class SharedPrompts:
                 gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
             ) as policy,
             torch.no_grad(),
-            trainer.accelerator.autocast(),  # one context for all steps casts the weights once, not once a token
+            # One context for all steps casts the weights once, not once per token.
+            trainer.accelerator.autocast(),
         ):
             completion_ids, logprobs = generate_shared(
-                getattr(policy, "_orig_mod", policy),  # as `generate` does: every step's new length would compile anew
+                # As `generate` does: a compiled module would compile anew for every step's new length.
+                getattr(policy, "_orig_mod", policy),
                 prompt_ids,
                 sampling=sampling,
                 max_new_tokens=trainer.max_completion_length,
@@ -135,6 +138,7 @@ class SharedPrompts:
     def _loss_depends_on_micro_batch(self) -> bool:
         """Whether the loss divides by what its micro-batch holds, so that moving rows between two changes it."""
         trainer = self._trainer
+        # Rows then stay where TRL put them.
         return (
             getattr(trainer, "loss_type", None) == "bnpo"
             or getattr(trainer, "top_entropy_quantile", 1.0) < 1.0
@@ -153,7 +157,8 @@ class SharedPrompts:
         if batch.get("ref_per_token_logps") is not None:
             if trainer.ref_model is not None:
                 model, adapter = trainer.ref_model, nullcontext()
-            else:  # as TRL: an adapter that is trained on has a copy "ref", a new one is switched off
+            else:
+                # As TRL: an adapter that is trained on has a copy "ref", a new one is switched off.
                 model, policy = trainer.model, trainer.accelerator.unwrap_model(trainer.model)
                 adapter = use_adapter(policy, "ref" if "ref" in policy.peft_config else None)
             with adapter:
