@@ -161,7 +161,7 @@ def test_a_name_that_can_be_nothing_is_told_without_the_network(name):
 
 def test_a_folder_that_is_no_encoder_is_told(tmp_path):
     pytest.importorskip("sentence_transformers")
-    with pytest.raises(EncoderError, match="but that folder holds no config.json"):
+    with pytest.raises(EncoderError, match="but that folder holds no config"):
         load_embedder(str(tmp_path))
 
 

@@ -45,5 +45,5 @@ def test_what_cannot_be_called_is_told_when_it_is_given(tmp_path):
         OwnEmbedder(model)
     with pytest.raises(EncoderError, match="got a str; pass one, or for a name what `load_embedder` returns"):
         OwnEmbedder("hashed")
-    with pytest.raises(RecipeError, match="`encoder` must be text, got <dqo.embedders"):
+    with pytest.raises(RecipeError, match="`encoder` must be text, got <"):
         DQOConfig(str(tmp_path), encoder=OwnEmbedder(ROWS.get), use_cpu=True)

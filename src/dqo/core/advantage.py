@@ -59,9 +59,6 @@ def scaled_advantage(
 def tied_groups(task: Tensor) -> Tensor:
     """Finds groups whose *task* rewards are equal but for rounding at their magnitude.
 
-    The shaped reward varies in every group, because credits differ. A zero-variance filter that reads it would let
-    all-wrong groups pass and train on nothing but their diversity.
-
     Args:
         task: (P, G) task rewards; NaN where unscorable, not compared.
 
@@ -70,6 +67,8 @@ def tied_groups(task: Tensor) -> Tensor:
 
     Source: docs/math.md eq. 5.5.
     """
+    # A filter that reads the shaped reward, which varies in every group, would let all-wrong groups pass and train on
+    # nothing but their diversity.
     low = task.nan_to_num(float("inf")).amin(1)  # (P,)
     high = torch.where(task.isnan(), -float("inf"), task).amax(1)  # (P,)
     return high - low <= slack(task).squeeze(1)
@@ -184,7 +183,8 @@ def gae(
                 "lower the learning rate of the critic."
             )
     advantages = torch.zeros_like(values)  # (N, T)
-    carried = torch.zeros_like(after)  # (N,) A of the step behind
+    # A of the step behind.
+    carried = torch.zeros_like(after)  # (N,)
     for t in reversed(range(values.shape[1])):
         here = step[:, t]  # (N,)
         delta = rewards[:, t] + gamma * after - values[:, t]  # (N,)

@@ -98,9 +98,6 @@ def weight_kernel(L: Tensor, q: Tensor) -> Tensor:
 def centre_among(credit: Tensor, spans: Tensor) -> Tensor:
     """Takes off each credit the mean over the responses that pass the gate; 0 for the others.
 
-    The result sums to 0 over those that pass, so that centring on the group's mean leaves it as it is. Passing is worth
-    nothing: the expected update moves probability between passing responses only.
-
     Args:
         credit: (..., G) credits.
         spans: (..., G) bool, True where the response passes and is not empty.
@@ -111,6 +108,8 @@ def centre_among(credit: Tensor, spans: Tensor) -> Tensor:
     Source: docs/math.md eq. 4.5 and 5.10.
     """
     credit = credit.double().masked_fill(~spans, 0.0)  # (..., G)
+    # The result sums to 0 over those that pass, so that centring on the group's mean leaves it as it is. Passing is
+    # worth nothing: the expected update moves probability between passing responses only.
     mean = credit.sum(-1, keepdim=True) / spans.sum(-1, keepdim=True).clamp_min(1)  # (..., 1)
     return (credit - mean).masked_fill(~spans, 0.0)
 

@@ -1,8 +1,4 @@
-"""Rows of a batch <-> groups of responses to one prompt, by position or by explicit id; partial groups are refused.
-
-Grouping by stride without looking is the silent bug of this field: a batch that starts inside a group gives numbers
-for every row and all of them are wrong. So blocks are checked against the prompts they claim to hold.
-"""
+"""Rows of a batch <-> groups of responses to one prompt, by position or by explicit id; partial groups are refused."""
 
 from collections.abc import Hashable, Sequence
 
@@ -31,6 +27,7 @@ def blocks(n_rows: int, group_size: int, keys: Sequence[Hashable] | None = None)
             f"Expected whole groups of {group_size} responses, got {n_rows} rows, which leaves {n_rows % group_size} "
             "over; make the batch a multiple of `num_generations`."
         )
+    # A batch that starts inside a group would give numbers for every row, and all of them would be wrong.
     for row, key in enumerate(keys or ()):
         first = row - row % group_size
         if key != keys[first]:

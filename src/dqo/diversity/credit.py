@@ -54,7 +54,7 @@ class GroupCredit:
 def group_credit(
     E: Tensor, spec: DiversitySpec, reward: Tensor | None = None, evidence: Evidence | None = None
 ) -> GroupCredit:
-    """What the signal gives every response of every group.
+    """Computes what the signal gives every response of every group.
 
     Args:
         E: (P, G, D) embeddings; a zero row is an empty or left-out response and touches no other row's credit.
@@ -95,7 +95,7 @@ def group_credit(
 def shape_reward(
     reward: Tensor, E: Tensor, spec: DiversitySpec, evidence: Evidence | None = None
 ) -> tuple[Tensor, GroupCredit]:
-    """Reward that is optimised, and the credit in it.
+    """Computes the reward that is optimised, and the credit in it.
 
     Args:
         reward: (P, G) task rewards; NaN marks an unscorable response, which is left out of the kernel and stays NaN.
@@ -141,10 +141,7 @@ def read_signal(evidence: Evidence, spec: DiversitySpec) -> Tensor:
 
 
 def discount(reward: Tensor, share: Tensor, alpha: float) -> Tensor:
-    """R - alpha * |r| * (1 - share): the published r * share at alpha = 1 and r >= 0, and sign-safe below 0.
-
-    A plain product shrinks a *negative* reward of a redundant response towards 0, which pays redundancy. Here a
-    smaller share always means a smaller reward, and a reward never changes its sign for the better.
+    """Computes r - alpha * |r| * (1 - share): the published r * share at alpha = 1 and r >= 0, and sign-safe below 0.
 
     Args:
         reward: (...,) task rewards; NaN stays NaN.
@@ -155,6 +152,8 @@ def discount(reward: Tensor, share: Tensor, alpha: float) -> Tensor:
         (...,) float64.
     """
     reward = reward.double()  # (...,)
+    # A plain product shrinks a negative reward of a redundant response towards 0, which pays redundancy. Here a smaller
+    # share always means a smaller reward.
     return reward - alpha * reward.abs() * (1.0 - share)
 
 

@@ -1,7 +1,7 @@
 """Diversity signals by name: what DQO is compared with, in the same trainer and under the same settings.
 
-A new signal is one function and one row of `SIGNALS`, at the end of this file. The row says everything: configuration
-checks, help texts, trainers and the table of docs/signals.md read it.
+A new signal is one function and one row of `SIGNALS`, at the end of this file. Checks of settings, help texts, trainers
+and the table of docs/signals.md read the row.
 
 A signal acts in one of four places: a *credit* of each response joins its reward by `combine`; a *discount* takes a
 share of the reward; an *advantage* replaces TRL's; a *loss* term is added. docs/signals.md has a section each.
@@ -24,8 +24,7 @@ class Evidence:
     Attributes:
         kernel: (P, G, G) kernel that earns the credit, weighted by quality where `combine` says so.
         spans: (P, G) bool, True where a response is not empty and takes part.
-        logp: (P, G) log-probability of each response under the policy that sampled it, in nats; NaN where it takes no
-            part.
+        logp: (P, G) log-probability of each response under its policy, in nats; NaN where it takes no part.
         same: (P, G, G) bool, pairs that a classifier holds for the same answer.
         correct: bool, True where the task reward reaches `quality_threshold`: (P, G), or (N,) for a loss.
         scored: (P, G) bool, False where nothing could score the response.
@@ -82,7 +81,7 @@ class Signal:
 
 
 def elliptical_bonus(L: Tensor, ridge: float = 1.0) -> Tensor:
-    """h_i^T (ridge I + sum_j h_j h_j^T)^-1 h_i over the group, the ridge leverage score of response i.
+    """Computes h_i^T (ridge I + sum_j h_j h_j^T)^-1 h_i over the group, the ridge leverage score of response i.
 
     Computed from inner products, L (L + ridge I)^-1, so it takes any kernel. RepExp takes the policy's hidden states
     as h. With the volume's credit c_i of the same kernel and ridge it is 1 - exp(-c_i).
@@ -102,10 +101,7 @@ def elliptical_bonus(L: Tensor, ridge: float = 1.0) -> Tensor:
 
 
 def pairwise_distance(L: Tensor) -> Tensor:
-    """Mean of 1 - L_ij over the other non-empty responses j of the group.
-
-    The group's sum is a set function's leave-one-out credit too, that of the mean distance times G/2, so centring
-    keeps its gradient. It saturates at two clusters: a third of the same size adds nothing to a member's mean.
+    """Computes the mean of 1 - L_ij over the other non-empty responses j of the group.
 
     Args:
         L: (..., G, G) kernel with unit diagonal; a row of zero diagonal is empty or left out.
@@ -116,43 +112,47 @@ def pairwise_distance(L: Tensor) -> Tensor:
     L = L.double()  # (..., G, G)
     filled = (L.diagonal(dim1=-2, dim2=-1) > 0).double()  # (..., G)
     others = (filled.sum(-1, keepdim=True) - 1.0).clamp_min(1.0)  # (..., 1)
+    # A leave-one-out credit too, that of the mean distance times G/2, so that centring keeps its gradient. It saturates
+    # at two clusters: a third of the same size adds nothing to a member's mean.
     distance = (1.0 - L) * filled.unsqueeze(-1) * filled.unsqueeze(-2)  # (..., G, G)
     itself = torch.eye(L.shape[-1], dtype=torch.bool, device=L.device)  # (G, G)
     return distance.masked_fill(itself, 0.0).sum(-1) / others
 
 
 def vendi_gain(L: Tensor) -> Tensor:
-    """Vendi score of order 1 of the group, minus that without the response.
-
-    It is negative where a response makes the group less even, as a fourth copy beside one outlier does.
+    """Computes the Vendi score of order 1 of the group, minus that without the response.
 
     Args:
         L: (..., G, G) positive semi-definite kernel with unit diagonal; a row of zero diagonal is empty or left out.
 
     Returns:
-        (..., G) float64 in effective responses; 0 for empty rows, 1 for a response that is alone.
+        (..., G) float64 in effective responses, negative where a response makes the group less even; 0 for empty rows,
+        1 for a response that is alone.
 
     Source: docs/math.md eq. 6.1.
     """
     L = L.double()  # (..., G, G)
-    keep = 1.0 - torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  # (G, G): row i leaves out response i
+    # Row i leaves out response i.
+    keep = 1.0 - torch.eye(L.shape[-1], dtype=L.dtype, device=L.device)  # (G, G)
     without = L.unsqueeze(-3) * keep.unsqueeze(-1) * keep.unsqueeze(-2)  # (..., G, G, G)
     return vendi(L).unsqueeze(-1) - vendi(without)  # (..., G)
 
 
-FLOOR = 0.1  # DARLING's clip: a right answer that everybody gives keeps a tenth of its reward
+# DARLING's clip: a right answer that everybody gives keeps a tenth of its reward.
+FLOOR = 0.1
 
 
 def clusters_by_pairs(same: Tensor) -> Tensor:
-    """Connected components of a relation: union-find as repeated minima of row numbers.
+    """Finds the connected components of a relation, as repeated minima of row numbers.
 
     Args:
-        same: (..., G, G) bool; made symmetric and reflexive here, because a classifier need be neither.
+        same: (..., G, G) bool, of any relation.
 
     Returns:
         (..., G) int64, the smallest row number of the response's cluster.
     """
     G = same.shape[-1]
+    # Made symmetric and reflexive, which a classifier need not be.
     joined = same | same.mT | torch.eye(G, dtype=torch.bool, device=same.device)  # (..., G, G)
     label = torch.arange(G, device=same.device).expand(same.shape[:-1])  # (..., G)
     while True:
@@ -163,7 +163,7 @@ def clusters_by_pairs(same: Tensor) -> Tensor:
 
 
 def partition_share(cluster: Tensor, filled: Tensor) -> Tensor:
-    """(n - |cluster(i)|) / (n - 1), at least a tenth: what response i keeps of its reward.
+    """Computes (n - |cluster(i)|) / (n - 1), at least a tenth: what response i keeps of its reward.
 
     Args:
         cluster: (..., G) cluster of each response.
@@ -180,9 +180,7 @@ def partition_share(cluster: Tensor, filled: Tensor) -> Tensor:
 
 
 def graph_cut_share(L: Tensor) -> Tensor:
-    """1 / (1 + sum_{j != i} max(0, s_ij)): what response i keeps of its reward.
-
-    Negative similarities count as 0; the published sum can reach 0 or pass it, and the weight then explodes or flips.
+    """Computes 1 / (1 + sum_{j != i} max(0, s_ij)), what response i keeps of its reward.
 
     Args:
         L: (..., G, G) cosine kernel; a row of zero diagonal is empty or left out.
@@ -191,12 +189,13 @@ def graph_cut_share(L: Tensor) -> Tensor:
         (..., G) float64 in [1/G, 1]; 1 for a response that overlaps with none.
     """
     eye = torch.eye(L.shape[-1], dtype=torch.bool, device=L.device)  # (G, G)
+    # The published sum takes negative similarities too; it can reach 0 or pass it, and the weight explodes or flips.
     overlap = L.double().clamp_min(0.0).masked_fill(eye, 0.0).sum(-1)  # (..., G)
     return 1.0 / (1.0 + overlap)
 
 
 def unlikeliness_share(logp: Tensor, scored: Tensor) -> Tensor:
-    """1 - rank_i / n, rank 0 the least likely of the n scored responses; ties share their mean rank.
+    """Computes 1 - rank_i / n, rank 0 the least likely of the n scored responses; ties share their mean rank.
 
     Args:
         logp: (..., G) log-probability of each whole response under the policy that sampled it, in nats.
@@ -206,21 +205,23 @@ def unlikeliness_share(logp: Tensor, scored: Tensor) -> Tensor:
         (..., G) float64 in [1/n, 1]; 1 where the response takes no part.
     """
     takes_part = scored.unsqueeze(-2)  # (..., 1, G)
-    above = logp.unsqueeze(-1) - logp.unsqueeze(-2)  # (..., G, G) how much likelier than each
-    tie = slack(logp.masked_fill(~scored, 0.0)).unsqueeze(-1)  # (..., 1, 1) copies differ by rounding
+    # How much likelier each is than each other one.
+    above = logp.unsqueeze(-1) - logp.unsqueeze(-2)  # (..., G, G)
+    # Log-probabilities of copies differ by rounding.
+    tie = slack(logp.masked_fill(~scored, 0.0)).unsqueeze(-1)  # (..., 1, 1)
     below = ((above > tie) & takes_part).sum(-1)  # (..., G)
-    equal = ((above.abs() <= tie) & takes_part).sum(-1) - 1  # (..., G) without itself
+    # Without itself.
+    equal = ((above.abs() <= tie) & takes_part).sum(-1) - 1  # (..., G)
     rank = below.double() + equal.clamp_min(0).double() / 2.0  # (..., G)
     n = scored.sum(-1, keepdim=True).double().clamp_min(1.0)  # (..., 1)
     return torch.where(scored, 1.0 - rank / n, 1.0)
 
 
 def pass_at_k_advantage(correct: Tensor, scored: Tensor, k: int) -> Tensor:
-    """Advantages for the objective pass@k, from all subsets of k of the n scored responses of each group.
+    """Computes advantages for the objective pass@k, from all subsets of k of the n scored responses of each group.
 
     With N- wrong of n: R = 1 - C(N-, k)/C(n, k), sigma = sqrt(R (1 - R)), a right response gets (1 - R)/sigma, a
-    wrong one (1 - R - C(N- - 1, k - 1)/C(n - 1, k - 1))/sigma. A group with R = 0 or 1 gets 0: once k draws are sure
-    to hold a right answer, there is nothing to learn from it.
+    wrong one (1 - R - C(N- - 1, k - 1)/C(n - 1, k - 1))/sigma.
 
     Args:
         correct: (..., G) bool.
@@ -228,14 +229,16 @@ def pass_at_k_advantage(correct: Tensor, scored: Tensor, k: int) -> Tensor:
         k: draws, at least 1.
 
     Returns:
-        (..., G) float64; 0 for unscored responses and for groups of fewer than k scored ones.
+        (..., G) float64; 0 for unscored responses, for groups of fewer than k scored ones, and where R is 0 or 1.
     """
     n = scored.sum(-1, keepdim=True).double()  # (..., 1)
     wrong = (scored & ~correct).sum(-1, keepdim=True).double()  # (..., 1)
-    fail = _ratio(wrong, n, k)  # (..., 1) probability that k of the n hold no right one
-    fail_beside = _ratio(wrong - 1.0, n - 1.0, k - 1)  # (..., 1) the same for the k - 1 beside a wrong one
+    # Probability that k of the n hold no right one, and the same for the k - 1 beside a wrong one.
+    fail = _ratio(wrong, n, k)  # (..., 1)
+    fail_beside = _ratio(wrong - 1.0, n - 1.0, k - 1)  # (..., 1)
     sigma = (fail * (1.0 - fail)).sqrt()  # (..., 1)
     advantage = torch.where(correct, fail, fail - fail_beside) / torch.where(sigma > 0, sigma, 1.0)  # (..., G)
+    # Once k draws are sure to hold a right answer, there is nothing to learn from the group.
     return advantage.masked_fill(~scored | (sigma <= 0) | (n < k), 0.0)
 
 
@@ -248,7 +251,7 @@ def _ratio(m: Tensor, n: Tensor, k: int) -> Tensor:
 
 
 def mean_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
-    """Mean entropy of the next-token distribution over the tokens of the batch.
+    """Computes the mean entropy of the next-token distribution over the tokens of the batch.
 
     Args:
         entropies: (N, T) nats, differentiable.
@@ -261,10 +264,7 @@ def mean_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
 
 
 def correct_entropy(logps: Tensor, old_logps: Tensor, mask: Tensor, correct: Tensor) -> Tensor:
-    """Mean over responses of 1[right] * mean over tokens of -(pi/pi_old) log pi.
-
-    An estimate of the entropy along the sampled tokens, from right responses only: the policy stays broad where it is
-    right and is not pushed to wander where it is wrong.
+    """Computes the mean over responses of 1[right] * mean over tokens of -(pi/pi_old) log pi.
 
     Args:
         logps: (N, T) log-probabilities of the sampled tokens, nats, differentiable.
@@ -275,6 +275,7 @@ def correct_entropy(logps: Tensor, old_logps: Tensor, mask: Tensor, correct: Ten
     Returns:
         () nats, to be raised; 0 where no response is right.
     """
+    # From right responses only: the policy is not pushed to wander where it is wrong.
     surprise = -(logps - old_logps.detach()).exp() * logps  # (N, T)
     per_response = (surprise * mask).sum(-1) / mask.sum(-1).clamp_min(1)  # (N,)
     return (per_response * correct).mean()

@@ -90,8 +90,7 @@ def repetition(text: str, n: int = 3) -> float:
 def low_quality_credit(credit: Tensor, reward: Tensor) -> float:
     """Computes the share of what diversity pays that goes to the poorer half of each group; equal rewards divide it.
 
-    A fair signal gives it a half; well above that, different means bad here. The half and not all below the median:
-    where most of a group fail alike, the median is a failure too and nobody would be below it.
+    A fair signal gives it a half; well above that, different means bad here.
 
     Args:
         credit: (P, G) what diversity adds to each reward; what it takes away is left out.
@@ -102,11 +101,14 @@ def low_quality_credit(credit: Tensor, reward: Tensor) -> float:
     """
     scored = ~reward.isnan()  # (P, G)
     paid = credit.double().masked_fill(~scored, 0.0).clamp_min(0.0)  # (P, G)
-    difference = reward.double().unsqueeze(-1) - reward.double().unsqueeze(-2)  # (P, G, G), NaN compares to nothing
+    # NaN compares to nothing.
+    difference = reward.double().unsqueeze(-1) - reward.double().unsqueeze(-2)  # (P, G, G)
     tie = slack(reward).unsqueeze(-1)  # (P, 1, 1)
     below, equal = (difference > tie).sum(-1), (difference.abs() <= tie).sum(-1)  # (P, G) each
+    # The half, not all below the median: where most of a group fail alike, nobody is below it.
     half = scored.sum(-1, keepdim=True) / 2  # (P, 1)
-    poor = ((half - below) / equal.clamp_min(1)).clamp(0.0, 1.0)  # (P, G), the part of a response in the poorer half
+    # The part of a response that belongs to the poorer half.
+    poor = ((half - below) / equal.clamp_min(1)).clamp(0.0, 1.0)  # (P, G)
     total = paid.sum().item()
     return (paid * poor).sum().item() / total if total > 0 else math.nan
 
@@ -136,7 +138,8 @@ def encoder_disagreement(E: Tensor, E_heldout: Tensor) -> Tensor:
 
 def _ranks(values: Tensor, filled: Tensor) -> Tensor:
     """Mean ranks among the filled along the last dimension, ties but for rounding sharing theirs; 0 for the rest."""
-    tie = slack(values, 1e-9).unsqueeze(-1)  # (..., 1, 1), of credits in float64
+    # Credits are in float64.
+    tie = slack(values, 1e-9).unsqueeze(-1)  # (..., 1, 1)
     difference = values.unsqueeze(-1) - values.unsqueeze(-2)  # (..., G, G)
     rank = (difference > tie).double() + (difference.abs() <= tie).double() / 2  # (..., G, G)
     both = filled.unsqueeze(-1) & filled.unsqueeze(-2)  # (..., G, G)

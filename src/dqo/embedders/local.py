@@ -112,7 +112,8 @@ def _load(source: str, device: Any, dtype: str, pooling: str | None) -> Any:
     try:
         model = SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
         own_code = _has_own_activation(source)
-    except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
+    # Errors of the hub, of the network and of the files mean the same to the user.
+    except Exception as error:
         own_code = asks_for_code(error)
         if not own_code:
             raise EncoderError(
@@ -249,7 +250,6 @@ def direction(feature: str, dimension: int) -> Tensor:
 class HiddenStateEmbedder(ChunkedEmbedder):
     """Mean of a causal language model's last hidden states, normalised; the weights never change.
 
-    The current policy would be a moving judge, which training can talk into seeing differences, so the copy is frozen.
     Hidden states of language models all point roughly one way: unrelated sentences have cosines far above those of a
     sentence encoder, so credits lie closer together and the same alpha weighs less.
 
@@ -270,7 +270,7 @@ class HiddenStateEmbedder(ChunkedEmbedder):
     ) -> None:
         whole, self._tokenizer = load_policy(model, device=device or best_device(), dtype=dtype)
         self.vocabulary = digest(self._tokenizer.get_vocab())
-        # Without the head, whose logits nobody reads.
+        # Without the head, whose logits nobody reads; frozen, because training could talk a moving judge round.
         self._model = whole.base_model.requires_grad_(False)
         config = whole.config.get_text_config()
         reads = getattr(config, "max_position_embeddings", None)

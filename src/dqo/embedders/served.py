@@ -85,7 +85,8 @@ class ServedEmbedder(ChunkedEmbedder):
             rows = [row["embedding"] for row in sorted(answer["data"], key=lambda row: row["index"])]
             numbers = all(row and all(map(is_number, row)) for row in rows)
             sound = numbers and len(rows) == len(texts) and len({len(row) for row in rows}) == 1
-        except (KeyError, TypeError):  # JSON of something else
+        # JSON of something else.
+        except (KeyError, TypeError):
             sound = False
         if not sound:
             raise EndpointError(
