@@ -33,9 +33,8 @@ class _Interval(BaseModel):
     high: float
 
 
+# What the readers of a metrics.json rely on.
 class _Metrics(BaseModel):
-    """What the readers of a metrics.json rely on."""
-
     model_config = STRICT | {"extra": "ignore"}
     metrics: dict[str, _Interval | None]
     n_prompts: int = Field(ge=1)
@@ -52,9 +51,8 @@ class _Metrics(BaseModel):
     notes: list[str] = Field(default=[])
 
 
+# One line of a prompt_metrics.jsonl.
 class _PromptMetrics(BaseModel):
-    """One line of a prompt_metrics.jsonl: every metric of a prompt."""
-
     model_config = STRICT | {"extra": "allow"}
     __pydantic_extra__: dict[str, float | None]
     id: str
@@ -172,8 +170,8 @@ def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
     return (document.get("scoring") or {}) | task or UNKNOWN_SCORING
 
 
+# None where there is no quality, or where the task gave it and its options are unknown.
 def _scoring(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What gave the quality; None where there is none, or where the task says it and its options are unknown."""
     known = document.get("scoring")
     if known or document.get("task") or document["metrics"].get("quality") is None:
         return known
@@ -287,7 +285,6 @@ def read_settings(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> dict[str, Group]:
-    """Reads the groups that the folder already holds, if this run would have drawn the same."""
     record, path = out / "sampling.json", out / "groups.jsonl"
     before = read_settings(out)
     if before is None:

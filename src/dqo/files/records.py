@@ -207,7 +207,6 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def _read(path: str | Path, record_of: Callable[[dict[str, Any], int, str], Record]) -> list[Record]:
-    """Reads a file line by line; `record_of` gets the fields, the number and the place of a line."""
     found: dict[str, Record] = {}
     places: dict[str, str] = {}
     for number, source in enumerate(read_text(path, "JSON-lines file").split("\n"), start=1):

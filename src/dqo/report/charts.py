@@ -104,7 +104,6 @@ def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[
 
 
 def _lines(run: RunFiles, keys: list[str]) -> list[tuple[str, int | None]]:
-    """Each prompt with its line in the file of a run; None where the run does not have it."""
     lines = {key: line for line, key in enumerate(run.groups, start=1)}
     return [(key, lines.get(key)) for key in keys]
 
@@ -196,8 +195,8 @@ def principal_plane(E: np.ndarray) -> tuple[np.ndarray, list[float]]:
     return xy, [*share, 0.0, 0.0][:2]
 
 
+# Reasoning traces are left out, as the evaluation embedded no trace.
 def _read(run: RunFiles, keys: list[str]) -> dict[str, list[str]]:
-    """What the evaluation embedded, by prompt: responses without reasoning traces."""
     markers = TraceMarkers.parse(str(run.document.get("trace_markers", "default")))
     groups = judged(list(run.groups.values()), markers, run.document.get("sampling"))
     by_key = zip(run.groups, groups, strict=True)

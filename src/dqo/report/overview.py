@@ -21,6 +21,7 @@ Shared = Mapping[str, Sequence[dict[str, float] | None]]  # metric -> each run's
 # The judge of diversity, best first: one the policy was not trained against, if any.
 DIVERSITY = ("heldout/vendi_1", "vendi_1", "heldout/cosine_distance", "cosine_distance", "distinct_2")
 _DECIDE = (("quality",), DIVERSITY, ("heldout/good/vendi_1", "good/vendi_1"))
+_NO_FACTS = ("metrics", "corpus", "notes")
 _TAIL = 0.1  # share of the steps that "at the start" and "at the end" average over
 
 
@@ -50,7 +51,7 @@ class Leader(NamedTuple):
 
 
 def headline(runs: Sequence[RunFiles]) -> list[str]:
-    """The metrics that decide: quality, diversity, and diversity among the good answers, where they were measured.
+    """Chooses the metrics that decide: quality, diversity, and diversity among the good answers.
 
     Args:
         runs: All runs.
@@ -64,13 +65,13 @@ def headline(runs: Sequence[RunFiles]) -> list[str]:
 
 
 def shared_means(runs: Sequence[RunFiles]) -> Shared:
-    """Every metric of every run over the prompts that all runs with the metric have a value for.
+    """Averages every metric of every run over the prompts that all runs with the metric have a value for.
 
     Args:
         runs: All runs.
 
     Returns:
-        As `on_common_prompts` does; a metric without such prompts is not in it, and no order of the runs is told there.
+        As `on_common_prompts` does; a metric without such prompts is not in it, and the runs are not ordered by it.
     """
     return on_common_prompts([run.values for run in runs], [run.document.get("metrics", {}) for run in runs])
 
@@ -78,7 +79,7 @@ def shared_means(runs: Sequence[RunFiles]) -> Shared:
 def leaders(
     runs: Sequence[RunFiles], shared: Shared, differences: Sequence[Sequence[Mapping[str, Difference]]]
 ) -> list[Leader]:
-    """Which run is best in each of the metrics that decide, and which others it is shown to be ahead of.
+    """Finds the best run in each of the metrics that decide, and those that it is shown to be ahead of.
 
     Args:
         runs: All runs.
@@ -102,7 +103,7 @@ def leaders(
 
 
 def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[str, Difference]) -> list[Fact]:
-    """The metrics that decide of an evaluated run beside the baseline's, all on the prompts both have a value for.
+    """Compares the metrics that decide with the baseline's, on the prompts that both have a value for.
 
     Args:
         runs: All runs, the baseline first.
@@ -124,7 +125,7 @@ def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[
 
 
 def over_training(columns: Mapping[str, Sequence[float | None]]) -> list[Fact]:
-    """Quality, diversity and KL of a training run: mean of its first and of its last tenth of the log.
+    """Compares quality, diversity and KL of the first tenth of a log with those of the last.
 
     Args:
         columns: As `dqo.report.charts.columns` gives them.
@@ -144,7 +145,7 @@ def over_training(columns: Mapping[str, Sequence[float | None]]) -> list[Fact]:
 
 
 def cautions(runs: Sequence[RunFiles]) -> list[str]:
-    """Why some runs of this page should not be compared, or not yet.
+    """Says why some runs of this page should not be compared, or not yet.
 
     Args:
         runs: All runs.
@@ -163,27 +164,28 @@ def cautions(runs: Sequence[RunFiles]) -> list[str]:
 
 
 def _unlike_prompts(runs: Sequence[RunFiles]) -> list[str]:
-    """What the numbers of evaluated runs stand on where they have not answered the same prompts."""
-    untold = [run.name for run in runs if not run.values]
-    if len(runs) > 1 and untold:
-        return [f"{', '.join(untold)}: no prompt_metrics.jsonl, so that no run is said to be ahead of the others."]
+    unscored = [run.name for run in runs if not run.values]
+    if len(runs) > 1 and unscored:
+        return [f"{', '.join(unscored)}: no prompt_metrics.jsonl, so that no run is said to be ahead of the others."]
     asked = [run.values.keys() for run in runs]
     if all(keys == asked[0] for keys in asked):
         return []
-    told = ", ".join(f"{run.name}: {len(run.values)}" for run in runs)
+    counts = ", ".join(f"{run.name}: {len(run.values)}" for run in runs)
     common = len(set.intersection(*map(set, asked)))
     if not common:
-        return [f"No prompt was answered by all runs ({told}): the points are over each run's own, and none is ahead."]
+        return [
+            f"No prompt was answered by all runs ({counts}): the points are over each run's own, and none is ahead."
+        ]
     few = f"; {FEW}" if common < FEW_PROMPTS else ""
     return [
-        f"The runs did not answer the same prompts ({told}): points, curves over draws and the best of each are over "
+        f"The runs did not answer the same prompts ({counts}): points, curves over draws and the best of each are over "
         f"the {common} that all of them answered, differences over those that both answered, the table of all metrics "
         f"over each run's own{few}."
     ]
 
 
 def settings(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, list[Any]]], list[tuple[str, list[Any]]]]:
-    """Every setting of every run, with versions and the facts of the evaluations.
+    """Lists every setting of every run, with versions and the facts of the evaluations.
 
     Args:
         runs: All runs.
@@ -194,19 +196,15 @@ def settings(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, list[Any]]], lis
     parts = [
         [_flat(run.config) for run in runs],
         [_flat(run.resolved, "resolved.") for run in runs],
-        [_flat(_facts(run), "eval.") for run in runs],
+        [_flat({k: v for k, v in run.document.items() if k not in _NO_FACTS}, "eval.") for run in runs],
     ]
     differ, same = [], []
     for tables in parts:
-        told = [table for table in tables if table]  # a folder without the file says nothing, which is no difference
-        for name in dict.fromkeys(name for table in told for name in table):
+        there = [table for table in tables if table]  # a folder without the file says nothing, which is no difference
+        for name in dict.fromkeys(name for table in there for name in table):
             row = (name, [_short(table.get(name)) for table in tables])
-            (differ if len({str(table.get(name)) for table in told}) > 1 else same).append(row)
+            (differ if len({str(table.get(name)) for table in there}) > 1 else same).append(row)
     return differ, same
-
-
-def _facts(run: RunFiles) -> dict[str, Any]:
-    return {name: value for name, value in run.document.items() if name not in ("metrics", "corpus", "notes")}
 
 
 def _short(value: Any) -> Any:
@@ -224,7 +222,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def all_differences(runs: Sequence[Values], metrics: Sequence[str]) -> list[list[dict[str, Difference]]]:
-    """Compare runs prompt by prompt.
+    """Compares runs prompt by prompt.
 
     Args:
         runs: For each run, prompt id -> metric -> value; None where a prompt has none.
@@ -243,7 +241,7 @@ def all_differences(runs: Sequence[Values], metrics: Sequence[str]) -> list[list
 
 
 def bases(differences: Sequence[Sequence[Mapping[str, Difference]]]) -> dict[int, list[int]]:
-    """What the page shows of all pairs: every run in turn as the one that the others are compared with.
+    """Chooses the pairs that the page shows: every run in turn as the one that the others are compared with.
 
     Args:
         differences: As `all_differences` returns them.
@@ -257,7 +255,7 @@ def bases(differences: Sequence[Sequence[Mapping[str, Difference]]]) -> dict[int
 
 
 def by_kind(metrics: Sequence[str]) -> dict[str, list[str]]:
-    """Metrics sorted by what they are about.
+    """Sorts metrics by what they are about.
 
     Args:
         metrics: Names as in metrics.json.

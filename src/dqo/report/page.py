@@ -81,7 +81,6 @@ def write_report(
 
 
 def _document(runs: list[RunFiles], shared: Shared) -> dict[str, Any]:
-    """Everything the charts draw, as JSON values."""
     metrics = shown_in(dict.fromkeys(name for run in runs for name in run.document.get("metrics", {})), "report")
     training = [columns(run.steps) if run.steps else None for run in runs]
     own = {name: [run.document.get("metrics", {}).get(name) for run in runs] for name in metrics}
@@ -203,8 +202,8 @@ def number(value: float, sign: bool = False) -> str:
     return text.replace("-", "−")
 
 
+# As browsers write it in a content security policy.
 def _digest(script: str) -> str:
-    """What the page's policy lets run, as browsers write it."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
@@ -263,8 +262,8 @@ def watch(
     tell(f"finished: {out}")
 
 
+# Where no run will come, a misspelt name or a folder of other things, waiting would never end.
 def _check_begun(folder: Path) -> None:
-    """Refuses to wait for a run in a folder where none will come: a misspelt name, or a folder of other things."""
     if not folder.is_dir():
         there = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         near = nearest(folder.name, there)

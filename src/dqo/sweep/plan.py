@@ -80,9 +80,8 @@ class _SweepFile(_Grid):
     keep: Literal["all", "final", "none"] = "all"
 
 
+# What a file may say under `evaluation`.
 class _GivenEvaluation(Strict):
-    """Settings under `evaluation`; `Evaluation` says what they mean."""
-
     split: str | None = None
     data: str | None = None
     prompts: int | None = Field(default=None, ge=1)
@@ -218,7 +217,6 @@ def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
 
 
 def _runs(file: _SweepFile, base: dict[str, Any], output_dir: Path, path: str) -> tuple[list[Run], list[Recipe]]:
-    """Every training run with its recipe: arms in file order, each alpha, each seed."""
     runs: list[Run] = []
     recipes: list[Recipe] = []
     grid_used = file.alphas is None
@@ -243,7 +241,6 @@ def _runs(file: _SweepFile, base: dict[str, Any], output_dir: Path, path: str) -
 
 
 def _arm(arm: str, overrides: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[Any] | None]:
-    """Settings that an arm changes, and its own grid of alphas."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", arm) or arm.lower() == BASE:
         raise RecipeError(
             f"{origin}: the name of an arm is part of a folder's, so letters, digits, '.', '_', '+' and '-', and not "

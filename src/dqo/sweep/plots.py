@@ -47,7 +47,6 @@ def write_plots(out: Path, document: dict[str, Any]) -> list[Path]:
 
 
 def _front(document: dict[str, Any]) -> "Figure":
-    """One point an arm and alpha with its intervals; an arm's points are joined in the order of alpha."""
     arms, axes = _by_arm(document["points"]), document["axes"]
     across, up = (f"{explain(name).label} ({explain(name).unit})" for name in axes)
     # More arms than there are colours get a panel each, over the points of all others in grey.
@@ -119,7 +118,6 @@ def _curves(document: dict[str, Any], metric: str, title: str) -> "Figure":
 
 
 def _panels(count: int, size: tuple[float, float] | None = None) -> "tuple[Figure, Sequence[Axes]]":
-    """A figure of so many equal plots on the same axes, in rows."""
     from matplotlib.figure import Figure
 
     down, across = -(-count // _ACROSS), min(count, _ACROSS)
@@ -132,8 +130,8 @@ def _panels(count: int, size: tuple[float, float] | None = None) -> "tuple[Figur
     return figure, plots
 
 
+# A mode by name comes after the numbers.
 def _by_arm(points: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Points of each arm by growing alpha; a mode by name comes last."""
     arms: dict[str, list[dict[str, Any]]] = {}
     for point in points:
         arms.setdefault(point["arm"], []).append(point)

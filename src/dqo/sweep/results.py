@@ -80,7 +80,6 @@ def read_evaluations(
 
 
 def _odd(found: Mapping[str, Evaluated], standard: str, name: str) -> dict[str, dict[str, Any]]:
-    """Facts in which two evaluations must agree and do not, each with both values."""
     facts = unlike({key: found[key].document for key in (standard, name)})
     return {fact: both for fact, both in facts.items() if fact in MUST_AGREE}
 
@@ -147,8 +146,8 @@ def student_interval(values: Sequence[float]) -> dict[str, float]:
     return {"mean": mean, "low": mean - reach, "high": mean + reach}
 
 
+# The held-out judge of diversity comes first; a run without an axis leaves no plane.
 def _axes(evaluated: Sequence[Evaluated]) -> list[str] | None:
-    """Diversity by the held-out judge where there is one, and quality; None where a run lacks either."""
     metrics = evaluated[0].document["metrics"]
     axes = ["heldout/vendi_1" if "heldout/vendi_1" in metrics else "vendi_1", "quality"]
     return axes if all(one.document["metrics"].get(axis) for one in evaluated for axis in axes) else None
@@ -295,7 +294,6 @@ def markdown(document: dict[str, Any]) -> str:
 
 
 def _nulls(points: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """Why there is no number in a column, or no column."""
     found = []
     for name in names:
         values = [point["metrics"].get(name) for point in points]
@@ -309,8 +307,8 @@ def _cell(interval: dict[str, float] | None) -> str:
     return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]" if interval else "–"
 
 
+# Aligned, so that it reads as plain text too.
 def _table(rows: Sequence[dict[str, str]]) -> str:
-    """A markdown table that is aligned as plain text too; the first column to the left, the others to the right."""
     columns = [[name, *(row[name] for row in rows)] for name in rows[0]]
     for place, cells in enumerate(columns):
         width = max(map(len, cells))

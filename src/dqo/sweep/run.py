@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
+# A misspelt name should not show after the first training.
 def _check_encoders(sweep: Sweep) -> None:
-    """Loads what will measure the runs, so that a misspelt name does not show after the first training."""
     for name in (sweep.evaluation.encoder, sweep.evaluation.heldout_encoder):
         if name is not None and not name.startswith("policy:"):  # whose weights may be large
             load_embedder(name)
@@ -86,7 +86,6 @@ def _chosen(sweep: Sweep, only: Sequence[str]) -> list[Run]:
 
 
 def _check_folder(one: Run, sweep: Sweep) -> None:
-    """Refuses a run folder made from other settings than this sweep's."""
     check_evaluation(one, sweep.evaluation)
     if one.recipe.exists():
         before = read_settings(one.recipe)
@@ -96,7 +95,6 @@ def _check_folder(one: Run, sweep: Sweep) -> None:
 
 
 def _plan(sweep: Sweep, chosen: list[Run]) -> str:
-    """One line a run: its name and what is done of it."""
     width = max(len(one.name) for one in chosen)
     lines = [f"{one.name:{width}}  {_state(one, sweep)}" for one in chosen]
     done = sum(_evaluated(one, sweep) for one in chosen)
@@ -121,7 +119,6 @@ def _evaluated(one: Run, sweep: Sweep) -> bool:
 
 
 def _job(one: Run, sweep: Sweep) -> Job:
-    """The commands of a run: train from its own recipe, resuming what there is, and evaluate."""
     evaluation = sweep.evaluation
     out = one.folder / evaluation.folder
     training = Stage(
@@ -147,8 +144,8 @@ def _job(one: Run, sweep: Sweep) -> Job:
     return Job(one.name, one.folder, stages, lambda: _tidy(one, sweep.keep))
 
 
+# Long enough to finish a step, as the log knows it, and to save it.
 def _patience(one: Run) -> float:
-    """Seconds to finish a step of a training, as its log knows it, and to save it."""
     log = RunFolder(one.folder).metrics
     with suppress(DataError):  # a log that cannot be read says as little as none: the training is waited for
         steps = [row["time/step"] for row in read_steps(log) if is_number(row.get("time/step"))]
@@ -167,7 +164,6 @@ def _write_recipe(one: Run) -> None:
 
 
 def _tidy(one: Run, keep: str) -> None:
-    """Deletes the checkpoints of a finished run that are not to be kept."""
     folder = RunFolder(one.folder)
     for path in folder.checkpoints.glob("*") if keep != "all" else ():
         if path.is_dir() and (keep == "none" or path != folder.final):  # a model card lies there too

@@ -138,7 +138,6 @@ def failure(log: str, returncode: int) -> str:
 
 
 def _holder(job: Job) -> str:
-    """Describes who works on a job."""
     stages = (owner(stage.folder) for stage in job.stages)
     return owner(job.folder, LOCK) or next(filter(None, stages), "another process")
 
@@ -194,8 +193,8 @@ def _wait(process: subprocess.Popen, stage: Stage, stop: StopSignals) -> int:
         return process.wait()
 
 
+# All that they have started goes with them.
 def _kill(processes: Iterable[subprocess.Popen]) -> None:
-    """Ends processes at once, with all that they have started."""
     for process in processes:
         if process.poll() is None:
             with suppress(ProcessLookupError):  # it ended just now
