@@ -1,17 +1,12 @@
 """What goes wrong while or before a run trains: one sentence, and what the run had saved stays whole."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import local_server
 import pytest
 from transformers import AutoModelForCausalLM
 
 from dqo.cli.main import main
-
-_spec = importlib.util.spec_from_file_location("local_server", Path(__file__).parents[1] / "local_server.py")
-local_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(local_server)
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Pooling and prompt of an encoder: what its files leave open is said, what its card asks for can be set everywhere."""
 
-import importlib.util
 import json
 import warnings
 from pathlib import Path
 
+import local_server
 import pytest
+import tiny_encoder as tiny
 import torch
 from torch.nn.functional import normalize
 
@@ -14,12 +15,6 @@ from dqo.embedders.naming import EncoderName, canonical, read_name, with_whole_p
 from dqo.errors import EncoderError, RecipeError
 
 _HERE = Path(__file__).parent
-_spec = importlib.util.spec_from_file_location("tiny_encoder", _HERE / "tiny_encoder.py")
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
-_spec = importlib.util.spec_from_file_location("local_server", _HERE.parent / "local_server.py")
-local_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(local_server)
 
 TEXTS = ["the dog runs", "a red bird sings near the tree", "cat"]
 

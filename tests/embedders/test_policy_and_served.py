@@ -1,19 +1,14 @@
 """Encoders that are language models: the frozen policy, and one behind a real HTTP server on this machine."""
 
-import importlib.util
 import math
-from pathlib import Path
 
+import local_server
 import pytest
 import torch
 
 from dqo.embedders import load_embedder
 from dqo.embedders.served import PIECE_BYTES
 from dqo.errors import EncoderError, EndpointError
-
-_spec = importlib.util.spec_from_file_location("local_server", Path(__file__).parents[1] / "local_server.py")
-local_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(local_server)
 
 TEXTS = ["the dog runs", "a big red bird sings near the old house", "", "cat", "the small cat sleeps"]
 

@@ -1,14 +1,13 @@
 """A server that refuses a parameter is adapted to once; Ctrl-C ends what is under way; no prompt ends a run."""
 
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
+import local_server
 import pytest
 
 from dqo.errors import EndpointError
@@ -17,10 +16,6 @@ from dqo.evaluation.run import evaluate
 from dqo.evaluation.sampling import Verbalized, sample_from
 from dqo.files.evaluation import read_settings
 from dqo.files.records import Prompt, read_groups
-
-_spec = importlib.util.spec_from_file_location("local_server", Path(__file__).parents[1] / "local_server.py")
-local_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(local_server)
 
 PROMPTS = [Prompt(str(i), f"question {i}", [], {}) for i in range(4)]
 ASKED = Asked(seed=3, max_new_tokens=20, temperature=0.7)

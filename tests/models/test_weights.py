@@ -1,11 +1,11 @@
 """No model with a weight drawn at random: every kind of model that is loaded, every way in which a weight can lack."""
 
 import ast
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+import tiny_encoder as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -14,12 +14,6 @@ from dqo.embedders import load_embedder
 from dqo.errors import EncoderError, ModelError
 from dqo.evaluation.same_meaning import Entailment, NoveltyBenchClassifier
 from dqo.models.policy import load_backbone, load_policy
-
-_spec = importlib.util.spec_from_file_location(
-    "tiny_encoder", Path(__file__).parents[1] / "embedders" / "tiny_encoder.py"
-)
-tiny = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(tiny)
 
 TEXTS = ["the dog runs", "a red bird sings near the tree", "cat"]
 LAYER = "encoder.layer.1."

@@ -1,16 +1,10 @@
 """The judge against a real HTTP server on this machine."""
 
-import importlib.util
-from pathlib import Path
-
+import local_server
 import pytest
 
 from dqo.errors import EndpointError
 from dqo.rewards.judge import JudgeReward
-
-_spec = importlib.util.spec_from_file_location("local_server", Path(__file__).parents[1] / "local_server.py")
-local_server = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(local_server)
 
 
 @pytest.fixture

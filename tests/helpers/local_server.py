@@ -26,6 +26,8 @@ class LocalServer:
                 self._send(reply(self.path, body))
 
             def do_GET(self):
+                with lock:
+                    outer.keys.append(self.headers.get("Authorization"))
                 self._send(models)
 
             def _send(self, answer):
