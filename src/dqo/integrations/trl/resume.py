@@ -19,6 +19,11 @@ from dqo.errors import ModelError, RecipeError
 from dqo.files.run import KEY, list_files
 from dqo.models.weights import first_words
 
+# Below 5.11, transformers maps the optimizer's state to DDP's device "cpu:0", a place that torch.load does not know.
+torch.serialization.register_package(
+    100, lambda storage: None, lambda storage, place: storage if place.startswith("cpu:") else None
+)
+
 Batch = dict[str, Any]  # of one micro-batch: tensors, None, and for images lists of numbers
 
 
