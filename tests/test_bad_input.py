@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dqo.errors import DataError, EncoderError, ModelError, RewardError
+from dqo.errors import DataError, ModelError, RewardError
 from dqo.files.records import Group, read_groups, write_groups
 from dqo.rewards import CheckedReward
 
@@ -51,17 +51,10 @@ def test_half_characters_are_refused_before_a_file_is_touched(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_adapter_and_encoder_that_are_pickles_are_refused(tmp_path):
-    from dqo.embedders import load_embedder
+def test_an_adapter_that_is_a_pickle_is_refused(tmp_path):
     from dqo.models.policy import load_policy
 
-    adapter, encoder = tmp_path / "adapter", tmp_path / "encoder"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
-    torch.save({}, adapter / "adapter_model.bin")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    torch.save({}, tmp_path / "adapter_model.bin")
     with pytest.raises(ModelError, match="expected an adapter in safetensors format in folder"):
-        load_policy(str(adapter))
-    (encoder / "2_Dense").mkdir(parents=True)
-    torch.save({}, encoder / "2_Dense" / "pytorch_model.bin")
-    with pytest.raises(EncoderError, match=r"in safetensors format, but '.*2_Dense' holds only pytorch_model.bin"):
-        load_embedder(str(encoder))
+        load_policy(str(tmp_path))
