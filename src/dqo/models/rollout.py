@@ -5,25 +5,19 @@ once, its G rows read its keys and values together, and rows that have ended lea
 response does not keep the others busy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    MinPLogitsWarper,
-    PreTrainedModel,
-    RepetitionPenaltyLogitsProcessor,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from dqo.models.numerics import full_float32
 from dqo.models.rollout_cache import RolloutCache, attending_in_groups, cache_keyword
 from dqo.models.weights import first_words
+
+Numbers = Callable[[Tensor, int], Tensor]  # rows still running, (R,), and step -> float64 in [0, 1), (R,)
 
 # Settings of `generate` that a rollout applies.
 _APPLIED = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "max_new_tokens", "eos_token_id"}
@@ -62,15 +56,15 @@ class Sampling:
         """Makes the processors of transformers for the settings that are not neutral."""
         chosen = LogitsProcessorList()
         if self.repetition_penalty != 1.0:
-            chosen.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+            chosen.append(transformers.RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
         if self.temperature not in (0, 1):
-            chosen.append(TemperatureLogitsWarper(float(self.temperature)))
+            chosen.append(transformers.TemperatureLogitsWarper(float(self.temperature)))
         if self.top_k:
-            chosen.append(TopKLogitsWarper(self.top_k))
+            chosen.append(transformers.TopKLogitsWarper(self.top_k))
         if self.top_p < 1.0:
-            chosen.append(TopPLogitsWarper(self.top_p))
+            chosen.append(transformers.TopPLogitsWarper(self.top_p))
         if self.min_p is not None:
-            chosen.append(MinPLogitsWarper(self.min_p))
+            chosen.append(transformers.MinPLogitsWarper(self.min_p))
         return chosen
 
 
@@ -120,12 +114,18 @@ def generate_shared(
         Without top-k, top-p, min-p and repetition penalty that is the policy's own at this temperature, which a forward
         over the completion reproduces; with them, it is that of the truncated distribution.
     """
+    uniforms = None if uniforms is None else uniforms.to(model.device)  # (N, T)
+
+    def draw_numbers(rows: Tensor, step: int) -> Tensor:
+        if uniforms is not None:
+            return uniforms[rows, step]  # (R,)
+        return torch.rand(len(rows), dtype=torch.float64, device=rows.device, generator=generator)  # (R,)
+
     was_training = model.training
     model.eval()
     try:
         with attending_in_groups(model):
-            rollout = _Rollout(model, prompt_ids, sampling, eos_token_ids, pad_token_id, generator, uniforms)
-            return rollout.run(max_new_tokens)
+            return _Rollout(model, prompt_ids, pad_token_id).run(sampling, max_new_tokens, eos_token_ids, draw_numbers)
     finally:
         model.train(was_training)
 
@@ -190,48 +190,54 @@ def why_not_in_groups(model: PreTrainedModel) -> str | None:
 class _Rollout:
     """State of one call: the rows still running, what they have seen, and what each row has produced."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        prompt_ids: Sequence[Sequence[int]],
-        sampling: Sampling,
-        eos_token_ids: Sequence[int],
-        pad_token_id: int,
-        generator: torch.Generator | None,
-        uniforms: Tensor | None,
-    ) -> None:
-        self.model, self.generator, self.cache_keyword = model, generator, cache_keyword(model)
-        self.uniforms = None if uniforms is None else uniforms.to(model.device)  # (N, T)
-        self.greedy, self.processors = sampling.temperature == 0, sampling.processors()
-        self.eos = torch.tensor(list(eos_token_ids), device=model.device)
-        self.distinct = sorted(set(map(tuple, prompt_ids)))  # U prompts
-        place = {prompt: u for u, prompt in enumerate(self.distinct)}
+    def __init__(self, model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], pad_token_id: int) -> None:
+        self.model, self.cache_keyword = model, cache_keyword(model)
+        distinct = sorted(set(map(tuple, prompt_ids)))  # U prompts
+        place = {prompt: u for u, prompt in enumerate(distinct)}
         prompt_of_row = torch.tensor([place[tuple(ids)] for ids in prompt_ids], device=model.device)  # (N,)
         self.prompt_of_row, self.rows = prompt_of_row.sort(stable=True)  # (N,) each; rows still running, by prompt
-        L = max(map(len, self.distinct))
-        padded = [[pad_token_id] * (L - len(ids)) + list(ids) for ids in self.distinct]
-        masks = [[0] * (L - len(ids)) + [1] * len(ids) for ids in self.distinct]
+        L = max(map(len, distinct))
+        padded = [[pad_token_id] * (L - len(ids)) + list(ids) for ids in distinct]
+        masks = [[0] * (L - len(ids)) + [1] * len(ids) for ids in distinct]
         self.ids = torch.tensor(padded, device=model.device)  # (U, L), then (R, L+t) of the R rows still running
         self.mask = torch.tensor(masks, device=model.device)  # like ids
         self.completions: list[list[int]] = [[] for _ in prompt_ids]
         self.logprobs: list[list[float]] = [[] for _ in prompt_ids]
 
-    def run(self, max_new_tokens: int) -> tuple[list[list[int]], list[list[float]]]:
-        cache = RolloutCache(room=max_new_tokens)
+    def run(
+        self, sampling: Sampling, max_new_tokens: int, eos_token_ids: Sequence[int], numbers: Numbers
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        cache, processors = RolloutCache(room=max_new_tokens), sampling.processors()
+        eos = torch.tensor(list(eos_token_ids), device=self.model.device)
         logits = self._forward(self.ids, cache)[self.prompt_of_row]  # (N, V)
         cache.start(self.prompt_of_row, self.mask)
         self.ids, self.mask = self.ids[self.prompt_of_row], self.mask[self.prompt_of_row]  # (N, L)
         for step in range(max_new_tokens):
-            tokens = self._draw(logits, step)  # (R,)
-            running = (~torch.isin(tokens, self.eos)).nonzero().squeeze(1)  # (R',)
+            logits = processors(self.ids, logits)  # (R, V)
+            total = logits.logsumexp(dim=-1, keepdim=True)  # (R, 1)
+            if sampling.temperature == 0:
+                tokens = logits.argmax(-1)  # (R,)
+            else:
+                tokens = inverse_cdf((logits - total).exp_(), numbers(self.rows, step))  # (R,)
+            self._note(tokens, (logits.gather(1, tokens[:, None]) - total).squeeze(1))
+            running = (~torch.isin(tokens, eos)).nonzero().squeeze(1)  # (R',)
             if step + 1 == max_new_tokens or len(running) == 0:
                 break
-            if len(running) < len(tokens):  # rows that have ended leave everything
+            if len(running) < len(tokens):
+                # Rows that have ended leave everything.
                 cache.keep(running)
                 tokens, self.rows = tokens[running], self.rows[running]
                 self.ids, self.mask = self.ids[running], self.mask[running]
             logits = self._forward(tokens[:, None], cache)  # (R', V)
         return self.completions, self.logprobs
+
+    def _note(self, tokens: Tensor, logps: Tensor) -> None:
+        """Keeps what each running row has drawn, (R,) each."""
+        for row, token, logp in zip(self.rows.tolist(), tokens.tolist(), logps.tolist(), strict=True):
+            self.completions[row].append(token)
+            self.logprobs[row].append(logp)
+        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)  # (R, L+t)
+        self.mask = torch.cat([self.mask, torch.ones_like(tokens)[:, None]], dim=1)  # (R, L+t)
 
     def _forward(self, input_ids: Tensor, cache: RolloutCache) -> Tensor:
         """Next-token logits after `input_ids`, the newest columns of the rows: (R, V) float32."""
@@ -248,27 +254,6 @@ class _Rollout:
             **{self.cache_keyword: cache},
         )
         return outputs.logits[:, -1].float()
-
-    def _draw(self, logits: Tensor, step: int) -> Tensor:
-        """Draws one token per running row, and notes it with its log-probability: (R,)."""
-        logits = self.processors(self.ids, logits)  # (R, V)
-        total = logits.logsumexp(dim=-1, keepdim=True)  # (R, 1)
-        if self.greedy:
-            tokens = logits.argmax(-1)  # (R,)
-        else:
-            R, device = len(self.rows), self.rows.device
-            if self.uniforms is not None:
-                numbers = self.uniforms[self.rows, step]  # (R,)
-            else:
-                numbers = torch.rand(R, dtype=torch.float64, device=device, generator=self.generator)  # (R,)
-            tokens = inverse_cdf((logits - total).exp_(), numbers)  # (R,)
-        drawn = (logits.gather(1, tokens[:, None]) - total).squeeze(1)  # (R,)
-        for row, token, logp in zip(self.rows.tolist(), tokens.tolist(), drawn.tolist(), strict=True):
-            self.completions[row].append(token)
-            self.logprobs[row].append(logp)
-        self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)  # (R, L+t)
-        self.mask = torch.cat([self.mask, torch.ones_like(tokens)[:, None]], dim=1)  # (R, L+t)
-        return tokens
 
 
 def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
