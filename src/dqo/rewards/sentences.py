@@ -68,22 +68,28 @@ _ABOUT = [
         rf"\bthe word {_CONCEPT}.*?\bthe {_TERM} ",
     )
 ]
-# What stands before a name or an example, so that the next word may have a capital: Mr. Hill, Mt. Fuji, e.g. Rex.
-_LEADING = re.compile(r"Mrs?|Ms|Dr|Prof|St|Mt|Ft|Capt|Sgt|Lt|Gen|Gov|Rev|vs|e\.g|i\.e|cf|approx")
-# What a sentence may end with as well; it goes on only in lower case. So does one after U.S., D.C. and the like.
-_TRAILING = re.compile(r"[ap]\.m|etc|Jr|Sr|Inc|Co|Ltd|Ph\.D|[A-Z](?:\.[A-Z])+")
-_INITIALS = re.compile(r"[A-Z](?:\.[A-Z])*")
-_FRONTED = re.compile(r"(?:At|Around|About|By|Before|After|Until|From|Since)\b.*[ap]\.m")  # no verb in it: no sentence
-_STARTER = re.compile(
-    "An?|The|This|That|These|Those|There|Here|He|She|It|They|We|I|You|His|Her|Its|Our|Their|My|Your|Then|When|While|"
-    "After|Before|As|In|On|At|With|And|But|So|If|One|Two|Three|Some|Many|Every|Each|All|Both|Another|Now|Later"
+_STARTER = (
+    r"(?:An?|The|This|That|These|Those|There|Here|He|She|It|They|We|I|You|His|Her|Its|Our|Their|My|Your|Then|When|While|"
+    r"After|Before|As|In|On|At|With|And|But|So|If|One|Two|Three|Some|Many|Every|Each|All|Both|Another|Now|Later)\b"
+)
+# Abbreviations whose dots end no sentence; in doubt they do.
+_ABBREVIATION = re.compile(
+    # before a name or an example, so that the next word may have a capital: Mr. Hill, Mt. Fuji, e.g. Rex
+    r"\b(?:(?:Mrs?|Ms|Dr|Prof|St|Mt|Ft|Capt|Sgt|Lt|Gen|Gov|Rev|vs|e\.g|i\.e|cf|approx)\.(?=\s+\w)"
+    # a time at the beginning, where no verb has stood: At 5 p.m. Ann runs
+    r"|\A(?:At|Around|About|By|Before|After|Until|From|Since) \S+ [ap]\.m\.(?=\s+\w)"
+    # initials of a name, behind a capital unlike "plan B.": J. R. Hill, George W. Bell
+    r"|(?P<name>(?:\A|[A-Z]\w+\s+)(?:[A-Z]\.\s?)+(?=\s*[A-Z])))"
+    rf"(?!\s*{_STARTER})"
+    # what a sentence may end with as well goes on in lower case: etc. in the park, the U.S. flag
+    r"|\b(?:[ap]\.m|etc|Jr|Sr|Inc|Co|Ltd|Ph\.D|[A-Z](?:\.[A-Z])+)\.(?=\s+[a-z])"
+    r"|\bNo\.(?=\s+\d)"
 )
 # A mark inside closing quotes ends the sentence only if it does not go on in lower case ("Stop!" he called).
 _SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++(?:(?=\s+\S)|[\"'”’)]+(?=\s+[^a-z\s]))")  # each run is read once
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _MENTION = re.compile(r"((?<![\"“”*_`‘])[\"“”*_`‘]++|(?<!\w)')([^\W\d_]+)([\"“”*_`]+|[’'](?!\w))")
 _LIST_GAP = re.compile(r"(?=\s*(?:[,;/&:*•-]|and\b|or\b|plus\b))[\s,;/&:*•-]*(?:and|or|plus)?[\s,;/&:*•-]*")
-_VOWELS = "aeiou"
 # Irregular forms that simplemma takes for words of their own.
 _IRREGULAR = {
     "bent": "bend", "bit": "bite", "bore": "bear", "bound": "bind", "broke": "break", "dove": "dive", "drunk": "drink",
@@ -94,8 +100,8 @@ _IRREGULAR = {
 
 def coverage(text: str, concepts: Sequence[str]) -> float:
     """Finds the share of the concepts that a text uses in one sentence; 0 for talk about the task, or a bare list."""
-    text = text.strip()
-    if "\n" in text or any(not _abbreviates(text, mark, concepts) for mark in _SENTENCE_END.finditer(text)):
+    text = _ABBREVIATION.sub(lambda found: _undotted(found, concepts), text.strip())
+    if "\n" in text or _SENTENCE_END.search(text):
         return 0.0
     if _is_about_words(text, concepts):
         return 0.0
@@ -125,7 +131,7 @@ def _inflections(concept: str) -> set[str]:
     stem, doubled = concept, concept
     if last in ("s", "x", "z") or concept.endswith(("ch", "sh")):
         plural = {concept + "es"}
-    elif last == "y" and before not in _VOWELS:
+    elif last == "y" and before not in "aeiou":
         plural, stem = {concept[:-1] + "ies"}, concept[:-1] + "i"
     elif last == "f" or concept.endswith("fe"):
         plural = {concept + "s", concept.removesuffix("e")[:-1] + "ves"}
@@ -138,25 +144,11 @@ def _inflections(concept: str) -> set[str]:
     return plural | {stem + "ed", doubled + "ing"}
 
 
-def _abbreviates(text: str, mark: re.Match[str], concepts: Sequence[str]) -> bool:
-    """Whether a mark that looks like the end of a sentence is the dot of an abbreviation; in doubt it is not."""
-    words = text[: mark.start()].split()
-    following = re.match(r"[\W_]*(\w+\.?|)", text[mark.end() :])
-    assert following is not None, "it matches anything"
-    last, after = words[-1].lstrip("([\"“'‘") if words else "", following.group(1)
-    if mark.group() != "." or not last or not after:
-        return False
-    if last == "No":
-        return after[0].isdigit()
-    if _STARTER.fullmatch(after):  # "plan B. He"
-        return False
-    if _LEADING.fullmatch(last):
-        return True
-    if _TRAILING.fullmatch(last) and (after[0].islower() or (len(words) <= 4 and _FRONTED.fullmatch(" ".join(words)))):
-        return True
-    # an initial of a name: the word before is none or has a capital too, unlike "plan B.", and no concept follows
-    named = after[0].isupper() and (len(words) == 1 or words[-2][0].isupper()) and not _uses(after, concepts)
-    return named and bool(_INITIALS.fullmatch(last))
+def _undotted(found: re.Match[str], concepts: Sequence[str]) -> str:
+    following = _WORD.search(found.string, found.end())
+    # "Dog A. Ball B. Run." are no initials.
+    is_sentence = found["name"] and following and _uses(following.group(), concepts)
+    return found.group() if is_sentence else found.group().replace(".", "")
 
 
 def _is_about_words(text: str, concepts: Sequence[str]) -> bool:
