@@ -17,12 +17,13 @@ def test_by_module_and_by_file():
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("by_length", "expected 'pkg.module.function' or 'path/to/file.py:function'"),
+        ("by_length", "expected 'pkg.module.function' or 'path/to/file.py:function', got ValueError"),
         (f"{FILE}:", "expected 'pkg.module.function' or"),
-        ("no_such_package.rewards.fn", "importing 'no_such_package.rewards' failed with ModuleNotFoundError"),
-        ("missing.py:fn", "importing 'missing.py' failed with FileNotFoundError"),
-        (f"{FILE}:absent", "expected a function 'absent' in .*, got nothing of that name"),
-        (f"{FILE}:NOT_A_FUNCTION", "expected a function 'NOT_A_FUNCTION' in .*, got a int"),
+        (str(FILE), "expected 'pkg.module.function' or"),
+        ("no_such_package.rewards.fn", "got ModuleNotFoundError .*'no_such_package'"),
+        ("missing.py:fn", "got FileNotFoundError"),
+        (f"{FILE}:absent", "got AttributeError .*'absent'"),
+        (f"{FILE}:NOT_A_FUNCTION", "expected a function, got a int"),
     ],
 )
 def test_mistakes_name_the_path(path, message):
@@ -33,7 +34,7 @@ def test_mistakes_name_the_path(path, message):
 
 def test_a_module_that_fails_to_import(tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0\n")
-    with pytest.raises(RecipeError, match="failed with ZeroDivisionError \\(division by zero\\)"):
+    with pytest.raises(RecipeError, match="got ZeroDivisionError \\(division by zero\\)"):
         import_reward(f"{tmp_path}/broken.py:fn")
 
 

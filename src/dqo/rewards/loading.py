@@ -128,36 +128,25 @@ def import_reward(path: str) -> Callable[..., Any]:
 
 def import_function(path: str, setting: str, arguments: str) -> Callable[..., Any]:
     """Imports a function by name; `setting` and `arguments` are for errors. The module's own code runs."""
-    is_file = ".py:" in path
-    module_name, _, function_name = path.rpartition(":" if is_file else ".")
-    if path.endswith(".py") or not module_name or not function_name.isidentifier():
-        raise RecipeError(
-            f"{setting} {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function'; name the function so."
-        )
-    try:
-        module = _module_of_file(Path(module_name)) if is_file else _module_of_name(module_name)
-    except Exception as error:
-        raise RecipeError(
-            f"{setting} {path!r}: importing {module_name!r} failed with {type(error).__name__} ({error}); check the "
-            "name, and that Python finds the module from here."
-        ) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        came = f"a {type(function).__name__}" if hasattr(module, function_name) else "nothing of that name"
-        raise RecipeError(
-            f"{setting} {path!r}: expected a function {function_name!r} in {module_name!r}, got {came}; define "
-            f"`def {function_name}({arguments})` there."
-        )
-    return function
-
-
-def _module_of_name(name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
         # `python -m dqo` has the current folder there, the script `dqo` has not. It stays, for what the module imports
         # only when called, and comes last, so that a file of the user's hides no library.
         sys.path.append(here)
-    return importlib.import_module(name)
+    is_file = ".py:" in path
+    module, _, name = path.rpartition(":" if is_file else ".")
+    try:
+        function = getattr(_module_of_file(Path(module)) if is_file else importlib.import_module(module), name)
+    except Exception as error:
+        raise RecipeError(
+            f"{setting} {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function', got "
+            f"{type(error).__name__} ({error}); check the name, and that Python finds the module from here."
+        ) from error
+    if not callable(function):
+        raise RecipeError(
+            f"{setting} {path!r}: expected a function, got a {type(function).__name__}; define `def ...({arguments})`."
+        )
+    return function
 
 
 def _module_of_file(file: Path) -> ModuleType:
