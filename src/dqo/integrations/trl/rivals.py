@@ -5,6 +5,7 @@ computed only where the row of the signal asks for it.
 """
 
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -106,22 +107,17 @@ class Rival:
     def _same_answers(self, texts: list[str], P: int, G: int) -> Tensor:
         """(P, G, G) bool above the diagonal; each process asks about its share of the groups."""
         accelerator = self._trainer.accelerator
-        same = torch.zeros(P, G, G, device=accelerator.device)
-        asked = []
-        for p in range(accelerator.process_index, P, accelerator.num_processes):
-            for i in range(G):
-                for j in range(i + 1, G):
-                    if texts[p * G + i] == texts[p * G + j]:
-                        same[p, i, j] = 1.0
-                    else:
-                        asked.append((p, i, j))
-        pairs = [(texts[p * G + i], texts[p * G + j]) for p, i, j in asked]
-        answers = list(self._same(pairs)) if pairs else []
-        if len(answers) != len(pairs):
+        mine = range(accelerator.process_index, P, accelerator.num_processes)
+        pairs = {(p, i, j): (texts[p * G + i], texts[p * G + j]) for p in mine for i, j in combinations(range(G), 2)}
+        asked = [place for place, (one, other) in pairs.items() if one != other]
+        answers = list(self._same([pairs[place] for place in asked])) if asked else []
+        if len(answers) != len(asked):
             raise RewardError(
                 f"`same_answer` function {self._trainer.spec.same_answer!r}: expected one boolean per pair, got "
-                f"{len(answers)} for {len(pairs)} pairs; return a list as long as the one it is given."
+                f"{len(answers)} for {len(asked)} pairs; return a list as long as the one it is given."
             )
-        for place, answer in zip(asked, answers, strict=True):
+        found = dict.fromkeys(pairs, True) | dict(zip(asked, answers, strict=True))
+        same = torch.zeros(P, G, G, device=accelerator.device)
+        for place, answer in found.items():
             same[place] = float(bool(answer))
         return accelerator.reduce(same, reduction="sum") > 0

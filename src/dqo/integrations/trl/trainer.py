@@ -32,21 +32,10 @@ from dqo.diversity.tricks import DriftOfRun
 from dqo.embedders import Embedder, OwnEmbedder, load_embedder
 from dqo.errors import RewardError
 from dqo.files.jsonio import writing
-from dqo.integrations.trl import faults
+from dqo.integrations.trl import faults, step
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.log import batch_metrics, text_metrics
 from dqo.integrations.trl.resume import RolloutAlpha, RunMemory, TrlCounters, resume_rollout, save_memory
-from dqo.integrations.trl.step import (
-    COLUMN,
-    Step,
-    check_task_rewards,
-    checked,
-    checked_rewards,
-    distinct,
-    reserved_column,
-    row_keys,
-    whole_rows,
-)
 from dqo.models.response import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
 from dqo.rewards.loading import checked_span
 
@@ -100,18 +89,18 @@ class DQOMixin:
             args.encoder = f"policy:{model if isinstance(model, str) else model.config._name_or_path}"
         self.spec = args.diversity_spec()  # its alpha is that of the newest batch
         self._alpha, self._drift = StepwiseAlpha(args.alpha_source()), DriftOfRun()
-        self.notes = Step()
+        self.notes = step.Step()
         self._answer_span = checked_span(answer_span)
-        funcs = checked_rewards(reward_funcs, args, environments=kwargs.get("environment_factory") is not None)
+        funcs = step.checked_rewards(reward_funcs, args, environments=kwargs.get("environment_factory") is not None)
         if (tokenizers := kwargs.get("reward_processing_classes")) is not None:
             tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers]
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
         faults.check_named(model, funcs, args, kwargs.get("peft_config"))
-        super().__init__(model, [*funcs, reserved_column], args, **kwargs)
+        super().__init__(model, [*funcs, step.reserved_column], args, **kwargs)
         # Environments may have brought rewards of their own, behind our column.
-        check_task_rewards(len(self.reward_funcs) - 1)
-        self.reward_funcs = [func if func is reserved_column else checked(func) for func in self.reward_funcs]
-        self.reward_func_names = distinct(self.reward_func_names)  # one name would be one column of the log
+        step.check_task_rewards(len(self.reward_funcs) - 1)
+        self.reward_funcs = [func if func is step.reserved_column else step.checked(func) for func in self.reward_funcs]
+        self.reward_func_names = step.distinct(self.reward_func_names)  # one name would be one column of the log
         self._read = ResponseReader(self._tokenizer, TraceMarkers.parse(args.trace_markers))
         device = args.encoder_device or str(self.accelerator.device)
         self._embed = OwnEmbedder(embedder) if embedder is not None else load_embedder(
@@ -183,7 +172,7 @@ class DQOMixin:
 
     def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
         # Before environments write observations into the prompts: rows of a group may get different ones.
-        keys = gather(row_keys(inputs, self.accelerator.device)).tolist()  # (N,)
+        keys = gather(step.row_keys(inputs, self.accelerator.device)).tolist()  # (N,)
         blocks(len(keys), self._group_size(), keys)
         self._template_warning.look(inputs)
         self.notes.sampling = True
@@ -225,17 +214,17 @@ class DQOMixin:
     def _calculate_rewards(self, inputs: list, prompts: list, completions: list, completion_ids_list: list) -> Tensor:
         # -> (N, F) rewards of all processes, our column filled in. Whole groups and the task reward are complete here.
         self.notes.sampling = False  # TRL asks for old policy and reference before the rewards, for nothing after
-        step, process = self.state.global_step, self.accelerator.process_index
-        with self.notes.clock.measuring("time/reward"), faults.keeping_failed_batch(self.fault_folder, step, process):
+        done, process = self.state.global_step, self.accelerator.process_index
+        with self.notes.clock.measuring("time/reward"), faults.keeping_failed_batch(self.fault_folder, done, process):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
         texts = [completion_text(completion) for completion in completions]
         answers = [self._answer_span(text) for text in texts]
         E = self._gathered_embeddings(answers)  # (N, D)
         P = blocks(len(rewards), self._group_size())
         # By name: TRL appends the rewards of environments behind ours.
-        ours = self.reward_func_names.index(COLUMN)
+        ours = self.reward_func_names.index(step.COLUMN)
         task = self._task_reward(rewards, ours).unflatten(0, (P, -1))  # (P, G)
-        alpha = 0.0 if self.spec.signal.place == "none" else self._alpha.now(step, self.state.max_steps)
+        alpha = 0.0 if self.spec.signal.place == "none" else self._alpha.now(done, self.state.max_steps)
         self.spec = replace(self.spec, alpha=alpha)
         evidence = Evidence() if self.rival is None else self.rival.evidence(answers, completion_ids_list, task)
         with self.notes.clock.measuring("time/credit"):
@@ -312,8 +301,8 @@ class DQOMixin:
         self._rollout_alpha.value = self.spec.alpha
         self._log(self._drift.observe(lengths, E.norm(dim=1)))
         quality, noise = float(task.nanmean()), mean_error(task)
-        step, last = self.state.global_step, self.state.max_steps
-        self._alpha.observe(quality, float(group.vendi.mean()), step, last, noise)
+        done, last = self.state.global_step, self.state.max_steps
+        self._alpha.observe(quality, float(group.vendi.mean()), done, last, noise)
         self._log(self._alpha.logs())
 
     def _log_diversity(self, task: Tensor, combined: Tensor, group: GroupCredit) -> None:
@@ -352,7 +341,7 @@ class DQOMixin:
         """Compute log-probabilities of a batch's completions by the call that the loss makes: (N, C) nats."""
         columns = batch["completion_ids"].shape[1]
         score = self._get_per_token_logps_and_entropies
-        return score(model, *whole_rows(batch), columns, batch_size=batch_size)[0]
+        return score(model, *step.whole_rows(batch), columns, batch_size=batch_size)[0]
 
     def _own_rows(self, count: int) -> slice:
         """Where this process's rows lie in those of all."""

@@ -44,17 +44,12 @@ def shared_prefix_logps(
         where the fused head was made without them.
     """
     rows = input_ids, attention_mask, logits_to_keep
-    outputs, pick = shared_prefix_forward(model, *rows, completions, call=partial(score_labels, model))
+    outputs, pick = shared_prefix_forward(model, partial(score_labels, model), rows, completions)
     return pick(outputs.log_probs), None if outputs.entropy is None else pick(outputs.entropy)
 
 
 def shared_prefix_forward(
-    model: nn.Module,
-    input_ids: Tensor,
-    attention_mask: Tensor,
-    logits_to_keep: int,
-    completions: int | None = None,
-    call: Callable[..., Any] | None = None,
+    model: nn.Module, call: Callable, rows: tuple[Tensor, Tensor, int], completions: int | None = None
 ) -> tuple[Any, Pick]:
     """Runs one forward of rows that share their prompts.
 
@@ -62,29 +57,27 @@ def shared_prefix_forward(
     log-probability is computed from, and the state whose value a critic estimates.
 
     Args:
-        model: as for `shared_prefix_logps`, or any backbone that takes the same call.
-        input_ids: (N, P+C) long.
-        attention_mask: (N, P+C).
-        logits_to_keep: C.
+        model: as for `shared_prefix_logps`, or any backbone.
+        call: what computes the outputs from the packed inputs and `shift_labels`; may be the model itself.
+        rows: (N, P+C) ids, (N, P+C) mask and C, as for `shared_prefix_logps`.
         completions: per packed row.
-        call: what computes the outputs from the packed inputs and `shift_labels`; `model` itself where not given.
 
     Returns:
         The outputs, and a function that takes a tensor of them, (U, S, ...), to (N, C, ...), zero on padding.
     """
-    rows = share_rows(input_ids, attention_mask, logits_to_keep)
-    packed = pack_rows(split_groups(rows, completions))
-    outputs = (call or model)(
+    shared = share_rows(*rows)
+    packed = pack_rows(split_groups(shared, completions))
+    outputs = call(
         input_ids=packed.input_ids,
         attention_mask=_dense_mask(model, packed.visible),
         position_ids=packed.position_ids,
         shift_labels=packed.shift_labels,
     )
-    ignored = rows.labels == IGNORED  # (N, T)
+    ignored = shared.labels == IGNORED  # (N, T)
 
     def pick(values: Tensor) -> Tensor:
         real = values.flatten(0, 1)[packed.source]  # (N, T, ...)
-        wide = real.new_zeros(len(real), logits_to_keep, *real.shape[2:])  # (N, C, ...)
+        wide = real.new_zeros(len(real), rows[2], *real.shape[2:])  # (N, C, ...)
         wide[:, : real.shape[1]] = real.masked_fill(ignored.view(*ignored.shape, *[1] * (real.dim() - 2)), 0)
         return wide
 

@@ -81,7 +81,7 @@ class SharedPrompts:
 
     def hidden_states(self, backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, columns: int) -> Tensor:
         """Hidden states from which each of the last `columns` tokens of every row was predicted: (N, columns, D)."""
-        outputs, pick = shared_prefix_forward(backbone, input_ids, attention_mask, columns)
+        outputs, pick = shared_prefix_forward(backbone, backbone, (input_ids, attention_mask, columns))
         return pick(outputs.last_hidden_state)
 
     def lay_out(self, micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
