@@ -1,7 +1,4 @@
-"""What `dqo eval` and `dqo sample` write: read, checked, compared for likeness, and continued.
-
-Comparison, sweep and report all read it here, so that a file is taken by all three or refused by all three.
-"""
+"""What `dqo eval` and `dqo sample` write: read, checked, compared for likeness, and continued."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,7 +30,8 @@ class _Interval(BaseModel):
     high: float
 
 
-# What the readers of a metrics.json rely on.
+# What the readers of a metrics.json rely on. Comparison, sweep and report all read it here, so that a file is taken by
+# all three or refused by all three.
 class _Metrics(BaseModel):
     model_config = STRICT | {"extra": "ignore"}
     metrics: dict[str, _Interval | None]

@@ -1,7 +1,4 @@
-"""Reads and writes JSON and UTF-8 of files that anybody may have written; whatever is wrong is one `DataError`.
-
-What the standard library lets through is refused here: NaN, numbers that overflow, and lone surrogates.
-"""
+"""Reads and writes JSON and UTF-8 of files that anybody may have written; whatever is wrong is one `DataError`."""
 
 import errno
 import json
@@ -120,6 +117,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
 
 
+# What the standard library lets through is refused: NaN here, numbers that overflow and lone surrogates elsewhere.
 def _refuse(constant: str) -> float:
     raise ValueError(f"the number {constant}, which JSON does not have")
 
@@ -130,7 +128,7 @@ def _finite(digits: str) -> float:
     return value
 
 
-# Failures to write our own files, told in one sentence; any other OSError is a lost connection or a bug, and stays.
+# Failures to write our own files become one sentence. Any other OSError is a lost connection or a bug, and stays.
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of flock, on some network file systems
@@ -143,7 +141,7 @@ _SAFETENSORS_WRITER = "I/O error"
 def writing(place: str | Path, remedy: str = "") -> Iterator[None]:
     """Turns a failure to write a file into a sentence that names it.
 
-    The block should do nothing but write: an error without a file's name is told where the disk is full or gives no
+    The block should do nothing but write: an error without a file's name counts where the disk is full or gives no
     locks, and an error about a file only where that file lies at the place or below.
 
     Args:
@@ -158,7 +156,7 @@ def writing(place: str | Path, remedy: str = "") -> Iterator[None]:
     except Exception as error:
         if not _failed_to_write(error, Path(place)):
             raise
-        raise _told(place, error, remedy) from error
+        raise _explain(place, error, remedy) from error
 
 
 def _failed_to_write(error: Exception, place: Path) -> bool:
@@ -172,7 +170,7 @@ def _failed_to_write(error: Exception, place: Path) -> bool:
     return file.is_relative_to(place) or place.is_relative_to(file) or file.parent == place.parent
 
 
-def _told(place: str | Path, error: Exception, remedy: str) -> DataError:
+def _explain(place: str | Path, error: Exception, remedy: str) -> DataError:
     reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:240]
     if not isinstance(error, OSError) or error.errno in _FULL:
         there = next(above for above in (Path(place).absolute(), *Path(place).absolute().parents) if above.is_dir())

@@ -1,9 +1,4 @@
-"""Prompts and groups of responses, and the JSON-lines files that hold them.
-
-A data file has one prompt a line, `{"prompt", "reference", "meta"}`; a `groups.jsonl` has one group a line,
-`{"id", "prompt", "reference", "responses", "finish", "rewards", "meta"}`. Lines end at the line feed and nowhere else:
-U+2028 and its relatives are ordinary characters inside a JSON string, so `str.splitlines` would cut records in two.
-"""
+"""Prompts and groups of responses, and the JSON-lines files that hold them."""
 
 import fcntl
 import json
@@ -85,7 +80,7 @@ Record = TypeVar("Record", Prompt, Group)
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """Reads a data file; only `prompt` is required, `reference` defaults to [] and `meta` to {}.
+    """Reads a data file, one prompt per line; only `prompt` is required, `reference` defaults to [] and `meta` to {}.
 
     Args:
         path: UTF-8 JSON lines; blank lines are passed over.
@@ -206,6 +201,8 @@ def write_text(path: str | Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+# Lines end at the line feed and nowhere else: U+2028 and its relatives are ordinary characters inside a JSON string, so
+# `str.splitlines` would cut records in two.
 def _read(path: str | Path, record_of: Callable[[dict[str, Any], int, str], Record]) -> list[Record]:
     found: dict[str, Record] = {}
     places: dict[str, str] = {}

@@ -191,7 +191,7 @@ def settings(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, list[Any]]], lis
         runs: All runs.
 
     Returns:
-        Rows (name, one value a run or None) that differ between runs, then those that do not.
+        Rows (name, one value per run or None) that differ between runs, then those that do not.
     """
     parts = [
         [_flat(run.config) for run in runs],

@@ -1,9 +1,4 @@
-"""Runs in, one self-contained HTML page out: a pure function of the files, no network, nothing but this file to send.
-
-Nothing that a model wrote reaches the page as markup. Prompts and responses travel as compressed base64 and become text
-nodes in the browser; what the template prints is escaped; and a content security policy lets only the scripts
-run whose digests it names, and lets none of them open a connection.
-"""
+"""Runs in, one self-contained HTML page out: a function of the files, no network, nothing but this file to send."""
 
 import base64
 import hashlib
@@ -147,6 +142,9 @@ def _embedder(name: str) -> Encoder:
     return lambda texts: embed(texts).numpy()
 
 
+# Nothing that a model wrote reaches the page as markup. Prompts and responses travel as compressed base64 and become
+# text nodes in the browser. What the template prints is escaped. A content security policy lets only the scripts run
+# whose digests it names, and lets none of them open a connection.
 def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now: datetime) -> tuple[str, list[str]]:
     metrics = list(document["evaluation"])
     values = [run.values if run.document else {} for run in runs]

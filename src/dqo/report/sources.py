@@ -1,8 +1,4 @@
-"""What a report is built from: the files of run folders and of evaluation folders, read as they are now.
-
-A run may still be training: its log can end in half a line, its evaluation can be missing. What is missing leaves a
-section out of the page; what is there and broken is an error that names the file.
-"""
+"""What a report is built from: the files of run folders and of evaluation folders, read as they are now."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +22,7 @@ class RunFiles:
         files: Part -> its file; only parts that are there.
         config: config.yaml, {} without one.
         resolved: resolved.yaml, {} without one.
-        steps: Lines of metrics.jsonl, one a step, in order of steps.
+        steps: Lines of metrics.jsonl, one per step, in order of steps.
         document: metrics.json, {} without one.
         values: Prompt id -> every metric of that prompt.
         groups: Prompt id -> its responses.
@@ -92,6 +88,8 @@ def locate(folder: Path) -> dict[str, Path]:
     return {part: path for part, path in places.items() if path.is_file()}
 
 
+# A run may still be training: its log can end in half a line, its evaluation can be missing. What is missing leaves a
+# section out of the page; what is there and broken is an error that names the file.
 def _read(folder: Path, name: str) -> RunFiles:
     files = locate(folder)
     if not files.keys() - {"config", "resolved"}:

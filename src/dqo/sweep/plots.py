@@ -96,7 +96,7 @@ def _limits(means: list[float], possible: tuple[float, float]) -> tuple[float, f
 
 
 def _curves(document: dict[str, Any], metric: str, title: str) -> "Figure":
-    """A panel an arm, its curves dark with growing alpha over those of all arms in grey."""
+    """A panel per arm, its curves dark with growing alpha over those of all arms in grey."""
     arms = _by_arm(document["points"])
     figure, plots = _panels(len(arms))
     for style, (plot, (arm, points)) in enumerate(zip(plots, arms.items(), strict=False)):

@@ -1,9 +1,4 @@
-"""What the evaluations of a sweep say together: read back, checked for likeness, summed up, written for people.
-
-Two kinds of interval, named at every point. Several seeds: Student's t over the seeds' means, because the spread that
-matters is that of training. One seed: the evaluation's bootstrap over prompts, which knows nothing of that spread.
-Intervals of hypervolumes resample prompts, the same ones for all runs.
-"""
+"""What the evaluations of a sweep say together: read back, checked for likeness, summed up, written for people."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +19,10 @@ from dqo.files.records import Prompt, read_groups, write_json, write_text
 if TYPE_CHECKING:  # they need the extra `train`
     from dqo.sweep.plan import Evaluation, Run
 
+# Two kinds of interval, named at every point. Several seeds: Student's t over the seeds' means, because the spread that
+# matters is that of training. One seed: the evaluation's bootstrap over prompts, which knows nothing of that spread.
 OVER_SEEDS, OVER_PROMPTS = "seeds (Student's t)", "prompts (bootstrap)"
-_RESAMPLES = 1000
+_RESAMPLES = 1000  # of the prompts, the same ones for all runs
 
 
 @dataclass(frozen=True)

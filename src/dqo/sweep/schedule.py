@@ -1,9 +1,4 @@
-"""Does jobs side by side in processes of their own: a crash stops one job, and work begun elsewhere is waited for.
-
-A scheduler holds a lock on the folder of each job it works on, so that two sweeps over one folder share the work. The
-process of a stage holds another lock, on the folder that it writes to. When a sweep is killed, the process that it had
-started goes on, and the next sweep waits for it.
-"""
+"""Does jobs side by side in processes of their own: a crash stops one job, and work begun elsewhere is waited for."""
 
 import math
 import os
@@ -22,7 +17,10 @@ from dqo.errors import DQOError, FolderBusyError
 from dqo.files.run import owner, owning
 from dqo.files.stop_signals import StopSignals
 
-LOCK = ".sweep.lock"  # not the lock that the stages take
+# A scheduler holds a lock on the folder of each job it works on, so that two sweeps over one folder share the work. The
+# process of a stage holds another lock, on the folder that it writes to. When a sweep is killed, the process that it
+# had started goes on, and the next sweep waits for it.
+LOCK = ".sweep.lock"
 _PATIENCE = 60.0  # seconds between asking a process to stop and killing it
 _TICK = 0.1
 
@@ -76,7 +74,7 @@ def run_jobs(
         jobs: In the order they are started; names unique.
         slots: How many jobs at a time.
         environment: Slot number -> variables set for its processes, on top of this process's own.
-        say: Gets one line an event.
+        say: Gets one line per event.
 
     Returns:
         Name of every failed job -> one sentence on why; empty when all is done.
@@ -128,9 +126,9 @@ def failure(log: str, returncode: int) -> str:
         The command's own error where it has one, else its last line; how it ended where a signal ended it.
     """
     lines = [line.strip() for line in re.split(r"[\r\n]", log) if line.strip()]
-    told = next((line for line in reversed(lines) if line.startswith("dqo: error: ")), None)
-    if told:
-        return told.removeprefix("dqo: error: ")
+    own = next((line for line in reversed(lines) if line.startswith("dqo: error: ")), None)
+    if own:
+        return own.removeprefix("dqo: error: ")
     if returncode < 0:
         name = signal.Signals(-returncode).name
         return f"its process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
