@@ -2,12 +2,15 @@
 
 import math
 import random
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
 from dqo.errors import DataError, EncoderError
-from dqo.evaluation import among_good, effective_rank, group_log_volume, mean_cosine_distance, vendi_score
+from dqo.evaluation import among_good, effective_rank, group_log_volume, mean_cosine_distance, measure, vendi_score
 from dqo.evaluation.metrics import CLASSED, draw_counts, n_samples, prompt_values, undefined_notes
 from dqo.evaluation.run import metrics_document
 from dqo.evaluation.statistics import summarize
@@ -289,3 +292,19 @@ def test_a_broken_encoder_is_named():
 def test_no_group_is_refused(words):
     with pytest.raises(DataError, match=r"need at least one group of responses, got none"):
         prompt_values([], words)
+
+
+RESPONSES = {"p": ["red", "blue"]}
+
+
+@pytest.mark.parametrize(
+    "half", [Decimal("0.5"), Fraction(1, 2), np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=str
+)
+def test_every_kind_of_number_is_a_reward(half):
+    assert measure(RESPONSES, {"p": [half, True]}, encoder="hashed")["quality"]["mean"] == 0.75
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), Decimal("NaN"), Fraction(10**400), "1", np.ones(1), 1j])
+def test_what_is_no_number_is_refused(wrong):
+    with pytest.raises(DataError, match="Expected 2 rewards for prompt 'p', one number or None per response"):
+        measure(RESPONSES, {"p": [wrong, 1.0]}, encoder="hashed")

@@ -51,7 +51,7 @@ class Definition:
 
     @property
     def range(self) -> str:
-        """Its range with the unit, such as "0 to n responses"; the unit alone where there are no ends."""
+        """Its range with the unit, such as "0 to n responses"."""
         if self.low is None:
             return self.unit if self.high is None else f"at most {self.high} {self.unit}"
         return f"{self.low} or more {self.unit}" if self.high is None else f"{self.low} to {self.high} {self.unit}"
@@ -110,11 +110,6 @@ def explain(name: str) -> Definition:
 
 
 def shown_in(names: Iterable[str], place: str) -> list[str]:
-    """The numbers that a table or a page shows, in the order given.
-
-    Args:
-        names: Names in metrics.json or in the log of a training; those without definition are shown everywhere.
-        place: "eval", "compare", "report", "sweep" or "panel".
-    """
+    """The numbers shown in a place of `Definition.shown_in`; those without definition are shown everywhere."""
     told = {name: explain(name) for name in names}
     return [name for name, found in told.items() if place in found.shown_in or found.kind == "other"]

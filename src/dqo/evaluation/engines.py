@@ -89,16 +89,9 @@ class _Tokenized(Source):
 
 
 class LocalModel(_Tokenized):
-    """Samples from a causal language model in this process.
+    """Samples from a causal language model in this process, `batch_size` responses at a time.
 
-    Args:
-        model: On the device it shall run on.
-        tokenizer: Its tokenizer; the padding side and token it is set to do not matter.
-        asked: Seed, length, temperature and the like.
-        batch_size: Responses generated at a time; they may belong to several prompts, or to a part of one.
-
-    Raises:
-        ModelError: A system prompt for a tokenizer without chat template.
+    Padding side and token of the tokenizer do not matter. ModelError refuses a system prompt without a chat template.
     """
 
     def __init__(
@@ -216,13 +209,7 @@ class LocalModel(_Tokenized):
 
 
 class SeededChoice:
-    """Makes greedy decoding take the token its own random numbers choose: a logits processor.
-
-    Args:
-        uniforms: (N, T) numbers in [0, 1), one per row and step.
-        temperature: Logits are divided by it.
-        start: Tokens of the prompts.
-    """
+    """A logits processor: greedy decoding takes the token that the (N, T) uniforms in [0, 1) choose."""
 
     def __init__(self, uniforms: Tensor, temperature: float, start: int):
         self.uniforms, self.temperature, self.start = uniforms, temperature, start
@@ -240,12 +227,7 @@ class SeededChoice:
 class VllmEngine(_Tokenized):
     """Samples from a vLLM engine in this process; its prefix cache reads a prompt once for its n responses.
 
-    Args:
-        model: Folder, hub name, or the default policy, whose package is converted as everywhere.
-        asked: Seed, length, temperature and the like.
-
-    Raises:
-        ModelError: vLLM is not installed, or cannot load the model; a system prompt without a chat template.
+    ModelError says that vLLM is not installed or cannot load the model.
     """
 
     def __init__(self, model: str, asked: Asked):
@@ -271,7 +253,7 @@ class VllmEngine(_Tokenized):
         super().__init__(model, self._engine.get_tokenizer(), asked)
 
     def at(self, temperature: float) -> "VllmEngine":
-        """The same engine at another temperature; it shares the loaded model."""
+        """The same loaded engine at another temperature."""
         other = copy.copy(self)
         other.asked = replace(self.asked, temperature=temperature)
         return other
@@ -300,14 +282,8 @@ class VllmEngine(_Tokenized):
 class ServedModel(Source):
     """Samples from a server by chat completions, one request per response, many at a time.
 
-    Args:
-        model: Name under which the server offers the model.
-        url: Base of the API, such as http://localhost:8000/v1; the key comes from OPENAI_API_KEY.
-        asked: Seed, length, temperature and the like.
-        **connection: `concurrency`, `timeout`, `retries` and `parameters` of `Endpoint`.
-
-    Raises:
-        EndpointError: A URL that is none or holds a password, or a server that is not there.
+    `connection` is `concurrency`, `timeout`, `retries` and `parameters` of `Endpoint`. EndpointError refuses a URL that
+    is none or holds a password, and a server that is not there.
     """
 
     def __init__(self, model: str, url: str, asked: Asked, **connection: Any):

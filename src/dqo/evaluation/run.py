@@ -53,7 +53,7 @@ class Protocol:
     measures: Mapping[str, Callable[[list[str]], float]] = field(default_factory=dict)
 
     def check(self, groups: Sequence[Group]) -> None:
-        """Refuses groups of another size (RecipeError), or without rewards where they are needed."""
+        """Refuses groups of another size, or without rewards where they are needed."""
         odd = next(
             (group for group in groups if len(group.responses) != self.demands.get("n", len(group.responses))), None
         )
@@ -66,7 +66,7 @@ class Protocol:
             raise RecipeError(f"protocol {self.name!r}: expected rewards, got none; give --task or --reward.")
 
     def check_sampling(self, sampling: Mapping[str, Any] | None) -> list[str]:
-        """Refuses responses that were drawn in another way (RecipeError); says in a note what is not known."""
+        """Refuses responses that were drawn in another way; a sentence says what is not known."""
         known, form, untold = sampling or {}, form_of((sampling or {}).get("form")), []
         for name in self.demands.keys() - {"n"}:
             value = self.demands[name] if name != "max_new_tokens" else form.call_length(self.demands[name])
@@ -113,9 +113,8 @@ class Judges:
     Attributes:
         encoder: Judge of diversity.
         heldout_encoder: Second judge, under `heldout/`; choose one the policy was not trained against.
-        equivalence: Decides which responses mean the same; by default the cosine of `encoder` against the threshold
-            measured for it, and nothing where there is none.
-        protocol: Checked against the groups, named in the document, and the source of further measures.
+        equivalence: Decides which responses mean the same; by default the encoder's measured threshold, if it has one.
+        protocol: Checked against the groups, and the source of further measures.
         task: Gives the quality and the answer span whose diversity is measured.
         reward: Gives the quality in place of a task; diversity is then that of whole responses.
         pass_threshold: Least reward that passes.
@@ -165,11 +164,7 @@ def evaluate(
         The content of metrics.json; what could not be measured is None, and an entry of "notes" says why.
 
     Raises:
-        RecipeError: If both a task and a reward are given, or the groups or their sampling do not fit the protocol.
-        RewardError: If the task or reward fails.
-        EncoderError: If an encoder fails.
-        DataError: If there is no group.
-        FolderBusyError: If another process writes to the folder.
+        DQOError: What the protocol, the task, the reward or an encoder refuses, or a folder that is in use.
     """
     by = Judges(**judges)
     notes = by.protocol.check_sampling(sampling) if by.protocol else []
@@ -201,8 +196,6 @@ def evaluate(
 
 def _rated(groups: list[Group], by: Judges) -> list[Group]:
     """The groups with the quality of every response."""
-    if by.task and by.reward:
-        raise RecipeError("An evaluation takes its quality from a task or from a reward, got both; leave one out.")
     reward = task_quality(by.task) if by.task else by.reward
     rated = scored(groups, reward) if reward else groups
     if by.protocol:
@@ -238,10 +231,7 @@ def _notes(rated: Sequence[Group], values: PromptValues, document: dict[str, Any
 def metrics_document(
     groups: Sequence[Group], values: PromptValues, *, seed: int, answer_span: Callable[[str], str] = str, **facts: Any
 ) -> dict[str, Any]:
-    """The content of metrics.json; `facts` are more entries of its head.
-
-    `n_samples` is the responses per prompt, the fewest where groups differ.
-    """
+    """Makes the content of metrics.json; `facts` are more entries of its head."""
     spans = [[answer_span(response) for response in group.responses] for group in judged(groups)]
     return {
         "version": __version__,

@@ -38,13 +38,7 @@ class Equivalence(Protocol):
 def load_equivalence(name: str) -> Equivalence | None:
     """Loads what decides that two responses mean the same; None for `embedding`, which needs no texts.
 
-    Args:
-        name: `embedding` (the cosine of the encoder against its threshold), `noveltybench-1.0` (that benchmark's
-            classifier), `noveltybench-1.0:FOLDER` (a local copy of it), or `nli:MODEL` (entailment in both directions).
-
-    Raises:
-        RecipeError: Another name.
-        EncoderError: A model that cannot be loaded.
+    `noveltybench-1.0:FOLDER` is a local copy of that benchmark's classifier, `nli:MODEL` entailment in both directions.
     """
     kind, _, model = name.partition(":")
     if name == "embedding":
@@ -75,12 +69,7 @@ class SameByJudge:
 class Entailment:
     """Two texts mean the same where an NLI model says that each entails the other (Kuhn et al. 2023).
 
-    Args:
-        model: Folder or hub name of a sequence classifier with a label "entailment", in safetensors format.
-        device: Where it runs; the accelerator where there is one.
-
-    Raises:
-        EncoderError: A model that cannot be loaded or has no such label; when called, a pair that is too long.
+    EncoderError refuses a model without a label "entailment" and a pair that is too long.
     """
 
     def __init__(self, model: str, *, device: Any = None):
@@ -97,7 +86,7 @@ class Entailment:
         both = [*pairs, *((b, a) for a, b in pairs)]
         room = self._encoder.tokenizer.model_max_length
         for a, b in both:
-            # a pair that is cut would look like others that begin alike
+            # A pair that is cut would look like others that begin alike.
             if (length := len(self._encoder.tokenizer(a, b)["input_ids"])) > room:
                 raise EncoderError(
                     f"{self.name} reads {room} tokens, got a pair of {length} that begins {a[:40]!r}; choose a model "
@@ -109,29 +98,21 @@ class Entailment:
 
 
 class NoveltyBenchClassifier:
-    """Two responses mean the same where NoveltyBench 1.0's fine-tuned DeBERTa gives more than 0.102.
+    """Two responses mean the same where NoveltyBench 1.0's fine-tuned DeBERTa gives more than 0.102."""
 
-    As there, the prompt is not read and each response is cut to 128 tokens. Version 1.1, in which a language model
-    partitions a whole group, is another measure.
-
-    Args:
-        model: Folder or hub name of the classifier; label 1 is "similar".
-        device: Where it runs; the accelerator where there is one.
-
-    Raises:
-        EncoderError: A model that cannot be loaded.
-    """
-
-    threshold = 0.102  # probability of "similar" above which two responses are alike
+    # Probability of label 1, "similar", above which two responses are alike.
+    threshold = 0.102
 
     def __init__(self, model: str = NOVELTYBENCH_CLASSIFIER, *, device: Any = None):
         self.name = f"noveltybench-1.0:{model}"
-        # the classifier's own repository holds no tokenizer
+        # The classifier's own repository holds no tokenizer.
         own = any((Path(model) / name).is_file() for name in _TOKENIZER_FILES)
         self._encoder = _load(model, None if own else NOVELTYBENCH_TOKENIZER, device)
 
     def __call__(self, pairs: Pairs) -> list[bool]:
         """Whether the two responses of each pair mean the same."""
+        # As there, the prompt is not read. Version 1.1, in which a language model partitions a whole group, is another
+        # measure.
         cut = {text: self._first_tokens(text) for pair in pairs for text in pair}
         scores = self._encoder.predict([(cut[a], cut[b]) for a, b in pairs], activation_fn=torch.nn.Softmax(dim=-1))
         return (scores[:, 1] > self.threshold).tolist()

@@ -1,7 +1,6 @@
 """Draws n responses per prompt from any source; each prompt is written to disk when it is finished.
 
-Every request carries a seed of its own, from (seed, prompt id, number), so that a sample does not depend on n, on the
-other prompts or on a restart.
+Every request carries a seed of its own, from (seed, prompt id, number).
 """
 
 import hashlib
@@ -22,8 +21,10 @@ from dqo.models.endpoint import Unanswered
 from dqo.models.response import DEFAULT_MARKERS, TraceMarkers
 
 Answer = tuple[str, str]  # text and finish: "eos", "length", or what a server says beside these
-_ROUNDS = 3  # of calls, for the responses that a server failed to give
-_REFUSED = 50  # prompts without any answer, before the server is to blame and not the prompts
+# Rounds of calls, for the responses that a server failed to give.
+_ROUNDS = 3
+# Prompts without any answer, before the server is to blame and not the prompts.
+_REFUSED = 50
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Request:
 
     def seed(self, seed: int) -> int:
         """Seed of this request alone, in [0, 2^63), from that of the run."""
+        # Of these three alone, so that a sample does not depend on n, on the other prompts or on a restart.
         digest = hashlib.sha256(json.dumps([seed, self.prompt_id, self.number]).encode()).digest()
         return int.from_bytes(digest[:8]) >> 1
 
@@ -43,11 +45,11 @@ class Request:
 class Source:
     """Answers requests; `dqo.evaluation.engines` has the three there are."""
 
-    adapted: Mapping[str, str] = {}  # parameters that a server refused -> what was done about each
+    # Parameters that a server refused -> what was done about each.
+    adapted: Mapping[str, str] = {}
 
     def settings(self) -> dict[str, Any]:
         """What two runs must have in common for their samples to be of one kind."""
-        raise NotImplementedError
 
     def check(self, requests: Sequence[Request]) -> None:
         """Refuses what could not be answered, before anything is; some engines know only when they come to it."""
@@ -56,8 +58,7 @@ class Source:
         """Takes note of a request that was answered at an earlier start."""
 
     def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer | Unanswered]]:
-        """The answer of every request, in any order, each as soon as it is there."""
-        raise NotImplementedError
+        """Answers every request, in any order, each as soon as it is there."""
 
 
 class Plain:
@@ -93,16 +94,10 @@ _TEXT = re.compile(r"<text>(.*?)</text>", re.DOTALL | re.IGNORECASE)
 
 
 class Verbalized(Plain):
-    """Verbalized Sampling, a baseline without training: several responses per call, read from their <text> tags.
+    """Verbalized Sampling (arXiv 2510.01171): several responses per call, read from their <text> tags.
 
-    A response that the token limit cut off, or that has no tags, is not read. What is missing after `rounds` rounds of
+    A response that the token limit cut off, or that has no tags, is not read. What is missing after three rounds of
     calls is recorded as empty responses.
-
-    Args:
-        per_call: Responses asked for in one call; 5 in the paper.
-        markers: Of reasoning traces; what a model drafts in one is no response.
-
-    Source: Zhang et al. 2025, "Verbalized Sampling", arXiv 2510.01171.
     """
 
     rounds = 3
@@ -121,6 +116,7 @@ class Verbalized(Plain):
 
     def read(self, answer: Answer, in_trace: bool = False) -> list[Answer]:
         """The responses of one call, as many as were asked for at most; each ended by itself."""
+        # What a model drafts in a reasoning trace is no response.
         texts = [text.strip() for text in _TEXT.findall(self.markers.cut(answer[0], in_trace).text)]
         return [(text, "eos") for text in texts if text][: self.per_call]
 
@@ -138,7 +134,7 @@ def form_of(name: Any) -> Plain:
 def sample_from(
     source: Source, prompts: Sequence[Prompt], n: int, *, out: str | Path | None = None, form: Plain | None = None
 ) -> list[Group]:
-    """Draws n responses per prompt from a source.
+    """Draws n responses per prompt from a source: one group per prompt, in order, rewards None.
 
     Args:
         source: A `LocalModel`, `VllmEngine` or `ServedModel`.
@@ -147,14 +143,9 @@ def sample_from(
         out: Folder for groups.jsonl and sampling.json; an unfinished run of the same settings in it is continued.
         form: `Plain` or `Verbalized`; plain where not given.
 
-    Returns:
-        One group per prompt, in the prompts' order, rewards None. A prompt that a server does not answer is left out;
-        sampling.json holds its id and the server's reason.
-
     Raises:
-        DataError: A prompt the source cannot take, or a folder that holds another run.
-        EndpointError: An endpoint that fails for good or answers no prompt; what is finished stays in the folder.
-        FolderBusyError: Another process writes to the folder.
+        DQOError: A prompt the source cannot take, a folder that holds another run or is in use, or an endpoint that
+            fails for good or answers no prompt; what is finished stays in the folder.
     """
     form = form or Plain()
     source.check([Request(prompt.id, 0, form.message(prompt.prompt)) for prompt in prompts])
@@ -163,7 +154,7 @@ def sample_from(
 
 
 def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path | None, form: Plain) -> list[Group]:
-    """Draws what a folder of this thread lacks."""
+    """Draws what a folder lacks."""
     settings = source.settings() | {"form": form.name, "n": n}
     in_trace = bool(settings.get("prompt_opens_trace"))
     folder = SamplingFolder(out, settings, prompts)
@@ -184,6 +175,7 @@ def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path |
                     folder.record(source.adapted)
                 elif isinstance(answer, Unanswered) and not folder.done:
                     _raise_where_none_is_answered(waiting)
+    # A prompt that a server does not answer is left out, with the server's reason.
     left_out = {prompt.prompt.id: prompt.unanswered.reason for prompt in waiting.values()}
     folder.record(source.adapted, left_out)
     return folder.finish(prompts)

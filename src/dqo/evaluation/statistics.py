@@ -43,15 +43,6 @@ class Interval(NamedTuple):
     high: float
 
 
-class Shift(NamedTuple):
-    """A mean difference, its confidence interval, and the two-sided p-value of no difference."""
-
-    mean: float
-    low: float
-    high: float
-    p: float
-
-
 class Difference(NamedTuple):
     """Mean difference over shared prompts, its 95 % bootstrap interval, the sign-flip p, raw and by Holm."""
 
@@ -75,21 +66,13 @@ class Difference(NamedTuple):
 def bootstrap_intervals(
     columns: Sequence[Sequence[float]], *, level: float = LEVEL, resamples: int = 5000, seed: int = 0
 ) -> list[Interval]:
-    """Means over prompts with their percentile bootstrap intervals, for many metrics of the same prompts.
+    """Means with percentile bootstrap intervals of M columns of P finite values, one per prompt.
 
-    Args:
-        columns: For each metric one finite value per prompt, all of one length P.
-        level: Coverage aimed at, between 0 and 1. Below some 20 prompts the percentile interval is too narrow.
-        resamples: How many times the prompts are drawn with replacement.
-        seed: Seed of a generator of its own; the same seed gives the same intervals.
-
-    Returns:
-        Mean, low and high of each column; all equal for one prompt, which says nothing about the spread.
-
-    Raises:
-        DataError: If a column has no value, or one that is not finite.
+    The same seed gives the same intervals; of one prompt they have no width. DataError names no value, or one that is
+    not finite.
     """
     # All columns see the same draws, so that a column's numbers do not depend on which others are given.
+    # Below some 20 prompts the percentile interval is too narrow.
     table = _table(columns)  # (P, M)
     lows, highs = np.quantile(_means(table, resamples, seed), [(1 - level) / 2, (1 + level) / 2], axis=0)  # (M,) each
     # The mean of equal values, such as 0.1, may come out of two sums that differ in the last digit.
@@ -100,32 +83,21 @@ def bootstrap_intervals(
 
 def bootstrap_differences(
     columns: Sequence[Sequence[float]], *, resamples: int = 5000, flips: int = _FLIPS, seed: int = 0
-) -> list[Shift]:
-    """Mean differences over prompts with intervals and the p-values of sign flips, for many metrics.
-
-    Args:
-        columns: For each metric one finite difference per prompt, all of one length P.
-        resamples: As for `bootstrap_intervals`.
-        flips: How many sign vectors are drawn; where there are no more than that, each is taken once.
-        seed: Seed of generators of its own.
-
-    Returns:
-        One entry per column; all columns see the same draws and signs.
-    """
+) -> list[Difference]:
+    """Mean differences of M columns of P prompts, with bootstrap intervals and the p-values of sign flips."""
     if not columns:
         return []
     # Were the runs alike, each prompt's difference could as well be its negative: p is the share of sign vectors whose
     # total is as far from 0 as the one seen. It holds for few prompts too: of P it is 2/2^P at least.
     ps = _sign_flips(_table(columns), flips, seed)  # (M,)
     intervals = bootstrap_intervals(columns, resamples=resamples, seed=seed)
-    return [Shift(*interval, float(p)) for interval, p in zip(intervals, ps, strict=True)]
+    # Of one family of tests p_holm is corrected by whoever knows the family.
+    return [Difference(*row, float(p), float(p), len(columns[0])) for row, p in zip(intervals, ps, strict=True)]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values of one family of tests, corrected by Holm (1979), in the same order.
-
-    Below 0.05, at most 1 in 20 such families holds a false alarm.
-    """
+    """Corrects the p-values of one family of tests by Holm (1979), in the same order."""
+    # Below 0.05, at most 1 in 20 such families holds a false alarm.
     corrected, largest = [0.0] * len(ps), 0.0
     for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
         largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
@@ -199,16 +171,10 @@ def compared_pairs(runs: int) -> list[tuple[int, int]]:
 def paired_differences(
     runs: Sequence[Values], pairs: Sequence[tuple[int, int]], metrics: Sequence[str]
 ) -> dict[tuple[int, int], dict[str, Difference]]:
-    """Compares pairs (a, b) of runs prompt by prompt; all pairs and metrics see the same draws of prompts and signs.
+    """Compares pairs (a, b) of runs prompt by prompt: (a, b) -> metric -> difference b - a.
 
-    Args:
-        runs: For each run, prompt id -> metric -> value; None where a prompt has none.
-        pairs: Places of the runs to compare.
-        metrics: Which to compare; Holm's correction is over all of them and all pairs.
-
-    Returns:
-        (a, b) -> metric -> difference b - a over the prompts with a value in both; metrics with fewer than two such
-        prompts are left out.
+    Holm's correction is over all metrics of all pairs. A metric with fewer than two prompts that have a value in both
+    runs is left out.
     """
     # Prompts -> pairs and metrics that have values for them -> the differences.
     columns: dict[tuple[str, ...], dict[tuple[int, int, str], list[float]]] = {}
@@ -219,24 +185,16 @@ def paired_differences(
             if len(known) >= 2:
                 columns.setdefault(tuple(known), {})[a, b, metric] = list(known.values())
     flips = max(_FLIPS, _FLIPS_PER_TEST * sum(map(len, columns.values())))
-    shifts: dict[tuple[int, int, str], tuple[Shift, int]] = {}
-    for keys, some in columns.items():
-        found = bootstrap_differences(list(some.values()), flips=flips)
-        shifts |= {place: (shift, len(keys)) for place, shift in zip(some, found, strict=True)}
-    corrected = dict(zip(shifts, holm([shift.p for shift, _ in shifts.values()]), strict=True))
-    differences = {place: Difference(*shift, corrected[place], n) for place, (shift, n) in shifts.items()}
-    return {
-        (a, b): {metric: differences[a, b, metric] for metric in metrics if (a, b, metric) in differences}
-        for a, b in pairs
-    }
+    found: dict[tuple[int, int, str], Difference] = {}
+    for some in columns.values():
+        found |= zip(some, bootstrap_differences(list(some.values()), flips=flips), strict=True)
+    for place, p in zip(found, holm([difference.p for difference in found.values()]), strict=True):
+        found[place] = found[place]._replace(p_holm=p)
+    return {(a, b): {m: found[a, b, m] for m in metrics if (a, b, m) in found} for a, b in pairs}
 
 
 def pairwise(runs: Mapping[str, Values], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """The same of the pairs that are compared, as plain data by run name; None for a metric that is left out.
-
-    Returns:
-        [{"a", "b", "metrics": {metric: {"mean", "low", "high", "p", "p_holm", "prompts"} or None}}].
-    """
+    """Differences of the pairs that are compared, as plain data by run name; None for a metric that is left out."""
     names = list(runs)
     found = paired_differences(list(runs.values()), compared_pairs(len(runs)), metrics)
     return [
@@ -248,15 +206,9 @@ def pairwise(runs: Mapping[str, Values], metrics: Sequence[str]) -> list[dict[st
 def on_common_prompts(
     runs: Sequence[Values], summaries: Sequence[Mapping[str, dict[str, float] | None]]
 ) -> dict[str, list[dict[str, float] | None]]:
-    """Means of runs over the prompts that all of them have a value for, metric by metric.
+    """Means over the prompts that all runs have a value for: metric -> mean with interval, or None, of each run.
 
-    Args:
-        runs: For each run, prompt id -> metric -> value; None where a prompt has none.
-        summaries: For each run, metric -> mean and interval over all of its prompts, or None.
-
-    Returns:
-        Metric -> for each run {"mean", "low", "high", "prompts"}, None for a run without the metric. Left out are
-        metrics that no run has, and those of several runs without a common prompt.
+    `summaries` are the means over all prompts of each run. A metric without a common prompt is left out.
     """
     # Whichever run is ahead in these is not ahead for having been asked easier prompts.
     found: dict[str, list[dict[str, float] | None]] = {}
