@@ -163,8 +163,6 @@ def _weights(spec: DiversitySpec, reward: Tensor | None) -> Tensor:
             f"combine={spec.combine!r} weighs responses by their task reward, got none; pass the quality reward or "
             "use combine='add'."
         )
-    weights = quality_weights(
+    return quality_weights(
         reward, spec.combine, threshold=spec.quality_threshold, center=spec.quality_center, scale=spec.quality_scale
     )  # (P, G)
-    assert weights is not None, "these rules have weights"
-    return weights

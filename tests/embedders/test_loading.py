@@ -1,11 +1,11 @@
-"""A user's function as an encoder, through the reward, the trainer's settings and the loader."""
+"""What wraps an encoder: the cache of texts, and a user's function through reward, settings and loader."""
 
 import numpy as np
 import pytest
 import torch
 
 from dqo import DQOConfig
-from dqo.embedders import OwnEmbedder
+from dqo.embedders import CachedEmbedder, OwnEmbedder
 from dqo.errors import EncoderError, RecipeError
 from dqo.rewards.diversity import DiversityReward
 
@@ -47,3 +47,55 @@ def test_what_cannot_be_called_is_told_when_it_is_given(tmp_path):
         OwnEmbedder("hashed")
     with pytest.raises(RecipeError, match="`encoder` must be text, got <"):
         DQOConfig(str(tmp_path), encoder=OwnEmbedder(ROWS.get), use_cpu=True)
+
+
+class Counting:
+    """Embeds a text as (its length, 1) and remembers what it was asked for."""
+
+    name = "counting"
+    dimension = 2
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, texts):
+        self.asked.append(list(texts))
+        return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+
+def test_only_new_distinct_texts_are_embedded_and_order_is_kept():
+    inner = Counting()
+    cached = CachedEmbedder(inner)
+    assert cached(["bb", "a", "bb"]).tolist() == [[2, 1], [1, 1], [2, 1]]
+    assert cached(["ccc", "a", "bb"]).tolist() == [[3, 1], [1, 1], [2, 1]]
+    assert inner.asked == [["bb", "a"], ["ccc"]]
+    assert (cached.name, cached.dimension) == ("counting", 2)
+
+
+def test_nothing_new_asks_nothing():
+    inner = Counting()
+    cached = CachedEmbedder(inner)
+    assert cached([]).shape == (0, 2)
+    assert inner.asked == []
+
+
+def test_the_text_not_used_for_longest_is_forgotten():
+    inner = Counting()
+    cached = CachedEmbedder(inner, capacity=2)
+    cached(["a", "bb"])
+    cached(["a"])
+    cached(["ccc"])  # drops "bb", not "a"
+    cached(["a"])
+    cached(["bb"])
+    assert inner.asked == [["a", "bb"], ["ccc"], ["bb"]]
+
+
+def test_a_call_larger_than_the_cache_is_answered_whole():
+    texts = ["a" * n for n in range(1, 8)]
+    assert CachedEmbedder(Counting(), capacity=3)(texts)[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_writing_into_an_answer_does_not_reach_the_cache():
+    cached = CachedEmbedder(Counting())
+    cached(["a"]).zero_()
+    assert cached(["a"]).tolist() == [[1, 1]]
