@@ -35,11 +35,12 @@ def find_model(name: str) -> str:
     once (about 20 s, 540 MB of float32 safetensors) into `$DQO_CACHE` or `~/.cache/dqo`.
     """
     folder = Path(name).expanduser()
-    source = str(folder) if name and os.path.isdir(folder) else name
+    is_folder = bool(name) and os.path.isdir(folder)
     # The package itself is not imported: that would need `llm`.
-    package = find_spec(_PACKAGE.replace("-", "_"))
-    if source == DEFAULT_POLICY and package is not None and package.origin is not None and not os.path.isdir(folder):
+    package = find_spec(_PACKAGE.replace("-", "_")) if name == DEFAULT_POLICY and not is_folder else None
+    if package is not None and package.origin is not None:
         return str(_converted(Path(package.origin).with_name(_GGUF)))
+    source = str(folder) if is_folder else name
     if reason := why_absent(source):
         raise ModelError(
             f"expected {name!r} to be a folder written by save_pretrained, or a model that the hub serves, but "
