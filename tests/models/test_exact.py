@@ -7,7 +7,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from dqo.integrations.trl.fast import sharing as prefix_support
 from dqo.models import rollout as shared
-from dqo.models.numerics import full_float32
+from dqo.models.rollout import full_float32
 
 BACKENDS = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
 

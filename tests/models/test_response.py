@@ -6,7 +6,7 @@ import time
 import pytest
 
 from dqo.errors import RecipeError
-from dqo.models.response import Response, ResponseReader, TraceMarkers, completion_text, prompt_text
+from dqo.models.chat import Response, ResponseReader, TraceMarkers, completion_text, prompt_text
 
 GPT_OSS = "<|channel|>analysis<|message|>The user asks.<|end|><|start|>assistant<|channel|>final<|message|>Paris."
 FENCED = "Write:\n```\n<think>\nreasoning\n</think>\n```\nThat is all."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dqo.errors import RecipeError
 from dqo.files.records import Group, Prompt, read_groups, read_prompts
 from dqo.files.run import owning
-from dqo.models.response import TraceMarkers
+from dqo.models.chat import TraceMarkers
 from dqo.settings.checking import plain
 from dqo.settings.yaml import parse_yaml
 from dqo.train.folder import model_source, run_chat_settings

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from dqo.errors import DataError, ModelError
 from dqo.evaluation.sampling import Answer, Request, Source
-from dqo.models.chat import check_system, conversation, rendered
+from dqo.models.chat import ResponseReader, TraceMarkers, check_system, conversation, rendered
 from dqo.models.endpoint import Endpoint, Unanswered
 from dqo.models.endpoint_replies import Reply
 from dqo.models.policy import find_model
-from dqo.models.response import ResponseReader, TraceMarkers
 from dqo.models.weights import first_words
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from dqo.core import reaches
 from dqo.errors import DQOError, NonFiniteError
 from dqo.files.records import Group, Prompt
-from dqo.models.response import DEFAULT_MARKERS, Response, TraceMarkers, joined
+from dqo.models.chat import DEFAULT_MARKERS, Response, TraceMarkers, joined
 from dqo.rewards import CheckedReward
 from dqo.rewards.calling import encode_record
 

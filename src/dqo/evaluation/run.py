@@ -20,7 +20,7 @@ from dqo.evaluation.words import corpus_distinct_n, self_rouge
 from dqo.files.evaluation import UNKNOWN_SCORING, sampling_notes
 from dqo.files.records import Group, write_groups, write_json, write_text
 from dqo.files.run import owning
-from dqo.models.response import TraceMarkers
+from dqo.models.chat import TraceMarkers
 from dqo.rewards.calling import task_quality
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 from dqo.files.evaluation import SamplingFolder
 from dqo.files.records import Group, Prompt
 from dqo.files.run import owning
+from dqo.models.chat import DEFAULT_MARKERS, TraceMarkers
 from dqo.models.endpoint import Unanswered
-from dqo.models.response import DEFAULT_MARKERS, TraceMarkers
 
 Answer = tuple[str, str]  # text and finish: "eos", "length", or what a server says beside these
 # Rounds of calls, for the responses that a server failed to give.

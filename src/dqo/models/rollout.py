@@ -5,7 +5,8 @@ once, its G rows read its keys and values together, and rows that have ended lea
 response does not keep the others busy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,6 @@ import transformers
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from dqo.models.numerics import full_float32
 from dqo.models.rollout_cache import RolloutCache, attending_in_groups, cache_keyword
 from dqo.models.weights import first_words
 
@@ -128,6 +128,35 @@ def generate_shared(
             return _Rollout(model, prompt_ids, pad_token_id).run(sampling, max_new_tokens, eos_token_ids, draw_numbers)
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Lets products of float32 matrices be float32's own inside, and brings back what was set before."""
+    # TF32 (`trainer.tf32`, `torch.set_float32_matmul_precision`) rounds factors to 11 bits: log-probabilities then move
+    # by some thousandths whatever the layout, and a check of the layout at float32's rounding would refuse every model.
+    # torch has an older and a newer setting and refuses to multiply where they disagree, so both are set and restored.
+    parts = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    newer = [part for part in parts if hasattr(part, "fp32_precision")]  # torch 2.9 and later
+    before = [part.fp32_precision for part in newer]
+    try:
+        older = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # The newer one was used, after which torch refuses to say.
+        older = None
+    _set("highest" if older else None, newer, ["ieee"] * len(newer))
+    try:
+        yield
+    finally:
+        _set(older, newer, before)
+
+
+def _set(older: str | None, newer: list, precisions: list[str]) -> None:
+    if older is not None:
+        # This changes the newer one too, which may have said nothing of its own.
+        torch.set_float32_matmul_precision(older)
+    for part, precision in zip(newer, precisions, strict=True):
+        part.fp32_precision = precision
 
 
 def why_not_shared(model: PreTrainedModel) -> str | None:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from dqo.evaluation.quality import judged
 from dqo.files.jsonio import is_number
 from dqo.files.records import write_json
-from dqo.models.response import TraceMarkers
+from dqo.models.chat import TraceMarkers
 from dqo.report.sources import RunFiles
 
 POINTS = 1000  # more than a chart has pixels for

@@ -1,6 +1,6 @@
 """Rewards as plain callables in TRL's convention; none imports a training host."""
 
-from dqo.models.response import completion_text
+from dqo.models.chat import completion_text
 from dqo.rewards.calling import CheckedReward, TaskReward
 from dqo.rewards.diversity import DiversityReward, prompt_key
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from dqo.errors import DQOError, RewardError
 from dqo.files.records import Prompt
-from dqo.models.response import Response, completion_text
+from dqo.models.chat import Response, completion_text
 
 _ARGUMENTS = "end its arguments with **columns, and give one that is not always there a default"
 _SHOWN = 80  # characters of a completion in a message

@@ -13,7 +13,7 @@ from dqo.diversity.credit import group_credit
 from dqo.diversity.settings import DiversitySpec, EncoderFields
 from dqo.embedders import Embedder, chosen_embedder
 from dqo.errors import GroupError
-from dqo.models.response import TraceMarkers, completion_text
+from dqo.models.chat import TraceMarkers, completion_text
 from dqo.rewards.calling import CheckedReward
 from dqo.rewards.loading import checked_span
 
@@ -45,7 +45,7 @@ class DiversityReward:
         quality: Task reward in [0, 1], called as TRL calls reward functions. Given, responses span by their quality
             (the quality-weighted volume) and a None stays None, so that unscorable rows get no reward from here.
         text: Completion text -> the span to embed; the whole text without it.
-        trace_markers: Reasoning traces that are removed before, see `dqo.models.response.TraceMarkers.parse`.
+        trace_markers: Reasoning traces that are removed before, see `dqo.models.chat.TraceMarkers.parse`.
 
     Raises:
         GroupError: Fewer than 3 responses per group; when called, a partial group or prompts that disagree in a block.

@@ -16,10 +16,9 @@ from pydantic import Field
 
 from dqo.errors import EndpointError, RecipeError
 from dqo.files.records import append_jsonl
-from dqo.models.chat import conversation
+from dqo.models.chat import completion_text, conversation, prompt_text
 from dqo.models.endpoint import Endpoint, Unanswered
 from dqo.models.endpoint_replies import Reply
-from dqo.models.response import completion_text, prompt_text
 from dqo.rewards.judge_replies import read_same, read_score
 
 if TYPE_CHECKING:

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dqo.errors import ModelError, RecipeError, RewardError
-from dqo.models.chat import chat_text, rendered
+from dqo.models.chat import chat_text, completion_text, prompt_text, rendered
 from dqo.models.policy import DEFAULT_POLICY, best_device, load_policy, native_bf16
-from dqo.models.response import completion_text, prompt_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

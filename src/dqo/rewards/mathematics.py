@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from dqo.errors import RewardError
-from dqo.models.response import completion_text
+from dqo.models.chat import completion_text
 from dqo.rewards.math_reading import final_answer, read_number, simplified, stated_number
 from dqo.rewards.references import Reference, references_of
 

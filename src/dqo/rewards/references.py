@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from dqo.diversity.tricks import has_latin_words
 from dqo.errors import RewardError
-from dqo.models.response import completion_text
+from dqo.models.chat import completion_text
 
 # One text, or a list of texts that are equally valid.
 Reference = str | list[str]

@@ -8,9 +8,8 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo.errors import ModelError
-from dqo.models.chat import chat_text
+from dqo.models.chat import chat_text, completion_text, prompt_text
 from dqo.models.policy import best_device, find_model
-from dqo.models.response import completion_text, prompt_text
 from dqo.models.weights import load_whole, read_part
 
 _LONGEST = 4096  # tokens where neither tokenizer nor model says how many it reads

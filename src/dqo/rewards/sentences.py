@@ -6,7 +6,7 @@ from typing import Any
 
 import simplemma
 
-from dqo.models.response import completion_text
+from dqo.models.chat import completion_text
 
 
 class ConceptReward:

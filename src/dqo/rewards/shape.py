@@ -9,7 +9,7 @@ from pydantic import Field
 
 from dqo.diversity.tricks import separates_words
 from dqo.errors import RecipeError
-from dqo.models.response import completion_text
+from dqo.models.chat import completion_text
 
 
 class LengthReward:

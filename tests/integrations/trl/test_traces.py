@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.embedders import load_embedder
-from dqo.models.response import completion_text
+from dqo.models.chat import completion_text
 from dqo.rewards.shape import FormatReward
 
 TRAINERS = [(DQOTrainer, DQOConfig), (DQORLOOTrainer, DQORLOOConfig)]

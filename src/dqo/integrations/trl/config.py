@@ -16,8 +16,8 @@ from dqo.core import REWARD_SCALES
 from dqo.diversity.settings import DiversitySpec, EncoderFields
 from dqo.errors import DQOError, RecipeError
 from dqo.integrations.trl.config_alpha import AlphaArguments
+from dqo.models.chat import TraceMarkers
 from dqo.models.policy import best_device, native_bf16
-from dqo.models.response import TraceMarkers
 from dqo.models.weights import first_words
 from dqo.rewards.loading import import_function
 from dqo.settings.checking import check_fields, setting

@@ -22,7 +22,7 @@ from dqo.diversity.credit import GroupCredit
 from dqo.diversity.tricks import language_mixing, low_quality_credit, post_answer_share, repetition
 from dqo.evaluation.definitions import DEFINITIONS, explain, shown_in
 from dqo.files.records import append_jsonl, write_text
-from dqo.models.response import Response
+from dqo.models.chat import Response
 
 PANEL = [name for name in shown_in(DEFINITIONS, "panel") if name != "step"]
 _SECONDS_PER_LINE = 10.0  # at least, in a log file

@@ -36,7 +36,7 @@ from dqo.integrations.trl import faults, step
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.log import batch_metrics, text_metrics
 from dqo.integrations.trl.resume import RolloutAlpha, RunMemory, TrlCounters, resume_rollout, save_memory
-from dqo.models.response import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
+from dqo.models.chat import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
 from dqo.rewards.loading import checked_span
 
 logger = get_logger(__name__)

@@ -12,7 +12,7 @@ from dqo.diversity.settings import DiversitySpec, EncoderFields
 from dqo.diversity.signals import SIGNALS
 from dqo.embedders.naming import with_whole_path
 from dqo.errors import RecipeError
-from dqo.models.response import TraceMarkers
+from dqo.models.chat import TraceMarkers
 from dqo.settings.checking import check, model_of, setting
 
 _NO_GROUP_MEAN = ("gae", "reinforce_plus_plus")

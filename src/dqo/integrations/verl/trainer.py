@@ -33,7 +33,7 @@ from dqo.integrations.verl.scoring import (
     read_group,
 )
 from dqo.integrations.verl.settings import base_mode, divides_by_group_std, read_settings, warn_of_group_std
-from dqo.models.response import Response, ResponseReader, TraceMarkers
+from dqo.models.chat import Response, ResponseReader, TraceMarkers
 
 
 class DQOMixin:

@@ -18,8 +18,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_tensor_dict, use_adapter
 
 from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_forward, shared_prefix_logps
-from dqo.models.numerics import full_float32
-from dqo.models.rollout import effective_sampling, generate_shared, why_layers, why_not_in_groups
+from dqo.models.rollout import effective_sampling, full_float32, generate_shared, why_layers, why_not_in_groups
 from dqo.models.weights import first_words
 
 logger = get_logger(__name__)
