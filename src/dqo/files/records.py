@@ -118,17 +118,17 @@ def read_groups(path: str | Path) -> list[Group]:
 
 
 def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
-    """Write a `groups.jsonl` atomically: a reader sees the old file or the whole new one.
+    """Writes a `groups.jsonl` atomically: a reader sees the old file or the whole new one.
 
     Args:
         path: The file; its folder is made when missing.
-        groups: What to write, one line each.
+        groups: What to write, one per line.
     """
     write_text(path, "".join(to_json(path, asdict(group)) + "\n" for group in groups))
 
 
 def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
-    """Append one JSON line, so that a kill can only leave the last line unfinished, and a failed write leaves nothing.
+    """Appends one JSON line, so that a kill can only leave the last line unfinished, and a failed write leaves nothing.
 
     A last line that a kill has left unfinished goes; processes may append to one file.
 
@@ -173,7 +173,7 @@ def _end_of_lines(file: FileIO) -> int:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write one JSON document atomically, indented for reading.
+    """Writes one JSON document atomically, indented for reading.
 
     Args:
         path: The file; its folder is made when missing.
@@ -183,7 +183,7 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically (temporary file beside it, then `os.replace`).
+    """Writes UTF-8 text atomically (temporary file beside it, then `os.replace`).
 
     Args:
         path: The file; its folder is made when missing.

@@ -48,7 +48,7 @@ def write_report(
     refresh: int = 0,
     now: datetime | None = None,
 ) -> dict[str, Any]:
-    """Write the report of one or more folders, atomically.
+    """Writes the report of one or more folders, atomically.
 
     Args:
         folders: Run folders or evaluation folders, the baseline first.
@@ -185,7 +185,7 @@ def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now:
 
 
 def number(value: float, sign: bool = False) -> str:
-    """A number as a table shows it: three decimals when small, fewer when large, a true minus sign.
+    """Formats a number for a table: three decimals when small, fewer when large, a true minus sign.
 
     Args:
         value: Any finite number.
@@ -220,7 +220,7 @@ def watch(
     sleep: Callable[[float], None] = time.sleep,
     **options: Any,
 ) -> None:
-    """Write the report now and after every change until all runs are finished; the last page does not reload itself.
+    """Writes the report now and after every change until all runs are finished; the last page does not reload itself.
 
     An interruption leaves such a last page too.
 

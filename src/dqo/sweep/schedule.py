@@ -116,7 +116,7 @@ def run_jobs(
 
 
 def failure(log: str, returncode: int) -> str:
-    """Why a process failed, in one sentence.
+    """Says in one sentence why a process failed.
 
     Args:
         log: What it wrote.
