@@ -44,11 +44,11 @@ $(VERL_READY): pyproject.toml
 	touch $@
 
 test-verl: $(VERL_READY)  ## The verl plug-in on a real Ray and TransferQueue, and the core, with verl's packages
-	$(VERL_BIN)/python -m pytest -m "not verl_full" tests/verl tests/contract tests/core tests/diversity/test_credit.py \
+	$(VERL_BIN)/python -m pytest -m "not verl_full" tests/integrations/verl tests/contract tests/core tests/diversity/test_credit.py \
 	  tests/test_equations.py
 
 test-verl-full: $(VERL_READY)  ## Whole verl training runs on CPUs, their advantages recomputed from the texts
-	$(VERL_BIN)/python -m pytest -rP -m verl_full tests/verl
+	$(VERL_BIN)/python -m pytest -rP -m verl_full tests/integrations/verl
 
 check: $(READY)  ## Lint, format and docstring checks
 	$(BIN)/ruff check .

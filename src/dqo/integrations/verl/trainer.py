@@ -1,17 +1,15 @@
-"""DQO on verl's V1 trainers. One seam, `_compute_advantage`, serves GRPO, PPO with a critic, RLOO and the rest.
+"""Adds the diversity credit to the rewards of verl's V1 trainers; GRPO, PPO, RLOO and the rest share one seam.
 
-At that point the batch is final: every row of every prompt with its reward is in TransferQueue. The mixin adds
-diversity's part to the rewards there, lets verl compute advantages with the estimator of the run, and puts the task
-rewards back, so that `critic/score/*` stays the task and `critic/rewards/*` is what was optimised.
-
-The contract that this rests on is pinned by tests/verl/test_contract.py.
+When verl calls `_compute_advantage`, the batch is final: every row of every prompt with its reward is in TransferQueue.
+The mixin adds diversity's part there, lets verl compute advantages with the run's estimator, and puts the task rewards
+back. So `critic/score/*` stays the task, and `critic/rewards/*` is what was optimised.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import ray
 import torch
 import transfer_queue as tq
 from omegaconf import DictConfig, open_dict
@@ -19,112 +17,107 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transfer_queue import KVBatchMeta
+from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
 from verl.utils.debug import marked_timer
 
 from dqo.core import effective_alpha
-from dqo.integrations.verl.scoring import (
-    ActorScorer,
-    Group,
-    GroupScorer,
-    ScoredGroup,
-    add_credit,
-    group_rows,
-    read_group,
-)
+from dqo.core.groups import by_id
+from dqo.errors import RewardError
+from dqo.integrations.verl.scoring import NUMBERS, ActorScorer, Group, GroupScorer, ScoredGroup
 from dqo.integrations.verl.settings import base_mode, divides_by_group_std, read_settings, warn_of_group_std
 from dqo.models.chat import Response, ResponseReader, TraceMarkers
+
+Session = list[int]  # rows of one response: one, unless an agent loop returns several outputs; the final one is last
+
+# Columns of TransferQueue that the credit is made from.
+_COLUMNS = ["prompts", "responses", "response_mask", "rm_scores"]
 
 
 class DQOMixin:
     """Adds the diversity credit to the rewards of a verl V1 trainer.
 
     Args:
-        config: verl's configuration with the section `dqo`; `trainer.v1.trainer_mode` becomes verl's own name, since
-            verl compares it with "sync" in many places and would take a new name for an asynchronous mode.
+        config: verl's configuration with the section `dqo`; `trainer.v1.trainer_mode` becomes verl's own name.
 
     Raises:
-        DQOError: a setting that cannot be run.
+        DQOError: A setting that cannot be run.
     """
 
     def __init__(self, config: DictConfig) -> None:
         self.dqo = read_settings(config)
         with open_dict(config):
+            # verl compares the mode with "sync" in many places and would take a new name for an asynchronous mode.
             config.trainer.v1.trainer_mode = base_mode(config)
             config.dqo = asdict(self.dqo)  # with defaults, for the logs
         warn_of_group_std(config)
-        # In this process at once, so that a mistake is told before minutes of loading policies.
+        # In this process at once, so that a mistake is reported before minutes of loading policies.
         here = "cpu" if self.dqo.encoder_actors else self.dqo.encoder_device or "cpu"
         self._score: Callable[[list[Group]], list[ScoredGroup]] = GroupScorer(self.dqo, here)
         super().__init__(config=config)
 
     def init(self) -> None:
-        """The workers of verl, then the encoder's actors in what these leave: verl would wait for it without end."""
+        """Starts verl's workers, then the encoder's actors in what these leave: verl would wait for it without end."""
         super().init()
         if self.dqo.encoder_actors:
             self._score = ActorScorer(self.dqo)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """Advantages by verl, of shaped rewards."""
         with marked_timer("diversity", self.timing_raw):
-            data = tq.kv_batch_get(
-                keys=batch.keys,
-                partition_id=batch.partition_id,
-                select_fields=["prompts", "responses", "response_mask", "rm_scores"],
-            )
-            scores = list(data["rm_scores"].unbind())  # N times (T_row,)
-            shaped = self._shaped_scores(batch, data, scores, metrics)
+            data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=_COLUMNS)
+            columns = {name: list(data[name].unbind()) for name in _COLUMNS}  # name -> N times (T_row,)
+            shaped = self._shape_scores(batch, columns, metrics)
         fields = {"rm_scores": shaped}
-        if not self.config.algorithm.use_kl_in_reward:  # else verl writes it, the penalty taken off
+        if not self.config.algorithm.use_kl_in_reward:  # else verl writes it, with the penalty taken off
             fields["token_level_rewards"] = shaped
         _put(batch, fields)
         try:
             return super()._compute_advantage(batch, metrics)
         finally:
-            _put(batch, {"rm_scores": scores})
+            _put(batch, {"rm_scores": columns["rm_scores"]})
 
-    def _shaped_scores(self, batch: KVBatchMeta, data: TensorDict, scores: list[Tensor], metrics: dict) -> list[Tensor]:
-        """N rows of reward by token with diversity's part, and the step's numbers into the metrics."""
-        masks = list(data["response_mask"].unbind())  # N times (T_row,)
-        groups = group_rows(batch.keys, batch.tags)
-        texts = self._texts(data, [row for sessions in groups for session in sessions for row in session])
-        read = [read_group(sessions, batch.keys, texts, scores) for sessions in groups]
+    def _shape_scores(self, batch: KVBatchMeta, columns: dict[str, list[Tensor]], metrics: dict) -> list[Tensor]:
+        """N rows of reward by token with diversity's part; the step's numbers go into the metrics."""
+        groups = _group_rows(batch.keys, batch.tags)
+        texts = self._read_texts(columns, [row for sessions in groups for session in sessions for row in session])
+        read = [_read_group(sessions, batch.keys, texts, columns["rm_scores"]) for sessions in groups]
         # A response that is alone has nobody to differ from: a constant credit would be a reward for surviving.
         several = [p for p, group in enumerate(read) if len(group.texts) > 1]
-        found = self._score([read[p] for p in several])
+        compared = [read[p] for p in several]
+        found = self._score(compared)
         metrics.update(self._diversity_metrics(read, found))
-        metrics["responses/traced"] = _mean([float(text.traced) for text in texts.values()])
-        metrics["responses/unclosed"] = _mean([float(text.unclosed) for text in texts.values()])
-        kept = [groups[p] for p in several]
-        return add_credit(scores, masks, kept, found, [read[p] for p in several])
+        metrics["responses/traced"] = _mean([text.traced for text in texts.values()])
+        metrics["responses/unclosed"] = _mean([text.unclosed for text in texts.values()])
+        return _add_credit(
+            columns["rm_scores"], columns["response_mask"], [groups[p] for p in several], found, compared
+        )
 
-    def _texts(self, data: TensorDict, rows: list[int]) -> dict[int, Response]:
-        """What the policy wrote by row; what tools and users wrote is masked and no merit of the policy."""
+    def _read_texts(self, columns: dict[str, list[Tensor]], rows: list[int]) -> dict[int, Response]:
+        """What the policy wrote, by row; what tools and users wrote is masked and no merit of the policy."""
         reader = ResponseReader(self.tokenizer, TraceMarkers.parse(self.dqo.trace_markers))
-        prompts, ids, masks = (list(data[name].unbind()) for name in ("prompts", "responses", "response_mask"))
-        return {row: reader(prompts[row].tolist(), ids[row].tolist(), masks[row].tolist()) for row in rows}
+        parts = [columns[name] for name in ("prompts", "responses", "response_mask")]
+        return {row: reader(*(part[row].tolist() for part in parts)) for row in rows}
 
     def _diversity_metrics(self, read: list[Group], found: list[ScoredGroup]) -> dict[str, Any]:
-        """Means over the batch, under the names that DQO has in every host."""
+        """Means over the batch, under the names that they have in TRL runs."""
         metrics = {
             "quality": _mean([reward for group in read for reward in group.rewards]),
-            "alpha": 0.0 if self.dqo.signal.place == "none" else self.dqo.alpha,
+            "alpha": self.dqo.alpha if self.dqo.signal.acts_on_reward else 0.0,
             "diversity/rows": sum(len(group.texts) for group in read),
             "diversity/groups": len(read),
             "diversity/lone_rows": sum(len(group.texts) == 1 for group in read),
         }
-        if found:
-            metrics |= {
-                "diversity/credit": _mean([credit for group in found for credit in group.credit]),
-                "diversity/credit_std": _mean([torch.tensor(group.credit).std().item() for group in found]),
-            }
-            for name in ("log_volume", "quality_volume", "vendi", "cosine_distance"):
-                metrics[f"diversity/{name}"] = _mean([getattr(group, name) for group in found])
-            if self.config.algorithm.adv_estimator in ("grpo", "grpo_vectorized"):
-                shaped = [torch.tensor(group.shaped, dtype=torch.float64) for group in found]
-                rows = pad_sequence(shaped, batch_first=True, padding_value=torch.nan)  # (P, G)
-                scaling = "group" if divides_by_group_std(self.config) else "none"
-                metrics["alpha_effective"] = effective_alpha(metrics["alpha"], rows, scaling)
+        if not found:
+            return metrics
+        metrics["diversity/credit"] = _mean([credit for group in found for credit in group.credit])
+        metrics["diversity/credit_std"] = _mean([torch.tensor(group.credit).std().item() for group in found])
+        for name in NUMBERS:
+            metrics[f"diversity/{name}"] = _mean([group.numbers[name] for group in found])
+        if self.config.algorithm.adv_estimator in ("grpo", "grpo_vectorized"):
+            shaped = [torch.tensor(group.shaped, dtype=torch.float64) for group in found]
+            rows = pad_sequence(shaped, batch_first=True, padding_value=torch.nan)  # (P, G)
+            scaling = "group" if divides_by_group_std(self.config) else "none"
+            metrics["alpha_effective"] = effective_alpha(metrics["alpha"], rows, scaling)
         return metrics
 
 
@@ -138,14 +131,72 @@ class DQOTrainerColocateAsync(DQOMixin, PPOTrainerColocateAsync):
     """verl's colocated asynchronous trainer with the diversity credit: `trainer.v1.trainer_mode=dqo_colocate_async`."""
 
 
+@ray.remote
+class DQOTaskRunner(TaskRunnerV1.__ray_actor_class__):
+    """verl's runner with `dqo_sync` and `dqo_colocate_async` among its trainer modes."""
+
+    def run(self, config: DictConfig) -> None:
+        """Runs the training that verl's configuration with the section `dqo` describes."""
+        # Ray copies this class into the runner's process without its module, whose import registers the trainers.
+        import dqo.integrations.verl.trainer  # noqa: F401
+
+        super().run(config)
+
+
+def _group_rows(keys: Sequence[str], tags: Sequence[dict[str, Any]]) -> list[list[Session]]:
+    """P groups of sessions, from N row keys `{uid}_{session}_{output}` in any order; padding rows are left out."""
+    real = [row for row, tag in enumerate(tags) if not tag.get("is_padding", False)]
+    parts = {row: keys[row].rsplit("_", 2) for row in real}
+    groups = []
+    for members in by_id([parts[row][0] for row in real]).values():
+        rows = [real[member] for member in members]
+        sessions = by_id([parts[row][1] for row in rows]).values()
+        groups.append([sorted((rows[i] for i in session), key=lambda row: int(parts[row][2])) for session in sessions])
+    return groups
+
+
+def _read_group(
+    sessions: list[Session], keys: Sequence[str], texts: Mapping[int, Response], scores: list[Tensor]
+) -> Group:
+    """A session's text is that of all its rows; its reward is the sum over the tokens of its final row."""
+    names = [keys[session[-1]] for session in sessions]
+    rewards = [scores[session[-1]].double().sum() for session in sessions]
+    for name, reward in zip(names, rewards, strict=True):
+        if not reward.isfinite():
+            raise RewardError(
+                f"Expected a finite task reward for every response, row {name} has {reward.item()}, which would "
+                "spoil the advantages of its whole group; fix the reward function."
+            )
+    written = ["\n".join(str(texts[row]) for row in session if texts[row].strip()) for session in sessions]
+    return Group(written, [reward.item() for reward in rewards], names)
+
+
+def _add_credit(
+    scores: list[Tensor],
+    masks: list[Tensor],
+    groups: list[list[Session]],
+    found: list[ScoredGroup],
+    read: list[Group],
+) -> list[Tensor]:
+    """N rows (T_row,) float32 of reward by token; all rows of a session get its part, as verl does with its reward."""
+    shaped = [row.clone().float() for row in scores]
+    for sessions, after, before in zip(groups, found, read, strict=True):
+        for session, new, old in zip(sessions, after.shaped, before.rewards, strict=True):
+            for row in session:
+                written = masks[row].nonzero()
+                # GAE drops what lies on masked tokens, as of a response that ends in a tool's output.
+                if len(written):
+                    shaped[row][written[-1, 0]] += new - old
+    return shaped
+
+
 def _put(batch: KVBatchMeta, fields: dict[str, list[Tensor]]) -> None:
-    """Write ragged rows to TransferQueue."""
+    """Writes ragged rows to TransferQueue."""
     nested = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in fields.items()}
-    tq.kv_batch_put(
-        keys=batch.keys, partition_id=batch.partition_id, fields=TensorDict(nested, batch_size=len(batch.keys))
-    )
+    data = TensorDict(nested, batch_size=len(batch.keys))
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=data)
 
 
 def _mean(values: list[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return sum(defined) / len(defined) if defined else math.nan
+    """The mean of what is defined; NaN where nothing is."""
+    return torch.tensor(values, dtype=torch.float64).nanmean().item()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("verl", reason="verl lives in an environment of its own: make test-verl")
+pytest.importorskip("verl", reason="verl is not installed: make test-oldest")
 
 from dqo.diversity.credit import DiversitySpec
 from dqo.errors import DQOError, RecipeError, RewardError
 from dqo.integrations.verl.settings import base_mode, read_settings
 
-RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "verl").glob("*.sh"))
+RECIPES = sorted((Path(__file__).parents[3] / "recipes" / "verl").glob("*.sh"))
 GRPO = ("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=8", "trainer.v1.trainer_mode=dqo_sync")
 
 
@@ -36,17 +36,16 @@ def test_settings_are_a_diversity_spec_with_the_same_defaults(verl_config):
         ("+dqo=1", r"dqo: expected settings such as \+dqo.alpha=0.5, got 1"),
         (
             "+dqo.encoder_actors=0 +dqo.encoder_cpus=4",
-            r"dqo.encoder_cpus: expected 1 where .*actors=0, got 4, which noth",
+            r"dqo.encoder_actors: expected at least 1 where dqo.encoder_cpus=4 .* got 0; raise it",
         ),
         ("+dqo.encoder_actors=-1", "dqo: `encoder_actors` must be at least 0, got -1"),
-        ("actor_rollout_ref.rollout.n=2", r"rollout.n: DQO needs at least 3 responses .*=grpo, got 2"),
+        ("actor_rollout_ref.rollout.n=2", r"rollout.n: expected at least 3 responses .*=grpo, got 2"),
         (
             "+dqo.diversity=entropy +dqo.alpha=0.01",
             r"diversity: expected one of none, dqo, .*, got 'entropy'",
         ),
         ("+dqo.diversity=partition", r"diversity='partition' needs one of `same_threshold` and"),
         ("+dqo.diversity=unlikeliness +dqo.alpha=0.5", r"dqo.diversity: expected one of .* got 'unlikeliness', which"),
-        ("trainer.use_v1=false", r"trainer.use_v1: expected true, got false"),
     ],
 )
 def test_a_mistake_is_one_sentence(verl_config, override, message):
@@ -77,8 +76,10 @@ def test_a_critic_needs_two_responses_and_not_three(verl_config):
 
 def test_a_mode_without_diversity_is_refused(verl_config):
     assert base_mode(verl_config("trainer.v1.trainer_mode=dqo_colocate_async")) == "colocate_async"
-    with pytest.raises(RecipeError, match=r"trainer_mode: expected one of dqo_sync, .* got 'sync'.*without diversity"):
+    with pytest.raises(RecipeError, match=r"trainer_mode to be one of dqo_sync, .* and 'sync', which .*without div"):
         base_mode(verl_config())
+    with pytest.raises(RecipeError, match=r"expected use_v1=true .* got use_v1=False and 'dqo_sync'"):
+        base_mode(verl_config("trainer.v1.trainer_mode=dqo_sync", "trainer.use_v1=false"))
 
 
 def test_an_answer_span_that_does_not_exist_names_the_setting():
@@ -97,9 +98,9 @@ def test_the_answer_span_is_what_is_embedded(tmp_path):
     scorer = GroupScorer(DQOSettings(encoder="hashed:64", answer_span=f"{tmp_path}/spans.py:last_word"))
     two, keys = [0.0, 0.0], ["a_0_0", "a_1_0"]
     same, other = scorer([Group(["a dog", "the old dog"], two, keys), Group(["a dog", "a cat"], two, keys)])
-    assert same.cosine_distance == pytest.approx(0, abs=1e-6)
+    assert same.numbers["cosine_distance"] == pytest.approx(0, abs=1e-6)
     assert same.credit == pytest.approx([0.405465, 0.405465], abs=1e-5)  # log(3/2): two copies at ridge 1
-    assert other.cosine_distance > 0.3
+    assert other.numbers["cosine_distance"] > 0.3
 
 
 def test_an_answer_span_that_finds_nothing_is_told(tmp_path):

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-pytest.importorskip("verl", reason="verl lives in an environment of its own: make test-verl")
+pytest.importorskip("verl", reason="verl is not installed: make test-oldest")
 
 from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 from verl.trainer.ppo.v1 import trainer_base as base
