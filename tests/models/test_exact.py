@@ -86,7 +86,7 @@ def test_every_check_of_two_layouts_runs_in_full(tf32, monkeypatch):
     spied("shared_prefix_logps", prefix_support)
     assert shared.why_not_in_groups(model) is None
     add_fused_lm_head(model)
-    assert prefix_support.supports_shared_prefix(model) is None
+    assert prefix_support.why_not_shared(model) is None
     assert {name for name, _ in seen} == {"generate_shared", "shared_prefix_logps"}
     assert all(found == ["ieee", "ieee"] for _, found in seen)
     assert (precisions(), older_reading()) == tf32

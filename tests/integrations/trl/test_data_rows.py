@@ -10,7 +10,7 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from dqo import DQOConfig, DQOPPOConfig, DQOPPOTrainer, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.errors import GroupError
-from dqo.integrations.trl.step import distinct
+from dqo.integrations.trl.step import number_repeats
 from dqo.rewards import DiversityReward
 
 PROMPTS = ["the dog", "a cat", "red house", "old tree"]
@@ -164,8 +164,8 @@ def test_columns_of_one_name_are_told_apart(tiny_policy, tiny_tokenizer, tmp_pat
     assert trainer.reward_func_names == ["<lambda>", "<lambda>_2", "diversity"]
     log = train(trainer)
     assert (log["rewards/<lambda>/mean"], log["rewards/<lambda>_2/mean"], log["quality"]) == (1.0, 3.0, 4.0)
-    assert distinct(["a", "a_2", "a", "a"]) == ["a", "a_2", "a_3", "a_4"]
-    assert distinct(["a", "a", "a_2"]) == ["a", "a_3", "a_2"]
+    assert number_repeats(["a", "a_2", "a", "a"]) == ["a", "a_2", "a_3", "a_4"]
+    assert number_repeats(["a", "a", "a_2"]) == ["a", "a_3", "a_2"]
 
 
 @pytest.mark.parametrize(

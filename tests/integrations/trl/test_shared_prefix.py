@@ -18,7 +18,7 @@ from transformers import (
 from trl.trainer.utils import add_fused_lm_head
 
 from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_logps
-from dqo.integrations.trl.fast.sharing import supports_shared_prefix
+from dqo.integrations.trl.fast.sharing import why_not_shared
 
 VOCAB, PAD, C = 64, 0, 6
 SMALL = {
@@ -152,7 +152,7 @@ def test_a_call_without_one_real_token_is_zero_and_still_differentiable(llama):
 )  # fmt: skip
 def test_other_architectures(config, attention):
     model = policy(config, attention)
-    assert supports_shared_prefix(model) is None
+    assert why_not_shared(model) is None
     assert_same(model, *BATCHES["shuffled rows"], 2)
 
 
@@ -161,7 +161,7 @@ def test_lora():
 
     settings = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(policy(LlamaConfig(**SMALL)), settings)
-    assert supports_shared_prefix(model) is None
+    assert why_not_shared(model) is None
     assert_same(model, *BATCHES["early ends"], 2)
     assert all("lora" in name for name, p in model.named_parameters() if p.grad is not None)
 
@@ -234,7 +234,7 @@ LONG = {"rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "short_factor
 def test_unsupported_models_say_why(config, reason):
     model = policy(config)
     with pytest.raises(AssertionError, match=reason):
-        assert supports_shared_prefix(model) is None, supports_shared_prefix(model)
+        assert why_not_shared(model) is None, why_not_shared(model)
     assert model.training
 
 
@@ -245,7 +245,7 @@ def test_a_model_that_fails_without_a_word_is_told_by_the_kind_of_failure(monkey
         raise AssertionError
 
     monkeypatch.setattr("dqo.integrations.trl.fast.sharing.shared_prefix_logps", fails)
-    assert supports_shared_prefix(model) == "its forward does not take a shared prompt (AssertionError)."
+    assert why_not_shared(model) == "its forward does not take a shared prompt (AssertionError)."
 
 
 def test_numbers_catch_what_the_configuration_hides():
@@ -255,7 +255,7 @@ def test_numbers_catch_what_the_configuration_hides():
     model.config.layer_types = ["full_attention"] * 2
     assert honest.sliding_window == 3
     with pytest.raises(AssertionError, match=r"log-probabilities change by .* when responses share a prompt"):
-        assert supports_shared_prefix(model) is None, supports_shared_prefix(model)
+        assert why_not_shared(model) is None, why_not_shared(model)
     ids, mask = BATCHES["one group"]
     error = (shared_prefix_logps(model, ids, mask, C, completions=8)[0] - trl_call(model, ids, mask)[0]).abs().max()
     assert error > 1e-2
@@ -264,7 +264,7 @@ def test_numbers_catch_what_the_configuration_hides():
 def test_attention_backend_without_masks():
     model = policy(LlamaConfig(**SMALL))
     model.config._attn_implementation = "flash_attention_2"
-    assert "takes no custom mask" in supports_shared_prefix(model)
+    assert "takes no custom mask" in why_not_shared(model)
 
 
 def test_prompt_learning_adapter():
@@ -273,4 +273,4 @@ def test_prompt_learning_adapter():
     model = get_peft_model(
         policy(LlamaConfig(**SMALL)), PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
     )
-    assert "PROMPT_TUNING adapter puts tokens" in supports_shared_prefix(model)
+    assert "PROMPT_TUNING adapter puts tokens" in why_not_shared(model)

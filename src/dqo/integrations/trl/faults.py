@@ -65,7 +65,7 @@ def check_finite(losses: list[Tensor], norm: Any, trainer: Any) -> None:
         reason = "weights and batch are finite, so the forward or backward pass went out of range"
     raise TrainingError(
         f"step {trainer.state.global_step + 1}: expected {found}; {reason}; lower trainer.learning_rate, set "
-        f"trainer.bf16=false or trainer.max_grad_norm, and {way_back(trainer.args.output_dir)}."
+        f"trainer.bf16=false or trainer.max_grad_norm, and {describe_way_back(trainer.args.output_dir)}."
     )
 
 
@@ -92,7 +92,7 @@ def keeping_failed_batch(folder: Path, step: int, process: int) -> Iterator[None
         raise RewardError(f"{str(error).removesuffix('.')}; what it was called with is in {path}.") from error
 
 
-def way_back(folder: str) -> str:
+def describe_way_back(folder: str) -> str:
     """Says in half a sentence how a run that stopped goes on from the newest whole checkpoint of a folder."""
     newest = newest_whole(folder).newest
     if newest is None:

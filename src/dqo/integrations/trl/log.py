@@ -151,7 +151,7 @@ def showing_progress(trainer: Any) -> Iterator[None]:
         progress.close()
 
 
-def batch_metrics(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[str, float]:
+def measure_batch(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[str, float]:
     """Averages (P, G) task rewards and credits over the whole batch; NaN where undefined."""
     values = {
         "quality": task.nanmean(),
@@ -167,7 +167,7 @@ def batch_metrics(task: Tensor, combined: Tensor, group: GroupCredit) -> dict[st
     return {name: float(value) for name, value in values.items()}
 
 
-def text_metrics(
+def measure_texts(
     texts: list[Response],
     prompts: list[str],
     lengths: list[int],

@@ -23,8 +23,8 @@ from trl.models.utils import disable_gradient_checkpointing
 from dqo.core import clipped_value_error, explained_variance, gae
 from dqo.errors import ModelError, RecipeError, TrainingError
 from dqo.integrations.trl.config import DQOPPOConfig
-from dqo.integrations.trl.faults import way_back
-from dqo.integrations.trl.step import whole_rows
+from dqo.integrations.trl.faults import describe_way_back
+from dqo.integrations.trl.step import join_rows
 from dqo.integrations.trl.trainer import DQOMixin
 from dqo.models.policy import load_backbone
 from dqo.models.weights import first_words
@@ -33,7 +33,7 @@ logger = get_logger(__name__)
 FOLDER = "critic"  # in a checkpoint, apart from the policy's files, which loaders of the policy look for at its top
 
 
-def token_rewards(
+def spread_scores(
     batch: Mapping[str, Tensor],
     scores: Tensor,
     values: Tensor,
@@ -186,7 +186,7 @@ class CriticOptimizer:
         if not norm.isfinite():
             raise TrainingError(
                 f"expected a finite gradient of the critic, got a norm of {norm.item()}; no weight has changed yet, so "
-                f"lower critic_learning_rate or set bf16=false, and {way_back(self.folder)}."
+                f"lower critic_learning_rate or set bf16=false, and {describe_way_back(self.folder)}."
             )
         for group in self.adam.param_groups:
             group["lr"] = self.learning_rate * schedule
@@ -271,7 +271,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
                 logps = batch.get("old_per_token_logps")
                 if logps is None:
                     logps = self.completion_logps(self.model, batch, self.args.per_device_train_batch_size)
-        rewards, mask, behind, kl = token_rewards(
+        rewards, mask, behind, kl = spread_scores(
             batch,
             self.notes.combined.flatten()[self._own_rows(len(values))],
             values,
@@ -299,7 +299,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         # Without dropout: these values are what clipping compares with.
         self.critic.eval()
         with self.accelerator.autocast():
-            rows = whole_rows(batch | {"completion_ids": ids, "completion_mask": longer})  # (N, P+C+1) twice
+            rows = join_rows(batch | {"completion_ids": ids, "completion_mask": longer})  # (N, P+C+1) twice
             return self.critic.values(*rows, ids.shape[1], self.args.per_device_train_batch_size)
 
     def _whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
@@ -320,7 +320,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         """TRL's policy loss, without its KL term where the reward holds it; the critic's error goes backward here."""
         self.critic.train(self.model.training)
         with self.accelerator.autocast():
-            values = self.critic.values(*whole_rows(inputs), inputs["completion_ids"].shape[1])  # (N, C)
+            values = self.critic.values(*join_rows(inputs), inputs["completion_ids"].shape[1])  # (N, C)
         error = self._value_loss(values, inputs)
         if torch.is_grad_enabled():
             # Before the policy's forward, so that the two graphs never share the memory.

@@ -71,7 +71,7 @@ class Step:
             self.forwards = None
 
 
-def whole_rows(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+def join_rows(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask of prompts and completions together: (N, P+C) each."""
     ids, masks = (
         torch.cat([batch[f"prompt_{kind}"], batch[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
@@ -79,7 +79,7 @@ def whole_rows(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     return ids, masks
 
 
-def row_keys(rows: list[dict[str, Any]], device: torch.device) -> Tensor:
+def hash_rows(rows: list[dict[str, Any]], device: torch.device) -> Tensor:
     """Digest of each row of the data set, so that processes can compare them: (N_local,) int64."""
     # The prompt tells groups apart. Where environments bring the prompt, a row may have none: its other columns do.
     keys = [int(prompt_key(row.get("prompt", row)), 16) >> 1 for row in rows]
@@ -94,7 +94,7 @@ def reserved_column(prompts: list, **_: Any) -> list[float]:
 reserved_column.__name__ = COLUMN
 
 
-def checked_rewards(reward_funcs: Any, args: Any, environments: bool) -> list:
+def list_rewards(reward_funcs: Any, args: Any, environments: bool) -> list:
     """The task rewards as a list, their outputs checked; our column gets weight 1 in `args`."""
     several = isinstance(reward_funcs, list | tuple)
     funcs = [*reward_funcs] if several else [reward_funcs] if reward_funcs is not None else []
@@ -128,7 +128,7 @@ def checked(func: Any) -> Any:
     return func if isinstance(func, (str, torch.nn.Module, CheckedReward)) else CheckedReward(func)
 
 
-def distinct(names: list[str]) -> list[str]:
+def number_repeats(names: list[str]) -> list[str]:
     """The names of reward columns, later ones of the same name numbered: two lambdas are <lambda> and <lambda>_2."""
     found: list[str] = []
     for name in names:

@@ -34,7 +34,7 @@ from dqo.errors import RewardError
 from dqo.files.jsonio import writing
 from dqo.integrations.trl import faults, step
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
-from dqo.integrations.trl.log import batch_metrics, text_metrics
+from dqo.integrations.trl.log import measure_batch, measure_texts
 from dqo.integrations.trl.resume import RolloutAlpha, RunMemory, TrlCounters, resume_rollout, save_memory
 from dqo.models.chat import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
 from dqo.rewards.loading import checked_span
@@ -91,7 +91,7 @@ class DQOMixin:
         self._alpha, self._drift = StepwiseAlpha(args.alpha_source()), DriftOfRun()
         self.notes = step.Step()
         self._answer_span = checked_span(answer_span)
-        funcs = step.checked_rewards(reward_funcs, args, environments=kwargs.get("environment_factory") is not None)
+        funcs = step.list_rewards(reward_funcs, args, environments=kwargs.get("environment_factory") is not None)
         if (tokenizers := kwargs.get("reward_processing_classes")) is not None:
             tokenizers = tokenizers if isinstance(tokenizers, list) else [tokenizers]
             kwargs["reward_processing_classes"] = [*tokenizers, None]  # one a column
@@ -100,7 +100,7 @@ class DQOMixin:
         # Environments may have brought rewards of their own, behind our column.
         step.check_task_rewards(len(self.reward_funcs) - 1)
         self.reward_funcs = [func if func is step.reserved_column else step.checked(func) for func in self.reward_funcs]
-        self.reward_func_names = step.distinct(self.reward_func_names)  # one name would be one column of the log
+        self.reward_func_names = step.number_repeats(self.reward_func_names)  # one name would be one column of the log
         self._read = ResponseReader(self._tokenizer, TraceMarkers.parse(args.trace_markers))
         device = args.encoder_device or str(self.accelerator.device)
         self._embed = OwnEmbedder(embedder) if embedder is not None else load_embedder(
@@ -172,7 +172,7 @@ class DQOMixin:
 
     def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
         # Before environments write observations into the prompts: rows of a group may get different ones.
-        keys = gather(step.row_keys(inputs, self.accelerator.device)).tolist()  # (N,)
+        keys = gather(step.hash_rows(inputs, self.accelerator.device)).tolist()  # (N,)
         blocks(len(keys), self._group_size(), keys)
         self._template_warning.look(inputs)
         self.notes.sampling = True
@@ -234,7 +234,7 @@ class DQOMixin:
         self.notes.task, self.notes.combined, self.notes.evidence = task, combined, evidence
         self._log_diversity(task, combined, group)
         asked, lengths = [prompt_text(prompt) for prompt in prompts], [len(ids) for ids in completion_ids_list]
-        signs, lengths = text_metrics(texts, asked, lengths, self._answer_span, E.device)  # (N,) lengths
+        signs, lengths = measure_texts(texts, asked, lengths, self._answer_span, E.device)  # (N,) lengths
         self._log(signs)
         if self.model.training:
             self._observe(task, group, lengths, E)
@@ -311,7 +311,7 @@ class DQOMixin:
             scaling = "none"  # what acts on advantages or in the loss is divided by nothing
         floor, decoupled = self._guards()
         buys = effective_alpha(self.spec.alpha, combined, scaling, std_floor=floor, decoupled=decoupled)
-        self._log(batch_metrics(task, combined, group) | {"alpha": self.spec.alpha, "alpha_effective": buys})
+        self._log(measure_batch(task, combined, group) | {"alpha": self.spec.alpha, "alpha_effective": buys})
 
     def _guards(self) -> tuple[float, bool]:
         """Least std that advantages are divided by, and whether the credit is added after; RLOO has neither."""
@@ -341,7 +341,7 @@ class DQOMixin:
         """Compute log-probabilities of a batch's completions by the call that the loss makes: (N, C) nats."""
         columns = batch["completion_ids"].shape[1]
         score = self._get_per_token_logps_and_entropies
-        return score(model, *step.whole_rows(batch), columns, batch_size=batch_size)[0]
+        return score(model, *step.join_rows(batch), columns, batch_size=batch_size)[0]
 
     def _own_rows(self, count: int) -> slice:
         """Where this process's rows lie in those of all."""

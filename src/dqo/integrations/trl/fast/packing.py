@@ -29,7 +29,7 @@ def shared_prefix_logps(
     """Computes log-probabilities and entropies of completion tokens; rows with equal prompts share that prompt.
 
     Equals TRL's `_get_per_token_logps_and_entropies` in values and gradients, up to float rounding, for every model
-    that `supports_shared_prefix` accepts. Rows may come in any order and as parts of groups. Calls with equal rows give
+    that `why_not_shared` accepts. Rows may come in any order and as parts of groups. Calls with equal rows give
     equal values to the last bit, whatever the grad mode.
 
     Args:

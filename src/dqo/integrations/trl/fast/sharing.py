@@ -27,7 +27,7 @@ _LOSS_OVER_EXPERTS = "its load-balancing loss over experts counts every token, t
 
 def attach(trainer: Any) -> None:
     """Shares prompts in a trainer where its model allows it, and warns once where it does not."""
-    reason = _LOSS_OVER_EXPERTS if trainer.aux_loss_enabled else supports_shared_prefix(trainer.model)
+    reason = _LOSS_OVER_EXPERTS if trainer.aux_loss_enabled else why_not_shared(trainer.model)
     if reason is not None:
         logger.warning("dqo: every response is computed with its own copy of the prompt, because %s", reason)
         return
@@ -198,7 +198,7 @@ def _regroup_all(micro_batches: list[Batch]) -> list[Batch]:
     return split_tensor_dict(rows, len(micro_batches))
 
 
-def supports_shared_prefix(model: nn.Module) -> str | None:
+def why_not_shared(model: nn.Module) -> str | None:
     """Says why `shared_prefix_logps` would not equal the plain computation on a model.
 
     Args:
