@@ -27,7 +27,6 @@ EXTRAS_OF = {
     "evaluation/": ["train", "report"],
     "evaluation/compare.py": ["report"],
     "evaluation/statistics.py": ["report"],
-    "evaluation/frontier.py": ["report"],
     "evaluation/engines.py": ["train"],
     "evaluation/words.py": ["report"],
     "evaluation/same_meaning.py": ["embed"],

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dqo.errors import DQOError
-from dqo.evaluation.frontier import hypervolume
+from dqo.evaluation.statistics import hypervolume
 from dqo.sweep.plan import Run
 from dqo.sweep.results import Evaluated, covered, markdown, plane, summarise
 

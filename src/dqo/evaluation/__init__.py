@@ -6,7 +6,6 @@ runs are modules of their own: `sample`, `run`, `compare`.
 """
 
 from dqo.evaluation.definitions import DEFINITIONS, Definition, definition_of
-from dqo.evaluation.frontier import hypervolume, pareto_front
 from dqo.evaluation.meaning import (
     distinct_k,
     effective_rank,
@@ -21,6 +20,7 @@ from dqo.evaluation.meaning import (
 )
 from dqo.evaluation.metrics import measure
 from dqo.evaluation.quality import among_good, max_at_k, pass_at_k
+from dqo.evaluation.statistics import hypervolume, pareto_front
 from dqo.evaluation.words import compression_ratio, corpus_distinct_n, distinct_n, self_bleu, self_rouge
 
 __all__ = [

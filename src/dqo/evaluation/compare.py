@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
 from dqo.evaluation.definitions import explain, shown_in
-from dqo.evaluation.frontier import pareto_front
-from dqo.evaluation.statistics import FEW, FEW_PROMPTS, NOTE, SHOWN_BELOW, on_common_prompts, pairwise
+from dqo.evaluation.statistics import FEW, FEW_PROMPTS, NOTE, SHOWN_BELOW, on_common_prompts, pairwise, pareto_front
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, short_names, unlike
 from dqo.files.jsonio import writing
 from dqo.files.records import Group, read_groups, write_json, write_text

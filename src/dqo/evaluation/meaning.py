@@ -31,10 +31,10 @@ def meaning_classes(groups: Sequence[Sequence[str]], same: SamePairs) -> list[li
         same: Pairs (first member of a class, response) -> whether they mean the same, one answer per pair.
 
     Returns:
-        For each group the classes of its responses, numbered 0, 1, ... in order of appearance; -1 for a blank one.
+        For each group the classes of its responses, 0, 1, ... in order of appearance; -1 for a blank one.
 
     Raises:
-        DQOError: If `groups` is a list of strings instead of a list of lists, or `same` returns another count.
+        DQOError: If `groups` is a list of strings, or `same` returns another count.
     """
     if any(isinstance(texts, str) for texts in groups):
         raise DQOError("`groups` must hold one list of responses per prompt, got strings; wrap them in a list.")
@@ -180,13 +180,10 @@ def vendi_score(E: Tensor | Sequence, q: float = 1.0) -> float:
 
 
 def mean_cosine_distance(E: Tensor | Sequence) -> float:
-    """Mean of 1 - cosine similarity over all pairs of responses, in [0, 2] (docs/math.md eq. 6.2).
+    """Mean of 1 - cosine over all pairs of responses, in [0, 2] (docs/math.md eq. 6.2); NaN where no row is non-zero.
 
     Args:
         E: (G, D) embeddings as for `vendi_score`.
-
-    Returns:
-        0.0 for one non-zero row, NaN where there is none.
     """
     # Blind to clusters: two tight ones reach two thirds of an orthogonal group's distance at G = 4.
     # Copies differ in the last bit, hence the clamp.
@@ -194,27 +191,23 @@ def mean_cosine_distance(E: Tensor | Sequence) -> float:
 
 
 def group_log_volume(E: Tensor | Sequence, ridge: float = 1.0) -> float:
-    """Regularised log-volume of one group under the cosine kernel: the trained quantity (docs/math.md eq. 3.1).
+    """Log-volume of one group in nats under the cosine kernel: the trained quantity (docs/math.md eq. 3.1).
 
     Args:
         E: (G, D) embeddings as for `vendi_score`.
         ridge: Regularisation strength above 0; 1 in the paper.
-
-    Returns:
-        Nats; for G non-zero rows in [log(1 + G/ridge), G log(1 + 1/ridge)], and 0.0 for none.
     """
+    # Of G non-zero rows in [log(1 + G/ridge), G log(1 + 1/ridge)], of none 0.
     return float(log_volume(cosine_kernel(as_matrix(E)), ridge))
 
 
 def effective_rank(E: Tensor | Sequence) -> float:
-    """Exp of the entropy of the singular values of the normalised rows, divided by their sum (Roy and Vetterli 2007).
+    """Exp of the entropy of the singular values of the unit rows, divided by their sum: 1 to min(G, D), 0 of no row.
 
     Args:
         E: (G, D) embeddings as for `vendi_score`, which at q = 1 is the same with *squared* singular values.
-
-    Returns:
-        Effective number of directions in [1, min(G, D)]; 0.0 where there is no non-zero row.
     """
+    # Roy and Vetterli 2007, "The effective rank".
     return float(_effective_rank(cosine_kernel(as_matrix(E))))
 
 

@@ -35,8 +35,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     Raises:
         DQOError: If k > n (there is no unbiased estimate), or a count is out of range.
-
-    Source: Chen et al. 2021 (docs/math.md eq. 7.1); `max_at_k` of 0/1 rewards gives the same number.
     """
     for name, count in (("n", n), ("c", c), ("k", k)):
         if int(count) != count:
@@ -45,6 +43,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     _check_draws(k, n)
     if not 0 <= c <= n:
         raise DQOError(f"pass_at_k needs a number of correct samples from 0 to n, got c={c} with n={n}.")
+    # Chen et al. 2021 (docs/math.md eq. 7.1); `max_at_k` of 0/1 rewards gives the same number.
     # In whole numbers up to the last division: no overflow for large n, no digit of a small probability lost.
     few, many = sorted((c, k))  # C(n-c, k)/C(n, k) is symmetric in c and k: take the smaller numbers
     ways = math.comb(n, few)
@@ -62,10 +61,7 @@ def max_at_k(rewards: Sequence[float], k: int) -> float:
         A number between the mean of the rewards (k = 1) and their maximum (k = n).
 
     Raises:
-        DQOError: If k > n (there is no unbiased estimate) or k < 1.
-        NonFiniteError: If a reward is NaN or infinite; names its place.
-
-    Source: docs/math.md eq. 7.1.
+        DQOError: If k is out of range, or a reward is not finite.
     """
     values = [float(reward) for reward in rewards]
     for place, value in enumerate(values):

@@ -1,4 +1,4 @@
-"""Uncertainty of means over prompts: intervals by resampling prompts, p-values by flipping signs.
+"""Uncertainty of means over prompts, by resampling and by flipping signs, and the runs that no other beats.
 
 `dqo compare`, the sweep and the report all take their numbers here, so that one pair of folders has one p-value.
 """
@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dqo.errors import DataError
+from dqo.errors import DataError, DQOError
 
 PromptValues = dict[str, list[float | None]]  # metric -> a value per prompt
+Points = Sequence[Sequence[float]]  # a point per run, every coordinate the larger the better
 Values = Mapping[str, Mapping[str, float | None]]  # prompt id -> metric -> value
 
 LEVEL = 0.95
@@ -229,3 +230,52 @@ def on_common_prompts(
         for metric, interval in summarize(columns, seed=0).items():
             found[metric][place] |= interval
     return found
+
+
+def pareto_front(points: Points) -> list[int]:
+    """Places of the points that no other point beats: none is as good in everything and better in something.
+
+    Args:
+        points: One point per run, every coordinate the larger the better.
+
+    Returns:
+        Places in ascending order; equal points are all kept.
+
+    Raises:
+        DQOError: If the points differ in length or one is not finite.
+    """
+    import moocore
+
+    rows = _rows(points)
+    if not rows:
+        return []
+    kept = moocore.is_nondominated(rows, maximise=True, keep_weakly=True)
+    return [place for place, keep in enumerate(kept) if keep]
+
+
+def hypervolume(points: Points, reference: Sequence[float]) -> float:
+    """Area (volume) between a reference point and the front of the points: what a set of runs covers together.
+
+    Args:
+        points: One point per run, every coordinate the larger the better.
+        reference: The worst corner; points that do not beat it in every coordinate add nothing.
+
+    Returns:
+        A number of 0 or more, in the product of the coordinates' units: fix scale and reference before the runs.
+
+    Raises:
+        DQOError: If the points and the reference differ in length or a coordinate is not finite.
+    """
+    import moocore
+
+    rows = _rows([*points, reference])[:-1]
+    better = [row for row in rows if all(value > low for value, low in zip(row, reference, strict=True))]
+    return float(moocore.hypervolume(better, ref=list(reference), maximise=True)) if better else 0.0
+
+
+def _rows(points: Points) -> list[list[float]]:
+    rows = [[float(value) for value in point] for point in points]
+    for place, row in enumerate(rows):
+        if len(row) != len(rows[0]) or not all(abs(value) < float("inf") for value in row):
+            raise DQOError(f"Points must have {len(rows[0])} finite coordinates each, got {row} at place {place}.")
+    return rows

@@ -76,30 +76,28 @@ def corpus_distinct_n(groups: Sequence[Sequence[str]], n: int) -> float:
         n: Length of the n-grams, at least 1.
 
     Returns:
-        A number in (0, 1], to be compared for equal numbers of prompts and responses only; NaN where no text has n
-        tokens.
+        A number in (0, 1]; NaN where no text has n tokens.
     """
     _check_texts(groups)
     for texts in groups:
         _check_texts(texts)
+    # It falls with the number of prompts and responses: compare equal numbers of both only.
     return distinct_n([text for texts in groups if all(map(separates_words, texts)) for text in texts], n)
 
 
 def self_rouge(texts: Sequence[str]) -> float:
-    """Mean ROUGE-L F-measure over all pairs of texts, by rouge-score; *lower* is more diverse.
-
-    The DQO paper reports a self-ROUGE that rises with diversity: 1 minus this.
+    """Mean ROUGE-L F-measure over all pairs of texts, by rouge-score: 1 = all alike; *lower* is more diverse.
 
     Args:
         texts: The responses to one prompt; blank ones are left out.
 
     Returns:
-        A number in [0, 1]; 1 = all alike. NaN for fewer than two texts that are not blank, and where the letters a to z
-        and digits, which are all that rouge-score reads, do not carry one of them.
+        A number in [0, 1]; NaN for fewer than two texts, and where a to z and digits do not carry one of them.
     """
     _check_texts(texts)
     from rouge_score.rouge_scorer import RougeScorer
 
+    # The DQO paper reports a self-ROUGE that rises with diversity: 1 minus this. rouge-score reads a to z and digits.
     texts = [text for text in texts if text.strip()]
     if len(texts) < 2 or not all(map(has_latin_words, texts)):
         return math.nan
@@ -110,18 +108,16 @@ def self_rouge(texts: Sequence[str]) -> float:
 def compression_ratio(texts: Sequence[str]) -> float:
     """Bytes of the texts, one a line, over the bytes gzip makes of them; *lower* is more diverse (Shaib et al. 2024).
 
-    It rises with the amount of text, whatever it says: compare equal numbers of texts of similar length only.
-
     Args:
         texts: The responses to one prompt.
 
     Returns:
-        A positive number, below 1 for very short texts, where gzip's header weighs most. NaN for fewer than two texts
-        that are not blank, as one response cannot repeat another.
+        A positive number that rises with the amount of text; NaN for fewer than two texts that are not blank.
     """
     _check_texts(texts)
     if sum(bool(text.strip()) for text in texts) < 2:
         return math.nan
+    # Below 1 for very short texts, where gzip's header weighs most.
     joined = "\n".join(texts).encode(errors="surrogatepass")
     return len(joined) / len(gzip.compress(joined, mtime=0))
 

@@ -16,7 +16,7 @@ from dqo.embedders import load_embedder
 from dqo.embedders.naming import read_name
 from dqo.errors import DataError, DQOError
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, shown_in
-from dqo.evaluation.frontier import pareto_front
+from dqo.evaluation.statistics import pareto_front
 from dqo.files.records import write_text
 from dqo.report.charts import Encoder, columns, default_cache, packed, semantic_maps, significant
 from dqo.report.overview import (

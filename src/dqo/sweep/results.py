@@ -11,8 +11,7 @@ import pandas as pd
 from dqo._version import __version__
 from dqo.errors import DataError, DQOError
 from dqo.evaluation.definitions import definition_of, explain, shown_in
-from dqo.evaluation.frontier import pareto_front
-from dqo.evaluation.statistics import LEVEL
+from dqo.evaluation.statistics import LEVEL, pareto_front
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, unlike
 from dqo.files.records import Prompt, read_groups, write_json, write_text
 
