@@ -100,7 +100,7 @@ def test_name_and_pickle():
         (np.ma.array([1.0, 0.5], mask=[False, True]), r"for row 1, got masked"),
         (
             KeyError("gold"),
-            r"raised KeyError \('gold'\) in \S+test_checked.py, line \d+, on a batch of 2; its first completion",
+            r"raised KeyError \('gold'\) in \S+test_calling.py, line \d+, on a batch of 2; its first completion",
         ),
     ],
 )
