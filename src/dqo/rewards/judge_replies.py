@@ -25,40 +25,24 @@ _STATED = (
     rf"(?:{_IS}|(?:\s+of)?(?:\s+|\s*[-–—]\s+))"
     rf"|\b(?:overall|total|verdict|answer|result)[\"' ]*[:=]\s*){_SCORE}{_AFTER}"
 )
-_GIVEN = (
-    r"\b(?:give[ns]?|gave|rated?|scored|graded|award(?:ed)?|assign(?:ed)?|deserves?|earns?|say|call it|go with)\b"
-    rf"[^.\n\d]{{0,60}}?(?<![\w.-]){_SCORE}{_AFTER}"
-)
 _ALONE = rf"[\s\"'(\[<:]*{_SCORE}\s*(?:points?|stars?)?(?:[\s\"')\]>.!]*|\s+[-–—]\s.*)"
 _FRACTION = rf"(?<![\w./-]){_SCORE}{_AFTER}"
 _FINAL = ("final", "overall", "total")
 _WHOLE = ("", "my", "the", "a", "your", "its", "this", "quality", "response", "judge", "so", "therefore", "thus", "new")
-_LIMITS = re.compile(  # "Maximum score: 10"
-    r"(?i)\b(?:max(?:imum)?|min(?:imum)?|highest|lowest|best|worst|possible|perfect|passing|top|average|mean|no|any|if)"
-    rf"[ _]*\b(?:score|rating|grade|mark)\b(?:{_IS}|(?:\s+of)?\s+){_DIGITS}"
-)
+_LIMITS = ("max", "maximum", "min", "minimum", "highest", "lowest", "best", "worst", "possible", "perfect", "average",
+           "no", "any", "if")  # fmt: skip
 _DENIED = re.compile(
     r"(?i)\b(?:if|unless|had it|could have|would have|not|never|cannot|otherwise|short|below|above|than)\b|n't\b"
-)
-_RANGE = rf"{_DIGITS}(?:\s*\([^()]*\))?\s*(?:to|-|–|—|and|through)\s*{_DIGITS}(?:\s*\([^()]*\))?"
-_SCALE = re.compile(
-    r"(?i)(?:\b(?:on|using|with|in)\s+)?(?:\b(?:an?|the|this|your)\s+)?"
-    rf"(?:\b(?:scale|range)\b\s*(?:of|from|between|:)?|\bfrom\b|\bbetween\b)\s*{_RANGE}(?:\s+scale\b)?"
-    rf"|\b(?:where |with )?{_DIGITS}\s*(?:is|being|=|means)\s*(?:the |a |an )?(?:worst|best|lowest|highest|maximum|"
-    r"minimum|perfect|poor|excellent)\b(?: possible)?(?: score| rating| mark)?"
 )
 _ASIDE = re.compile(  # in parentheses, about the scale
     rf"(?i)\((?:(?:out )?of |[^()]*(?:{_DIGITS}\s*(?:to|-|–|=)\s*\w|=\s*{_DIGITS}|worst|best|highest|lowest|max|min|"
     r"possible|scale|\bnot\b))[^()]*\)"
 )
-_TOP_ASIDE = re.compile(r"(?i)(?<=\d)\s*\((?:out\s+)?of\s+(\d+(?:\.\d+)?)\)")  # "8 (out of 10)"
 _SCORE_KEYS = ("finalscore", "overallscore", "totalscore", "finalrating", "overallrating", "overall", "score", "rating",
                "grade", "mark", "points", "value")  # fmt: skip
 _VERDICT_KEYS = ("finalverdict", "verdict", "answer", "result", "judgement", "judgment", "decision", "conclusion",
                  "same")  # fmt: skip
 _END_LENGTH = 2000  # characters in which a score is looked for, at each end
-_DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-
 _NO_VERDICT = re.compile(  # the question repeated, other words for the same, and the same of something else
     r"(?i)[\"']?\bsame\b[\"']?\s*(?:or|/|\|)\s*[\"']?different\b[\"']?"
     r"|\bdifferent\s+(?:words?|ways?|wording|terms|phrasings?|phrases|styles?|tones?)\b"
@@ -102,15 +86,13 @@ def _in_words(text: str, highest: float) -> float | None:
     """The score of a reply in words, by the surest form that occurs."""
     if marked := _found(_MARKED, text):
         return _agreed(marked[-1:], highest)
-    text = _SCALE.sub(" ", _ASIDE.sub(" ", _TOP_ASIDE.sub(r"/\1", text)))
-    text = _LIMITS.sub(" ", text)
-    stated = _sure(_STATED, text)
+    text = _ASIDE.sub(" ", re.sub(r"(?<=\d)\s*\((?:out )?of (\d+)\)", r"/\1", text))
+    stated = [found for found in _sure(_STATED, text) if (found["of"] or "").lower() not in _LIMITS]
     final = [found for found in stated if found["of"] is None or found["of"].lower() in _FINAL]
-    whole = final or [found for found in stated if found["of"].lower() in _WHOLE]
-    if whole:
+    if whole := final or [found for found in stated if found["of"].lower() in _WHOLE]:
         return _agreed(whole[-1:], highest)
-    if several := stated or _sure(_GIVEN, text):  # "Clarity score: 3", "Style score: 8"
-        return _agreed(several, highest)
+    if stated:  # "Clarity score: 3", "Style score: 8"
+        return _agreed(stated, highest)
     lines = [line for line in text.split("\n") if line.strip()]
     for line in (text, *lines[-1:], *lines[:1]):
         if found := re.fullmatch(_ALONE, line, re.IGNORECASE):
@@ -147,8 +129,6 @@ def _plain(reply: str) -> str:
     reply = re.sub(r"([^\S\n])\1+", r"\1", re.sub(r"\n\s*\n+", "\n", reply))  # forms are found in quadratic time
     text = unicodedata.normalize("NFKC", re.sub(r"(?<=\d)\s?½", ".5", reply)).replace("\N{MINUS SIGN}", "-")
     text = re.sub(r"[*`#$|★☆]|(?<!\w)_+|_+(?!\w)", "", text)
-    text = re.sub(rf"(?i)\b({'|'.join(_DIGIT_WORDS)})\b", lambda word: str(_DIGIT_WORDS.index(word[0].lower())), text)
-    text = re.sub(r"(?<=\d) and a half\b", ".5", text)
     return re.sub(r"(?<=\d),(?=\d{1,2}(?!\d))", ".", text)
 
 
