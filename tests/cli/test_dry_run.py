@@ -184,7 +184,7 @@ def test_memory_by_hand(tiny_policy):
     tuned = replace(big, trained=2**27)  # additions, their gradients and moments in float32 whatever the weights are in
     parts_of_lora = memory_parts(tuned, config, "bfloat16", 512)
     assert (parts_of_lora["weights"], parts_of_lora["gradients"], parts_of_lora["Adam's moments"]) == (16, 0.5, 1)
-    config.critic_model = None  # weights, gradients and two moments in float32 for as many weights again
+    config.critic_learning_rate = 1e-5  # weights, gradients and two moments in float32 for as many weights again
     assert memory_parts(big, config, "bfloat16", 512)["critic"] == 128
     assert "critic" not in parts
     assert "reference" not in parts

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dqo.errors import ModelError
-from dqo.models.policy import DEFAULT_POLICY, find_model, load_backbone, load_outline, load_policy
+from dqo.models.policy import DEFAULT_POLICY, find_model, load_outline, load_policy
 from dqo.rewards.reward_model import check_outline
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements-models.txt"
@@ -96,7 +96,7 @@ def test_an_adapter_folder_is_loaded_on_its_base(tiny_policy, tiny_policy_folder
         ("", "none is named"),
     ],
 )
-@pytest.mark.parametrize("load", [load_policy, load_outline, load_backbone, check_outline])
+@pytest.mark.parametrize("load", [load_policy, load_outline, check_outline])
 def test_an_adapter_without_its_base_names_it_and_what_to_edit(
     tmp_path, monkeypatch, tiny_tokenizer, base, reason, load
 ):

@@ -129,22 +129,6 @@ def load_outline(name: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]
     return read_part(AutoConfig, source, "model config"), tokenizer
 
 
-def load_backbone(name: str) -> "PreTrainedModel":
-    """Loads a language or reward model without its head, in float32 on the CPU; as `load_policy` otherwise."""
-    import torch
-    from transformers import AutoModel
-
-    source = find_model(name)
-    return load_whole(
-        AutoModel,
-        source,
-        f"a transformer in safetensors format from {source!r}",
-        dtype=torch.float32,
-        # A critic reads no more.
-        read=lambda model: model(input_ids=torch.tensor([[0, 1]])).last_hidden_state,
-    )
-
-
 def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
     """Finds a policy and reads its tokenizer, which pads on the left."""
     from transformers import AutoTokenizer

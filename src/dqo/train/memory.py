@@ -125,7 +125,7 @@ def memory_parts(shape: PolicyShape, config: Any, dtype: str, longest_prompt: in
         "weights": shape.parameters * size,
         "gradients": shape.trained * tuned,
         "Adam's moments": 2 * shape.trained * tuned,
-        "critic": 4 * 4 * shape.parameters if hasattr(config, "critic_model") else 0,
+        "critic": 4 * 4 * shape.parameters if hasattr(config, "critic_learning_rate") else 0,
         "reference": shape.parameters * size if config.beta and shape.trained == shape.parameters else 0,
         "activations": checkpointed if config.gradient_checkpointing else layer * shape.layers,
         "logits": 2 * rows * config.max_completion_length * shape.vocabulary * 4,

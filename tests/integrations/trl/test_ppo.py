@@ -259,21 +259,3 @@ def test_groups_of_two_are_allowed_and_meaningless_settings_refused(tmp_path, mo
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     with pytest.raises(RecipeError, match=r"DeepSpeed drives one network per process"):
         DQOPPOConfig(str(tmp_path), **SETTINGS)
-
-
-def test_critic_can_start_from_another_model_of_the_same_tokens(
-    tiny_policy, tiny_policy_folder, tiny_tokenizer, tmp_path
-):
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    reward_model = tmp_path / "reward-model"
-    config = LlamaConfig.from_pretrained(tiny_policy_folder, num_labels=1, num_hidden_layers=1)
-    LlamaForSequenceClassification(config).save_pretrained(reward_model)
-    trainer = make(tiny_policy, tiny_tokenizer, tmp_path / "run", critic_model=str(reward_model))
-    assert len(trainer.critic.backbone.layers) == 1
-    trainer.train()
-    assert trainer.critic.head.weight.abs().max() > 0
-    config.vocab_size = 8
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path / "other")
-    with pytest.raises(ModelError, match=r"expected the policy's tokenizer, so at least \d+ tokens, got 8"):
-        make(tiny_policy, tiny_tokenizer, tmp_path / "run", critic_model=str(tmp_path / "other"))

@@ -123,6 +123,8 @@ class DQOConfig(DiversityArguments, GRPOConfig):
     scale_rewards: Literal[REWARD_SCALES] = setting(
         "batch", "Divide advantages by the std of the whole batch ('batch'), of each group, or not ('none')."
     )
+    # TRL's own setting and default; TRL finds a wrong one out after its first rollout.
+    loss_type: Literal[LOSS_TYPES] = setting("dapo", "How the loss is summed over tokens and responses; see TRL.")
     std_floor: Annotated[float, Field(ge=0)] = setting(
         0.0, "Least std that advantages are divided by, in reward units; guards tie groups."
     )
@@ -140,11 +142,6 @@ class DQOConfig(DiversityArguments, GRPOConfig):
             raise DQOError(
                 "`std_floor` and `decouple_credit` guard against a std, got scale_rewards='none', which divides by "
                 "none; remove them" + (" or set scale_rewards='group' or 'batch'." if self.centres_groups else ".")
-            )
-        # TRL finds out after its first rollout.
-        if self.loss_type not in LOSS_TYPES:
-            raise DQOError(
-                f"`loss_type` must be one of {', '.join(LOSS_TYPES)}, got {self.loss_type!r}; choose one of these."
             )
 
 
@@ -192,11 +189,6 @@ class DQOPPOConfig(DQOConfig):
 
     scale_rewards: Literal["none"] = setting(
         "none", "Only 'none': PPO scales by `whiten_advantages`, not by a group's std."
-    )
-    critic_model: str | None = setting(
-        None,
-        "Folder or hub name that the critic starts from, such as a reward model with the policy's tokens; a copy of "
-        "the policy where not given.",
     )
     critic_learning_rate: Annotated[float, Field(ge=0)] = setting(1e-5, "Of the critic's own AdamW.")
     gamma: Annotated[float, Field(ge=0, le=1)] = setting(1.0, "Discount per token.")

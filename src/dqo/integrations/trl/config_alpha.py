@@ -16,7 +16,7 @@ from dqo.diversity.alpha import (
     TargetedAlpha,
 )
 from dqo.diversity.settings import DiversityFields
-from dqo.errors import DataError, DQOError, RecipeError
+from dqo.errors import DataError, DQOError
 from dqo.files.jsonio import is_number
 from dqo.files.run import read_steps
 from dqo.settings.checking import setting
@@ -134,17 +134,10 @@ def read_quality_curve(path: str | Path) -> dict[int, float]:
         step -> mean task reward of that step's batch.
 
     Raises:
-        RecipeError: a file that cannot be read, or no line with a quality.
+        DataError: a file that cannot be read, or no line with a quality.
     """
     file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
-    try:
-        rows = read_steps(file)
-    except DataError as error:
-        raise RecipeError(
-            f"quality_floor_of: expected the metrics.jsonl of a finished baseline run, but {str(error).rstrip('.')}; "
-            "train the baseline first, with alpha=0."
-        ) from error
-    curve = {row["step"]: float(row["quality"]) for row in rows if is_number(row.get("quality"))}
+    curve = {row["step"]: float(row["quality"]) for row in read_steps(file) if is_number(row.get("quality"))}
     if not curve:
-        raise RecipeError(f"{file}: expected lines with a `quality`, got none; name the metrics.jsonl of a run.")
+        raise DataError(f"{file}: expected lines with a `quality`, got none; name the metrics.jsonl of a run.")
     return curve

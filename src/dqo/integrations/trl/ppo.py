@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate.logging import get_logger
 from accelerate.utils import gather, is_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,10 +25,8 @@ from dqo.integrations.trl.config import DQOPPOConfig
 from dqo.integrations.trl.faults import describe_way_back
 from dqo.integrations.trl.step import join_rows
 from dqo.integrations.trl.trainer import DQOMixin
-from dqo.models.policy import load_backbone
 from dqo.models.weights import first_words
 
-logger = get_logger(__name__)
 FOLDER = "critic"  # in a checkpoint, apart from the policy's files, which loaders of the policy look for at its top
 
 
@@ -124,37 +121,16 @@ class Critic(nn.Module):
         return torch.cat(parts)
 
 
-def build_backbone(policy: nn.Module, model: str | None) -> nn.Module:
-    """Builds the network that a critic starts from.
-
-    Args:
-        policy: causal LM, possibly wrapped by PEFT, not yet by DDP or FSDP.
-        model: folder or hub name; None copies the policy as it starts, without head and adapters, in float32.
-
-    Returns:
-        A transformer without head, every weight trainable.
-
-    Raises:
-        RecipeError: quantised weights to copy, which cannot learn.
-        ModelError: a model that cannot be loaded, or that has fewer tokens than the policy.
-    """
-    if model is None:
-        if getattr(policy, "is_quantized", False) or getattr(policy.config, "quantization_config", None) is not None:
-            raise RecipeError(
-                "a critic that starts as a copy of the policy needs weights that can learn, got quantised ones; set "
-                "critic_model to an unquantised model."
-            )
-        whole = copy.deepcopy(policy)
-        base = whole.unload() if is_peft_model(policy) else whole
-        return base.base_model.float().requires_grad_(True)
-    backbone = load_backbone(model)
-    ours, theirs = (m.config.get_text_config().vocab_size for m in (policy, backbone))
-    if theirs < ours:
-        raise ModelError(
-            f"critic_model {model!r}: expected the policy's tokenizer, so at least {ours} tokens, got {theirs}; choose "
-            "a model of the policy's family."
+def copy_backbone(policy: nn.Module) -> nn.Module:
+    """Copies a causal LM as it starts, without head and adapters, in float32; a RecipeError for quantised weights."""
+    if getattr(policy, "is_quantized", False) or getattr(policy.config, "quantization_config", None) is not None:
+        raise RecipeError(
+            "PPO's critic is a copy of the policy and needs weights that can learn, got quantised ones; load the "
+            "policy unquantised, or use grpo or rloo."
         )
-    return backbone
+    whole = copy.deepcopy(policy)
+    base = whole.unload() if is_peft_model(policy) else whole
+    return base.base_model.float().requires_grad_(True)
 
 
 class CriticOptimizer:
@@ -238,7 +214,6 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
 
     Raises:
         RecipeError: a model that takes images, or quantised weights that the critic cannot copy.
-        ModelError: a `critic_model` that cannot be loaded or reads other tokens.
     """
 
     _config_class = DQOPPOConfig
@@ -249,10 +224,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
         if self._is_vlm:
             raise RecipeError("PPO's critic reads text only, got a model that takes images; use grpo or rloo.")
         share = self.fast.hidden_states if self.shares_prefix else None
-        if share is not None and args.critic_model is not None:
-            logger.warning("dqo: the critic computes a prompt once per response, because it is no copy of the policy")
-            share = None
-        self.critic = Critic(build_backbone(self.model, args.critic_model), share).to(self.accelerator.device)
+        self.critic = Critic(copy_backbone(self.model), share).to(self.accelerator.device)
         if args.gradient_checkpointing:
             self.critic.backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
         self.critic_optimizer = CriticOptimizer(self.critic, args)
