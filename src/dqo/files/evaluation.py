@@ -127,14 +127,7 @@ def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
 
 
 def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Says why differences between evaluations may not be differences between the models.
-
-    Args:
-        documents: Name of each evaluation -> what its metrics.json holds.
-
-    Returns:
-        A sentence for each fact in which they are unlike, and for what nothing says of some of them.
-    """
+    """Says why differences between evaluations, name -> metrics.json, may not be differences between the models."""
     found = []
     for fact, of in unlike(documents).items():
         values = ", ".join(f"{name}: {str(value)[:80]}" for name, value in of.items())
@@ -155,14 +148,7 @@ def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Says what to record under `scoring` for rewards that came with the responses.
-
-    Args:
-        document: What the metrics.json beside those responses holds; empty where there is none.
-
-    Returns:
-        What gave the rewards: `scoring` of that evaluation with its task, or `UNKNOWN_SCORING`.
-    """
+    """Says what to record under `scoring` for rewards that came with the responses of a metrics.json."""
     # The task goes in here: an entry `task` of its own would say that the diversity is that of its answer spans.
     task = {} if document.get("task") is None else {"task": document["task"]}
     return (document.get("scoring") or {}) | task or UNKNOWN_SCORING
@@ -177,14 +163,7 @@ def _scoring(document: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Names the evaluations in some folders.
-
-    Args:
-        paths: Run folders or their `eval/`.
-
-    Returns:
-        The last parts of each path that tell them apart, a closing `eval` left out.
-    """
+    """Names evaluations by the last parts of each path that tell them apart, a closing `eval` left out."""
     parts = [path.resolve().parts[: -1 if path.resolve().name == "eval" else None] for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["/".join(part[-length:]) for part in parts]
@@ -245,14 +224,7 @@ class SamplingFolder:
 
 
 def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:
-    """Says what a reader of the numbers must know about how the responses were drawn.
-
-    Args:
-        sampling: What sampling.json holds; None where it is not known.
-
-    Returns:
-        Sentences, for the notes of an evaluation.
-    """
+    """Says what a reader of the numbers must know about how the responses were drawn, by sampling.json."""
     known = sampling or {}
     left_out, notes = known.get("left_out") or {}, list((known.get("adapted") or {}).values())
     if left_out:
@@ -265,17 +237,7 @@ def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:
 
 
 def read_settings(folder: str | Path) -> dict[str, Any] | None:
-    """Reads the settings that the responses of a folder were drawn with.
-
-    Args:
-        folder: Where groups.jsonl is.
-
-    Returns:
-        The content of sampling.json, None where there is none.
-
-    Raises:
-        DataError: A file that is no JSON object.
-    """
+    """Reads the sampling.json beside a groups.jsonl; None where there is none."""
     record = Path(folder) / "sampling.json"
     if not record.exists():
         return None

@@ -69,19 +69,7 @@ def parse_object(text: str, place: str, what: str = "JSON object") -> dict[str, 
 
 
 def to_json(path: str | Path, value: Any, indent: int | None = None) -> str:
-    """Formats a value as JSON of finite numbers.
-
-    Args:
-        path: Where it is to be written, for messages.
-        value: Any JSON value.
-        indent: As `json.dumps` takes it.
-
-    Returns:
-        The text, without a line feed at its end.
-
-    Raises:
-        DataError: NaN, infinity, or nesting too deep.
-    """
+    """Formats a value as JSON of finite numbers; raises a DataError that names `path` where it cannot."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError as error:
@@ -91,18 +79,7 @@ def to_json(path: str | Path, value: Any, indent: int | None = None) -> str:
 
 
 def to_utf8(path: str | Path, text: str) -> bytes:
-    """Encodes the text of a file.
-
-    Args:
-        path: Where it is to be written, for messages.
-        text: The text.
-
-    Returns:
-        UTF-8.
-
-    Raises:
-        DataError: A lone surrogate, which UTF-8 does not have.
-    """
+    """Encodes the text of a file; raises a DataError that names `path` for a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:

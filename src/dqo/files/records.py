@@ -118,12 +118,7 @@ def read_groups(path: str | Path) -> list[Group]:
 
 
 def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
-    """Writes a `groups.jsonl` atomically: a reader sees the old file or the whole new one.
-
-    Args:
-        path: The file; its folder is made when missing.
-        groups: What to write, one per line.
-    """
+    """Writes a `groups.jsonl` atomically: a reader sees the old file or the whole new one."""
     write_text(path, "".join(to_json(path, asdict(group)) + "\n" for group in groups))
 
 
@@ -173,22 +168,12 @@ def _end_of_lines(file: FileIO) -> int:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes one JSON document atomically, indented for reading.
-
-    Args:
-        path: The file; its folder is made when missing.
-        value: Any JSON value of finite numbers.
-    """
+    """Writes one JSON document atomically, indented for reading; its folder is made when missing."""
     write_text(path, to_json(path, value, indent=2) + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text atomically (temporary file beside it, then `os.replace`).
-
-    Args:
-        path: The file; its folder is made when missing.
-        text: The whole content.
-    """
+    """Writes UTF-8 text atomically, by a temporary file beside it; its folder is made when missing."""
     path = Path(path)
     content = to_utf8(path, text)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

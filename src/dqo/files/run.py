@@ -136,15 +136,7 @@ def owning(folder: str | Path, name: str = LOCK, grace: float = _GRACE) -> Itera
 
 
 def owner(folder: str | Path, name: str = LOCK) -> str | None:
-    """Describes the other process that holds a folder.
-
-    Args:
-        folder: It need not exist.
-        name: File of the lock.
-
-    Returns:
-        Its number, command and start in words; None where the folder is free.
-    """
+    """Describes the other process that holds a folder: number, command and start; None where the folder is free."""
     path = Path(folder) / name
     if not path.exists():
         return None
@@ -199,14 +191,7 @@ class Search:
 
 
 def newest_whole(folder: str | Path) -> Search:
-    """Looks for the checkpoint to go on from.
-
-    Args:
-        folder: Holds checkpoint-N; it need not exist.
-
-    Returns:
-        The newest whole checkpoint and those that were passed over.
-    """
+    """Looks for the newest whole checkpoint in a folder of checkpoint-N, which need not exist."""
     found = [path for path in Path(folder).glob("checkpoint-*") if path.name[11:].isdecimal()]
     skipped = []
     for path in sorted(found, key=lambda path: int(path.name[11:]), reverse=True):
@@ -218,14 +203,7 @@ def newest_whole(folder: str | Path) -> Search:
 
 
 def damage(checkpoint: Path) -> str | None:
-    """Says what keeps a checkpoint from being resumed.
-
-    Args:
-        checkpoint: Its folder.
-
-    Returns:
-        A few words that name the file; None where it is whole.
-    """
+    """Names the file that keeps a checkpoint from being resumed; None where the checkpoint is whole."""
     try:
         files = remembered(checkpoint)["files"]
     except FileNotFoundError:
@@ -244,30 +222,13 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def remembered(checkpoint: str | Path) -> dict[str, Any]:
-    """Reads what the parts of a run had in memory when a checkpoint was written.
-
-    Args:
-        checkpoint: The folder of a whole one.
-
-    Returns:
-        Name -> state; empty for a checkpoint of stock TRL.
-    """
+    """Reads what the parts of a run had in memory at a checkpoint; {} for a checkpoint of stock TRL."""
     state = json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))
     return state["stateful_callbacks"].get(KEY, {})
 
 
 def list_files(checkpoint: str | Path) -> dict[str, int]:
-    """Flushes the files of a checkpoint to disk and notes their sizes.
-
-    Args:
-        checkpoint: Its folder, everything but trainer_state.json written.
-
-    Returns:
-        Path inside the folder -> bytes.
-
-    Raises:
-        OSError: A file that cannot be flushed, on a full disk for one.
-    """
+    """Flushes the files of a checkpoint, all but trainer_state.json, and returns path -> bytes."""
     folder = Path(checkpoint)
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE)
 

@@ -51,28 +51,14 @@ class Leader(NamedTuple):
 
 
 def headline(runs: Sequence[RunFiles]) -> list[str]:
-    """Chooses the metrics that decide: quality, diversity, and diversity among the good answers.
-
-    Args:
-        runs: All runs.
-
-    Returns:
-        At most three names that every evaluated run has.
-    """
+    """Chooses the metrics that decide: quality, diversity, and diversity among the good answers."""
     tables = [run.document["metrics"] for run in runs if run.document]
     found = (next((n for n in names if tables and all(t.get(n) for t in tables)), None) for names in _DECIDE)
     return [name for name in found if name]
 
 
 def shared_means(runs: Sequence[RunFiles]) -> Shared:
-    """Averages every metric of every run over the prompts that all runs with the metric have a value for.
-
-    Args:
-        runs: All runs.
-
-    Returns:
-        As `on_common_prompts` does; a metric without such prompts is not in it, and the runs are not ordered by it.
-    """
+    """Averages every metric of every run over the prompts that all runs with the metric have a value for."""
     return on_common_prompts([run.values for run in runs], [run.document.get("metrics", {}) for run in runs])
 
 
@@ -125,14 +111,7 @@ def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[
 
 
 def over_training(columns: Mapping[str, Sequence[float | None]]) -> list[Fact]:
-    """Compares quality, diversity and KL of the first tenth of a log with those of the last.
-
-    Args:
-        columns: As `dqo.report.charts.columns` gives them.
-
-    Returns:
-        One fact for each of the three that was logged at least twice.
-    """
+    """Compares quality, diversity and KL of the first tenth of a log with those of the last."""
     facts = []
     for metric in ("quality", "diversity/vendi", "kl"):
         known = [value for value in columns.get(metric, ()) if value is not None]
@@ -145,14 +124,7 @@ def over_training(columns: Mapping[str, Sequence[float | None]]) -> list[Fact]:
 
 
 def cautions(runs: Sequence[RunFiles]) -> list[str]:
-    """Says why some runs of this page should not be compared, or not yet.
-
-    Args:
-        runs: All runs.
-
-    Returns:
-        Sentences.
-    """
+    """Says why some runs of this page should not be compared, or not yet."""
     evaluated = [run for run in runs if run.document]
     found = likeness_cautions({run.name: run.document for run in evaluated}) + _unlike_prompts(evaluated)
     found += [f"{run.name}: {note}" for run in evaluated for note in run.document.get("notes", [])]
@@ -241,28 +213,14 @@ def all_differences(runs: Sequence[Values], metrics: Sequence[str]) -> list[list
 
 
 def bases(differences: Sequence[Sequence[Mapping[str, Difference]]]) -> dict[int, list[int]]:
-    """Chooses the pairs that the page shows: every run in turn as the one that the others are compared with.
-
-    Args:
-        differences: As `all_differences` returns them.
-
-    Returns:
-        Run -> the runs compared with it; the first run alone where there are two, or too many.
-    """
+    """Chooses whom the page compares with whom: run -> others; the first run alone where there are two, or too many."""
     found = {a: [b for b, pair in enumerate(row) if pair] for a, row in enumerate(differences) if any(row)}
     whole = 2 < len(differences) <= MOST_RUNS
     return found if whole else {a: others for a, others in found.items() if a == 0}
 
 
 def by_kind(metrics: Sequence[str]) -> dict[str, list[str]]:
-    """Sorts metrics by what they are about.
-
-    Args:
-        metrics: Names as in metrics.json.
-
-    Returns:
-        "quality", "diversity of meaning", "diversity of words", "health" or "other" -> names in the order given.
-    """
+    """Sorts metrics by what they are about: kind -> names in the order given."""
     kinds: dict[str, list[str]] = {kind: [] for kind in (QUALITY, MEANING, WORDS, HEALTH, "other")}
     for metric in metrics:
         kinds[explain(metric).kind].append(metric)

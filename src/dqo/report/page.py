@@ -185,15 +185,7 @@ def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now:
 
 
 def number(value: float, sign: bool = False) -> str:
-    """Formats a number for a table: three decimals when small, fewer when large, a true minus sign.
-
-    Args:
-        value: Any finite number.
-        sign: Whether to show the sign of a positive number too.
-
-    Returns:
-        Such as "0.713", "12.41", "1,204" or "−0.050".
-    """
+    """Formats a number for a table, such as "0.713", "12.41", "1,204" or "−0.050"."""
     size = abs(value)
     decimals = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
     text = f"{value:+,.{decimals}f}" if sign else f"{value:,.{decimals}f}"

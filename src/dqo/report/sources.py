@@ -60,14 +60,7 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
 
 
 def stamp(folders: Sequence[str | Path]) -> tuple[tuple[str, int, int], ...]:
-    """Notes path, size and time of every file a report of these folders reads: equal stamps, equal report.
-
-    Args:
-        folders: As for `read_runs`; they need not exist yet.
-
-    Returns:
-        Something to compare with `==`.
-    """
+    """Notes path, size and time of every file a report of these folders reads: equal stamps, equal report."""
     found = [path for folder in folders for path in locate(Path(folder)).values()]
     found += [path for folder in folders if (path := RunPaths(folder).final).exists()]
     return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found)

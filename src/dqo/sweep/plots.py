@@ -25,15 +25,7 @@ _CURVES = {
 
 
 def write_plots(out: Path, document: dict[str, Any]) -> list[Path]:
-    """Draws front.png, pass_at_n.png and max_at_n.png; nothing where no quality was measured.
-
-    Args:
-        out: Folder of the results.
-        document: The content of results.json.
-
-    Returns:
-        The pictures written.
-    """
+    """Draws front.png, pass_at_n.png and max_at_n.png of a results.json; nothing where no quality was measured."""
     if document["axes"] is None:
         return []
     figures = {"front.png": _front(document)}

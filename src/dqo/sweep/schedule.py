@@ -116,15 +116,7 @@ def run_jobs(
 
 
 def failure(log: str, returncode: int) -> str:
-    """Says in one sentence why a process failed.
-
-    Args:
-        log: What it wrote.
-        returncode: As `subprocess` gives it.
-
-    Returns:
-        The command's own error where it has one, else its last line; how it ended where a signal ended it.
-    """
+    """Says in one sentence why a process failed: its own error, its last line, or the signal that ended it."""
     lines = [line.strip() for line in re.split(r"[\r\n]", log) if line.strip()]
     own = next((line for line in reversed(lines) if line.startswith("dqo: error: ")), None)
     if own:
