@@ -352,7 +352,7 @@ class ResponseReader:
 
 
 def _written(length: int, mask: Sequence[int] | None) -> list[tuple[int, int]]:
-    """Where each turn of the model begins and ends among the tokens."""
+    """Finds where each turn of the model begins and ends among the tokens."""
     if mask is None or not length:
         return [(0, length)]
     edges = [i for i in range(length) if mask[i] and (i == 0 or not mask[i - 1])]

@@ -52,7 +52,7 @@ class RunningRows:
         return cls(prompt_of_row, prompt_bias, prompt_of_row * width + within, len(counts), width)
 
     def group(self, rows: Tensor) -> Tensor:
-        """(R, heads, r, k) -> (U, heads, W*r, k): rows of a prompt under each other, zeros where it has fewer."""
+        """Puts a prompt's rows under each other, zeros where it has fewer: (R, heads, r, k) -> (U, heads, W*r, k)."""
         _, heads, r, k = rows.shape
         U, W = self.prompts, self.width
         if len(rows) != U * W:
@@ -62,7 +62,7 @@ class RunningRows:
         return rows.view(U, W, heads, r, k).transpose(1, 2).reshape(U, heads, W * r, k)
 
     def ungroup(self, grouped: Tensor) -> Tensor:
-        """(U, heads, W*r, k) -> (R, heads, r, k), undoing `group`."""
+        """Undoes `group`: (U, heads, W*r, k) -> (R, heads, r, k)."""
         U, heads, _, k = grouped.shape
         rows = grouped.view(U, heads, self.width, -1, k).transpose(1, 2).flatten(0, 1)  # (U*W, heads, r, k)
         return rows if len(rows) == len(self.place) else rows[self.place]

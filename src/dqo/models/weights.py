@@ -153,7 +153,8 @@ def _fault(model: "PreTrainedModel", accounts: Accounts, read: "Callable[[], Ten
 
 
 def _reads(model: "PreTrainedModel", names: list[str], read: "Callable[[], Tensor]") -> bool:
-    """Whether an output depends on any of the weights: it is NaN where they are, for NaN survives all arithmetic."""
+    """Tells whether an output depends on any of the weights."""
+    # It is then NaN where they are, for NaN survives all arithmetic.
     import torch
 
     weights = [model.get_parameter_or_buffer(name).data for name in names]

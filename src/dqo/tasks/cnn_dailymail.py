@@ -68,7 +68,7 @@ class CnnDailymailTask(ReferenceTask):
 
 
 def _first_words(text: str, most: int) -> str:
-    """The text up to the last sentence end within the first `most` words, or exactly these where none ends there."""
+    """Cuts a text behind the last sentence that ends within its first `most` words, or behind these."""
     words = list(_WORD.finditer(text))
     if len(words) <= most:
         return text

@@ -187,7 +187,7 @@ class CountdownTask(GeneratedTask):
 
 
 def _read(response: str) -> Expression | None:
-    """The expression of a response, None where it is none or where one side of its "=" is not what another side is."""
+    """Reads the expression of a response; None where it is none, or where two sides of its "=" differ."""
     try:
         sides = [parse(side) for side in response.strip().rstrip(".").strip("`*$ ").split("=")]
     except ExpressionError:

@@ -83,7 +83,7 @@ class DatasetTask(SplitTask):
 
     @cached_property
     def splits(self) -> Splits:
-        """The prompts of each split as the policy gets them, read at the first call."""
+        """Reads the prompts of each split as the policy gets them, at the first call."""
         spare = (100 if self.dev_size is None else self.dev_size) + (0 if self._has_test else self.test_size or 100)
         rows = self._rows("train", None if self.train_size is None else self.train_size + spare)
         if self._has_test:

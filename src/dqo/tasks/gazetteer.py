@@ -166,7 +166,7 @@ class Gazetteer:
         return max(found, key=lambda city: (city.population, city.id), default=None)
 
     def _scan(self, text: str) -> tuple[list[_Mention], frozenset[str]]:
-        """The cities' names in a text, and the countries in it that stand beside none of them."""
+        """Finds the cities' names in a text, and the countries in it that stand beside none of them."""
         tokens, mentions, elsewhere, at = list(_TOKEN.finditer(text)), [], frozenset(), 0
         while at < len(tokens):
             last = mentions[-1] if mentions else None
@@ -199,7 +199,7 @@ class Gazetteer:
         return 0, (), None
 
     def _codes(self, words: Sequence[str], beside: bool) -> frozenset[str] | None:
-        """The countries that words name; abbreviations only in capitals, those of states only beside a city."""
+        """Finds the countries that words name; abbreviations only in capitals, those of states only beside a city."""
         name = _words(words)
         if len(words) == 1 and len(words[0]) <= 3 and not words[0].isupper():
             return None
@@ -208,7 +208,7 @@ class Gazetteer:
         return self._regions.get(name)
 
     def _places(self, last: _Mention, name: Words, codes: frozenset[str]) -> bool:
-        """Whether a country's name says where the city before it lies, and is no second city."""
+        """Tells whether a country's name says where the city before it lies, and is no second city."""
         return not self._bearing(name) or bool(_within(self._bearing(last.name), codes))
 
     def _is_city(
@@ -224,7 +224,7 @@ class Gazetteer:
         return following is not None and bool(_within(cities, following))
 
     def _capitalised(self, text: str) -> str:
-        """A text in lower case that is a city's name alone, perhaps with its country, in capitals; else as it is."""
+        """Capitalises a text in lower case that is a city's name alone, perhaps with its country."""
         capital = text.title()
         mentions, _ = self._scan(capital)
         if len(mentions) != 1 or mentions[0].name[0] in ORDINARY_WORDS:
@@ -243,12 +243,12 @@ def _words(tokens: Iterable[str]) -> Words:
 
 
 def _spelling(name: Words) -> str:
-    """A name with double letters single and "st" written out, so that "Odessa" is "Odesa"."""
+    """Writes double letters single and "st" out, so that "Odessa" is "Odesa"."""
     return re.sub(r"(.)\1", r"\1", " ".join("saint" if word == "st" else word for word in name))
 
 
 def _most(cities: Iterable[City]) -> int:
-    """People of the largest."""
+    """Counts the people of the largest."""
     return max((city.population for city in cities), default=0)
 
 
@@ -257,7 +257,7 @@ def _within(cities: Iterable[City], countries: frozenset[str]) -> set[City]:
 
 
 def _is_ordinary(text: str, mention: _Mention, others: bool) -> bool:
-    """Whether a name is an English word that has its capital from opening a sentence."""
+    """Tells whether a name is an English word that has its capital from opening a sentence."""
     if len(mention.name) > 1 or mention.name[0] not in ORDINARY_WORDS or mention.beside is not None:
         return False
     before = text[max(0, mention.start - _BEFORE) : mention.start].rstrip(" \t\"'“‘(*")

@@ -28,9 +28,9 @@ _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 class JsonlTask(SplitTask):
     """Prompts from JSON-lines files or data sets of the hub, scored by a function of the user.
 
-    A split is a file `{"prompt", "reference", "meta"}` a line, or the hub name of a data set with a text column
-    `prompt` ("owner/name", or "owner/name:split"; otherwise the hub split train, validation or test is read). There a
-    number in the column `reference` is taken as text; other columns, which become `meta`, must be JSON.
+    A split is a file, a line `{"prompt", "reference", "meta"}` per prompt, or the hub name of a data set with a text
+    column `prompt`: "owner/name", or "owner/name:split"; otherwise the hub split train, validation or test is read.
+    There a number in the column `reference` is taken as text; other columns, which become `meta`, must be JSON.
 
     The reward function is called as
 
@@ -74,7 +74,7 @@ class JsonlTask(SplitTask):
 
     @cached_property
     def splits(self) -> Splits:
-        """The prompts of each split that has a source, after a check that no other split holds one of them."""
+        """Reads the prompts of each split that has a source; DataError where two splits share one."""
         read = {split: load_prompts(source, split) for split, source in self._sources.items() if source is not None}
         seen: dict[str, tuple[str, str]] = {}
         for split, prompts in read.items():
