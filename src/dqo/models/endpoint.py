@@ -29,7 +29,8 @@ Answer = TypeVar("Answer")
 _FATAL = (401, 402, 404, 405)
 # So many different requests fail before any is answered: the server is down.
 _DEAD = 3
-_PATIENCE = 2.0  # seconds that requests under way have to end after Ctrl-C
+# Seconds that requests under way have to end after Ctrl-C.
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 _LENGTHS = ("max_tokens", "max_completion_tokens")
 _NEARLY_ZERO = 0.01
-_ZERO = "temperature 0"  # refused by servers that take 0.01
+# Refused by servers that take 0.01.
+_ZERO = "temperature 0"
 _ABOUT_THE_PROMPT = ("content_filter", "content_policy_violation", "context_length_exceeded", "invalid_prompt",
                      "moderation_blocked", "messages", "prompt")  # fmt: skip
 _TOO_LONG = re.compile(r"(?i)too (large|long|big|high)|context|greater|exceed|at most|at least|maximum|must be|reduce")
@@ -102,7 +103,8 @@ def refused_parameter(error: Any, sent: Mapping[str, Any]) -> str | None:
     # The server may point at the parameter; else it is the first that its sentence speaks of.
     places = {name: place for name in sent if (place := _mention(name, f"{error.param} {said}")) is not None}
     name = min(places, key=places.__getitem__, default=None)
-    if name is None:  # many servers lack this one, and few name it
+    # Many servers lack this one, and few name it.
+    if name is None:
         return "response_format" if "response_format" in sent else None
     if name in _LENGTHS and _TOO_LONG.search(said):
         return None

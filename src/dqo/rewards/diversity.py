@@ -93,7 +93,8 @@ class DiversityReward:
             own = {"environments", "completion_ids"}  # of each rollout
             prompts = [{name: table[name][i] for name in table.keys() - own} for i in range(len(prompts))]
         keys = [prompt_key(prompt) for prompt in prompts]
-        parts = gather_parts((keys, E.cpu().clone(), quality or [None] * len(E)))  # a view would take its whole tensor
+        # A view would take its whole tensor.
+        parts = gather_parts((keys, E.cpu().clone(), quality or [None] * len(E)))
         start = sum(len(part[0]) for part in parts[: _rank()])
         keys = [key for part in parts for key in part[0]]
         credits = self._credits(keys, torch.cat([part[1] for part in parts]), [q for part in parts for q in part[2]])

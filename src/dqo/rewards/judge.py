@@ -203,7 +203,8 @@ class JudgeReward:
 
     def _value(self, question: Question, reply: Reply) -> float | bool | None:
         text = completion_text(reply.text)
-        if reply.finish == "length":  # a number at its end may have lost its last digits
+        # A number at its end may have lost its last digits.
+        if reply.finish == "length":
             text = re.sub(r"[\d.,]+$", "", text)
         return read_same(text) if question.kind == "verdict" else read_score(text, self._lowest, self._highest)
 

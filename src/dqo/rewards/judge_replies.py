@@ -34,7 +34,8 @@ _LIMITS = ("max", "maximum", "min", "minimum", "highest", "lowest", "best", "wor
 _DENIED = re.compile(
     r"(?i)\b(?:if|unless|had it|could have|would have|not|never|cannot|otherwise|short|below|above|than)\b|n't\b"
 )
-_ASIDE = re.compile(  # in parentheses, about the scale
+# In parentheses, about the scale.
+_ASIDE = re.compile(
     rf"(?i)\((?:(?:out )?of |[^()]*(?:{_DIGITS}\s*(?:to|-|–|=)\s*\w|=\s*{_DIGITS}|worst|best|highest|lowest|max|min|"
     r"possible|scale|\bnot\b))[^()]*\)"
 )
@@ -42,8 +43,10 @@ _SCORE_KEYS = ("finalscore", "overallscore", "totalscore", "finalrating", "overa
                "grade", "mark", "points", "value")  # fmt: skip
 _VERDICT_KEYS = ("finalverdict", "verdict", "answer", "result", "judgement", "judgment", "decision", "conclusion",
                  "same")  # fmt: skip
-_END_LENGTH = 2000  # characters in which a score is looked for, at each end
-_NO_VERDICT = re.compile(  # the question repeated, other words for the same, and the same of something else
+# Characters in which a score is looked for, at each end.
+_END_LENGTH = 2000
+# The question repeated, other words for the same, and the same of something else.
+_NO_VERDICT = re.compile(
     r"(?i)[\"']?\bsame\b[\"']?\s*(?:or|/|\|)\s*[\"']?different\b[\"']?"
     r"|\bdifferent\s+(?:words?|ways?|wording|terms|phrasings?|phrases|styles?|tones?)\b"
     r"|\bdifferent(?:ly)?\s+in\s+(?:wording|phrasing|style|tone|form|length)\b"
@@ -126,7 +129,8 @@ def _plain(reply: str) -> str:
     """Both ends of a reply without markup, numbers in digits with a decimal point."""
     if len(reply) > 2 * _END_LENGTH:
         reply = f"{reply[:_END_LENGTH]}\n…\n{reply[-_END_LENGTH:]}"
-    reply = re.sub(r"([^\S\n])\1+", r"\1", re.sub(r"\n\s*\n+", "\n", reply))  # forms are found in quadratic time
+    # Forms are found in quadratic time.
+    reply = re.sub(r"([^\S\n])\1+", r"\1", re.sub(r"\n\s*\n+", "\n", reply))
     text = unicodedata.normalize("NFKC", re.sub(r"(?<=\d)\s?½", ".5", reply)).replace("\N{MINUS SIGN}", "-")
     text = re.sub(r"[*`#$|★☆]|(?<!\w)_+|_+(?!\w)", "", text)
     return re.sub(r"(?<=\d),(?=\d{1,2}(?!\d))", ".", text)

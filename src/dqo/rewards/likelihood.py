@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LOW = -10.0
 HIGH = -5.9
 MIN_WORDS = 4
-_BATCH_TOKENS = 1024  # padding included; over a vocabulary of 49,152 their logits take 200 MB
+# Padding included; over a vocabulary of 49,152 their logits take 200 MB.
+_BATCH_TOKENS = 1024
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 Row = tuple[list[int], list[int]]  # token ids of a context, and of what follows it
@@ -27,7 +28,8 @@ Row = tuple[list[int], list[int]]  # token ids of a context, and of what follows
 def log_likelihoods(model: "PreTrainedModel", rows: Sequence[Row], *, mixed: bool = False) -> list[float]:
     """Sums the log-probabilities of each row's tokens, given its context; N numbers of nats, at most 0."""
     totals = [0.0] * len(rows)
-    order = sorted(range(len(rows)), key=lambda row: -sum(map(len, rows[row])))  # little padding in a batch
+    # Little padding in a batch.
+    order = sorted(range(len(rows)), key=lambda row: -sum(map(len, rows[row])))
     while order:
         size = max(1, _BATCH_TOKENS // sum(map(len, rows[order[0]])))
         batch, order = order[:size], order[size:]
@@ -46,7 +48,8 @@ def _batch_totals(model: "PreTrainedModel", rows: Sequence[Row], mixed: bool) ->
         stop = len(context) + len(tokens)
         ids[row, :stop], mask[row, :stop] = torch.tensor(context + tokens), 1
         labels[row, len(context) : stop] = torch.tensor(tokens)
-    keep = min(width, width - min(len(context) for context, _ in rows) + 1)  # from the last token of a context on
+    # From the last token of a context on.
+    keep = min(width, width - min(len(context) for context, _ in rows) + 1)
     device = model.device
     with torch.autocast(device.type, torch.bfloat16, enabled=mixed):
         output = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, logits_to_keep=keep)

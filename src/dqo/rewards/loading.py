@@ -50,7 +50,8 @@ REWARDS = {
     "judge": "dqo.rewards.judge:JudgeReward",
 }
 QUALITY = "quality"
-COLUMNS = ("reference", "meta", "record", "ended")  # what a reward is called with beside prompts and completions
+# What a reward is called with beside prompts and completions.
+COLUMNS = ("reference", "meta", "record", "ended")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def _with_options(function: Callable[..., Any], entry: Entry) -> Callable[..., A
             )
     bound = partial(function, **entry.options)
     bound.__name__ = getattr(function, "__name__", type(function).__name__)
-    if hasattr(function, "counts"):  # for the logs, of a callable object
+    # For the logs, of a callable object.
+    if hasattr(function, "counts"):
         bound.counts = function.counts
     return bound
 

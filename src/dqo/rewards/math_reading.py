@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
-_HASHES = re.compile(r"#{4,}[ \t]*([^\n]*?)(?=####|\n|\Z)")  # there may be several on one line
+# There may be several on one line.
+_HASHES = re.compile(r"#{4,}[ \t]*([^\n]*?)(?=####|\n|\Z)")
 _LABEL = re.compile(r"(?i)\A\W*(?:the\s+)?(?:final\s+)?answer\b(?:\s+is\b)?\s*[:=]?")
 # "#### Step 1: add" and "#### 2. Add it", as Markdown has them; \frac is an answer's
 _HEADING = re.compile(r"[^\w\\]*(?:\d+[.):]\s+)?[A-Za-z]{2}")
-_TAGGED = re.compile(r"(?is)<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)")  # the innermost of nested ones
+# The innermost of nested ones.
+_TAGGED = re.compile(r"(?is)<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)")
 _BOXED = re.compile(r"\\f?boxed\s*\{")
 # No two neighbours may match the same blanks: on a run of them the time would grow with its cube.
 _SAID = re.compile(
@@ -28,12 +30,16 @@ _FORMULA = re.compile(r"\$\$?[^$\n]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\]")
 _HEDGE = re.compile(
     r"[\s.,;)*$]*(?:(?<=,)\s*\S?\d|\(?(?:or|and|but|no|wait|actually|maybe|perhaps|possibly)\b[^\n]{0,30}?\d)", re.I
 )
-_JOINED = re.compile(r"[\s$.]*(,|or\b|and\b|/|,\s*(?:or|and)\b)[\s$]*")  # between two boxes that are one answer
-_UNIT_BEHIND = re.compile(r"\$?(?:[ \t]+[A-Za-z]+){0,3}(?=\s*(?:[.!\n]|$))")  # "\boxed{72} red apples."
+# Between two boxes that are one answer.
+_JOINED = re.compile(r"[\s$.]*(,|or\b|and\b|/|,\s*(?:or|and)\b)[\s$]*")
+# "\boxed{72} red apples."
+_UNIT_BEHIND = re.compile(r"\$?(?:[ \t]+[A-Za-z]+){0,3}(?=\s*(?:[.!\n]|$))")
 # What makes another answer of the box before it: "\boxed{24}{25}", "\boxed{24}^2", but not "\boxed{24}^\circ".
 _GOES_ON = re.compile(r"(?:\s*\{|[-+*/_]?\d|_\{|\^(?!\s*\{?\s*\\circ)|\\(?:times|cdot|div|frac|sqrt|pm)\b\s*)\S*")
-_RUN_ON = re.compile(r"\n[^\S\n]*(?:Question|Q|Problem|User|Human)\s*\d*:")  # a base model invents the next question
-_CLOSERS = r"(?:\s|[.$*)`_\"!\]}]|\\[\])]|</\w+>)"  # what may follow an answer without saying anything
+# A base model invents the next question.
+_RUN_ON = re.compile(r"\n[^\S\n]*(?:Question|Q|Problem|User|Human)\s*\d*:")
+# What may follow an answer without saying anything.
+_CLOSERS = r"(?:\s|[.$*)`_\"!\]}]|\\[\])]|</\w+>)"
 _CLOSING = re.compile(rf"\A{_CLOSERS}+|{_CLOSERS}+\Z")
 
 
@@ -135,7 +141,8 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 # Numbers as people and models write them: $1,234.50, 70 000, –3, 2 1/2, \frac34, ½, 1.2 × 10^3, 42°, 50\%, 6 €.
 
-MAX_CHARACTERS = 300  # of a text that is read as a number
+# Of a text that is read as a number.
+MAX_CHARACTERS = 300
 
 _CHARACTERS = str.maketrans(
     dict.fromkeys("−–‐‑﹣－", "-")
@@ -146,8 +153,10 @@ _CHARACTERS = str.maketrans(
 )  # fmt: skip
 _VULGAR = re.compile(r"[¼-¾⅐-⅞]")
 _SUPERSCRIPT = re.compile(r"[⁻⁰¹²³⁴-⁹]+")
-_EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,3}|__?|`+)(?=[^\s*])([^*`]*?[^\s*`])\1(?![\w(*])")  # not the ** of 2**3
-_INLINE = re.compile(r"(?<!\\)\$(?=[^\s$])([^$]*?[^\s$\\])\$(?!\d)")  # $x$, not the two dollars of $5 and $6
+# Not the ** of 2**3.
+_EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,3}|__?|`+)(?=[^\s*])([^*`]*?[^\s*`])\1(?![\w(*])")
+# $x$, not the two dollars of $5 and $6.
+_INLINE = re.compile(r"(?<!\\)\$(?=[^\s$])([^$]*?[^\s$\\])\$(?!\d)")
 _WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|bm|mbox|boldsymbol|boxed)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dtc]?frac\s*(?:\{\s*([^{}]*?)\s*\}|(\d))\s*(?:\{\s*([^{}]*?)\s*\}|(\d))")
 _DEGREES = re.compile(r"\^?\s*\{?\s*(?:\\circ|\\degree|°)\s*\}?")
@@ -168,7 +177,8 @@ _TURN = (
     r"root|square|cube|sum|product|difference|quotient|opposite|inverse|reciprocal|rest|percent|step|option|question|"
     r"problem|equation|from|log|ln|sin|cos|tan|sqrt)\b"
 )
-_NO_UNIT = r"(?i:is|are|was|were|wrong|incorrect|off|mod|base|short)\b"  # "18 is wrong", "18 mod 5"
+# "18 is wrong", "18 mod 5"
+_NO_UNIT = r"(?i:is|are|was|were|wrong|incorrect|off|mod|base|short)\b"
 _LETTERS = rf"(?!{_CHANGE}|{_NO_UNIT})(?:[A-Za-zµ][A-Za-zµ']+|[ghlLms]\b|a(?=\s)|[ap]\.m\b)\.?(?:\s?\^\{{?-?[1-3]\}}?)?"
 _GLUED = r"(?:[kcm]m|km/h|[km]g|m[lL]|kWh|mph|ft|lbs?|oz|hrs?|min|secs?|[ap]m|[AP]M)\b\.?(?:\^\{?[23]\}?)?"
 _UNIT = (

@@ -9,8 +9,10 @@ import resource
 import signal
 import sys
 
-_MEMORY = 4 * 2**30  # bytes of address space; a tower of powers asks for more than any machine has
-_START_SECONDS = 120.0  # sympy loads in seconds, on a busy machine in many
+# Bytes of address space; a tower of powers asks for more than any machine has.
+_MEMORY = 4 * 2**30
+# Sympy loads in seconds, on a busy machine in many.
+_START_SECONDS = 120.0
 
 
 def main() -> None:
@@ -23,7 +25,8 @@ def main() -> None:
     # Its reader of plain expressions goes through Python's own parser and evaluator; the one of LaTeX runs nothing.
     grammar = [LatexExtractionConfig()]
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    out, sys.stdout = sys.stdout, sys.stderr  # what the packages print must not look like an answer
+    # What the packages print must not look like an answer.
+    out, sys.stdout = sys.stdout, sys.stderr
     signal.setitimer(signal.ITIMER_REAL, 0)
     for line in sys.stdin:
         signal.setitimer(signal.ITIMER_REAL, max(1e-3, float(sys.argv[1])))  # 0 would be no limit

@@ -16,9 +16,12 @@ from dqo.models.chat import completion_text
 from dqo.rewards.math_reading import final_answer, read_number, simplified, stated_number
 from dqo.rewards.references import Reference, references_of
 
-MAX_CHARACTERS = 200  # a longer answer is wrong without a look
-_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")  # words, which math-verify passes over; not commands of LaTeX
-_NO_FORMULA = re.compile(r"[=?']|(?<!log)_|\\[bp]?mod\b")  # what math-verify passes over beside a number: 18_{16}
+# A longer answer is wrong without a look.
+MAX_CHARACTERS = 200
+# Words, which math-verify passes over; not commands of LaTeX.
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+# What math-verify passes over beside a number: 18_{16}.
+_NO_FORMULA = re.compile(r"[=?']|(?<!log)_|\\[bp]?mod\b")
 _MERIDIEM = re.compile(r"(?i)(?<=\d)\s*[ap]\.?m\.?\Z")
 # -P keeps the folder of the worker off the path, where our modules would hide packages of the same name.
 _WORKER = [sys.executable, "-P", str(Path(__file__).with_name("math_worker.py"))]
@@ -70,7 +73,8 @@ class MathReward:
         left, right = _spelled(gold), _spelled(answer)
         if left == right or (":" in left and left == _MERIDIEM.sub("", right)):
             return True
-        if ":" in left + right or re.fullmatch("[A-Za-z]", left):  # a ratio, a time or a choice, which are no formulas
+        # A ratio, a time or a choice, which are no formulas.
+        if ":" in left + right or re.fullmatch("[A-Za-z]", left):
             return False
         return self._verify(gold, answer)
 
@@ -92,7 +96,8 @@ class MathReward:
             return json.loads(reply)
         self._process = None
         self._timeouts += 1
-        if process.wait() > 0:  # below 0 by a signal, the alarm's or that of the memory's end
+        # Below 0 by a signal, the alarm's or that of the memory's end.
+        if process.wait() > 0:
             raise RewardError(
                 "the reward 'math' needs the package math-verify, but its process did not start; run "
                 "`pip install -e '.[data]'`."

@@ -12,7 +12,8 @@ from dqo.models.chat import chat_text, completion_text, prompt_text
 from dqo.models.policy import best_device, find_model
 from dqo.models.weights import load_whole, read_part
 
-_LONGEST = 4096  # tokens where neither tokenizer nor model says how many it reads
+# Tokens where neither tokenizer nor model says how many it reads.
+_LONGEST = 4096
 _REMEDY = "use a model that was trained as a reward model"
 
 
@@ -75,7 +76,8 @@ class RewardModel:
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """Scores N responses; N numbers, within (0, 1) with `sigmoid`, without bounds otherwise."""
         rows = [self._encode(*row) for row in zip(prompts, completions, strict=True)]
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))  # little padding in a batch
+        # Little padding in a batch.
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
         scores = torch.zeros(len(rows), dtype=torch.float64)  # (N,)
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
@@ -110,7 +112,8 @@ class RewardModel:
         if config.pad_token_id is None and tokenizer.pad_token_id not in self._whole("a", "b")["input_ids"]:
             config.pad_token_id = tokenizer.pad_token_id  # which may be None too
         pad = config.pad_token_id
-        if pad is None or not 0 <= pad < len(tokenizer):  # some configs say -1 for none
+        # Some configs say -1 for none.
+        if pad is None or not 0 <= pad < len(tokenizer):
             return False
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
         return tokenizer.pad_token is not None
@@ -118,7 +121,8 @@ class RewardModel:
     def _score(self, rows: list[dict[str, list[int]]]) -> Tensor:
         """(B,) scores in float64 on the CPU."""
         columns = {name: [row[name] for row in rows] for name in rows[0]}
-        pads = len(rows) > 1  # a tokenizer without a token for it refuses even where nothing is to be filled
+        # A tokenizer without a token for it refuses even where nothing is to be filled.
+        pads = len(rows) > 1
         padded = self._tokenizer.pad(columns, padding=pads, return_tensors="pt").to(self._device)  # (B, T) each
         return self._model(**padded).logits[:, 0].double().cpu()
 

@@ -86,7 +86,8 @@ _ABBREVIATION = re.compile(
     r"|\bNo\.(?=\s+\d)"
 )
 # A mark inside closing quotes ends the sentence only if it does not go on in lower case ("Stop!" he called).
-_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++(?:(?=\s+\S)|[\"'”’)]+(?=\s+[^a-z\s]))")  # each run is read once
+# Each run is read once.
+_SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]++(?:(?=\s+\S)|[\"'”’)]+(?=\s+[^a-z\s]))")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)*")
 _MENTION = re.compile(r"((?<![\"“”*_`‘])[\"“”*_`‘]++|(?<!\w)')([^\W\d_]+)([\"“”*_`]+|[’'](?!\w))")
 _LIST_GAP = re.compile(r"(?=\s*(?:[,;/&:*•-]|and\b|or\b|plus\b))[\s,;/&:*•-]*(?:and|or|plus)?[\s,;/&:*•-]*")
@@ -139,7 +140,8 @@ def _inflections(concept: str) -> set[str]:
         plural = {concept + "s", concept + "es"} if last == "o" else {concept + "s"}
     if last == "e":
         return plural | {concept + "d", (concept if before in ("e", "o", "y") else concept[:-1]) + "ing"}
-    if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", concept):  # run, chop: one short vowel doubles the consonant
+    # Run, chop: one short vowel doubles the consonant.
+    if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", concept):
         doubled = stem = concept + last
     return plural | {stem + "ed", doubled + "ing"}
 
