@@ -13,32 +13,30 @@ _LONGEST, _END = 1200, 300  # characters of a message, and how many of its end a
 class DQOError(ValueError):
     """Base of every error caused by input, settings or environment rather than by a bug.
 
-    A message may quote a file, a model or a server, so it is made fit to print: on one line, control characters
-    written as escapes (a terminal obeys them), and its middle left out where it is longer than a screen.
-
-    Args:
-        sentence: What was expected, what came, which item, what to change.
-
     Attributes:
         status: Exit status of the command line.
     """
 
     status = 2
 
-    def __init__(self, sentence: str = ""):
-        words = " ".join(_shortened(str(sentence)).split())
-        super().__init__(_shortened("".join(letter if letter.isprintable() else _escape(letter) for letter in words)))
+
+def printable(message: str) -> str:
+    """Makes a message fit for a terminal, which obeys control characters: what it quotes may come from anywhere.
+
+    Args:
+        message: One sentence per line.
+
+    Returns:
+        The same lines, control characters as escapes, and the middle left out of a line longer than a screen.
+    """
+    return "\n".join(_printable_line(line) for line in message.split("\n"))
 
 
-def _shortened(sentence: str) -> str:
-    if len(sentence) <= _LONGEST:
-        return sentence
-    return f"{sentence[: _LONGEST - _END - 3].rstrip()} … {sentence[-_END:].lstrip()}"
-
-
-def _escape(letter: str) -> str:
-    """A character without a picture, such as ESC or a lone surrogate, as Python would write it."""
-    return letter.encode("unicode_escape").decode()
+def _printable_line(line: str) -> str:
+    shown = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line.strip()
+    )
+    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - _END - 3]} … {shown[-_END:]}"
 
 
 class NonFiniteError(DQOError):

@@ -210,7 +210,7 @@ def test_test_prompts_are_not_trained_on(refused, own_recipe, prompt_file):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lora.target_modules=[qq_proj]", "TRL refuses these settings: NoMatchingPeft"),
+        ("lora.target_modules=[qq_proj]", "lora.target_modules: expected names of its layers, got ['qq_proj']"),
         ("trainer.report_to=wandb", "TRL refuses these settings: RuntimeError: WandbCallback requires wandb"),
         ("trainer.lr_scheduler_type=cosine_with_min_lr", "TRL refuses these settings: ValueError:"),
     ],

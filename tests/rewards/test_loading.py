@@ -12,7 +12,7 @@ import torch
 from dqo.embedders import load_embedder
 from dqo.errors import ModelError, RecipeError, RewardError
 from dqo.files.records import Prompt
-from dqo.rewards.calling import RecordReward, encode_record
+from dqo.rewards.calling import RecordReward
 from dqo.rewards.loading import Entry, import_reward, load_reward, read_entries
 from dqo.rewards.math_reading import final_answer, read_number
 from dqo.rewards.mathematics import MathReward
@@ -283,20 +283,18 @@ def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
         load_reward(Entry(f"{file}:long", 1.0, {"lest": 3}))
     file.write_text(
         "class Late:\n    def __init__(self): self.counts = dict\n"
-        "    async def __call__(self, completions, least, **_): return [len(c) >= least for c in completions]\n"
+        "    async def __call__(self, prompts, completions, least, **_): return []\n"
         "late = Late()\n" + file.read_text()
     )
-    late = load_reward(Entry(f"{file}:late", 1.0, {"least": 3}))
-    record = [encode_record(Prompt("p", "Q", [], {}))] * 2
-    columns = {"completions": ["ab", "abc"], "completion_ids": [[1], [1]], "record": record}
-    assert RecordReward(late, [1], "late")(prompts=["p"] * 2, **columns) == [0.0, 1.0], "asynchronous ones too"
-    assert late.fn.counts is dict
+    assert own_reward(Entry(f"{file}:late", 1.0, {"least": 3})).counts is dict
+    with pytest.raises(RecipeError, match="expected a plain function, got an asynchronous one"):
+        load_reward(Entry(f"{file}:late", 1.0, {"least": 3}))
     with pytest.raises(RewardError, match=r"missing a required argument: 'least'"):
         load_reward(Entry(f"{file}:long", 1.0, {}))
 
 
 def test_a_record_feeds_the_reward_its_columns():
-    prompt = Prompt("p-1", "Q", ["gold"], {"id": "p-1", "level": 3})
+    other, prompt = Prompt("p-0", "?", [], {}), Prompt("p-1", "Q", ["gold"], {"id": "p-1", "level": 3})
     seen, logged = {}, {}
 
     def reward(prompts, completions, **columns):
@@ -307,15 +305,16 @@ def test_a_record_feeds_the_reward_its_columns():
     reward.__name__ = "mine"
     from dqo.rewards import CheckedReward
 
-    values = RecordReward(CheckedReward(reward), [9], "mine")(
+    values = RecordReward(CheckedReward(reward), [other, prompt], [9], "mine")(
         prompts=["other"] * 2,
         completions=["a", [{"role": "assistant", "content": "b"}]],
         completion_ids=[[1, 9], [1, 2]],
-        record=[encode_record(prompt)] * 2,
+        row=[1, 1],
         log_metric=logged.__setitem__,
     )
     assert values == [1.0, None]
     assert (seen["prompts"], seen["completions"], seen["ended"]) == (["Q", "Q"], ["a", "b"], [True, False])
+    assert seen["record"] == [prompt, prompt]
     assert (seen["reference"][0], seen["meta"][0]["level"]) == (["gold"], 3)
     assert logged == {"rewards/mine/odd": 2.0, "responses/truncated": 0.5, "responses/empty": 0.0}
 

@@ -2,7 +2,6 @@ import pytest
 
 from dqo.files.records import Prompt
 from dqo.rewards import TaskReward
-from dqo.rewards.calling import decode_record, encode_record
 from dqo.tasks import load_task
 
 PROMPT = Prompt("p-1", "Naïve “question”\u2028?", ["a", "b"], {"id": "p-1", "numbers": [2, 5, 8], "target": 24})
@@ -10,24 +9,18 @@ PROMPT = Prompt("p-1", "Naïve “question”\u2028?", ["a", "b"], {"id": "p-1",
 
 @pytest.fixture(scope="module")
 def reward():
-    return TaskReward(load_task("countdown", train_size=2, dev_size=0, test_size=0), eos_token_ids=[2, 9])
-
-
-def test_record_round_trip():
-    assert decode_record(encode_record(PROMPT)) == PROMPT
-    assert "\n" not in encode_record(PROMPT)
+    return TaskReward(load_task("countdown", train_size=2, dev_size=0, test_size=0), [PROMPT], eos_token_ids=[2, 9])
 
 
 def test_strings_conversations_and_ends(reward):
     right = "8 * (5 - 2)"
     completions = [right, [{"role": "assistant", "content": right}], right, right, "8 + 5"]
     completion_ids = [[4, 5, 2], [4, 9], [4, 2, 5], [], [3, 2]]  # the third goes on after the end, the fourth is empty
-    record = [encode_record(PROMPT)] * 5
     rewards = reward(
         prompts=["ignored"] * 5,
         completions=completions,
         completion_ids=completion_ids,
-        record=record,
+        row=[0] * 5,
         trainer_state=None,
     )
     assert rewards == [1.0, 1.0, 0.0, 0.0, 0.1]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dqo._version import __version__
-from dqo.errors import DQOError
+from dqo.errors import DQOError, printable
 from dqo.settings import DEFAULT_ENCODER
 
 # Import name -> the extra to install where it is missing; of several extras that have it, the one needed first.
@@ -287,5 +287,5 @@ def _reader_left() -> bool:
 
 
 def _fail(sentence: str, status: int = 2) -> int:
-    print("dqo: error: " + " ".join(sentence.split()), file=sys.stderr)
+    print(f"dqo: error: {printable(sentence)}", file=sys.stderr)
     return status

@@ -15,7 +15,6 @@ from dqo.errors import DQOError, NonFiniteError
 from dqo.files.records import Group, Prompt
 from dqo.models.chat import DEFAULT_MARKERS, Response, TraceMarkers, joined
 from dqo.rewards import CheckedReward
-from dqo.rewards.calling import encode_record
 
 Reward = Callable[..., Any]
 Item = TypeVar("Item")
@@ -141,7 +140,7 @@ def _rewards(groups: Sequence[Group], checked: CheckedReward) -> list[float | No
         completions=[response for group in judged(groups) for response in group.responses],
         reference=[group.reference for group in rows],
         meta=[group.meta for group in rows],
-        record=[encode_record(Prompt(group.id, group.prompt, group.reference, group.meta)) for group in rows],
+        record=[Prompt(group.id, group.prompt, group.reference, group.meta) for group in rows],
         ended=[finish == "eos" for group in groups for finish in group.finish],
     )
     return asyncio.run(values) if inspect.iscoroutine(values) else values

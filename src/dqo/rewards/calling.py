@@ -2,11 +2,9 @@
 
 import asyncio
 import inspect
-import json
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import asdict
 from decimal import Decimal
 from functools import partial
 from numbers import Real
@@ -169,24 +167,24 @@ def _shown(completion: Any) -> str:
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
-# A reward of a recipe, fed from the column `record`, and what is worth counting about the responses it sees.
-#
-# The column holds a prompt as one JSON string: strings have the same Arrow schema whatever lies in `meta`.
+# A reward of a recipe, which finds a prompt by its row, and what is worth counting about the responses it sees.
 
 
 class RecordReward:
-    """A reward function called with the texts, references and meta of the dataset's records.
+    """Calls a reward function with the texts, references and meta of the prompts that a batch was drawn from.
 
     Args:
-        reward: Called with lists of N entries as keywords: `prompts` (str), `completions` (`Response`: the
-            text without reasoning traces, with `sampled` beside it), `reference`, `meta`, `record` and `ended` (bool).
+        reward: Called with lists of N entries as keywords: `prompts` (str), `completions` (`Response`: the text
+            without reasoning traces, with `sampled` beside it), `reference`, `meta`, `record` (`Prompt`) and `ended`.
+        rows: All prompts of the data set; its column `row` counts them.
         eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
         name: Its column in the logs.
     """
 
-    def __init__(self, reward: CheckedReward, eos_token_ids: Collection[int], name: str):
+    def __init__(self, reward: CheckedReward, rows: Sequence[Prompt], eos_token_ids: Collection[int], name: str):
         self.__name__ = name
         self.reward = reward
+        self.rows = rows
         self.counting: Any = reward.fn  # perhaps with a method `counts`
         self.eos_token_ids = frozenset(eos_token_ids)
 
@@ -196,29 +194,29 @@ class RecordReward:
         prompts: Sequence[Any],
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
-        record: Sequence[str],
+        row: Sequence[int],
         **columns: Any,
     ) -> list[float | None]:
-        """Rewards of N completions.
+        """Rewards N completions.
 
         Args:
-            prompts: As TRL passes them; `record` is used instead.
+            prompts: As TRL passes them; those of `rows` are used instead.
             completions: Strings, or lists of chat messages.
             completion_ids: Token ids of each completion, the end-of-sequence id included where it was sampled.
-            record: The column of encoded prompts.
+            row: Place of each prompt in `rows`.
             **columns: Whatever else TRL passes.
 
         Returns:
             N finite numbers, None where a completion cannot be scored.
         """
-        rows = [decode_record(row) for row in record]
+        records = [self.rows[place] for place in row]
         texts, ended = texts_and_ends(completions, completion_ids, self.eos_token_ids, columns)
         values = self.reward(
-            prompts=[row.prompt for row in rows],
+            prompts=[record.prompt for record in records],
             completions=texts,
-            reference=[row.reference for row in rows],
-            meta=[row.meta for row in rows],
-            record=list(record),
+            reference=[record.reference for record in records],
+            meta=[record.meta for record in records],
+            record=records,
             ended=ended,
         )
         values = asyncio.run(values) if inspect.iscoroutine(values) else values
@@ -265,30 +263,6 @@ def log_counts(source: Any, name: str, columns: Mapping[str, Any]) -> None:
             log(f"rewards/{name}/{what}", float(value))
 
 
-def encode_record(prompt: Prompt) -> str:
-    """A prompt as the JSON string that goes into the column `record`.
-
-    Args:
-        prompt: The prompt.
-
-    Returns:
-        One line of JSON.
-    """
-    return json.dumps(asdict(prompt), ensure_ascii=False)
-
-
-def decode_record(record: str) -> Prompt:
-    """The prompt written by `encode_record`.
-
-    Args:
-        record: One line of JSON.
-
-    Returns:
-        The prompt.
-    """
-    return Prompt(**json.loads(record))
-
-
 # The quality of a task as a reward function in TRL's convention.
 
 
@@ -303,22 +277,21 @@ class HasQuality(Protocol):
 
 
 class TaskReward(RecordReward):
-    """`task.quality` for `reward_funcs`, under the name "quality".
-
-    The dataset needs a column `record`, see `encode_record`.
+    """`task.quality` for `reward_funcs`, under the name "quality"; the data set needs the column `row`.
 
     Args:
         task: The task that scores.
+        rows: All prompts of the data set.
         eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
     """
 
-    def __init__(self, task: HasQuality, eos_token_ids: Collection[int]):
-        super().__init__(CheckedReward(task_quality(task)), eos_token_ids, "quality")
+    def __init__(self, task: HasQuality, rows: Sequence[Prompt], eos_token_ids: Collection[int]):
+        super().__init__(CheckedReward(task_quality(task)), rows, eos_token_ids, "quality")
         self.counting = task
 
 
 def task_quality(task: HasQuality) -> Callable[..., list[float | None]]:
-    """`task.quality` as a function of `completions`, `record` and `ended`, named as the task.
+    """Makes `task.quality` a function of `completions`, `record` and `ended`, named as the task.
 
     Args:
         task: The task that scores.
@@ -327,8 +300,8 @@ def task_quality(task: HasQuality) -> Callable[..., list[float | None]]:
         A reward function in TRL's convention.
     """
 
-    def quality(completions: list[str], record: list[str], ended: list[bool], **_: Any) -> list[float | None]:
-        return task.quality([decode_record(row) for row in record], completions, ended)
+    def quality(completions: list[str], record: list[Prompt], ended: list[bool], **_: Any) -> list[float | None]:
+        return task.quality(record, completions, ended)
 
     quality.__name__ = task.name
     return quality

@@ -29,7 +29,7 @@ from dqo.settings import DEFAULT_ENCODER
 from dqo.settings.checking import Strict, check
 from dqo.settings.yaml import read_yaml_file
 from dqo.tasks import Task, load_task, option_flags, takes_path
-from dqo.train.inputs import task_options
+from dqo.train.prepare import task_options
 from dqo.train.recipe import (
     Recipe,
     build_recipe,

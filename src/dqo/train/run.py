@@ -6,48 +6,35 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from accelerate.utils import broadcast_object_list
 
-from dqo.errors import DataError, DQOError, RecipeError
+from dqo.errors import DataError, DQOError, RecipeError, TrainingError
 from dqo.files.jsonio import parse_object, read_text, writing
 from dqo.files.records import Prompt
 from dqo.files.run import STATE, newest_whole, remembered
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
-from dqo.integrations.trl.faults import SaveOnSignal, check_one_device
+from dqo.integrations.trl.faults import SaveOnSignal
 from dqo.integrations.trl.log import RunLog, showing_progress
-from dqo.models.chat import check_system, conversation
-from dqo.models.policy import check_whole, load_policy
-from dqo.models.weights import check_login
-from dqo.rewards.calling import encode_record
+from dqo.models.chat import conversation
+from dqo.models.policy import load_policy
+from dqo.models.weights import first_words
 from dqo.tasks import Task, option_flags
 from dqo.train.dry_run import DryRun
-from dqo.train.failures import memory_explained, refusals_told
 from dqo.train.folder import RunFolder, check_same_run, machine_notes, resolved_settings, save_settings
-from dqo.train.inputs import (
-    PromptsDigest,
-    check_lengths,
-    recipe_task,
-    reward_functions,
-    run_notes,
-    task_options,
-    training_prompts,
-)
+from dqo.train.prepare import Prepared, PromptsDigest, prepare, task_options
 from dqo.train.recipe import Recipe, load_recipe, outside_training, peft_config, read_settings
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer, "ppo": DQOPPOTrainer}
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Train a policy; everything that can be refused is refused before the policy is loaded.
+    """Trains a policy; everything that can be refused is refused before the policy is loaded.
 
     Args:
         args: `recipe`, `settings` (overrides), `resume` and `dry_run`.
@@ -56,7 +43,7 @@ def run(args: argparse.Namespace) -> int | None:
         The exit status of a dry run; None after training; that of a process ended by the signal that stopped it.
 
     Raises:
-        DQOError: A recipe, task, data file, folder, model or encoder that does not do.
+        DQOError: A recipe, task, data file, folder, model or encoder that cannot be used.
     """
     recipe = load_recipe(args.recipe, args.settings)
     if args.dry_run:
@@ -68,26 +55,19 @@ def run(args: argparse.Namespace) -> int | None:
 
 def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
     """Trains in a folder that this run owns."""
-    task = recipe_task(recipe)
-    recipe = replace(recipe, trainer={"max_completion_length": task.max_completion_length} | recipe.trainer)
-    check_one_device(recipe.config)
-    prompts = training_prompts(recipe, task)
-    for sentence in run_notes(recipe, task):
+    prepared = prepare(recipe)
+    for sentence in prepared.notes:
         _say(sentence)
-    settings = recipe.settings()
-    found = _resumed(settings, folder, prompts) if resume and _is_main_process() else (None, False)
+    settings = prepared.recipe.settings()
+    found = _resumed(settings, folder, prepared.prompts) if resume and _is_main_process() else (None, False)
     checkpoint, finished = broadcast_object_list(list(found))  # the main process alone has read every file of it
     if finished:
         _say(f"{folder.path} has finished with these settings; there is nothing left to train")
         return None
-    with refusals_told():
-        trainer = build_trainer(recipe, task, prompts, folder)
+    trainer = build_trainer(prepared, folder)
     start, stop = time.monotonic(), SaveOnSignal()
     try:
-        with (
-            stop.listening(), showing_progress(trainer), memory_explained(recipe, prompts, trainer),
-            refusals_told(started=lambda: trainer.state.global_step > 0),
-        ):  # fmt: skip
+        with stop.listening(), showing_progress(trainer), _explaining_out_of_memory(prepared, trainer):
             if _is_main_process():
                 resolved = resolved_settings(settings, trainer)
                 for note in machine_notes(folder.resolved, resolved) if checkpoint else ():
@@ -106,41 +86,41 @@ def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
             folder.forget_start()
         raise
     if _is_main_process():
-        print(_farewell(recipe, task, folder, trainer.state.global_step, time.monotonic() - start))
+        print(_farewell(prepared.recipe, prepared.task, folder, trainer.state.global_step, time.monotonic() - start))
     return None
 
 
-def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: RunFolder) -> Any:
-    """The trainer, its policy and data loaded, with the run's log.
+def build_trainer(prepared: Prepared, folder: RunFolder) -> Any:
+    """Loads the policy and makes the trainer, with the run's log.
 
     Args:
-        recipe: Checked settings.
-        task: Scores the responses and chooses what is embedded.
-        prompts: What to train on.
+        prepared: Of the recipe.
         folder: Where the log goes.
 
     Returns:
         DQOTrainer, DQORLOOTrainer or DQOPPOTrainer.
 
     Raises:
-        DQOError: A model or encoder that cannot be loaded.
+        DQOError: A model, reward or encoder that cannot be loaded.
     """
-    check_whole(recipe.model)
-    if recipe.config.push_to_hub:
-        check_login()
+    from datasets import Dataset
+
+    recipe, prompts = prepared.recipe, prepared.prompts
     model, tokenizer = load_policy(recipe.model, dtype=recipe.dtype)
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    check_system(recipe.system_prompt, tokenizer.chat_template, recipe.model)
-    check_lengths(prompts, tokenizer, room, recipe)
     own = model.generation_config.eos_token_id
     stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+    asked = [
+        conversation(prompt.prompt, recipe.system_prompt) if tokenizer.chat_template else prompt.prompt
+        for prompt in prompts
+    ]
     trainer = TRAINERS[recipe.algorithm](
         model,
-        reward_funcs=reward_functions(recipe, task, stops),
-        args=recipe.config,
-        train_dataset=_dataset(prompts, bool(tokenizer.chat_template), recipe.system_prompt),
+        reward_funcs=prepared.rewards(stops),
+        args=prepared.config,
+        # A prompt's references and meta stay here: rewards find them by the row.
+        train_dataset=Dataset.from_dict({"prompt": asked, "row": range(len(prompts))}),
         processing_class=tokenizer,
-        answer_span=task.answer_span,
+        answer_span=prepared.task.answer_span,
         peft_config=peft_config(recipe.lora),
         callbacks=[RunLog(folder.metrics)],
     )
@@ -149,19 +129,20 @@ def build_trainer(recipe: Recipe, task: Task, prompts: list[Prompt], folder: Run
     return trainer
 
 
-def _dataset(prompts: list[Prompt], chat: bool, system: str | None) -> "Dataset":
-    """Rows as the host takes them, with the record that TaskReward reads."""
-    from datasets import Dataset
-
-    return Dataset.from_list(
-        [
-            {
-                "prompt": conversation(prompt.prompt, system) if chat else prompt.prompt,
-                "record": encode_record(prompt),
-            }
-            for prompt in prompts
-        ]
-    )
+@contextmanager
+def _explaining_out_of_memory(prepared: Prepared, trainer: Any) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        cpu = "can't allocate memory" in str(error)
+        if not cpu and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+            raise
+        parts = prepared.memory
+        raise TrainingError(
+            f"step {trainer.state.global_step + 1}: out of memory ({first_words(error)}); a process takes about "
+            f"{sum(parts.values()):.2g} GiB: {', '.join(f'{name} {value:.2g}' for name, value in parts.items())}; set trainer.gradient_checkpointing=true or lora={{r: 16}}, or start anew with half of "
+            "trainer.per_device_train_batch_size and twice trainer.gradient_accumulation_steps."
+        ) from error
 
 
 def _resumed(settings: Mapping[str, Any], folder: RunFolder, prompts: list[Prompt]) -> tuple[Path | None, bool]:

@@ -71,8 +71,8 @@ def test_data_that_cannot_be_trained_on(own_recipe, prompt_file, refused, conten
     [
         (["trainer.num_generations=1", "trainer.per_device_train_batch_size=4"], "at least 2 generations"),
         (["trainer.num_generations=3"], "a step must hold whole groups"),
-        (["seed=-1"], "`seed` must be at least 0 and below 2^32"),
-        (["alpha=1e999"], "expected a number that a computer can hold"),
+        (["seed=-1"], "`seed` must be at least 0, got -1"),
+        (["alpha=1e999"], "`alpha` must be a finite number"),
         (["model=../nowhere"], "expected a model folder or a hub name"),
         (["trainer.lr_scheduler_type=nonsense"], "nonsense is not a valid SchedulerType"),
     ],

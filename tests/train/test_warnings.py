@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from dqo.rewards.loading import read_entries
-from dqo.tasks import load_task
-from dqo.train.inputs import outcome_warning, run_notes
+from dqo.train.prepare import Prepared, outcome_warning
 from dqo.train.recipe import load_recipe
 
 CITIES = Path(__file__).parents[2] / "recipes/cities.yaml"  # scale_rewards: group, combine: spread
@@ -14,8 +13,7 @@ FALLING = ["alpha_schedule=linear", "alpha_end=0.1"]
 
 
 def notes(*overrides: str) -> list[str]:
-    recipe = load_recipe(CITIES, overrides)
-    return run_notes(recipe, load_task("cities"))
+    return Prepared(load_recipe(CITIES, overrides)).notes
 
 
 @pytest.mark.parametrize(
@@ -53,8 +51,10 @@ def test_nothing_is_said_where_alpha_does_not_move_or_does_something(settings):
 
 
 def test_rloo_divides_by_no_group():
-    recipe = load_recipe(CITIES.parent / "jsonl.yaml", ["algorithm=rloo", "task=cities", "data={}", *FALLING])
-    assert run_notes(recipe, load_task("cities")) == []
+    recipe = load_recipe(
+        CITIES.parent / "jsonl.yaml", ["algorithm=rloo", "task=cities", "data={}", "task_options={}", *FALLING]
+    )
+    assert Prepared(recipe).notes == []
 
 
 class Whole:

@@ -73,7 +73,7 @@ def test_a_large_recipe_without_the_hub_says_what_is_missing_and_shows_the_rest(
     assert any(line.startswith("NOT RESOLVED  data: task") for line in missing)
     assert any(line.startswith("NOT RESOLVED  policy: expected") for line in missing)
     assert "responses = " in said
-    assert f"{len(missing)} things could not be resolved." in said
+    assert f"{len(missing)} could not be resolved." in said
 
 
 @pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
@@ -116,7 +116,7 @@ def test_batch_arithmetic_by_hand(own_recipe, capsys):
     [(12, 2, 9, 0), (13, 2, 9, 1), (15, 2, 9, 3), (7, 2, 3, 3), (13, 4, 6, 1)],
 )
 def test_epochs_are_counted_as_the_host_samples_them(own_recipe, tmp_path, available, passes, steps, left_out, capsys):
-    from dqo.train.inputs import recipe_task, training_prompts
+    from dqo.train.prepare import prepare
     from dqo.train.recipe import load_recipe
     from dqo.train.run import build_trainer
 
@@ -133,10 +133,8 @@ def test_epochs_are_counted_as_the_host_samples_them(own_recipe, tmp_path, avail
     said = " ".join(capsys.readouterr().out.split())
     assert f"steps {steps} optimizer steps of" in said
     assert (f"each leaves out {left_out} prompts" in said) == bool(left_out)
-    recipe = load_recipe(path, [options])
-    task = recipe_task(recipe)
     folder = SimpleNamespace(metrics=tmp_path / "metrics.jsonl", path=tmp_path)
-    host = build_trainer(recipe, task, training_prompts(recipe, task), folder)
+    host = build_trainer(prepare(load_recipe(path, [options])), folder)
     assert host.set_initial_training_values(host.args, host.get_train_dataloader())[-1] == steps
 
 
@@ -218,11 +216,11 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
     [
         (
             ["trainer.report_to=wandb"],
-            "packages: trainer: TRL refuses these settings: RuntimeError",
+            "machine: trainer: TRL refuses these settings: RuntimeError",
         ),
-        (["trainer.report_to=wandbb"], "packages: trainer: TRL refuses these settings: ValueError"),
-        (["trainer.use_liger_kernel=true"], "packages: trainer.use_liger_kernel needs the package 'liger_kernel'"),
-        (["trainer.use_vllm=true"], "packages: trainer.use_vllm needs the package 'vllm'"),
+        (["trainer.report_to=wandbb"], "machine: trainer: TRL refuses these settings: ValueError"),
+        (["trainer.use_liger_kernel=true"], "machine: trainer.use_liger_kernel needs the package 'liger_kernel'"),
+        (["trainer.use_vllm=true"], "machine: trainer.use_vllm needs the package 'vllm'"),
         (["encoder=all-MiniLM-L6-v2", "encoder_device=gpu"], "encoder: "),
         (
             ["lora.target_modules=[qq_proj]"],
@@ -230,7 +228,7 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
         ),
         (["rewards=[{reward: math}]"], "reward math: "),
         (["task_options.reward={tmp}/own.py:boom"], "reward quality: reward function 'boom' raised ZeroDivisionError"),
-        (["trainer.push_to_hub=true"], "packages: trainer.push_to_hub: expected a hub that can be reached and a login"),
+        (["trainer.push_to_hub=true"], "machine: trainer.push_to_hub: expected a hub that can be reached and a login"),
         (["rewards=[{reward: concepts}]"], "reward concepts: reward 'concepts': expected a list of words in meta"),
     ],
 )
