@@ -138,10 +138,11 @@ def _explaining_out_of_memory(prepared: Prepared, trainer: Any) -> Iterator[None
         if not cpu and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         parts = prepared.memory
+        listed = ", ".join(f"{name} {value:.2g}" for name, value in parts.items())
         raise TrainingError(
             f"step {trainer.state.global_step + 1}: out of memory ({first_words(error)}); a process takes about "
-            f"{sum(parts.values()):.2g} GiB: {', '.join(f'{name} {value:.2g}' for name, value in parts.items())}; set trainer.gradient_checkpointing=true or lora={{r: 16}}, or start anew with half of "
-            "trainer.per_device_train_batch_size and twice trainer.gradient_accumulation_steps."
+            f"{sum(parts.values()):.2g} GiB ({listed}); set trainer.gradient_checkpointing=true or lora={{r: 16}}, or "
+            "start anew with half of trainer.per_device_train_batch_size and twice trainer.gradient_accumulation_steps."
         ) from error
 
 
