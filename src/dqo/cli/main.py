@@ -13,7 +13,7 @@ from dqo.errors import DQOError, printable
 from dqo.settings import DEFAULT_ENCODER
 
 # Import name -> the extra to install where it is missing; of several extras that have it, the one needed first.
-_PACKAGES = {
+PACKAGES = {
     "torch": "train", "trl": "train", "transformers": "train", "accelerate": "train", "peft": "train", "yaml": "train",
     "rich": "train", "numpy": "train", "tqdm": "train", "filelock": "train", "huggingface_hub": "train",
     "safetensors": "train", "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
@@ -42,9 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.status)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in _PACKAGES:  # a bug of ours, or a module that somebody's own code asks for
+        if package not in PACKAGES:  # a bug of ours, or a module that somebody's own code asks for
             raise
-        extra = _PACKAGES[package]
+        extra = PACKAGES[package]
         return _fail(f"`dqo {args.command}` needs the package {package!r}; run `pip install -e '.[{extra}]'`.")
     except BrokenPipeError:  # such as `dqo doctor | head`
         if not _reader_left():
