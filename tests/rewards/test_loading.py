@@ -283,12 +283,14 @@ def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
         load_reward(Entry(f"{file}:long", 1.0, {"lest": 3}))
     file.write_text(
         "class Late:\n    def __init__(self): self.counts = dict\n"
-        "    async def __call__(self, prompts, completions, least, **_): return []\n"
+        "    async def __call__(self, completions, least, **_): return [len(c) >= least for c in completions]\n"
         "late = Late()\n" + file.read_text()
     )
-    assert own_reward(Entry(f"{file}:late", 1.0, {"least": 3})).counts is dict
-    with pytest.raises(RecipeError, match="expected a plain function, got an asynchronous one"):
-        load_reward(Entry(f"{file}:late", 1.0, {"least": 3}))
+    late = load_reward(Entry(f"{file}:late", 1.0, {"least": 3}))
+    columns = {"completions": ["ab", "abc"], "completion_ids": [[1], [1]], "row": [0, 0]}
+    late_reward = RecordReward(late, [Prompt("p", "Q", [], {})], [1], "late")
+    assert late_reward(prompts=["p"] * 2, **columns) == [0.0, 1.0], "asynchronous ones too"
+    assert late.fn.counts is dict
     with pytest.raises(RewardError, match=r"missing a required argument: 'least'"):
         load_reward(Entry(f"{file}:long", 1.0, {}))
 

@@ -56,8 +56,8 @@ def edit(path, **changes):
             '{"prompt": "the dog"}\n{"prompt": "' + "dog " * 300 + '"}\n',
             "expected at most 256 tokens with the response",
         ),
-        ('{"prompt": "\\ud800"}\n', "line 1, field 'prompt': expected a non-empty string"),
-        ('{"prompt": "a", "meta": {"x": "\\ud800"}}\n', "field 'meta': expected text without lone surrogates"),
+        ('{"prompt": "\\ud800"}\n', "line 1: expected text to write as UTF-8, got the lone surrogate"),
+        ('{"prompt": "a", "meta": {"x": "\\ud800"}}\n', "line 1: expected text to write as UTF-8, got the lone surrogate"),
     ],
 )
 def test_data_that_cannot_be_trained_on(own_recipe, prompt_file, refused, content, message):
@@ -73,7 +73,7 @@ def test_data_that_cannot_be_trained_on(own_recipe, prompt_file, refused, conten
         (["trainer.num_generations=3"], "a step must hold whole groups"),
         (["seed=-1"], "`seed` must be at least 0, got -1"),
         (["alpha=1e999"], "`alpha` must be a finite number"),
-        (["model=../nowhere"], "expected a model folder or a hub name"),
+        (["model=../nowhere"], "to be a folder written by save_pretrained, or a model that the hub serves"),
         (["trainer.lr_scheduler_type=nonsense"], "nonsense is not a valid SchedulerType"),
     ],
 )

@@ -4,9 +4,12 @@ import argparse
 import os
 import select
 import sys
+import tomllib
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.resources import files
+from typing import Any
 
 from dqo._version import __version__
 from dqo.errors import DQOError, printable
@@ -69,183 +72,45 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser with every command; importing and building it loads neither torch nor a host."""
+    """Builds the parser of every command from commands.toml; that loads neither torch nor TRL."""
     parser = argparse.ArgumentParser(
         prog="dqo", description="Post-train language models so that samples to one prompt are different good answers."
     )
     parser.add_argument("--version", action="version", version=f"dqo {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(_command(commands, "train", "dqo.train.run:run", "train a policy from a recipe"))
-    _add_sample(
-        _command(commands, "sample", "dqo.cli.evaluate:run_sample", "draw n responses to every prompt of a file")
-    )
-    _add_eval(
-        _command(
-            commands, "eval", "dqo.cli.evaluate:run", "measure quality and diversity of a model or of its responses"
-        )
-    )
-    _add_compare(
-        _command(commands, "compare", "dqo.cli.show:run_compare", "compare two or more evaluations prompt by prompt")
-    )
-    _add_report(
-        _command(commands, "report", "dqo.cli.show:run_report", "write one HTML page about runs and evaluations")
-    )
-    _add_sweep(
-        _command(commands, "sweep", "dqo.sweep.run:run", "train and evaluate arms x alphas x seeds from one file")
-    )
-    doctor = _command(
-        commands, "doctor", "dqo.cli.doctor:run", "show what is installed, what is missing and how to fix it"
-    )
-    doctor.add_argument("--gpu", action="store_true", help="ask about the GPU: devices, precision, NCCL, kernels, vLLM")
+    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = tomllib.loads(files("dqo.cli").joinpath("commands.toml").read_text(encoding="utf-8"))
+    shared = commands.pop("sampling")["options"]
+    commands["eval"]["options"]["--encoder"]["default"] = DEFAULT_ENCODER
+    for name, command in commands.items():
+        one = parsers.add_parser(name, help=command["help"], description=command["help"].capitalize() + ".")
+        # `sample` shares the code of `eval` and has no task.
+        one.set_defaults(handler=command["handler"], task=None)
+        included = shared if "includes" in command else {}
+        names = dict.fromkeys([*command["options"], *included])
+        _add_options(one, {name: included.get(name, {}) | command["options"].get(name, {}) for name in names})
     return parser
 
 
-def _command(commands: argparse._SubParsersAction, name: str, handler: str, text: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-    parser.set_defaults(handler=handler)
-    return parser
-
-
-def _add_train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file; recipes/ holds examples")
-    parser.add_argument(
-        "settings",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="overrides, such as alpha=0.5 or trainer.max_steps=100",
-    )
-    parser.add_argument("--resume", action="store_true", help="continue the run that output_dir holds")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="look everything up and show it: data, models, batch, memory, prompts"
-    )
-
-
-def _add_sample(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", required=True, help="run folder, model folder or hub name")
-    parser.add_argument("--data", required=True, metavar="FILE", help='JSON lines with a field "prompt"')
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl")
-    _add_sampling(parser, max_new_tokens="256", n="10")
-    parser.set_defaults(task=None)
-
-
-def _add_eval(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--model", help="run folder, model folder or hub name, sampled first")
-    source.add_argument("--responses", metavar="FILE", help="a groups.jsonl that is already sampled")
-    quality = parser.add_mutually_exclusive_group()
-    quality.add_argument("--task", help="task that gives quality and answer span; a wrong name lists them all")
-    quality.add_argument(
-        "--reward",
-        help="reward of a recipe, such as rouge or '{reward: likelihood, model: M}', or a function: "
-        "pkg.module.function or file.py:function",
-    )
-    parser.add_argument(
-        "--task-option", action="append", default=[], metavar="key=value", help="option of the task; may be repeated"
-    )
-    parser.add_argument("--data", metavar="FILE", help='JSON lines with a field "prompt"; else the prompts of the task')
-    parser.add_argument("--split", choices=("train", "dev", "test"), help="the task's prompts to use (default: test)")
-    parser.add_argument(
-        "--encoder",
-        default=DEFAULT_ENCODER,
-        help="judge of diversity, NAME or NAME?pooling=cls&prompt=TEXT (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--heldout-encoder",
-        metavar="ENCODER",
-        help="second judge, which the policy was not trained against; policy:MODEL is of another family",
-    )
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
-    parser.add_argument(
-        "--protocol", choices=("paper", "noveltybench-1.0", "passk"), help="settings that belong together, by name"
-    )
-    parser.add_argument(
-        "--equivalence", help="what decides that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL"
-    )
-    parser.add_argument(
-        "--judge", metavar="MODEL",
-        help="model that rates quality and says what means the same, where no --task, --reward or --equivalence does",
-    )  # fmt: skip
-    parser.add_argument("--judge-endpoint", metavar="URL", help="OpenAI-compatible server of --judge")
-    parser.add_argument(
-        "--judge-option", action="append", default=[], metavar="NAME=VALUE",
-        help="parameter of every request to --judge; NAME=null leaves it out; may be repeated",
-    )  # fmt: skip
-    _add_sampling(parser, max_new_tokens="the task's or protocol's, else 256", n="the protocol's, else 10")
-
-
-def _add_sampling(parser: argparse.ArgumentParser, max_new_tokens: str, n: str) -> None:
-    parser.add_argument("--n", type=_positive, help=f"responses a prompt (default: {n})")
-    parser.add_argument("--seed", type=_seed, default=0, help="seed of samples and bootstrap (default: %(default)s)")
-    parser.add_argument("--limit", type=_positive, help="use the first LIMIT prompts only")
-    parser.add_argument("--max-new-tokens", type=_positive, help=f"longest response (default: {max_new_tokens})")
-    parser.add_argument("--batch-size", type=_positive, default=32, help="responses at once (default: %(default)s)")
-    parser.add_argument(
-        "--temperature", type=_temperatures, help="or several, 0.7,1.0,1.3, each into a folder of its own (default: 1)"
-    )
-    parser.add_argument(
-        "--system-prompt", metavar="TEXT",
-        help="message before every prompt (default: that of the run, if --model is one, else the model's own)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--chat-template-kwargs", metavar="YAML",
-        help="variables of the chat template, such as '{enable_thinking: false}' (default: those of the run)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--trace-markers", metavar="MARKERS",
-        help="reasoning traces that are not judged: default, off, or '<plan>...</plan>' (default: as in the run)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--verbalized", type=_positive, nargs="?", const=5, metavar="K",
-        help="Verbalized Sampling, a baseline: ask for K responses in one call (default K: 5)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--backend", choices=("transformers", "vllm"), help="what runs the model (default: transformers)"
-    )
-    parser.add_argument(
-        "--endpoint", metavar="URL", help="OpenAI-compatible server of --model; its key is read from OPENAI_API_KEY"
-    )
-    parser.add_argument(
-        "--endpoint-option", action="append", default=[], metavar="NAME=VALUE",
-        help="parameter of every request to --endpoint, such as top_p=0.9; NAME=null leaves it out; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--timeout", type=float, default=600.0, help="seconds a request may take (default: %(default)s)"
-    )
-
-
-def _add_compare(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="DIR", help="evaluation or run folders; the first is the baseline")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the comparison")
-
-
-def _add_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run or evaluation folders; the first is the baseline")
-    parser.add_argument("-o", "--output", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
-    parser.add_argument("--encoder", help="draws the maps of meaning (default: that of the first evaluation)")
-    parser.add_argument("--maps", type=_count, default=100, help="most prompts with a map (default: %(default)s)")
-    parser.add_argument("--watch", action="store_true", help="write the page again while training goes on")
-    parser.add_argument(
-        "--every", type=_positive, default=15, metavar="S", help="of --watch: seconds between looks (default: 15)"
-    )
-
-
-def _count(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
-
-
-def _add_sweep(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="YAML file of the sweep; docs/sweep.md explains it")
-    parser.add_argument("--jobs", type=_positive, default=1, help="runs at a time (default: %(default)s)")
-    parser.add_argument("--threads-per-job", type=_positive, help="processor threads a run (default: its share)")
-    parser.add_argument("--only", action="append", default=[], metavar="ARM", help="runs of this arm; may be repeated")
-    parser.add_argument("--dry-run", action="store_true", help="show what there is to do and what is done")
+def _add_options(parser: argparse.ArgumentParser, options: dict[str, dict[str, Any]]) -> None:
+    groups: dict[str, Any] = {}
+    for name, one in options.items():
+        group = one.pop("group", None)
+        if group is not None and group not in groups:
+            groups[group] = parser.add_mutually_exclusive_group(required=group == "source")
+        words = [one.pop("short"), name] if "short" in one else [name]
+        if "type" in one:
+            one["type"] = _TYPES[one["type"]]
+        (groups[group] if group else parser).add_argument(*words, **one)
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    return 0 if text == "0" else _positive(text)
 
 
 def _seed(text: str) -> int:
@@ -262,6 +127,9 @@ def _temperatures(text: str) -> list[float]:
     if not values or len(set(values)) < len(values) or not all(0 < value < float("inf") for value in values):
         raise argparse.ArgumentTypeError(f"expected a number above 0, or different ones with commas, got {text!r}")
     return values
+
+
+_TYPES = {"positive": _positive, "count": _count, "seed": _seed, "temperatures": _temperatures, "float": float}
 
 
 def _silence_hosts() -> None:

@@ -1,8 +1,11 @@
-"""`dqo compare`: evaluations side by side."""
+"""`dqo compare`, `dqo report` and `dqo schema`: what there is, shown."""
 
 import argparse
+import json
 import sys
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from dqo.errors import RecipeError
 
@@ -67,3 +70,70 @@ def run_report(args: argparse.Namespace) -> None:
 
 def _say(sentence: str) -> None:
     print(sentence, flush=True)
+
+
+# `dqo schema`: what editors need to complete recipes, and docs/settings.md.
+
+
+def run_schema(args: argparse.Namespace) -> None:
+    """Prints a JSON schema, or the settings reference in Markdown.
+
+    Args:
+        args: `what`: "recipe", "sweep" or "reference".
+    """
+    from dqo.sweep.plan import SweepFile
+    from dqo.train.recipe import recipe_schema
+
+    if args.what == "reference":
+        print(reference(recipe_schema()), end="")
+    else:
+        print(json.dumps(recipe_schema() if args.what == "recipe" else SweepFile.model_json_schema(), indent=1))
+
+
+def reference(schema: dict[str, Any]) -> str:
+    """Writes the settings of dqo as tables; those of TRL are TRL's to document.
+
+    Args:
+        schema: Of a recipe.
+
+    Returns:
+        Markdown, the content of docs/settings.md.
+    """
+    from dqo.train.recipe import CONFIGS, DIVERSITY, NOT_IN_A_RECIPE
+
+    sections = schema["properties"]
+    parts = {name: schema["$defs"][sections[name]["$ref"].rpartition("/")[2]] for name in ("data", "lora", "trainer")}
+    ours = {one.name for config in CONFIGS.values() for one in fields(config) if one.metadata.get("checked")}
+    trainer = {name: one for name, one in parts["trainer"]["properties"].items() if name in ours}
+    tables = {
+        "The run": {name: one for name, one in sections.items() if name not in (*DIVERSITY, *parts)},
+        "Diversity, at the top level": {name: sections[name] for name in DIVERSITY},
+        "`data`": parts["data"]["properties"],
+        "`lora`": parts["lora"]["properties"],
+        "`trainer`: what dqo adds to TRL's settings, or has another default for": trainer,
+    }
+    lines = ["# Settings", "", "Written by `dqo schema reference > docs/settings.md`. A recipe may also set, under",
+             "`trainer`, every field of TRL's `GRPOConfig` or `RLOOConfig` but those at the end.", ""]  # fmt: skip
+    for title, table in tables.items():
+        lines += [f"## {title}", "", "| setting | value | default | meaning |", "|---|---|---|---|"]
+        lines += [f"| `{name}` | {_value(one)} | {_default(one)} | {one.get('description', '')} |"
+                  for name, one in table.items()]  # fmt: skip
+        lines.append("")
+    lines += ["## What a recipe does not set under `trainer`", ""]
+    lines += [f"- `{name}`: {remedy}" for name, remedy in NOT_IN_A_RECIPE.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _value(one: dict[str, Any]) -> str:
+    """The type, choices and bounds of a property, such as "number > 0"."""
+    if "anyOf" in one:
+        return " or ".join(_value(part) for part in one["anyOf"])
+    if "enum" in one:
+        return ", ".join(map(str, one["enum"]))
+    bounds = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    limits = [f"{sign} {one[name]:.10g}" for name, sign in bounds.items() if name in one]
+    return " ".join([str(one.get("const", one.get("type", "section"))), *limits])
+
+
+def _default(one: dict[str, Any]) -> str:
+    return f"`{json.dumps(one['default'])}`" if "default" in one else ""

@@ -70,7 +70,9 @@ class _Grid(Strict):
     alphas: _Alphas | None = None
 
 
-class _SweepFile(_Grid):
+class SweepFile(_Grid):
+    """The file of a sweep, as the module's docstring shows it."""
+
     base: str
     output_dir: str
     arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
@@ -198,7 +200,7 @@ def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
             folder, an alpha or seed that comes twice, or evaluation prompts that a run is trained on.
         DataError: A bad file of prompts.
     """
-    file = check(_SweepFile, read_yaml_file(path), str(path))
+    file = check(SweepFile, read_yaml_file(path), str(path))
     base = read_settings(file.base)
     output_dir = Path(file.output_dir).expanduser()
     runs, recipes = _runs(file, base, output_dir, str(path))
@@ -216,7 +218,7 @@ def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
     return Sweep(output_dir, model, runs, evaluation, file.keep), prompts
 
 
-def _runs(file: _SweepFile, base: dict[str, Any], output_dir: Path, path: str) -> tuple[list[Run], list[Recipe]]:
+def _runs(file: SweepFile, base: dict[str, Any], output_dir: Path, path: str) -> tuple[list[Run], list[Recipe]]:
     runs: list[Run] = []
     recipes: list[Recipe] = []
     grid_used = file.alphas is None

@@ -21,6 +21,7 @@ from dqo.models.weights import first_words
 from dqo.rewards.loading import Entry, read_entries
 from dqo.settings.checking import check, model_of, setting
 from dqo.settings.yaml import parse_yaml, read_yaml_file
+from dqo.tasks import TASKS
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -74,7 +75,7 @@ class Recipe:
         trainer: Fields of TRL's config that the recipe sets.
     """
 
-    task: str = setting(MISSING, "Name of a task (docs/tasks.md).")
+    task: str = setting(MISSING, f"Name of a task: {', '.join(TASKS)}.")
     output_dir: str = setting(MISSING, "The run folder.")
     model: str = setting(DEFAULT_POLICY, "Name or folder of the policy.")
     system_prompt: str | None = setting(
@@ -86,7 +87,7 @@ class Recipe:
         "`path` is a local copy of the task's data set; a task without one trains on the prompts of this file instead.",
     )
     rewards: list[dict[str, Any]] = setting(
-        list, "What is optimised beside diversity (docs/rewards.md); the task's quality where there is none."
+        list, "What is optimised beside diversity (docs/from_trl.md); the task's quality where there is none."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Of the weights that are loaded.")
     lora: dict[str, Any] = setting(dict, "Low-rank additions to a frozen policy; all weights are trained without.")
@@ -188,6 +189,16 @@ def recipe_model(algorithm: str) -> type[BaseModel]:
         **{name: (model_of(part), Field(default_factory=dict)) for name, part in sections.items()},
         trainer=(create_model("Trainer", __base__=trainer, **narrowed), Field(default_factory=dict)),
     )
+
+
+def recipe_schema() -> dict[str, Any]:
+    """Makes the JSON schema of a recipe of any algorithm."""
+    whole, *others = (recipe_model(algorithm).model_json_schema() for algorithm in CONFIGS)
+    for other in others:
+        whole["$defs"] = other["$defs"] | whole["$defs"]
+        trainer = whole["$defs"]["Trainer"]["properties"]
+        trainer |= {name: one for name, one in other["$defs"]["Trainer"]["properties"].items() if name not in trainer}
+    return whole
 
 
 def _trainer_names(algorithm: str) -> tuple[str, ...]:
