@@ -71,7 +71,7 @@ def test_missing_model(refused, own_recipe, tmp_path):
 def test_folder_without_a_model(refused, tmp_path, prompt_file):
     (tmp_path / "empty").mkdir()
     line = refused("sample", "--model", tmp_path / "empty", "--data", prompt_file, "--out", tmp_path / "out")
-    assert "expected a saved model in folder" in line
+    assert "to be a folder written by save_pretrained" in line
 
 
 def test_unfinished_run_as_model(refused, tmp_path, prompt_file):
@@ -88,14 +88,14 @@ def test_misspelt_key(refused, own_recipe):
 def test_bad_row_names_file_line_and_field(refused, own_recipe, prompt_file):
     prompt_file.write_text('{"prompt": "fine"}\n{"prompt": 3}\n')
     assert refused("train", own_recipe()) == (
-        f"{prompt_file}, line 2, field 'prompt': expected a non-empty string, got 3."
+        f"{prompt_file}, line 2: `prompt` must be text, got 3; change the value."
     )
 
 
 def test_own_prompts_file_replaces_the_task_s(refused, own_recipe, tmp_path):
     (tmp_path / "other.jsonl").write_text('{"prompt": "one only"}\n')
     line = refused("train", own_recipe(), f"data.path={tmp_path / 'other.jsonl'}")
-    assert "other.jsonl: expected at least 2 prompts to train on, one a group of a step, got 1" in line
+    assert "other.jsonl: expected at least 2 prompts to train on, one per group of a step, got 1" in line
 
 
 def test_unwritable_folder_fails_before_the_model_is_looked_for(refused, own_recipe, prompt_file):

@@ -21,7 +21,9 @@ def printed(capsys):
 
 
 def test_the_settings_reference_is_current(printed):
-    assert (ROOT / "docs" / "settings.md").read_text() == printed("reference"), "dqo schema reference > docs/settings.md"
+    assert (ROOT / "docs" / "settings.md").read_text() == printed("reference"), (
+        "dqo schema reference > docs/settings.md"
+    )
 
 
 def test_the_schema_of_a_recipe_knows_every_key_of_the_shipped_recipes(printed):

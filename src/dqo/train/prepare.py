@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dqo.errors import DataError, DQOError, RecipeError
+from dqo.errors import DataError, RecipeError
 from dqo.files.records import Prompt, read_prompts
 from dqo.integrations.trl.config import DQOConfig
 from dqo.integrations.trl.faults import check_one_device
@@ -26,7 +26,7 @@ from dqo.rewards.calling import RecordReward
 from dqo.rewards.loading import QUALITY, Entry, load_reward
 from dqo.tasks import Task, load_task, takes_path
 from dqo.train.memory import PolicyShape, memory_parts, policy_shape
-from dqo.train.recipe import LoraSettings, Recipe, peft_config, read_settings
+from dqo.train.recipe import LoraSettings, Recipe, peft_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -155,7 +155,6 @@ class Prepared:
         warnings = (
             outcome_warning(self.task, self.recipe.entries, config.largest_alpha, config.combine),
             _scaling_warning(config),
-            _baseline_warning(self.recipe),
         )
         notes = [f"{note}." for note in getattr(self.task, "notes", [])]
         return [*notes, *(f"warning: {warning}" for warning in warnings if warning)]
@@ -272,30 +271,6 @@ def outcome_warning(task: Task, entries: Sequence[Entry], alpha: float, combine:
         f"the reward tells right from wrong and nothing else, so with alpha={alpha:g} and combine={combine!r} a policy "
         f"can learn {' and '.join(faults)}; {' and '.join(remedies)}."
     )
-
-
-def _baseline_warning(recipe: Recipe) -> str | None:
-    """A quality floor that comes from another task, or from a run that gave up quality for diversity itself."""
-    if recipe.config.quality_floor_of is None:
-        return None
-    place = Path(recipe.config.quality_floor_of)
-    settings = (place if place.is_dir() else place.parent) / "config.yaml"
-    if not settings.is_file():
-        return None
-    try:
-        baseline = read_settings(settings)
-    except DQOError as error:  # the floor is read from another file; this one only says more about it
-        return f"quality_floor_of={str(place)!r}: of which task and alpha that run is cannot be read ({error})."
-    if baseline.get("task", recipe.task) != recipe.task:
-        return (
-            f"quality_floor_of={str(place)!r} is a run of task {baseline['task']!r}, and this one of {recipe.task!r}."
-        )
-    if baseline.get("alpha") and baseline.get("diversity") != "none":
-        return (
-            f"quality_floor_of={str(place)!r} is a run with alpha={baseline['alpha']}, so that the floor is not the "
-            "quality of the task's reward alone; train the baseline with alpha=0."
-        )
-    return None
 
 
 def _scaling_warning(config: Any) -> str | None:

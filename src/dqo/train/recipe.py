@@ -161,7 +161,7 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class _Data:
-    path: str | None = setting(None, "File, or folder with train.jsonl and test.jsonl.")
+    path: str = setting(MISSING, "File, or folder with train.jsonl and test.jsonl.")
 
 
 @cache
@@ -249,7 +249,7 @@ def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source:
         RecipeError: As `load_recipe` says.
     """
     algorithm = settings.get("algorithm", "grpo")
-    known = algorithm if algorithm in CONFIGS else "grpo"  # a wrong one is reported with all other mistakes
+    known = algorithm if algorithm in list(CONFIGS) else "grpo"  # a wrong one is reported with all other mistakes
     nested = nested_settings(settings)
     check(recipe_model(known), nested, {"": source, **origin}, _advice(known))
     if "data.path" in settings and "task_options.path" in settings:
@@ -336,19 +336,20 @@ def nested_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_whole_groups(trainer: Mapping[str, Any]) -> None:
-    """Refuses a generation batch without whole groups; says how it comes about and what would fit."""
+    """Refuses a generation batch that does not hold whole groups."""
     size, processes = trainer["num_generations"], int(os.environ.get("WORLD_SIZE", "1"))
-    rows = trainer["per_device_train_batch_size"] * processes
-    steps = trainer["steps_per_generation"] or trainer["gradient_accumulation_steps"]
+    rows, passes = trainer["per_device_train_batch_size"], trainer["steps_per_generation"]
+    passes = passes or trainer["gradient_accumulation_steps"]
     given = trainer["generation_batch_size"]
-    if (given or rows * steps) % size:
+    if (given or rows * processes * passes) % size:
         product = (
-            f"{rows * steps} rows (trainer.per_device_train_batch_size {trainer['per_device_train_batch_size']} x "
-            f"{processes} processes x {steps} accumulated); make the product"
+            f"{rows * processes * passes} rows (trainer.per_device_train_batch_size {rows} x {processes} processes x "
+            f"{passes} accumulated)"
         )
+        came = f"trainer.generation_batch_size = {given}" if given else product
         raise RecipeError(
-            f"a step must hold whole groups of trainer.num_generations = {size} responses, got "
-            f"{f'trainer.generation_batch_size = {given}; make it' if given else product} a multiple of {size}."
+            f"a step must hold whole groups of trainer.num_generations = {size} responses, got {came}; make it a "
+            f"multiple of {size}."
         )
 
 
@@ -392,13 +393,8 @@ def peft_config(lora: dict[str, Any]) -> "LoraConfig | None":
     from peft import LoraConfig
 
     settings = LoraSettings(**lora)
+    given = {"r": settings.r, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
     try:
-        return LoraConfig(
-            r=settings.r,
-            lora_alpha=settings.alpha,
-            lora_dropout=settings.dropout,
-            target_modules=settings.target_modules,
-            task_type="CAUSAL_LM",
-        )
+        return LoraConfig(**given, target_modules=settings.target_modules, task_type="CAUSAL_LM")
     except (ValueError, TypeError) as error:
         raise RecipeError(f"lora: peft refuses these settings ({first_words(error)}); change them.") from error

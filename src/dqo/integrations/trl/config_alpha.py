@@ -42,7 +42,8 @@ class AlphaArguments(DiversityFields):
     alpha_warmup_steps: Annotated[int, Field(ge=0)] = setting(0, "Steps over which alpha rises to its value.")
     quality_floor: float | None = setting(None, "alpha='auto': mean task reward that must be kept, in reward units.")
     quality_floor_of: str | None = setting(
-        None, "alpha='auto': metrics.jsonl of a baseline run whose quality must be kept, step by step."
+        None,
+        "alpha='auto': metrics.jsonl of a run of the same task with alpha=0, whose quality must be kept step by step.",
     )
     quality_slack: Annotated[float, Field(ge=0)] = setting(
         0.02, "Quality that may be lost against quality_floor_of, in reward units."
