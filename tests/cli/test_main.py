@@ -87,9 +87,7 @@ def test_misspelt_key(refused, own_recipe):
 
 def test_bad_row_names_file_line_and_field(refused, own_recipe, prompt_file):
     prompt_file.write_text('{"prompt": "fine"}\n{"prompt": 3}\n')
-    assert refused("train", own_recipe()) == (
-        f"{prompt_file}, line 2: `prompt` must be text, got 3; change the value."
-    )
+    assert refused("train", own_recipe()) == (f"{prompt_file}, line 2: `prompt` must be text, got 3; change the value.")
 
 
 def test_own_prompts_file_replaces_the_task_s(refused, own_recipe, tmp_path):
