@@ -7,13 +7,25 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "storm.py"
+SCRIPT = Path(__file__).parent / "helpers" / "storm.py"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "kinds"), [("INT", "train,eval,sweep"), ("KILL", "train,eval")])
-def test_nothing_finished_is_lost(number, kinds):
-    command = [sys.executable, str(SCRIPT), "--times", "3", "--kinds", kinds, "--seed", "1", "--signal", number]
+def test_nothing_finished_is_lost(number, kinds, tiny_policy_folder):
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        str(tiny_policy_folder),
+        "--times",
+        "3",
+        "--kinds",
+        kinds,
+        "--seed",
+        "1",
+        "--signal",
+        number,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     for kind, line in zip(kinds.split(","), done.stdout.splitlines(), strict=True):
@@ -24,8 +36,7 @@ def test_nothing_finished_is_lost(number, kinds):
         assert counts["different endings"] == 0
 
 
-def test_the_storm_sees_what_is_lost(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
+def test_the_storm_sees_what_is_lost():
     from storm import lost
 
     before = {"c/checkpoint-3": "whole", "groups.jsonl": {"a", "b"}, "runs/x/final": 5, "metrics.json": b"1"}

@@ -1,7 +1,7 @@
 """verl on a CPU, for tests only: a platform, a rollout on plain transformers, and patches where verl insists on CUDA.
 
 Loaded in every process of a run through VERL_USE_EXTERNAL_MODULES, before verl imports what is patched here. Besides
-two supported registries, three private names of verl 0.9.1 are replaced.
+two supported registries, four private names of verl 0.9.1 are replaced.
 """
 
 import functools
@@ -131,7 +131,10 @@ def _load_valuehead_model(local_path, torch_dtype, model_config, trust_remote_co
 
 def _patch():
     """After the platform is registered, for some of these modules ask for it; before anyone copies the names."""
-    from verl.utils import distributed, model
+    from verl.utils import distributed, import_utils, model
+
+    # Where TRL is installed, verl's FSDP engine patches a class of it that TRL 1.16 no longer has.
+    import_utils.is_trl_available = lambda: False
 
     initialize = distributed.initialize_global_process_group_ray
 

@@ -1,14 +1,14 @@
-"""Start everything twice, interrupt it at random points, go on, and count what was lost: it must be nothing.
+"""Starts everything twice, interrupts it at random points, goes on, and counts what was lost: it must be nothing.
 
-    python benchmarks/storm.py --times 20 --seed 0                 # Ctrl-C: SIGINT to the process groups
-    python benchmarks/storm.py --times 20 --seed 0 --signal KILL   # kill -9
+    python tests/helpers/storm.py POLICY --times 20                 # Ctrl-C: SIGINT to the process groups
+    python tests/helpers/storm.py POLICY --times 20 --signal KILL   # kill -9
 
-A random two-layer policy and the hashed encoder make a run last seconds, so that most interruptions fall into the
-moments that matter: a checkpoint that is written, the last lines of a file. Every command runs as two forked processes
-in groups of their own, begun a random time apart: one is refused (train, eval), or they share the work (sweep). Both
-are interrupted after a random share of the time that the command takes undisturbed, and started again until it is done.
-With KILL, of a sweep the signal hits the sweep, the process that works for it, or both. Each ending is compared with
-the undisturbed one.
+A tiny policy and the hashed encoder make a run last seconds, so that most interruptions fall into the moments that
+matter: a checkpoint that is written, the last lines of a file. Every command runs as two forked processes in groups of
+their own, begun a random time apart: one is refused (train, eval), or they share the work (sweep). Both are interrupted
+after a random share of the time that the command takes undisturbed, and started again until it is done. With KILL, of a
+sweep the signal hits the sweep, the process that works for it, or both. Each ending is compared with the undisturbed
+one.
 """
 
 import argparse
@@ -37,28 +37,31 @@ from dqo.sweep import schedule
 from dqo.train import run as train  # noqa: F401  (imported before the first fork, so that no child has to)
 
 WORDS = [
-    "the", "a", "dog", "cat", "bird", "runs", "sings", "sleeps", "red", "blue", "green", "big", "small", "house", "and",
-]  # fmt: skip
+    "the",
+    "a",
+    "dog",
+    "cat",
+    "bird",
+    "runs",
+    "sings",
+    "sleeps",
+    "red",
+    "blue",
+    "green",
+    "big",
+    "small",
+    "house",
+    "and",
+]
 REWARD = """
 def words(prompts, completions, **columns):
     return [min(1.0, len(set(text.split())) / 5) for text in completions]
 """
 
 
-def make_inputs(folder: Path) -> None:
-    """A policy, prompts, a reward, a recipe of 10 steps (4 updates a rollout, 2 epochs) and a sweep of 3 runs."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
-
-    vocabulary = {word: i for i, word in enumerate(["<pad>", "<eos>", "<unk>", *WORDS])}
-    raw = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")
-    set_seed(0)
-    config = LlamaConfig(vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                         num_attention_heads=4, pad_token_id=0, eos_token_id=1, bos_token_id=None)  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
+def make_inputs(policy: str, folder: Path) -> None:
+    """Prompts, a reward, a recipe of 10 steps (4 updates a rollout, 2 epochs) and a sweep of 3 runs."""
+    (folder / "policy").symlink_to(Path(policy).resolve())
     (folder / "reward.py").write_text(REWARD)
     for name, numbers in (("train", range(4)), ("unseen", range(4, 14))):
         prompts = [f"{WORDS[i]} {WORDS[i + 1]}" for i in numbers]
@@ -277,6 +280,7 @@ EXPECTED = {signal.SIGINT: {0, 75, 130, -2}, signal.SIGKILL: {0, 1, 75, -9}}
 def main() -> int:
     """Run the storm and print one JSON line a kind; 1 where something was lost or ended differently."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("policy", help="folder of a tiny policy")
     parser.add_argument("--times", type=int, default=20, help="interruptions of each kind (default: %(default)s)")
     parser.add_argument("--signal", choices=("INT", "KILL"), default="INT", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -285,8 +289,7 @@ def main() -> int:
     sys.stdout.flush()
     failed, number = False, signal.Signals[f"SIG{args.signal}"]
     with tempfile.TemporaryDirectory() as folder:
-        if ended(os.fork() or (make_inputs(Path(folder)), os._exit(0)), 600) != 0:
-            sys.exit("the inputs could not be made")
+        make_inputs(args.policy, Path(folder))
         for kind in args.kinds.split(","):
             counts = storm(kind, Path(folder), args.times, number, random.Random(f"{args.seed} {kind}"))
             failed |= bool(counts["lost"]) or counts["different endings"] > 0
