@@ -14,7 +14,7 @@ OLDEST_READY := $(OLDEST_VENV)/ready.stamp
 AUDIT_VENV ?= .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest test-verl-full check bench audit doctor clean
+.PHONY: help setup demo test test-oldest test-verl-full check budget bench audit doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ check: $(READY)  ## Lint, format and docstring checks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pydoclint --quiet src
+
+budget:  ## Sizes of src/dqo and what misses its budget; part of `check` once all are kept
+	$(PYTHON) benchmarks/count.py --check
 
 bench: $(READY)  ## Short benchmarks, with nothing else running
 	$(BIN)/python benchmarks/credit.py
