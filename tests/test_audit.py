@@ -1,14 +1,9 @@
 """The audit: licences are judged by hand-picked examples, and an advisory service that cannot be asked is no pass."""
 
-import importlib.util
 import json
-from pathlib import Path
 
+import audit
 import pytest
-
-_spec = importlib.util.spec_from_file_location("audit", Path(__file__).parents[1] / "runs" / "audit.py")
-audit = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(audit)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The step benchmark on a tiny policy: lengths are forced in every arm, measurements are kept, choices are right."""
+"""The programs of benchmarks: the step benchmark on a tiny policy, counting by hand, the footprint of a prompt."""
 
 import json
 import subprocess
@@ -8,12 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from count import figures, missed
+
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def _scripts_importable(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
 
 
 @pytest.fixture
@@ -150,3 +147,67 @@ def test_without_cuda_the_card_benchmark_says_so():
     assert done.stderr.strip() == (
         "expected a CUDA device, but torch sees none; run this where there is one, or benchmarks/step.py here."
     )
+
+
+# The counting script on a tree of three files whose figures were counted by hand.
+SOURCES = {
+    "loose.py": '''"""A module
+of two lines."""
+
+# why
+import dqo.core.volume
+
+
+def check_size(n):
+    """Says no."""
+    if n < 1:
+        raise ValueError(
+            f"expected 1 or more, got {n}"
+        )
+
+
+def double(n):  # not a whole line
+    assert n
+    return 2 * n
+''',
+    "core/__init__.py": "from dqo.core.volume import A\n",
+    "core/volume.py": "A = '''\ntext\n'''\n",
+}
+
+
+def test_figures_are_those_counted_by_hand():
+    found = figures(SOURCES)
+    assert (found["files"], found["lines"], found["code lines"]) == (3, 22, 9 + 1 + 3)
+    assert found["statements"] == (1 + 1 + 4 + 3) + 1 + 1
+    assert (found["docstrings, % of lines"], found["comment lines, % of lines"]) == (13.6, 4.5)  # 3 and 1 of 22
+    assert found["checking code, % of code lines"] == 46.2  # 5 lines of check_size and the assert, of 13
+    assert (found["lines of the longest function"], found["its place"]) == (6, "loose.py:check_size")
+    assert (found["loose modules at the top"], found["code lines beside the paper"]) == (1, 4)
+    assert found["files under 100 lines with one importer"] == 0, "volume.py has two, loose.py none"
+
+
+def test_a_missed_budget_is_named():
+    sentences = missed(figures(SOURCES))
+    assert [sentence.split(":")[0] for sentence in sentences] == [
+        "rooms beside the paper not found", "loose modules at the top", "checking code, % of code lines"
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_prompt_passes_the_mathematics_in_the_step_and_the_recipe_before():
+    done = subprocess.run(
+        [sys.executable, FOLDER / "footprint.py", "--list"], capture_output=True, text=True, check=True
+    )
+    titles = ("start-up", "first step", "one prompt", "imported")
+    counts, files, title = {}, {}, ""
+    for line in done.stdout.splitlines():
+        if line.startswith(titles) and line.endswith(" files"):
+            title = next(name for name in titles if line.startswith(name))
+            counts[title], files[title] = int(line.split()[-2]), set()
+        elif line.startswith("    "):
+            files[title].add(line.strip())
+    assert counts == {name: len(those) for name, those in files.items()}
+    assert {"core/kernels.py", "core/advantage.py"} <= files["first step"]
+    assert "cli/main.py" in files["start-up"] - files["first step"]
+    assert files["one prompt"] == files["start-up"] | files["first step"]
+    assert files["one prompt"] < files["imported"], "no file is called that is not imported, and some are not called"

@@ -1,27 +1,16 @@
 """The toy's claim, by real optimisation: paid for distance a policy ends in two clusters, for volume it spreads."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
+import toy_cities
 
 from dqo.core import cosine_kernel, gaussian_kernel
 from dqo.core.volume import vendi
 
-PATH = Path(__file__).parents[1] / "runs" / "toy_cities.py"
-
 
 @pytest.fixture(scope="module")
 def toy():
-    import sys
-
-    sys.path.insert(0, str(PATH.parent))  # as a script has it
-    spec = importlib.util.spec_from_file_location("toy_cities", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # a dataclass looks its module up there
-    spec.loader.exec_module(module)
-    return module
+    return toy_cities
 
 
 @pytest.fixture(scope="module")
