@@ -8,15 +8,17 @@ from contextlib import contextmanager
 from decimal import Decimal
 from functools import partial
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 from dqo.errors import DQOError, RewardError
 from dqo.files.records import Prompt
-from dqo.models.chat import Response, completion_text
+from dqo.models.chat import completion_text
 
 _ARGUMENTS = "end its arguments with **columns, and give one that is not always there a default"
-_SHOWN = 80  # characters of a completion in a message
-_OVERFLOWS = 1e308  # a double ends a little above
+# Characters of a completion in a message.
+_SHOWN = 80
+# A double ends a little above.
+_OVERFLOWS = 1e308
 
 
 class CheckedReward:
@@ -134,14 +136,7 @@ def _rows(prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str,
 
 
 def finite_number(reward: Any) -> float | None:
-    """Reads a reward, of whatever kind of number.
-
-    Args:
-        reward: Of Python, `decimal`, `fractions`, or a scalar of numpy or torch.
-
-    Returns:
-        The number; None for what is no number, masked, not finite, or larger than a float holds.
-    """
+    """Reads any kind of number; None for what is no number, masked, not finite, or larger than a float holds."""
     if hasattr(reward, "item") and getattr(reward, "ndim", None) == 0:  # a scalar of torch or numpy
         if getattr(reward, "mask", False):  # item() would be 0
             return None
@@ -167,9 +162,6 @@ def _shown(completion: Any) -> str:
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
 
 
-# A reward of a recipe, which finds a prompt by its row, and what is worth counting about the responses it sees.
-
-
 class RecordReward:
     """Calls a reward function with the texts, references and meta of the prompts that a batch was drawn from.
 
@@ -183,34 +175,21 @@ class RecordReward:
 
     def __init__(self, reward: CheckedReward, rows: Sequence[Prompt], eos_token_ids: Collection[int], name: str):
         self.__name__ = name
-        self.reward = reward
-        self.rows = rows
-        self.counting: Any = reward.fn  # perhaps with a method `counts`
-        self.eos_token_ids = frozenset(eos_token_ids)
+        self.reward, self.rows, self.eos_token_ids = reward, rows, frozenset(eos_token_ids)
 
     def __call__(
         self,
         *,
-        prompts: Sequence[Any],
         completions: Sequence[Any],
         completion_ids: Sequence[Sequence[int]],
         row: Sequence[int],
+        log_metric: Callable[[str, float], None] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """Rewards N completions.
-
-        Args:
-            prompts: As TRL passes them; those of `rows` are used instead.
-            completions: Strings, or lists of chat messages.
-            completion_ids: Token ids of each completion, the end-of-sequence id included where it was sampled.
-            row: Place of each prompt in `rows`.
-            **columns: Whatever else TRL passes.
-
-        Returns:
-            N finite numbers, None where a completion cannot be scored.
-        """
+        """Rewards N completions; N finite numbers, None where a completion cannot be scored."""
+        texts = [completion_text(completion) for completion in completions]
+        ended = [bool(len(ids)) and int(ids[-1]) in self.eos_token_ids for ids in completion_ids]
         records = [self.rows[place] for place in row]
-        texts, ended = texts_and_ends(completions, completion_ids, self.eos_token_ids, columns)
         values = self.reward(
             prompts=[record.prompt for record in records],
             completions=texts,
@@ -220,88 +199,37 @@ class RecordReward:
             ended=ended,
         )
         values = asyncio.run(values) if inspect.iscoroutine(values) else values
-        log_counts(self.counting, self.__name__, columns)
+        if log_metric and texts:
+            log_metric("responses/truncated", 1 - sum(ended) / len(texts))
+            log_metric("responses/empty", sum(not text.strip() for text in texts) / len(texts))
+            # What a reward has counted so far: answers too long to compare, conversations shortened.
+            for what, value in getattr(self.reward.fn, "counts", dict)().items():
+                log_metric(f"rewards/{self.__name__}/{what}", float(value))
         return values
-
-
-def texts_and_ends(
-    completions: Sequence[Any],
-    completion_ids: Sequence[Sequence[int]],
-    eos_token_ids: Collection[int],
-    columns: Mapping[str, Any],
-) -> tuple[list[Response], list[bool]]:
-    """Text of each completion and whether it ended by itself; the shares cut off and empty go to the host's log.
-
-    Args:
-        completions: Strings, or lists of chat messages.
-        completion_ids: Token ids of each completion.
-        eos_token_ids: Ids that end one.
-        columns: What TRL passes; its `log_metric` is used where it is there.
-
-    Returns:
-        N texts, and N times whether the last token is one of the ids.
-    """
-    texts = [completion_text(completion) for completion in completions]
-    ended = [bool(len(ids)) and int(ids[-1]) in eos_token_ids for ids in completion_ids]
-    if texts and (log := columns.get("log_metric")):
-        log("responses/truncated", 1 - sum(ended) / len(texts))
-        log("responses/empty", sum(not text.strip() for text in texts) / len(texts))
-    return texts, ended
-
-
-def log_counts(source: Any, name: str, columns: Mapping[str, Any]) -> None:
-    """What a reward has counted so far (answers too long to compare, conversations shortened), to the host's log.
-
-    Args:
-        source: Perhaps with a method `counts` that returns name -> number.
-        name: Of the reward; "rewards/<name>/" stands before each number's name.
-        columns: What TRL passes; its `log_metric` is used where it is there.
-    """
-    log, counts = columns.get("log_metric"), getattr(source, "counts", None)
-    if log and counts:
-        for what, value in counts().items():
-            log(f"rewards/{name}/{what}", float(value))
-
-
-# The quality of a task as a reward function in TRL's convention.
-
-
-class HasQuality(Protocol):
-    """What is asked of a task here; see `dqo.tasks.Task`."""
-
-    name: str
-
-    def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
-        """Quality of each response, None where it cannot be scored."""
-        ...
 
 
 class TaskReward(RecordReward):
     """`task.quality` for `reward_funcs`, under the name "quality"; the data set needs the column `row`.
 
     Args:
-        task: The task that scores.
+        task: The `dqo.tasks.Task` that scores.
         rows: All prompts of the data set.
         eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
     """
 
-    def __init__(self, task: HasQuality, rows: Sequence[Prompt], eos_token_ids: Collection[int]):
+    def __init__(self, task: Any, rows: Sequence[Prompt], eos_token_ids: Collection[int]):
         super().__init__(CheckedReward(task_quality(task)), rows, eos_token_ids, "quality")
-        self.counting = task
 
 
-def task_quality(task: HasQuality) -> Callable[..., list[float | None]]:
-    """Makes `task.quality` a function of `completions`, `record` and `ended`, named as the task.
+def task_quality(task: Any) -> Callable[..., list[float | None]]:
+    """Makes `task.quality` a function of `completions`, `record` and `ended`, named as the task."""
 
-    Args:
-        task: The task that scores.
-
-    Returns:
-        A reward function in TRL's convention.
-    """
-
-    def quality(completions: list[str], record: list[Prompt], ended: list[bool], **_: Any) -> list[float | None]:
+    def quality(
+        completions: Sequence[str], record: Sequence[Prompt], ended: Sequence[bool], **columns: Any
+    ) -> list[float | None]:
         return task.quality(record, completions, ended)
 
     quality.__name__ = task.name
+    if hasattr(task, "counts"):
+        quality.counts = task.counts
     return quality
