@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from dqo.evaluation.sampling import Source
     from dqo.tasks import Task
 
-_DEFAULT_LENGTH = 256  # tokens of a response where no task says better
+# Tokens of a response where no task says better.
+_DEFAULT_LENGTH = 256
 _DEFAULT_SAMPLES = 10
 
 
@@ -44,7 +45,8 @@ def run(args: argparse.Namespace) -> None:
     check_heldout(args.heldout_encoder, args.encoder)
     task = _task(args)
     prompts = [] if args.responses else _prompts(args, task, protocol)
-    with owning(args.out):  # an unwritable place fails before anything is scored
+    # An unwritable place fails before anything is scored.
+    with owning(args.out):
         given = {
             "encoder": load_embedder(args.encoder),
             "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,

@@ -19,21 +19,9 @@ NO_REWARD = "not every response has a reward"
 
 @dataclass(frozen=True)
 class Definition:
-    """What a number means; metrics.yaml explains the fields.
+    """What a number means: label, text, unit, range, direction, who makes it, where it is shown.
 
-    Attributes:
-        label: Short name for a table or an axis.
-        text: The definition, for the n responses to one prompt or for one step of a training.
-        unit: What it counts.
-        low: Least value, if any.
-        high: Largest value, if any: a number, or an expression in n.
-        better: "higher", "lower", or "" where neither is better in itself. For diversity: more diverse.
-        kind: Group of an evaluation metric; "" of a number of a training.
-        by_encoder: Whether it comes again as heldout/NAME.
-        source: Paper or equation.
-        undefined: When it is null; "" for never.
-        logged_by: Files below src/dqo that make it, or "TRL".
-        shown_in: Where it is shown: "eval", "compare", "report", "sweep", "panel".
+    The head of metrics.yaml explains every field. `better` is "" where neither direction is better in itself.
     """
 
     label: str

@@ -16,7 +16,10 @@ from dqo.core import cosine_distance, cosine_kernel, log_volume, vendi
 from dqo.errors import DQOError
 
 SamePairs = Callable[[list[tuple[str, str]]], Iterable[bool]]
-NOTHING = -1  # class of a blank response
+# Class of a blank response.
+NOTHING = -1
+# Probability that a reader goes on to the next response.
+_PATIENCE = 0.8
 # Least cosine of equal meaning, by encoder; docs/evaluation.md says what it was measured on. Each encoder has its own.
 SAME_MEANING = {"all-MiniLM-L6-v2": 0.75}
 # Thresholds of NoveltyBench's code.
@@ -98,58 +101,43 @@ def distinct_k(classes: Sequence[int]) -> int:
     return len(set(classes) - {NOTHING})
 
 
-def semantic_entropy(classes: Sequence[int], logprobs: Sequence[float] | None = None) -> float:
-    """Entropy of the distribution over classes of meaning, -Σ p(c) log p(c), blank responses left out.
+def semantic_entropy(classes: Sequence[int]) -> float:
+    """Entropy -Σ p(c) log p(c) of the shares of responses in each class (the discrete variant of Farquhar et al. 2024).
 
     Args:
-        classes: Class of each response, -1 for a blank one.
-        logprobs: Log-probability of each response divided by its length in tokens; p(c) is then the share of their
-            exponentials. Without them p(c) is the share of responses (the discrete variant, Farquhar et al. 2024).
+        classes: Class of each response, -1 for a blank one, which is left out.
 
     Returns:
         Nats in [0, log k]; 0 where all mean the same, NaN where nothing was said.
-
-    Raises:
-        DQOError: If there is not one finite log-probability per response.
     """
-    logprobs = [0.0] * len(classes) if logprobs is None else logprobs
-    if len(logprobs) != len(classes) or not all(map(math.isfinite, logprobs)):
-        raise DQOError(f"`logprobs` must be {len(classes)} finite numbers, one per response, got {list(logprobs)}.")
-    top = max(logprobs, default=0.0)
-    mass: Counter[int] = Counter()
-    for label, logprob in zip(classes, logprobs, strict=True):
-        if label != NOTHING:
-            mass[label] += math.exp(logprob - top)
-    total = sum(mass.values())
-    if not mass:
+    counts = Counter(label for label in classes if label != NOTHING)
+    if not counts:
         return math.nan
-    return max(0.0, -sum(m / total * math.log(m / total) for m in mass.values() if m > 0))
+    shares = [count / counts.total() for count in counts.values()]
+    return max(0.0, -sum(share * math.log(share) for share in shares))
 
 
-def utility_k(classes: Sequence[int], utilities: Sequence[float], patience: float = 0.8) -> float:
-    """What a user gets who reads responses in order and goes on to the next with probability `patience` (NoveltyBench).
+def utility_k(classes: Sequence[int], utilities: Sequence[float]) -> float:
+    """What a user gets who reads responses in order and goes on to the next with probability p = 0.8 (NoveltyBench).
 
     (1-p)/(1-p^k) Σ_i p^i [y_i opens a new class] u_i, i from 0: a mean with weights p^i, in the unit of the utilities.
 
     Args:
         classes: Class of each response in the order they were sampled, -1 for a blank one.
         utilities: Worth of each response; NoveltyBench's are whole numbers from 1 to 10.
-        patience: p in (0, 1]; 0.8 in NoveltyBench.
 
     Returns:
         A number between 0 and the largest utility where none is negative; NaN for no response.
 
     Raises:
-        DQOError: If the lengths differ or the patience is out of range.
+        DQOError: If the lengths differ.
     """
     if len(utilities) != len(classes):
         raise DQOError(f"`utilities` must be one number per response, got {len(utilities)} for {len(classes)}.")
-    if not 0.0 < patience <= 1.0:
-        raise DQOError(f"`patience` must lie above 0 and be at most 1, got {patience}; NoveltyBench takes 0.8.")
     seen, total, worth = {NOTHING}, 0.0, 0.0
     for i, (label, utility) in enumerate(zip(classes, utilities, strict=True)):
-        total += patience**i
-        worth += patience**i * utility if label not in seen else 0.0
+        total += _PATIENCE**i
+        worth += _PATIENCE**i * utility if label not in seen else 0.0
         seen.add(label)
     return worth / total if classes else math.nan
 

@@ -42,8 +42,10 @@ NGRAMS = (1, 2, 3, 4)
 CLASSED = ("classes", "semantic_entropy", "utility_k", "good/classes")
 _DRAWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _TEXTS_AT_ONCE = 256
-_GROUPS_AT_ONCE = 16  # given to a judge of equal meaning
-_GROUPS_MEASURED = 256  # at a time; 8 MB of 10 embeddings each
+# Given to a judge of equal meaning.
+_GROUPS_AT_ONCE = 16
+# 8 MB of 10 embeddings each.
+_GROUPS_MEASURED = 256
 
 Row = dict[str, float | None]
 
