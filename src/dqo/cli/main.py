@@ -45,14 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.status)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
-        if package not in PACKAGES:  # a bug of ours, or a module that somebody's own code asks for
+        if package not in PACKAGES:
+            # A bug of ours, or a module that somebody's own code asks for.
             raise
         extra = PACKAGES[package]
         return _fail(f"`dqo {args.command}` needs the package {package!r}; run `pip install -e '.[{extra}]'`.")
-    except BrokenPipeError:  # such as `dqo doctor | head`
+    except BrokenPipeError:
+        # Such as `dqo doctor | head`; the status is a shell's for a process that SIGPIPE ended.
         if not _reader_left():
             raise
-        return 141  # as a shell has it for a process that SIGPIPE ended
+        return 141
     except KeyboardInterrupt:
         print("dqo: interrupted", file=sys.stderr)
         return 130
@@ -144,7 +146,8 @@ def _reader_left() -> bool:
     """Whether nobody reads stdout any more; the interpreter's last flush is then made harmless."""
     try:
         number = sys.stdout.fileno()
-    except (OSError, ValueError):  # no file: a test's, or closed
+    except (OSError, ValueError):
+        # No file: a test's, or closed.
         return False
     pipe = select.poll()
     pipe.register(number, 0)

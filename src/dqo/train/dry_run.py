@@ -99,7 +99,8 @@ class DryRun:
         for split in ("dev", "test"):
             try:
                 counts.append(f"{len(self.prepared.task.prompts(split)):,} {split}")
-            except DQOError:  # a task that reads files may have been given none for this split
+            except DQOError:
+                # A task that reads files may have been given none for this split.
                 counts.append(f"no {split}")
         _show("task", f"{self.recipe.task}: {', '.join(counts)} (from {self.recipe.data.get('path') or 'its source'})")
         for note in self.prepared.notes:
@@ -142,7 +143,8 @@ class DryRun:
     def _show_encoder(self) -> None:
         config = self.config
         name = outside_training(config.encoder, self.recipe.model)
-        if name.startswith("policy:"):  # the weights themselves may be large
+        # The weights of a policy may be large: its config tells the width.
+        if name.startswith("policy:"):
             width = load_outline(name.removeprefix("policy:"))[0].get_text_config().hidden_size
         else:
             chosen = {"device": config.encoder_device, "batch_size": config.encoder_batch_size}
@@ -166,7 +168,8 @@ class DryRun:
         passes_a_rollout = config.steps_per_generation * getattr(config, "num_iterations", 1)
         prompts_a_step = at_a_time * config.gradient_accumulation_steps / passes_a_rollout
         steps = config.max_steps
-        if steps <= 0:  # TRL leaves out what fills no rollout at the end of an epoch
+        # TRL leaves out what fills no rollout at the end of an epoch.
+        if steps <= 0:
             an_epoch = math.ceil(available // at_a_time * passes_a_rollout / config.gradient_accumulation_steps)
             steps = math.ceil(config.num_train_epochs * an_epoch)
         seen = steps * prompts_a_step

@@ -43,14 +43,7 @@ class RunFolder(RunPaths):
             yield
 
     def check_content(self, resume: bool) -> None:
-        """Look whether what the folder holds lets a run begin, or go on, in it.
-
-        Args:
-            resume: Whether a run in it may be continued.
-
-        Raises:
-            RecipeError: It holds something although `resume` is off, or something else than a run.
-        """
+        """Refuses a folder that holds something else than a run to continue, or anything without `resume`."""
         if not resume and not self._is_free():
             raise RecipeError(
                 f"output_dir {str(self.path)!r}: expected an empty or new folder, but it holds files; add --resume to "
@@ -160,25 +153,12 @@ _ALWAYS_SHOWN = ("use_cpu", "bf16", "fp16")  # what a reader looks for first, ch
 
 
 def save_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Writes config.yaml or resolved.yaml atomically.
-
-    Args:
-        path: The file.
-        settings: As `Recipe.settings` or `resolved_settings` gives them.
-    """
+    """Writes config.yaml or resolved.yaml atomically."""
     write_text(path, to_yaml(settings))
 
 
 def resolved_settings(settings: Mapping[str, Any], trainer: Any) -> dict[str, Any]:
-    """Lists what this machine, its packages and the number of processes decided for a run.
-
-    Args:
-        settings: As `Recipe.settings` gives them.
-        trainer: What trains the run.
-
-    Returns:
-        Device, processes, attention, the settings of `trainer` that are not as they were given, and versions.
-    """
+    """Lists what this machine, its packages and the number of processes decided for a run."""
     device, config = trainer.accelerator.device, trainer.args.to_dict()
     given = settings["trainer"]
     chosen = {name: config[name] for name in given if name in _ALWAYS_SHOWN or config[name] != given[name]}
@@ -193,17 +173,9 @@ def resolved_settings(settings: Mapping[str, Any], trainer: Any) -> dict[str, An
 
 
 def check_same_run(path: Path, settings: Mapping[str, Any]) -> None:
-    """Refuses to continue a run of other settings; what a machine chooses is none of them.
-
-    Args:
-        path: Its config.yaml.
-        settings: Of the continuation, as `Recipe.settings` gives them.
-
-    Raises:
-        RecipeError: Naming the first setting that differs and may not.
-    """
+    """Refuses to continue a run of other settings; what a machine chooses is none of them."""
     before, now = _flat(nested_settings(read_settings(path))), _flat(settings)
-    # an empty section is not in the file, nor is a setting that did not exist when it was written
+    # An empty section is not in the file, nor is a setting that did not exist when it was written.
     before = {section: {} for section in SECTIONS} | {"system_prompt": None} | before
     fixed = {name: now[name] for name in now if name != "output_dir" and not name.startswith(_MAY_CHANGE)}
     expected = "the recipe of the run that --resume continues"
@@ -211,15 +183,7 @@ def check_same_run(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def machine_notes(path: Path, resolved: Mapping[str, Any]) -> list[str]:
-    """Says what this machine does otherwise than the one that the run has been on so far.
-
-    Args:
-        path: The resolved.yaml of the run; it need not exist.
-        resolved: Of this start, as `resolved_settings` gives it.
-
-    Returns:
-        At most one sentence.
-    """
+    """Says, in at most one sentence, what this machine does otherwise than the one before."""
     if not path.is_file():
         return []
     try:

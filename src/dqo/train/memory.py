@@ -103,17 +103,7 @@ def _kv_width(config: "PretrainedConfig") -> int:
 
 
 def memory_parts(shape: PolicyShape, config: Any, dtype: str, longest_prompt: int) -> dict[str, float]:
-    """Memory of one process without sharding, by what it is for.
-
-    Args:
-        shape: Of the policy.
-        config: The host's settings.
-        dtype: Of the weights.
-        longest_prompt: Tokens.
-
-    Returns:
-        GiB under each name; what does not occur is left out.
-    """
+    """Estimates the memory of one process without sharding, in GiB under what it is for."""
     size = _BYTES[dtype]
     working = 2 if config.bf16 or config.fp16 else size  # bytes of a number in the forward pass
     tuned = size if shape.trained == shape.parameters else 4  # peft keeps additions in float32

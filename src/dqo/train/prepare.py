@@ -97,7 +97,8 @@ class Prepared:
     def _check_unseen(self, prompts: Sequence[Prompt], path: str) -> None:
         try:
             test = {prompt.prompt for prompt in self.task.prompts("test")}
-        except DataError:  # a task that reads files may have been given none for this split
+        except DataError:
+            # A task that reads files may have been given none for this split.
             return
         seen = [prompt.id for prompt in prompts if prompt.prompt in test]
         if seen:
@@ -150,7 +151,8 @@ class Prepared:
     @cached_property
     def notes(self) -> list[str]:
         """What to say before training: what was left out of the data, and settings without their effect."""
-        _ = self.prompts  # a task notes what it leaves out while it reads
+        # A task notes what it leaves out while it reads.
+        _ = self.prompts
         config = self.config
         warnings = (
             outcome_warning(self.task, self.recipe.entries, config.largest_alpha, config.combine),

@@ -249,7 +249,8 @@ def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source:
         RecipeError: As `load_recipe` says.
     """
     algorithm = settings.get("algorithm", "grpo")
-    known = algorithm if algorithm in list(CONFIGS) else "grpo"  # a wrong one is reported with all other mistakes
+    # A wrong algorithm is reported with all other mistakes.
+    known = algorithm if algorithm in list(CONFIGS) else "grpo"
     nested = nested_settings(settings)
     check(recipe_model(known), nested, {"": source, **origin}, _advice(known))
     if "data.path" in settings and "task_options.path" in settings:
@@ -287,18 +288,7 @@ def read_settings(path: str | Path) -> dict[str, Any]:
 
 
 def flat_settings(document: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Lists settings by dotted name.
-
-    Args:
-        document: Settings as a recipe nests them, or dotted already.
-        origin: Where they come from, for messages.
-
-    Returns:
-        Dotted name -> value.
-
-    Raises:
-        RecipeError: A section that is no mapping, or a setting that is given twice.
-    """
+    """Lists settings by dotted name, of a document that nests them or has them dotted already."""
     flat: dict[str, Any] = {}
     for key, value in document.items():
         if key not in SECTIONS or isinstance(value, dict):
@@ -359,15 +349,7 @@ def outside_training(encoder: str, model: str) -> str:
 
 
 def check_heldout(heldout: str | None, encoder: str) -> None:
-    """Refuses a held-out encoder that is the training encoder, be it by another name.
-
-    Args:
-        heldout: Name of the encoder for evaluation only, if there is one.
-        encoder: Name of the one that measures diversity in training.
-
-    Raises:
-        RecipeError: They are one.
-    """
+    """Refuses a held-out encoder that is the training encoder, be it by another name."""
     if heldout is not None and canonical(heldout) == canonical(encoder):
         names = f"{heldout!r} for both" if heldout == encoder else f"{heldout!r}, another name of {encoder!r}"
         raise RecipeError(
@@ -377,17 +359,7 @@ def check_heldout(heldout: str | None, encoder: str) -> None:
 
 
 def peft_config(lora: dict[str, Any]) -> "LoraConfig | None":
-    """Makes the settings of the package peft.
-
-    Args:
-        lora: Fields of `LoraSettings`.
-
-    Returns:
-        LoraConfig, None where the recipe says nothing: all weights are trained.
-
-    Raises:
-        RecipeError: Settings that peft refuses.
-    """
+    """Makes peft's LoraConfig of the fields of `LoraSettings`; None where the recipe has none of them."""
     if not lora:
         return None
     from peft import LoraConfig

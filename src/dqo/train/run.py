@@ -60,7 +60,8 @@ def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
         _say(sentence)
     settings = prepared.recipe.settings()
     found = _resumed(settings, folder, prepared.prompts) if resume and _is_main_process() else (None, False)
-    checkpoint, finished = broadcast_object_list(list(found))  # the main process alone has read every file of it
+    # The main process alone has read every file of the checkpoint.
+    checkpoint, finished = broadcast_object_list(list(found))
     if finished:
         _say(f"{folder.path} has finished with these settings; there is nothing left to train")
         return None
