@@ -94,8 +94,8 @@ class DiversityReward:
             prompts = [{name: table[name][i] for name in table.keys() - own} for i in range(len(prompts))]
         keys = [prompt_key(prompt) for prompt in prompts]
         # A view would take its whole tensor.
-        parts = gather_parts((keys, E.cpu().clone(), quality or [None] * len(E)))
-        start = sum(len(part[0]) for part in parts[: _rank()])
+        parts, rank = _gathered((keys, E.cpu().clone(), quality or [None] * len(E)))
+        start = sum(len(part[0]) for part in parts[:rank])
         keys = [key for part in parts for key in part[0]]
         credits = self._credits(keys, torch.cat([part[1] for part in parts]), [q for part in parts for q in part[2]])
         return credits[start : start + len(completions)]
@@ -133,14 +133,10 @@ def _content(value: Any) -> str:
     return str(value)
 
 
-def gather_parts(part: Any) -> list:
-    """Gathers every process's part in rank order; our own alone where nothing is distributed."""
+def _gathered(part: Any) -> tuple[list, int]:
+    """Every process's part in rank order, and our rank; our own part alone where nothing is distributed."""
     if not (dist.is_available() and dist.is_initialized()):
-        return [part]
+        return [part], 0
     gathered: list = [None] * dist.get_world_size()
     dist.all_gather_object(gathered, part)
-    return gathered
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return gathered, dist.get_rank()

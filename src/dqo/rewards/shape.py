@@ -44,11 +44,9 @@ class LengthReward:
     def _score(self, words: int) -> float:
         if words == 0:
             return 0.0
-        if words < self._least:
-            return words / self._least
-        if self._most is not None and words > self._most:
-            return max(0.0, 2 - words / self._most)
-        return 1.0
+        rising = words / self._least if self._least else 1.0
+        falling = 2 - words / self._most if self._most else 1.0
+        return max(0.0, min(1.0, rising, falling))
 
 
 class FormatReward:
