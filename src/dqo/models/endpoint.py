@@ -113,12 +113,6 @@ class Endpoint:
                 raise self._failure(error) from error
             return {}
         self._offered = sorted(models)
-        if models and self.model not in models:
-            print(
-                f"dqo: warning: endpoint {self.base_url} does not list {self.model!r} but "
-                f"{', '.join(self._offered[:20])}; asking it all the same",
-                file=sys.stderr,
-            )
         return models
 
     async def complete(self, client: "AsyncOpenAI", messages: list[dict[str, str]], **settings: Any) -> Reply:
