@@ -146,7 +146,8 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
         ) from error
     if not callable(function):
         raise RecipeError(
-            f"{setting} {path!r}: expected a function, got a {type(function).__name__}; define `def ...({arguments})`."
+            f"{setting} {path!r}: expected a function, got a {type(function).__name__}; define "
+            f"`def {name}({arguments})` there."
         )
     return function
 
