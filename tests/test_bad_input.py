@@ -3,19 +3,21 @@
 import pytest
 import torch
 
-from dqo.errors import DataError, ModelError, RewardError
+from dqo.errors import DataError, ModelError, RewardError, printable
 from dqo.files.records import Group, read_groups, write_groups
 from dqo.rewards import CheckedReward
 
 
-def test_an_error_is_one_printable_line_of_bounded_length():
-    error = DataError("expected \x1b[31mx\x1b[0m\n and \ud800, got " + "long " * 10_000 + "; change it.")
-    text = str(error)
+def test_a_message_keeps_what_it_quotes_and_is_escaped_and_cut_where_it_is_printed():
+    told = "expected \x1b[31mx\x1b[0m and \ud800, got " + "long " * 10_000 + "; change it."
+    assert str(DataError(told)) == told
+    text = printable(told)
     assert text.startswith("expected \\x1b[31mx\\x1b[0m and \\ud800, got long long")
     assert text.endswith("long ; change it.")
     assert len(text) <= 1200
     assert text.isprintable()
-    assert str(DataError(text)) == text
+    assert printable(text) == text
+    assert printable("one: a.\ntwo:  b.") == "one: a.\ntwo:  b.", "a mistake per line"
 
 
 @pytest.mark.parametrize(
