@@ -12,7 +12,8 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from dqo import DQOConfig, DQOTrainer
-from dqo.errors import RewardError, TrainingError
+from dqo.errors import RecipeError, RewardError, TrainingError
+from dqo.integrations.trl import faults
 from dqo.integrations.trl.faults import OutweighedWarning
 from dqo.rewards import CheckedReward
 
@@ -171,3 +172,14 @@ def test_a_lost_run_is_told_of_once_and_early(capsys):
 def test_silence_otherwise(case, capsys):
     log_qualities(**case)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("version", "beta", "refused"), [("5.22.0", 0.1, True), ("5.22.0", 0.0, False), ("5.23.0", 0.1, False)]
+)
+def test_a_reference_that_old_transformers_shard_wrongly_is_refused(monkeypatch, version, beta, refused):
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setattr(faults, "is_fsdp_enabled", lambda: True)
+    monkeypatch.setattr(faults, "transformers", version)
+    with pytest.raises(RecipeError, match=r"needs transformers 5\.23 or later") if refused else nullcontext():
+        faults.check_sharded_reference(beta)

@@ -16,8 +16,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate.logging import get_logger
+from packaging.version import Version
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, TrainerCallback, TrainerControl, TrainerState
+from transformers import __version__ as transformers
+from transformers.integrations import is_fsdp_enabled
 
 from dqo.errors import RecipeError, RewardError, TrainingError
 from dqo.files.records import write_text
@@ -232,6 +235,18 @@ def check_settings(args: Any, wanted: type) -> None:
         name = wanted.__name__
         raise RecipeError(f"this trainer needs a {name}, got {type(args).__name__}; pass args={name}(...).")
     check_one_device(args)
+    check_sharded_reference(args.beta)
+
+
+def check_sharded_reference(beta: float) -> None:
+    """Refuses a reference model under FSDP 2 whose weights would be 0 on all processes but the first."""
+    # Older transformers leave the others zeros, to be filled from the first; TRL fills the policy's, but not these.
+    zeros = is_fsdp_enabled() and os.environ.get("FSDP_VERSION") == "2" and Version(transformers) < Version("5.23")
+    if beta and zeros:
+        raise RecipeError(
+            f"`beta` under FSDP 2 needs transformers 5.23 or later, got {transformers}, with which the reference model "
+            "is wrong; update it, or set `fsdp_cpu_ram_efficient_loading: false` in the file of `accelerate launch`."
+        )
 
 
 def check_one_device(args: Any) -> None:
