@@ -4,11 +4,9 @@ import argparse
 import os
 import select
 import sys
-import tomllib
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from dqo._version import __version__
@@ -74,35 +72,135 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Builds the parser of every command from commands.toml; that loads neither torch nor TRL."""
+    """Builds the parser of every command; that loads neither torch nor TRL."""
     parser = argparse.ArgumentParser(
         prog="dqo", description="Post-train language models so that samples to one prompt are different good answers."
     )
     parser.add_argument("--version", action="version", version=f"dqo {__version__}")
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands = tomllib.loads(Path(__file__).with_name("commands.toml").read_text(encoding="utf-8"))
-    shared = commands.pop("sampling")["options"]
-    commands["eval"]["options"]["--encoder"]["default"] = DEFAULT_ENCODER
-    for name, command in commands.items():
-        one = parsers.add_parser(name, help=command["help"], description=command["help"].capitalize() + ".")
-        # `sample` shares the code of `eval` and has no task.
-        one.set_defaults(handler=command["handler"], task=None)
-        included = shared if "includes" in command else {}
-        names = dict.fromkeys([*command["options"], *included])
-        _add_options(one, {name: included.get(name, {}) | command["options"].get(name, {}) for name in names})
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add_command in (_add_train, _add_sample, _add_eval, _add_compare, _add_report, _add_sweep, _add_rest):
+        add_command(commands)
     return parser
 
 
-def _add_options(parser: argparse.ArgumentParser, options: dict[str, dict[str, Any]]) -> None:
-    groups: dict[str, Any] = {}
-    for name, one in options.items():
-        group = one.pop("group", None)
-        if group is not None and group not in groups:
-            groups[group] = parser.add_mutually_exclusive_group(required=group == "source")
-        words = [one.pop("short"), name] if "short" in one else [name]
-        if "type" in one:
-            one["type"] = _TYPES[one["type"]]
-        (groups[group] if group else parser).add_argument(*words, **one)
+def _command(commands: Any, name: str, handler: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+    # `sample` shares the code of `eval` and has no task.
+    parser.set_defaults(handler=handler, task=None)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    add = _command(commands, "train", "dqo.train.run:run", "train a policy from a recipe").add_argument
+    add("recipe", metavar="RECIPE", help="YAML file; recipes/ holds examples")
+    overrides = "overrides, such as alpha=0.5 or trainer.max_steps=100"
+    add("settings", nargs="*", default=[], metavar="key=value", help=overrides)
+    add("--resume", action="store_true", help="continue the run that output_dir holds")
+    add("--dry-run", action="store_true", help="look everything up and show it: data, models, batch, memory, prompts")
+
+
+def _add_sample(commands: Any) -> None:
+    text = "draw n responses to every prompt of a file"
+    parser = _command(commands, "sample", "dqo.cli.evaluate:run_sample", text)
+    add = parser.add_argument
+    add("--model", required=True, help="run folder, model folder or hub name")
+    add("--data", required=True, metavar="FILE", help='JSON lines with a field "prompt"')
+    add("--out", required=True, metavar="DIR", help="folder for groups.jsonl")
+    _add_sampling(parser, n="10", max_new_tokens="256")
+
+
+def _add_eval(commands: Any) -> None:
+    text = "measure quality and diversity of a model or of its responses"
+    parser = _command(commands, "eval", "dqo.cli.evaluate:run", text)
+    source = parser.add_mutually_exclusive_group(required=True).add_argument
+    source("--model", help="run folder, model folder or hub name, sampled first")
+    source("--responses", metavar="FILE", help="a groups.jsonl that is already sampled")
+    quality = parser.add_mutually_exclusive_group().add_argument
+    quality("--task", help="task that gives quality and answer span; a wrong name lists them all")
+    reward = "reward of a recipe, such as rouge or '{reward: likelihood, model: M}', or a function: "
+    quality("--reward", help=reward + "pkg.module.function or file.py:function")
+    add = parser.add_argument
+    repeated = {"action": "append", "default": []}
+    add("--task-option", **repeated, metavar="key=value", help="option of the task; may be repeated")
+    add("--data", metavar="FILE", help='JSON lines with a field "prompt"; else the prompts of the task')
+    add("--split", choices=("train", "dev", "test"), help="the task's prompts to use (default: test)")
+    judge = "judge of diversity, NAME or NAME?pooling=cls&prompt=TEXT (default: %(default)s)"
+    add("--encoder", default=DEFAULT_ENCODER, help=judge)
+    second = "second judge, which the policy was not trained against; policy:MODEL is of another family"
+    add("--heldout-encoder", metavar="ENCODER", help=second)
+    add("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
+    protocols = ("paper", "noveltybench-1.0", "passk")
+    add("--protocol", choices=protocols, help="settings that belong together, by name")
+    same = "what decides that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL"
+    add("--equivalence", help=same)
+    model = "model that rates quality and says what means the same, where no --task, --reward or --equivalence does"
+    add("--judge", metavar="MODEL", help=model)
+    add("--judge-endpoint", metavar="URL", help="OpenAI-compatible server of --judge")
+    option = "parameter of every request to --judge; NAME=null leaves it out; may be repeated"
+    add("--judge-option", **repeated, metavar="NAME=VALUE", help=option)
+    _add_sampling(parser, n="the protocol's, else 10", max_new_tokens="the task's or protocol's, else 256")
+
+
+def _add_sampling(parser: argparse.ArgumentParser, n: str, max_new_tokens: str) -> None:
+    add = parser.add_argument
+    add("--n", type=_positive, help=f"responses per prompt (default: {n})")
+    add("--seed", type=_seed, default=0, help="seed of samples and bootstrap (default: %(default)s)")
+    add("--limit", type=_positive, help="use the first LIMIT prompts only")
+    add("--max-new-tokens", type=_positive, help=f"longest response (default: {max_new_tokens})")
+    add("--batch-size", type=_positive, default=32, help="responses at once (default: %(default)s)")
+    several = "or several, 0.7,1.0,1.3, each into a folder of its own (default: 1)"
+    add("--temperature", type=_temperatures, help=several)
+    system = "message before every prompt (default: that of the run, if --model is one, else the model's own)"
+    add("--system-prompt", metavar="TEXT", help=system)
+    variables = "variables of the chat template, such as '{enable_thinking: false}' (default: those of the run)"
+    add("--chat-template-kwargs", metavar="YAML", help=variables)
+    traces = "reasoning traces that are not judged: default, off, or '<plan>...</plan>' (default: as in the run)"
+    add("--trace-markers", metavar="MARKERS", help=traces)
+    verbalized = "Verbalized Sampling, a baseline: ask for K responses in one call (default K: 5)"
+    add("--verbalized", type=_positive, nargs="?", const=5, metavar="K", help=verbalized)
+    add("--backend", choices=("transformers", "vllm"), help="what runs the model (default: transformers)")
+    server = "OpenAI-compatible server of --model; its key is read from OPENAI_API_KEY"
+    add("--endpoint", metavar="URL", help=server)
+    option = "parameter of every request to --endpoint, such as top_p=0.9; NAME=null leaves it out; may be repeated"
+    add("--endpoint-option", action="append", default=[], metavar="NAME=VALUE", help=option)
+    add("--timeout", type=float, default=600.0, help="seconds a request may take (default: %(default)s)")
+
+
+def _add_compare(commands: Any) -> None:
+    text = "compare two or more evaluations prompt by prompt"
+    add = _command(commands, "compare", "dqo.cli.show:run_compare", text).add_argument
+    add("runs", nargs="+", metavar="DIR", help="evaluation or run folders; the first is the baseline")
+    add("--out", required=True, metavar="DIR", help="folder for the comparison")
+
+
+def _add_report(commands: Any) -> None:
+    text = "write one HTML page about runs and evaluations"
+    add = _command(commands, "report", "dqo.cli.show:run_report", text).add_argument
+    add("runs", nargs="+", metavar="RUN", help="run or evaluation folders; the first is the baseline")
+    add("-o", "--output", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
+    add("--encoder", help="draws the maps of meaning (default: that of the first evaluation)")
+    add("--maps", type=_count, default=100, help="most prompts with a map (default: %(default)s)")
+    add("--watch", action="store_true", help="write the page again while training goes on")
+    add("--every", type=_positive, default=15, metavar="S", help="of --watch: seconds between looks (default: 15)")
+
+
+def _add_sweep(commands: Any) -> None:
+    text = "train and evaluate arms x alphas x seeds from one file"
+    add = _command(commands, "sweep", "dqo.sweep.run:run", text).add_argument
+    add("file", metavar="FILE", help="YAML file of the sweep; docs/sweep.md explains it")
+    add("--jobs", type=_positive, default=1, help="runs at a time (default: %(default)s)")
+    add("--threads-per-job", type=_positive, help="processor threads per run (default: its share)")
+    add("--only", action="append", default=[], metavar="ARM", help="runs of this arm; may be repeated")
+    add("--dry-run", action="store_true", help="show what there is to do and what is done")
+
+
+def _add_rest(commands: Any) -> None:
+    text = "print a JSON schema, with which editors complete recipes"
+    schema = _command(commands, "schema", "dqo.cli.show:run_schema", text)
+    schema.add_argument("what", choices=("recipe", "sweep", "reference"), help="reference: docs/settings.md")
+    text = "show what is installed, what is missing and how to fix it"
+    doctor = _command(commands, "doctor", "dqo.cli.doctor:run", text)
+    doctor.add_argument("--gpu", action="store_true", help="ask about the GPU: devices, precision, NCCL, kernels, vLLM")
 
 
 def _positive(text: str) -> int:
@@ -129,9 +227,6 @@ def _temperatures(text: str) -> list[float]:
     if not values or len(set(values)) < len(values) or not all(0 < value < float("inf") for value in values):
         raise argparse.ArgumentTypeError(f"expected a number above 0, or different ones with commas, got {text!r}")
     return values
-
-
-_TYPES = {"positive": _positive, "count": _count, "seed": _seed, "temperatures": _temperatures, "float": float}
 
 
 def _silence_hosts() -> None:
