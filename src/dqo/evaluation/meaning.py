@@ -168,10 +168,13 @@ def vendi_score(E: Tensor | Sequence, q: float = 1.0) -> float:
 
 
 def mean_cosine_distance(E: Tensor | Sequence) -> float:
-    """Mean of 1 - cosine over all pairs of responses, in [0, 2] (docs/math.md eq. 6.2); NaN where no row is non-zero.
+    """Averages 1 - cosine over all pairs of responses (docs/math.md eq. 6.2).
 
     Args:
         E: (G, D) embeddings as for `vendi_score`.
+
+    Returns:
+        Mean distance in [0, 2]; NaN where no row is non-zero.
     """
     # Blind to clusters: two tight ones reach two thirds of an orthogonal group's distance at G = 4.
     # Copies differ in the last bit, hence the clamp.
@@ -179,23 +182,27 @@ def mean_cosine_distance(E: Tensor | Sequence) -> float:
 
 
 def group_log_volume(E: Tensor | Sequence, ridge: float = 1.0) -> float:
-    """Log-volume of one group in nats under the cosine kernel: the trained quantity (docs/math.md eq. 3.1).
+    """Measures the trained quantity, the log-volume of one group under the cosine kernel (docs/math.md eq. 3.1).
 
     Args:
         E: (G, D) embeddings as for `vendi_score`.
         ridge: Regularisation strength above 0; 1 in the paper.
+
+    Returns:
+        Nats: of G non-zero rows in [log(1 + G/ridge), G log(1 + 1/ridge)], of none 0.
     """
-    # Of G non-zero rows in [log(1 + G/ridge), G log(1 + 1/ridge)], of none 0.
     return float(log_volume(cosine_kernel(as_matrix(E)), ridge))
 
 
 def effective_rank(E: Tensor | Sequence) -> float:
-    """Exp of the entropy of the singular values of the unit rows, divided by their sum: 1 to min(G, D), 0 of no row.
+    """Counts directions by the entropy of the unit rows' singular values (Roy and Vetterli 2007).
 
     Args:
         E: (G, D) embeddings as for `vendi_score`, which at q = 1 is the same with *squared* singular values.
+
+    Returns:
+        Number in [1, min(G, D)]; 0 where no row is non-zero.
     """
-    # Roy and Vetterli 2007, "The effective rank".
     return float(_effective_rank(cosine_kernel(as_matrix(E))))
 
 

@@ -106,7 +106,7 @@ def prompt_values(
     equivalence: Equivalence | None = None,
     measures: Mapping[str, Callable[[list[str]], float]] | None = None,
 ) -> PromptValues:
-    """Every metric of every prompt: name -> P finite values in the order of the groups, None where undefined.
+    """Computes every metric of every prompt.
 
     Args:
         groups: P groups of one response or more each.
@@ -116,6 +116,9 @@ def prompt_values(
         pass_threshold: Least reward that passes; 0.5 divides 0/1 rewards.
         equivalence: Decides which responses mean the same; by default the encoder's measured threshold, if it has one.
         measures: More metrics by name, each of the answer spans of one prompt.
+
+    Returns:
+        Name -> P finite values in the order of the groups, None where undefined.
     """
     if not groups:
         raise DataError("Metrics need at least one group of responses, got none.")

@@ -134,7 +134,7 @@ def form_of(name: Any) -> Plain:
 def sample_from(
     source: Source, prompts: Sequence[Prompt], n: int, *, out: str | Path | None = None, form: Plain | None = None
 ) -> list[Group]:
-    """Draws n responses per prompt from a source: one group per prompt, in order, rewards None.
+    """Draws n responses per prompt from a source.
 
     Args:
         source: A `LocalModel`, `VllmEngine` or `ServedModel`.
@@ -142,6 +142,9 @@ def sample_from(
         n: Responses per prompt.
         out: Folder for groups.jsonl and sampling.json; an unfinished run of the same settings in it is continued.
         form: `Plain` or `Verbalized`; plain where not given.
+
+    Returns:
+        One group per prompt, in order, rewards None.
 
     Raises:
         DQOError: A prompt the source cannot take, a folder that holds another run or is in use, or an endpoint that

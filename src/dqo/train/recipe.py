@@ -109,11 +109,7 @@ class Recipe:
 
     @cached_property
     def config(self) -> DQOConfig | DQORLOOConfig | DQOPPOConfig:
-        """TRL's settings, checked by TRL too; checkpoints go to <output_dir>/checkpoints.
-
-        Raises:
-            RecipeError: Settings that contradict each other, or a batch that holds no whole groups.
-        """
+        """TRL's settings, checked by TRL too; checkpoints go to <output_dir>/checkpoints."""
         # Made once: building another one resets accelerate's process state under a trainer that is already there.
         config_class = CONFIGS[self.algorithm]
         defaults = {spec.name: spec.default for spec in fields(config_class)}

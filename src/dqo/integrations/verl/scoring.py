@@ -74,11 +74,7 @@ class GroupScorer:
         )
 
     def __call__(self, groups: list[Group]) -> list[ScoredGroup]:
-        """Scores P groups of any sizes, in order.
-
-        Raises:
-            DQOError: Rewards that the combination rule cannot take; names the responses.
-        """
+        """Scores P groups of any sizes, in order."""
         if not groups:
             return []
         E = self._embed([self._span(text) for group in groups for text in group.texts])  # (N, D)

@@ -97,13 +97,9 @@ def reachable_signals() -> list[str]:
 
 
 def base_mode(config: DictConfig) -> str:
-    """Gives verl's own name, "sync" or "colocate_async", of the trainer mode that verl's whole configuration asks for.
-
-    Raises:
-        RecipeError: Any other mode, or verl's deprecated trainer, which would train without diversity and say nothing.
-    """
+    """Gives verl's own name of the trainer mode that its whole configuration asks for: "sync" or "colocate_async"."""
     mode, v1 = config.trainer.v1.trainer_mode, config.trainer.use_v1
-    # `use_v1=false` is verl's deprecated trainer.
+    # `use_v1=false` is verl's deprecated trainer, which would train without diversity and say nothing.
     if mode not in BASE_MODES or not v1:
         raise RecipeError(
             f"trainer: expected use_v1=true and v1.trainer_mode to be one of {', '.join(BASE_MODES)}, got use_v1={v1} "
