@@ -41,14 +41,7 @@ class Finding(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the diagnosis as it is made.
-
-    Args:
-        args: `gpu`, whether the GPU is asked about.
-
-    Returns:
-        0 if a demo, or with `gpu` training on a GPU, could run here, 1 otherwise.
-    """
+    """Prints the diagnosis as it is made."""
     print(f"dqo {__version__}, Python {sys.version.split()[0]}")
     broken = 0
     for finding in look_at_gpu() if args.gpu else diagnose():

@@ -26,14 +26,7 @@ _DEFAULT_SAMPLES = 10
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes groups.jsonl, prompt_metrics.jsonl and metrics.json into DIR, or a folder per temperature; prints them.
-
-    Args:
-        args: The flags of `dqo eval`.
-
-    Raises:
-        DQOError: A file, model, encoder, task, reward or protocol that cannot be used.
-    """
+    """Writes groups.jsonl, prompt_metrics.jsonl and metrics.json into DIR, or a folder per temperature; prints them."""
     from dqo.embedders import load_embedder
     from dqo.evaluation.run import evaluate
     from dqo.evaluation.same_meaning import load_equivalence
@@ -228,14 +221,7 @@ def _prompts(args: argparse.Namespace, task: "Task | None", protocol: "Protocol 
 
 
 def run_sample(args: argparse.Namespace) -> None:
-    """Writes DIR/groups.jsonl, or one folder per temperature where there are several.
-
-    Args:
-        args: `model`, `data`, `out` and the sampling flags.
-
-    Raises:
-        DQOError: A data file, model, endpoint or number that cannot be used.
-    """
+    """Writes DIR/groups.jsonl, or one folder per temperature where there are several."""
     prompts = read_prompts(args.data)
     with owning(args.out):
         for folder, groups in _sampled(args, prompts, _DEFAULT_LENGTH):

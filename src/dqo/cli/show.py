@@ -13,14 +13,7 @@ _LOG_COLUMNS = 120  # of a log file, where rich would take 80 and cut names off
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    """Write the comparison into DIR and print its tables: the runs, and the differences between them.
-
-    Args:
-        args: `runs`, folders of evaluations or of runs, the first being the baseline, and `out`.
-
-    Raises:
-        DataError: A folder that is no complete evaluation, or evaluations that cannot be compared.
-    """
+    """Writes the comparison into DIR and prints its tables: the runs, and the differences between them."""
     from rich.console import Console
 
     from dqo.evaluation.compare import compare, comparison_table, difference_table
@@ -40,14 +33,7 @@ def run_compare(args: argparse.Namespace) -> None:
 
 
 def run_report(args: argparse.Namespace) -> None:
-    """Write the page and say where it is.
-
-    Args:
-        args: `runs`, `output`, `encoder`, `maps`, `watch` and `every`.
-
-    Raises:
-        DQOError: A folder or encoder that does not do.
-    """
+    """Writes the page and says where it is."""
     from dqo.report.page import watch, write_report
 
     if Path(args.output).is_dir():
@@ -76,11 +62,7 @@ def _say(sentence: str) -> None:
 
 
 def run_schema(args: argparse.Namespace) -> None:
-    """Prints a JSON schema, or the settings reference in Markdown.
-
-    Args:
-        args: `what`: "recipe", "sweep" or "reference".
-    """
+    """Prints a JSON schema, or the settings reference in Markdown."""
     from dqo.sweep.plan import SweepFile
     from dqo.train.recipe import recipe_schema
 
@@ -91,14 +73,7 @@ def run_schema(args: argparse.Namespace) -> None:
 
 
 def reference(schema: dict[str, Any]) -> str:
-    """Writes the settings of dqo as tables; those of TRL are TRL's to document.
-
-    Args:
-        schema: Of a recipe.
-
-    Returns:
-        Markdown, the content of docs/settings.md.
-    """
+    """Writes the settings of dqo as tables; those of TRL are TRL's to document."""
     from dqo.train.recipe import CONFIGS, DIVERSITY, NOT_IN_A_RECIPE
 
     sections = schema["properties"]

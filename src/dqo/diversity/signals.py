@@ -143,14 +143,8 @@ FLOOR = 0.1
 
 
 def clusters_by_pairs(same: Tensor) -> Tensor:
-    """Finds the connected components of a relation, as repeated minima of row numbers.
-
-    Args:
-        same: (..., G, G) bool, of any relation.
-
-    Returns:
-        (..., G) int64, the smallest row number of the response's cluster.
-    """
+    """Finds the connected components of a (..., G, G) relation: each row's smallest row number, (..., G) int64."""
+    # Repeated minima of row numbers reach every row of a component.
     G = same.shape[-1]
     # Made symmetric and reflexive, which a classifier need not be.
     joined = same | same.mT | torch.eye(G, dtype=torch.bool, device=same.device)  # (..., G, G)
@@ -251,15 +245,7 @@ def _ratio(m: Tensor, n: Tensor, k: int) -> Tensor:
 
 
 def mean_entropy(entropies: Tensor, mask: Tensor) -> Tensor:
-    """Computes the mean entropy of the next-token distribution over the tokens of the batch.
-
-    Args:
-        entropies: (N, T) nats, differentiable.
-        mask: (N, T), 1 on tokens that count.
-
-    Returns:
-        () nats; 0 where no token counts.
-    """
+    """Computes the mean of (N, T) entropies over the tokens that the mask counts: () nats, 0 where none counts."""
     return (entropies * mask).sum() / mask.sum().clamp_min(1)
 
 

@@ -29,12 +29,6 @@ def columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]
     """Turns a log into columns of numbers, parallel to "step".
 
     A log of more than 1,000 steps is averaged over stretches of equal length; a stretch stands at its last step.
-
-    Args:
-        steps: Lines of metrics.jsonl in order of steps.
-
-    Returns:
-        "step" first, then names in the order of their first appearance; a name without any number is left out.
     """
     names = dict.fromkeys(name for row in steps for name in row)
     stride = -(-len(steps) // POINTS) or 1
@@ -59,13 +53,6 @@ def packed(document: dict[str, Any], runs: Sequence[RunFiles]) -> tuple[str, lis
 
     A response may be a megabyte long. Each, and each prompt and reference, is cut after a number of characters that is
     lowered until the page opens on a phone.
-
-    Args:
-        document: Everything but the samples.
-        runs: Where the samples come from.
-
-    Returns:
-        The text, and notes on what was cut.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run.groups))
     cap, kept = _LONGEST, len(keys)
@@ -144,18 +131,7 @@ Encoder = Callable[[list[str]], Any]
 def semantic_maps(
     runs: Sequence[RunFiles], load: Callable[[], Encoder], encoder: str, cache: Path | None, maps: int = MAPS
 ) -> dict[str, dict[str, Any]]:
-    """Draws maps of some of the prompts.
-
-    Args:
-        runs: Whose responses are drawn.
-        load: Makes the encoder, N texts -> (N, D); called only if a map is not remembered yet.
-        encoder: Its name, which the memory goes by.
-        cache: Folder of remembered maps; None remembers nothing.
-        maps: Most prompts drawn.
-
-    Returns:
-        Prompt id -> {"share": [variance on either axis, 0 to 1], "runs": [[[x, y], ...] a response, or None]}.
-    """
+    """Draws maps of some of the prompts."""
     keys = list(dict.fromkeys(key for run in runs for key in run.groups))
     keys = [keys[i] for i in sorted({round(i) for i in np.linspace(0, len(keys) - 1, min(maps, len(keys)))})]
     read = [_read(run, keys) for run in runs]
@@ -173,15 +149,7 @@ def semantic_maps(
 
 
 def principal_plane(E: np.ndarray) -> tuple[np.ndarray, list[float]]:
-    """Places rows on their first two principal components.
-
-    Args:
-        E: (N, D) embeddings.
-
-    Returns:
-        (N, 2) coordinates, each axis turned so that its largest coordinate is positive (an eigenvector has no sign),
-        and the share of the variance on either axis; zeros where there is no variance.
-    """
+    """Places rows on their first two principal components."""
     centred = E - E.mean(axis=0)  # (N, D)
     U, S, _ = np.linalg.svd(centred, full_matrices=False)  # (N, K), (K,)
     xy = np.zeros((len(E), 2))  # (N, 2)

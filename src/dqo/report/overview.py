@@ -65,16 +65,7 @@ def shared_means(runs: Sequence[RunFiles]) -> Shared:
 def leaders(
     runs: Sequence[RunFiles], shared: Shared, differences: Sequence[Sequence[Mapping[str, Difference]]]
 ) -> list[Leader]:
-    """Finds the best run in each of the metrics that decide, and those that it is shown to be ahead of.
-
-    Args:
-        runs: All runs.
-        shared: As `shared_means` returns it.
-        differences: As `all_differences` returns them; no pair is chosen for what it shows.
-
-    Returns:
-        One entry a metric; none where fewer than two runs were evaluated, or none of their prompts are the same.
-    """
+    """Finds the best run in each of the metrics that decide, and those that it is shown to be ahead of."""
     found = []
     for metric in headline(runs):
         means = {place: value["mean"] for place, value in enumerate(shared.get(metric, ())) if value}
@@ -89,16 +80,7 @@ def leaders(
 
 
 def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[str, Difference]) -> list[Fact]:
-    """Compares the metrics that decide with the baseline's, on the prompts that both have a value for.
-
-    Args:
-        runs: All runs, the baseline first.
-        index: The run.
-        differences: Its paired differences.
-
-    Returns:
-        At most three facts; none where nothing can be compared.
-    """
+    """Compares the metrics that decide with the baseline's, on the prompts that both have a value for."""
     facts = []
     for metric in headline(runs):
         if metric in differences:
@@ -157,14 +139,7 @@ def _unlike_prompts(runs: Sequence[RunFiles]) -> list[str]:
 
 
 def settings(runs: Sequence[RunFiles]) -> tuple[list[tuple[str, list[Any]]], list[tuple[str, list[Any]]]]:
-    """Lists every setting of every run, with versions and the facts of the evaluations.
-
-    Args:
-        runs: All runs.
-
-    Returns:
-        Rows (name, one value per run or None) that differ between runs, then those that do not.
-    """
+    """Lists every setting of every run, with versions and the facts of the evaluations."""
     parts = [
         [_flat(run.config) for run in runs],
         [_flat(run.resolved, "resolved.") for run in runs],
@@ -194,16 +169,7 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def all_differences(runs: Sequence[Values], metrics: Sequence[str]) -> list[list[dict[str, Difference]]]:
-    """Compares runs prompt by prompt.
-
-    Args:
-        runs: For each run, prompt id -> metric -> value; None where a prompt has none.
-        metrics: Which to compare.
-
-    Returns:
-        found[a][b]: metric -> difference b - a, as `paired_differences` has it; empty for pairs that are not among
-        `compared_pairs`.
-    """
+    """Compares runs prompt by prompt."""
     places = compared_pairs(len(runs))
     found: list[list[dict[str, Difference]]] = [[{} for _ in runs] for _ in runs]
     for (a, b), there in paired_differences(runs, places, metrics).items():

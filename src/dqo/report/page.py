@@ -48,24 +48,7 @@ def write_report(
     refresh: int = 0,
     now: datetime | None = None,
 ) -> dict[str, Any]:
-    """Writes the report of one or more folders, atomically.
-
-    Args:
-        folders: Run folders or evaluation folders, the baseline first.
-        out: HTML file, replaced; its folder is made when missing.
-        encoder: What the maps are drawn with; by default the encoder of the first evaluation, or hashed words, said on
-            the page, where that one cannot be loaded here.
-        maps: Most prompts that get a map; 0 leaves the maps out.
-        refresh: Seconds after which the open page loads itself again; 0 for a page that stays as it is.
-        now: Time stamped on the page.
-
-    Returns:
-        {"runs", "prompts", "bytes", "notes"}.
-
-    Raises:
-        DataError: A folder that holds nothing to report, or a broken file.
-        DQOError: If the encoder that was asked for cannot be loaded.
-    """
+    """Writes the report of one or more folders, atomically, and counts runs, prompts, bytes and notes."""
     runs = read_runs(folders)
     shared = shared_means(runs)
     document = _document(runs, shared) | _maps(runs, encoder, maps) | {"refresh": refresh}
@@ -215,17 +198,6 @@ def watch(
     """Writes the report now and after every change until all runs are finished; the last page does not reload itself.
 
     An interruption leaves such a last page too.
-
-    Args:
-        folders: As for `write_report`; a run that has begun and has no log yet is waited for.
-        out: HTML file.
-        every: Seconds between looks at the files, and between loads of the open page.
-        tell: Called with one sentence a change.
-        sleep: Waits so many seconds.
-        **options: Passed to `write_report`.
-
-    Raises:
-        DQOError: As `write_report` does, or a folder in which no run has begun.
     """
     seen, waiting = None, False
     while awaited := [folder for folder in map(Path, folders) if not _has_something(folder)]:

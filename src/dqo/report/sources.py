@@ -41,18 +41,7 @@ class RunFiles:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
-    """Reads every folder; the first is the baseline of the comparison.
-
-    Args:
-        folders: Run folders, evaluation folders, or folders with a groups.jsonl alone; each different.
-
-    Returns:
-        One entry a folder, in order.
-
-    Raises:
-        DataError: A folder that holds nothing to report, is given twice, or has a file that cannot be read.
-        RecipeError: Settings that are no YAML, or grow beyond reason by aliases and nesting.
-    """
+    """Reads every folder; the first is the baseline of the comparison."""
     paths = [Path(folder) for folder in folders]
     if not paths or len({path.resolve() for path in paths}) < len(paths):
         raise DataError(f"A report needs one or more different folders, got {', '.join(map(str, paths)) or 'none'}.")

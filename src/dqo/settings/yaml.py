@@ -83,17 +83,7 @@ for _name, (_pattern, _first) in _SCALARS.items():
 
 
 def read_yaml_file(path: str | Path) -> dict[str, Any]:
-    """Reads the mapping that a YAML file holds.
-
-    Args:
-        path: UTF-8 file.
-
-    Returns:
-        Keys and values in file order; {} for an empty file.
-
-    Raises:
-        RecipeError: An unreadable file, no valid YAML, a key that comes twice, or no mapping; names file and line.
-    """
+    """Reads the mapping that a YAML file holds; {} for an empty file."""
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -111,31 +101,12 @@ def read_yaml_file(path: str | Path) -> dict[str, Any]:
 
 
 def to_yaml(value: Any) -> str:
-    """Writes a value as YAML.
-
-    Args:
-        value: Mappings by text keys, lists, text, numbers, booleans, None; a tuple becomes a list.
-
-    Returns:
-        Text that `parse_yaml` reads back as that value.
-    """
+    """Writes a value as YAML: text that `parse_yaml` reads back as that value."""
     return yaml.dump(value, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=float("inf"))
 
 
 def parse_yaml(text: str, origin: str, sent: bool = False) -> Any:
-    """Reads the value of a YAML text.
-
-    Args:
-        text: YAML.
-        origin: Where it comes from, for messages.
-        sent: Whether somebody else may have written it: then what could grow without bound is refused too.
-
-    Returns:
-        Plain data: mappings, lists, text, numbers, booleans, None.
-
-    Raises:
-        RecipeError: No valid YAML, a key that comes twice or is no text, or a tag that asks for more than plain data.
-    """
+    """Reads a YAML text as plain data; `sent`, by somebody else, also refuses what could grow without bound."""
     if sent and len(text) > _MOST_CHARACTERS:
         raise RecipeError(f"{origin}: expected at most {_MOST_CHARACTERS} characters of YAML, got {len(text)}.")
     reader = None

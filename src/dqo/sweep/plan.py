@@ -187,19 +187,7 @@ class Sweep:
 
 
 def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
-    """Reads and checks a whole sweep, before anything costs time.
-
-    Args:
-        path: YAML file; paths in it are relative to the current folder, as in a recipe.
-
-    Returns:
-        The sweep, and the prompts that every run is evaluated on.
-
-    Raises:
-        RecipeError: An unknown key, a missing or bad base recipe, an arm that is no valid recipe, two runs of one
-            folder, an alpha or seed that comes twice, or evaluation prompts that a run is trained on.
-        DataError: A bad file of prompts.
-    """
+    """Reads and checks a whole sweep, before anything costs time."""
     file = check(SweepFile, read_yaml_file(path), str(path))
     base = read_settings(file.base)
     output_dir = Path(file.output_dir).expanduser()
@@ -320,17 +308,7 @@ def _unseen_prompts(evaluation: Evaluation, task: Task, recipes: Sequence[Recipe
 
 
 def check_evaluation(run: Run, evaluation: Evaluation, claim: bool = False) -> None:
-    """Refuses a run whose evaluation folder holds, or has begun, an evaluation of other settings.
-
-    Args:
-        run: Its folder need not exist.
-        evaluation: The settings of this sweep.
-        claim: Whether to write down that the run is evaluated with these settings.
-
-    Raises:
-        RecipeError: Names the run and the first setting that differs.
-        DataError: A record that cannot be read.
-    """
+    """Refuses a run whose evaluation folder holds, or has begun, an evaluation of other settings."""
     path = run.folder / f"{evaluation.folder}.settings.json"
     if path.exists():
         remedy = "set it back, or set evaluation.folder to another name to keep both"

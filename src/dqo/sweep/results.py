@@ -42,17 +42,7 @@ class Evaluated:
 def read_evaluations(
     runs: "Sequence[Run]", evaluation: "Evaluation", prompts: Sequence[Prompt]
 ) -> tuple[list[Evaluated], dict[str, str]]:
-    """Reads the runs whose evaluation is finished; a bad one leaves the others in the tables.
-
-    Args:
-        runs: Of a sweep; those without a finished evaluation are left out.
-        evaluation: Of the sweep.
-        prompts: That every run must have answered, no more and no fewer.
-
-    Returns:
-        Evaluated runs that were judged alike, in the order given; and by the name of a run why its
-        evaluation is not among them: a broken file, other prompts, or other facts than most have.
-    """
+    """Reads the runs whose evaluation is finished; a bad one leaves the others in the tables."""
     found: dict[str, Evaluated] = {}
     wrong: dict[str, str] = {}
     for run in runs:
@@ -127,14 +117,7 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
 
 
 def student_interval(values: Sequence[float]) -> dict[str, float]:
-    """Mean of a few independent values with its 95 % interval by Student's t, std with ddof 1.
-
-    Args:
-        values: Two or more.
-
-    Returns:
-        {"mean", "low", "high"}; very wide for two values, as it must be.
-    """
+    """Mean of a few independent values with its 95 % interval by Student's t, std with ddof 1."""
     from scipy.stats import sem, t
 
     mean = float(np.mean(values))
@@ -191,19 +174,7 @@ def _add_fronts(document: dict[str, Any], runs: list[list[Evaluated]], axes: lis
 
 
 def plane(quality: np.ndarray, vendi: np.ndarray, n_samples: int) -> np.ndarray:
-    """Divides both axes by their ranges, so that quality 0 and Vendi 1 are the origin.
-
-    Args:
-        quality: (...,) in [0, 1].
-        vendi: (...,) Vendi scores of `n_samples` responses; below 1 (nothing but empty responses) counts as 1.
-        n_samples: The upper end of the Vendi axis.
-
-    Returns:
-        (..., 2) coordinates in [0, 1].
-
-    Raises:
-        DQOError: One sample per prompt, or a quality outside [0, 1].
-    """
+    """Divides both axes by their ranges, so that quality 0 and Vendi 1 are the origin."""
     if n_samples < 2:
         raise DQOError("it needs at least 2 responses per prompt, got 1; raise evaluation.n.")
     if not ((quality >= 0) & (quality <= 1)).all():
@@ -212,14 +183,7 @@ def plane(quality: np.ndarray, vendi: np.ndarray, n_samples: int) -> np.ndarray:
 
 
 def covered(points: np.ndarray) -> np.ndarray:
-    """Hypervolume (Zitzler and Thiele 1998) of points above the origin, for many sets of points at once.
-
-    Args:
-        points: (..., K, 2) coordinates of 0 or more, the larger the better.
-
-    Returns:
-        (...,) areas.
-    """
+    """Hypervolume (Zitzler and Thiele 1998) of points above the origin, for many sets of points at once."""
     order = np.argsort(-points[..., 0], axis=-1)  # (..., K) from right to left
     x, y = (np.take_along_axis(points[..., axis], order, axis=-1) for axis in (0, 1))  # (..., K)
     width = -np.diff(x, append=0.0, axis=-1)  # (..., K) of the strip that ends at each point
@@ -227,16 +191,7 @@ def covered(points: np.ndarray) -> np.ndarray:
 
 
 def write_tables(out: Path, document: dict[str, Any], evaluated: Sequence[Evaluated]) -> str:
-    """Writes results.json, results.csv (a line per run) and results.md.
-
-    Args:
-        out: Folder of the results.
-        document: As `summarise` returns it, with what the caller adds.
-        evaluated: The runs behind it.
-
-    Returns:
-        The content of results.md.
-    """
+    """Writes results.json, results.csv (a line per run) and results.md, whose content comes back."""
     write_json(out / "results.json", document)
     rows = [
         {"run": one.run.name, "arm": one.run.arm, "alpha": one.run.alpha, "seed": one.run.seed}
@@ -251,14 +206,7 @@ def write_tables(out: Path, document: dict[str, Any], evaluated: Sequence[Evalua
 
 
 def markdown(document: dict[str, Any]) -> str:
-    """Formats two tables, a row per point and a row per arm, and what must be said beside them.
-
-    Args:
-        document: The content of results.json.
-
-    Returns:
-        Markdown.
-    """
+    """Formats two tables, a row per point and a row per arm, and what must be said beside them."""
     points, level = document["points"], f"{document['level'] * 100:g} %"
     names = shown_in(points[0]["metrics"], "sweep")
     labels = {name: explain(name).label for name in names if any(point["metrics"].get(name) for point in points)}

@@ -31,17 +31,7 @@ DQO = [sys.executable, "-m", "dqo"]  # what runs a stage
 
 
 def run(args: argparse.Namespace) -> int:
-    """Does what is not done, then write the results of all that is.
-
-    Args:
-        args: `file`, `jobs`, `threads_per_job`, `dry_run` and `only`.
-
-    Returns:
-        0 when every run asked for is evaluated, else 1; with `dry_run` 0.
-
-    Raises:
-        DQOError: An invalid sweep file, or a folder that holds something else.
-    """
+    """Does what is not done, then writes the results of all that is."""
     for package in _NEEDED_LATE:
         import_module(package)
     sweep, prompts = read_sweep(args.file)
@@ -171,15 +161,7 @@ def _tidy(one: Run, keep: str) -> None:
 
 
 def environments(jobs: int, threads: int | None) -> Callable[[int], dict[str, str]]:
-    """Gives the processes of each slot their share of the processor, and a GPU of their own.
-
-    Args:
-        jobs: Slots.
-        threads: Processor threads per job; its share of the machine where None, and no limit for a single slot.
-
-    Returns:
-        Slot number -> variables.
-    """
+    """Gives the processes of each slot their share of the processor, and a GPU of their own."""
     if threads is None and jobs > 1:
         threads = max(1, torch.get_num_threads() // jobs)
     variables = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}

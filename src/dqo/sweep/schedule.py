@@ -69,18 +69,6 @@ def run_jobs(
 
     SIGINT, SIGTERM and SIGHUP are passed on to the processes as SIGTERM, and what they do then is waited for; a second
     SIGINT ends them at once.
-
-    Args:
-        jobs: In the order they are started; names unique.
-        slots: How many jobs at a time.
-        environment: Slot number -> variables set for its processes, on top of this process's own.
-        say: Gets one line per event.
-
-    Returns:
-        Name of every failed job -> one sentence on why; empty when all is done.
-
-    Raises:
-        KeyboardInterrupt: A signal asked to stop.
     """
     waiting, busy, errors = deque(jobs), set[str](), dict[str, str]()
     running: dict[int, subprocess.Popen] = {}  # slot -> process

@@ -28,12 +28,7 @@ Found = TypeVar("Found")
 
 
 class DryRun:
-    """One dry run: lines as they are found out, and what could not be.
-
-    Args:
-        recipe: Checked settings.
-        resume: Whether the folder may hold a run, which is to be continued.
-    """
+    """One dry run: lines as they are found out, and what could not be."""
 
     def __init__(self, recipe: Recipe, resume: bool = False):
         self.prepared = Prepared(recipe)
@@ -42,11 +37,7 @@ class DryRun:
         self.unresolved: dict[str, str] = {}  # what -> why
 
     def run(self) -> int:
-        """Prints everything.
-
-        Returns:
-            0 if the run could start here, 1 if something could not be resolved.
-        """
+        """Prints everything: 0 if the run could start here, 1 if something could not be resolved."""
         prepared = self.prepared
         _show("run", f"{self.recipe.algorithm}, alpha={self.config.alpha}, combine={self.config.combine}")
         _show("output", f"{self.recipe.output_dir} (a dry run writes nothing)")

@@ -20,24 +20,11 @@ _BEFORE_A_RUN = ("recipe.yaml", "train.log", "metrics.jsonl", "checkpoints")
 
 
 class RunFolder(RunPaths):
-    """The folder that a run writes to.
-
-    Args:
-        path: The folder; it need not exist yet.
-    """
+    """The folder that a run writes to."""
 
     @contextmanager
     def owned(self, resume: bool) -> Iterator[None]:
-        """Makes the folder and holds it as its only writer, which proves that it can be written.
-
-        Args:
-            resume: Whether a run in it may be continued.
-
-        Raises:
-            RecipeError: A folder that holds something although `resume` is off, or something else than a run.
-            FolderBusyError: Another process trains into it.
-            DataError: It cannot be written.
-        """
+        """Makes the folder and holds it as its only writer, which proves that it can be written."""
         with owning(self.path):
             self.check_content(resume)
             yield
@@ -76,22 +63,17 @@ class RunFolder(RunPaths):
 
 
 def run_of(name: str) -> RunFolder | None:
-    """Finds the run that a path belongs to, however the path is written: relative, by a link, with a slash at its end.
-
-    Args:
-        name: A run folder, its `checkpoints`, one of these, another model's folder or a hub name.
-
-    Returns:
-        The run; None where the name is no folder or the folder is no part of a run.
-    """
+    """Finds the run that a path belongs to, however the path is written; None where it belongs to none."""
     given = Path(name).expanduser()
-    if not name or not os.path.isdir(given):  # False too for a name that no file system takes
+    # False too for a name that no file system takes.
+    if not name or not os.path.isdir(given):
         return None
-    # links first as they are written, since `checkpoints` may itself be one; a shell keeps how it came here in PWD
+    # Links first as they are written, since `checkpoints` may itself be one; a shell keeps how it came here in PWD
     shell = os.environ.get("PWD", "")
     starts = [shell, os.getcwd()] if os.path.isdir(shell) and os.path.samefile(shell, ".") else [os.getcwd()]
     written = [Path(os.path.abspath(start / given)) for start in map(Path, starts)]
-    same = [path for path in written if os.path.isdir(path) and path.samefile(given)]  # `link/..` may lead elsewhere
+    # `link/..` may lead elsewhere.
+    same = [path for path in written if os.path.isdir(path) and path.samefile(given)]
     for path in [*same, given.resolve()]:
         for run in map(RunFolder, (path, path.parent, path.parent.parent)):
             a_part = run.checkpoints in (path, path.parent) or path == run.path
@@ -101,17 +83,7 @@ def run_of(name: str) -> RunFolder | None:
 
 
 def model_source(name: str) -> str:
-    """Chooses what to load for `--model`: the final checkpoint of a run, anything else as it is.
-
-    Args:
-        name: As for `run_of`.
-
-    Returns:
-        A model folder or hub name.
-
-    Raises:
-        ModelError: A run folder whose training has not finished.
-    """
+    """Chooses what to load for `--model`: the final checkpoint of a run, anything else as it is."""
     run = run_of(name)
     given = Path(name).expanduser()
     if run is None or not any(given.samefile(folder) for folder in (run.path, run.checkpoints)):
@@ -127,14 +99,7 @@ def model_source(name: str) -> str:
 
 
 def run_chat_settings(name: str) -> dict[str, Any]:
-    """Reads how the policy of a run was asked, and which traces its responses have.
-
-    Args:
-        name: As for `run_of`.
-
-    Returns:
-        What the run sets of `system_prompt`, `chat_template_kwargs` and `trace_markers`; empty for another model.
-    """
+    """Reads how the policy of a run was asked, and which traces its responses have."""
     run = run_of(name)
     settings = {} if run is None else read_settings(run.config)
     found = {key.rpartition(".")[2]: settings.get(key) for key in _CHAT_SETTINGS}
@@ -188,7 +153,8 @@ def machine_notes(path: Path, resolved: Mapping[str, Any]) -> list[str]:
         return []
     try:
         before = _flat(read_yaml_file(path))
-    except DQOError as error:  # it is a record, which this start writes anew
+    except DQOError as error:
+        # It is a record, which this start writes anew.
         return [f"what the machine before chose cannot be read ({error})"]
     now = _flat(resolved)
     changed = [f"{name} was {before[name]!r} and is now {value!r}" for name, value in now.items()

@@ -43,19 +43,7 @@ class PolicyShape:
 
 
 def policy_shape(config: "PretrainedConfig", lora_rank: int | None, targets: Sequence[str] | str) -> PolicyShape:
-    """Shapes of a model that is built without memory for its weights.
-
-    Args:
-        config: Of a causal language model.
-        lora_rank: None where all weights are trained.
-        targets: The layers that LoRA adds to: ends of their names, or "all-linear" for all but the output head.
-
-    Returns:
-        The shapes.
-
-    Raises:
-        ModelError: The config of another kind of model.
-    """
+    """Shapes of a model that is built without memory for its weights."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -45,13 +45,11 @@ class Prepared:
         task: The task of the recipe.
         recipe: The recipe, with the task's length of a response where it sets none.
         config: TRL's settings.
-
-    Raises:
-        DQOError: From every part, what the recipe names and cannot be had or used.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.task: Task = load_task(recipe.task, **task_options(recipe))
+        # How long a good answer is belongs to the task; a recipe may say otherwise.
         length = {"max_completion_length": self.task.max_completion_length}
         self.recipe = replace(recipe, trainer=length | recipe.trainer)
         self.config = self.recipe.config
@@ -63,6 +61,7 @@ class Prepared:
 
         config = self.config
         check_one_device(config)
+        # A stand-in for what TRL builds after the policy is loaded, which would be the time to learn of a wrong word.
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         try:
             for logger in get_reporting_integration_callbacks(config.report_to):
@@ -111,9 +110,11 @@ class Prepared:
     def outline(self) -> "tuple[PreTrainedTokenizerBase, PolicyShape]":
         """Tokenizer and shapes of the policy, after the rules that it must obey."""
         recipe = self.recipe
+        # First, since it reads names and shapes alone and says which weight is missing.
         check_whole(recipe.model)
         config, tokenizer = load_outline(recipe.model)
         check_system(recipe.system_prompt, tokenizer.chat_template, recipe.model)
+        # Built for its refusals; the trainer gets one of its own.
         peft_config(recipe.lora)
         lora = LoraSettings(**recipe.lora)
         shape = policy_shape(config, lora.r if recipe.lora else None, lora.target_modules)
@@ -126,6 +127,7 @@ class Prepared:
         """Tokens of each prompt as the policy gets it, after a check that each leaves room for a response."""
         tokenizer, shape = self.outline
         texts = [self.rendered(prompt) for prompt in self.prompts]
+        # A chat template writes the special tokens itself.
         ids = tokenizer(texts, add_special_tokens=not tokenizer.chat_template, verbose=False)["input_ids"]
         lengths = [len(row) for row in ids]
         longest = max(range(len(lengths)), key=lengths.__getitem__)
@@ -162,14 +164,7 @@ class Prepared:
         return [*notes, *(f"warning: {warning}" for warning in warnings if warning)]
 
     def rewards(self, stops: Collection[int]) -> list[RecordReward]:
-        """Loads the rewards in the order of their weights, each with a name of its own in the logs.
-
-        Args:
-            stops: Token ids that end a response.
-
-        Returns:
-            Callables for `reward_funcs`, which read the column `row`.
-        """
+        """Loads the rewards in the order of their weights, each with a name of its own in the logs."""
         functions: list[RecordReward] = []
         for entry in self.recipe.entries:
             if entry.reward == QUALITY:
@@ -177,6 +172,7 @@ class Prepared:
             else:
                 reward = load_reward(entry, self.recipe.output_dir)
                 function = RecordReward(reward, self.prompts, stops, reward.__name__)
+            # One name would be one column of the log.
             same = sum(other.__name__.split("_#")[0] == function.__name__ for other in functions)
             if same:
                 function.__name__ += f"_#{same + 1}"
@@ -185,19 +181,10 @@ class Prepared:
 
 
 def prepare(recipe: Recipe) -> Prepared:
-    """Looks up all that a run needs, and refuses all that can be refused before the policy is loaded.
-
-    Args:
-        recipe: Checked settings.
-
-    Returns:
-        What the trainer is built from.
-
-    Raises:
-        DQOError: A task, data file, model or setting that cannot be used.
-    """
+    """Looks up all that a run needs, and refuses all that can be refused before the policy is loaded."""
     prepared = Prepared(recipe)
     prepared.check_machine()
+    # Asking is looking up: prompts, task, tokenizer and every length come before the policy.
     _ = prepared.notes, prepared.lengths
     return prepared
 
@@ -209,15 +196,12 @@ def task_options(recipe: Recipe) -> dict[str, Any]:
 
 
 class PromptsDigest:
-    """What a run is trained on, by which a resume notices that the data are no longer those of its checkpoint.
-
-    Args:
-        prompts: In the order of the data.
-    """
+    """What a run is trained on, by which a resume notices that the data are no longer those of its checkpoint."""
 
     def __init__(self, prompts: Sequence[Prompt]) -> None:
         digest = hashlib.sha256()
         for prompt in prompts:
+            # The content, not the path: the same data may lie elsewhere on the next machine.
             line = json.dumps(asdict(prompt), ensure_ascii=False)
             digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
         self._digest = digest.hexdigest()
@@ -227,14 +211,7 @@ class PromptsDigest:
         return self._digest
 
     def load(self, state: str) -> None:
-        """Compares with the digest in a checkpoint.
-
-        Args:
-            state: What `state()` returned.
-
-        Raises:
-            DataError: They differ.
-        """
+        """Compares with the digest in a checkpoint."""
         if state != self._digest:
             raise DataError(
                 "data: expected the prompts, references and meta that the run was trained on so far, got others; put "
@@ -243,17 +220,8 @@ class PromptsDigest:
 
 
 def outcome_warning(task: Task, entries: Sequence[Entry], alpha: float, combine: str) -> str | None:
-    """Warns where diversity is added to a reward that only tells right from wrong.
-
-    Args:
-        task: Whose quality and answer span are used.
-        entries: The rewards of the run.
-        alpha: Weight of the credit.
-        combine: How the credit joins the reward.
-
-    Returns:
-        One sentence with the remedy, or None where nothing is wrong.
-    """
+    """Warns where diversity is added to a reward that only tells right from wrong."""
+    # A reward of form pays for no answer, so it does not make the reward more than right or wrong.
     paid = [entry for entry in entries if entry.weight > 0 and entry.reward not in _ABOUT_SHAPE]
     outcome = all(
         entry.reward == "math" or (entry.reward == QUALITY and getattr(task, "outcome_only", False)) for entry in paid

@@ -126,11 +126,7 @@ class Recipe:
         )
 
     def settings(self) -> dict[str, Any]:
-        """Lists every setting as it was given, or by a default that is the same on every machine.
-
-        Returns:
-            Settings as a recipe nests them: again a recipe, which starts the same run wherever it is read.
-        """
+        """Lists every setting as it was given, or by a default that is the same on every machine."""
         # Of the dataclass, not of an instance: that one has asked the machine already.
         defaults = {
             spec.name: spec.default if spec.default_factory is MISSING else spec.default_factory()
@@ -162,14 +158,7 @@ class _Data:
 
 @cache
 def recipe_model(algorithm: str) -> type[BaseModel]:
-    """Makes the model of a recipe file, which also gives the schema for editors.
-
-    Args:
-        algorithm: "grpo", "rloo" or "ppo".
-
-    Returns:
-        A strict model; `task_options` and `rewards` are checked by the task and the rewards.
-    """
+    """Makes the model of a recipe file, which also gives the schema for editors."""
     config = CONFIGS[algorithm]
     own = tuple(spec.name for spec in fields(Recipe) if spec.name not in ("data", "lora", "diversity", "trainer"))
     trainer = model_of(config, _trainer_names(algorithm))
@@ -231,19 +220,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source: str) -> Recipe:
-    """Checks settings and makes the recipe.
-
-    Args:
-        settings: Dotted name -> value.
-        origin: Dotted name -> where the value comes from, for messages.
-        source: The file or table as a whole, for messages.
-
-    Returns:
-        The recipe, every key known and every value of the right type.
-
-    Raises:
-        RecipeError: As `load_recipe` says.
-    """
+    """Makes the recipe of settings by dotted name; `origin` says of each where it comes from, for messages."""
     algorithm = settings.get("algorithm", "grpo")
     # A wrong algorithm is reported with all other mistakes.
     known = algorithm if algorithm in list(CONFIGS) else "grpo"

@@ -34,21 +34,12 @@ TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer, "ppo": DQOPPOTrainer}
 
 
 def run(args: argparse.Namespace) -> int | None:
-    """Trains a policy; everything that can be refused is refused before the policy is loaded.
-
-    Args:
-        args: `recipe`, `settings` (overrides), `resume` and `dry_run`.
-
-    Returns:
-        The exit status of a dry run; None after training; that of a process ended by the signal that stopped it.
-
-    Raises:
-        DQOError: A recipe, task, data file, folder, model or encoder that cannot be used.
-    """
+    """Trains a policy; everything that can be refused is refused before the policy is loaded."""
     recipe = load_recipe(args.recipe, args.settings)
     if args.dry_run:
         return DryRun(recipe, args.resume).run()
     folder = RunFolder(recipe.output_dir)
+    # One process of several owns the folder: a lock by each would be a quarrel among themselves.
     with folder.owned(args.resume) if _is_main_process() else nullcontext():
         return _train(recipe, folder, args.resume)
 
@@ -83,6 +74,7 @@ def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
                 return 128 + stop.signal
             _save_final(trainer, folder)
     except DQOError:
+        # What was refused leaves the folder free for the corrected recipe.
         if _is_main_process() and checkpoint is None:
             folder.forget_start()
         raise
@@ -92,23 +84,13 @@ def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
 
 
 def build_trainer(prepared: Prepared, folder: RunFolder) -> Any:
-    """Loads the policy and makes the trainer, with the run's log.
-
-    Args:
-        prepared: Of the recipe.
-        folder: Where the log goes.
-
-    Returns:
-        DQOTrainer, DQORLOOTrainer or DQOPPOTrainer.
-
-    Raises:
-        DQOError: A model, reward or encoder that cannot be loaded.
-    """
+    """Loads the policy and makes the trainer, with the run's log."""
     from datasets import Dataset
 
     recipe, prompts = prepared.recipe, prepared.prompts
     model, tokenizer = load_policy(recipe.model, dtype=recipe.dtype)
     own = model.generation_config.eos_token_id
+    # Chat models often end a turn with another token than a text.
     stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     asked = [
         conversation(prompt.prompt, recipe.system_prompt) if tokenizer.chat_template else prompt.prompt
@@ -135,10 +117,12 @@ def _explaining_out_of_memory(prepared: Prepared, trainer: Any) -> Iterator[None
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        # On a CPU torch raises a bare RuntimeError.
         cpu = "can't allocate memory" in str(error)
         if not cpu and not isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise
         parts = prepared.memory
+        # The estimate of the dry run, which says what to make smaller.
         listed = ", ".join(f"{name} {value:.2g}" for name, value in parts.items())
         raise TrainingError(
             f"step {trainer.state.global_step + 1}: out of memory ({first_words(error)}); a process takes about "
@@ -211,7 +195,8 @@ def _unseen_prompts(recipe: Recipe, task: Task) -> list[str]:
         try:
             if task.prompts(split):
                 return ["--split", split]
-        except DataError:  # a task that reads files may have been given no file for this split
+        except DataError:
+            # A task that reads files may have been given no file for this split.
             continue
     return ["--data", recipe.data["path"]]
 
