@@ -13,7 +13,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CLOCKS = ("time/", "step_time", "train_runtime", "train_samples_per_second", "train_steps_per_second")
@@ -29,8 +32,8 @@ def quality(completions, **columns):
     return [sum(len(word) <= 3 for word in text.split()) / max(1, len(text.split())) for text in completions]
 
 
-def train(kind: str, folder: Path) -> dict:
-    """One run with the `dqo` that is importable: its log without clocks, and a digest of every weight."""
+def build_trainer(kind: str, folder: Path, **more: Any) -> Any:
+    """Makes the trainer of one run, with the `dqo` that is importable; `more` are settings on top."""
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -43,19 +46,25 @@ def train(kind: str, folder: Path) -> dict:
     save_tiny_policy(folder / "start")
     policy, tokenizer = (auto.from_pretrained(folder / "start") for auto in (AutoModelForCausalLM, AutoTokenizer))
     name = {"grpo": "DQO", "rloo": "DQORLOO", "ppo": "DQOPPO"}[kind]
-    args = getattr(dqo, f"{name}Config")(
-        str(folder / kind), alpha=0.5, encoder="hashed", shared_prefix=False, num_generations=4, max_steps=6, seed=3,
-        per_device_train_batch_size=8, gradient_accumulation_steps=2, max_completion_length=8, learning_rate=1e-2,
-        logging_steps=1, bf16=False, use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, **RUNS[kind],
-    )  # fmt: skip
+    settings = RUNS[kind] | {
+        "alpha": 0.5, "encoder": "hashed", "shared_prefix": False, "num_generations": 4, "max_steps": 6, "seed": 3,
+        "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_completion_length": 8,
+        "learning_rate": 1e-2, "logging_steps": 1, "bf16": False, "use_cpu": True, "report_to": [],
+        "save_strategy": "no", "disable_tqdm": True,
+    } | more  # fmt: skip
     prompts = [" ".join(WORDS[i : i + 4]) for i in range(8)]
-    trainer = getattr(dqo, f"{name}Trainer")(
-        policy, reward_funcs=quality, args=args, train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=tokenizer,
+    return getattr(dqo, f"{name}Trainer")(
+        policy, reward_funcs=quality, args=getattr(dqo, f"{name}Config")(str(folder / kind), **settings),
+        train_dataset=Dataset.from_dict({"prompt": prompts}), processing_class=tokenizer,
     )  # fmt: skip
+
+
+def train(kind: str, folder: Path) -> dict:
+    """One run: its log without clocks, and a digest of every weight."""
+    trainer = build_trainer(kind, folder)
     trainer.train()
     log = [{k: v for k, v in line.items() if not k.startswith(CLOCKS)} for line in trainer.state.log_history]
-    networks = {"policy": policy, "critic": getattr(trainer, "critic", None)}
+    networks = {"policy": trainer.model, "critic": getattr(trainer, "critic", None)}
     weights = {
         f"{network}.{key}": hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()
         for network, module in networks.items()
@@ -89,6 +98,17 @@ def compare(kind: str, before: dict, after: dict) -> list[str]:
     return found + [f"weight {n}" for n in sorted(names) if before["weights"].get(n) != after["weights"].get(n)]
 
 
+@contextmanager
+def tree_of(revision: str, folder: Path) -> Iterator[Path]:
+    """A commit in a worktree of its own, which is removed afterwards."""
+    git = ["git", "-C", str(ROOT), "worktree"]
+    subprocess.run([*git, "add", "--quiet", "--detach", str(folder), revision], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder)], check=True)
+
+
 def main() -> int:
     """Compare, or train as a child."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -101,22 +121,16 @@ def main() -> int:
         return 0
     if not options.against:
         parser.error("--against: expected a commit to compare with")
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        git = ["git", "-C", str(ROOT), "worktree"]
-        subprocess.run([*git, "add", "--quiet", "--detach", str(base), options.against], check=True)
-        try:
-            differing = 0
-            for kind in RUNS:
-                before, after = (run(tree, kind, Path(folder) / f"{kind}-{i}") for i, tree in enumerate((base, ROOT)))
-                found = compare(kind, before, after)
-                steps = sum("loss" in line for line in before["log"])
-                size = f"{steps} steps, {len(before['weights'])} weights"
-                print(f"{kind}: {size}: {'equal to the last bit' if not found else f'{len(found)} differences'}")
-                print("".join(f"  {line}\n" for line in found[:10]), end="")
-                differing += bool(found)
-        finally:
-            subprocess.run([*git, "remove", "--force", str(base)], check=True)
+    differing = 0
+    with tempfile.TemporaryDirectory() as folder, tree_of(options.against, Path(folder) / "base") as base:
+        for kind in RUNS:
+            before, after = (run(tree, kind, Path(folder) / f"{kind}-{i}") for i, tree in enumerate((base, ROOT)))
+            found = compare(kind, before, after)
+            steps = sum("loss" in line for line in before["log"])
+            size = f"{steps} steps, {len(before['weights'])} weights"
+            print(f"{kind}: {size}: {'equal to the last bit' if not found else f'{len(found)} differences'}")
+            print("".join(f"  {line}\n" for line in found[:10]), end="")
+            differing += bool(found)
     return int(differing > 0)
 
 
