@@ -18,12 +18,13 @@ ROOT = Path(__file__).parents[2]
 OF_EVALUATION = {name: found for name, found in DEFINITIONS.items() if found.kind}
 OF_TRAINING = {name: found for name, found in DEFINITIONS.items() if not found.kind}
 TEXTS = ["red red green", "green", "blue and cyan but no pink", ""]
+SAID = {"answer_key": lambda prompt, response: response}
 GROUPS = [Group("a", "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {})]
 
 
 def names(words, same_words):
     measures = {name: f for protocol in PROTOCOLS.values() for name, f in protocol.measures.items()}
-    values = prompt_values(GROUPS, words, words, measures=measures, equivalence=same_words)
+    values = prompt_values(GROUPS, words, words, measures=measures, equivalence=same_words, **SAID)
     return values, metrics_document(GROUPS, values, seed=0)
 
 
@@ -69,6 +70,10 @@ def test_what_a_table_shows_is_what_its_entry_says():
     metrics = ["quality", "max@1", "max@k", "vendi_1", "heldout/vendi_2", "effective_rank", "distinct_2", "my own"]
     assert shown_in(metrics, "compare") == ["quality", "max@1", "vendi_1", "distinct_2", "my own"]
     assert shown_in(metrics, "sweep") == ["quality", "max@k", "vendi_1", "distinct_2", "my own"]
+    distinct = ["distinct_right@1", "distinct_right@10", "distinct_right@k"]
+    assert [shown_in(distinct, place) for place in ("eval", "compare", "report", "sweep")] == [
+        distinct, distinct[:2], distinct[:2], distinct[2:]
+    ]  # fmt: skip
     assert shown_in(DEFINITIONS, "panel") == [
         "quality", "step", "diversity/vendi", "alpha", "kl", "completions/mean_length"
     ]  # fmt: skip
@@ -88,9 +93,8 @@ def test_better_means_more_diverse(words, same_words, name):
     if name == "corpus/distinct_{n}":
         spread, copies = (metrics_document([g], {}, seed=0)["corpus"]["distinct_2"] for g in groups)
     else:
-        spread, copies = prompt_values(groups, words, measures=measures, equivalence=same_words)[
-            name.replace("{n}", "2")
-        ]
+        values = prompt_values(groups, words, measures=measures, equivalence=same_words, **SAID)
+        spread, copies = values[name.replace("{n}", "2").replace("{k}", "2")]
     assert spread > copies if DEFINITIONS[name].better == "higher" else spread < copies
 
 
@@ -163,7 +167,7 @@ def test_what_can_be_null_has_a_reason(words):
     """Silence, one response, text that no measure of words can read, without rewards, classes or difference."""
     hard = [["", " "], ["red"], ["一只猫坐在红色的垫子上。"] * 2, ["red", "green"]]
     groups = [Group(str(i), "?", [], texts, ["eos"] * len(texts), None, {}) for i, texts in enumerate(hard)]
-    values = prompt_values(groups, words, words, measures=PROTOCOLS["paper"].measures)
+    values = prompt_values(groups, words, words, measures=PROTOCOLS["paper"].measures, **SAID)
     null = {name for name, column in values.items() if None in column}
     assert null == {name for name in values if definition_of(name).undefined}
 

@@ -1,4 +1,4 @@
-"""pass@k and max@k against the mean over all subsets of k samples, which is what they estimate."""
+"""pass@k, max@k and distinct right answers against the mean over all subsets of k samples."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dqo.errors import DQOError, NonFiniteError
-from dqo.evaluation import max_at_k, pass_at_k
+from dqo.evaluation import distinct_right_at_k, max_at_k, pass_at_k
 
 
 def over_subsets(values, k):
@@ -40,6 +40,46 @@ def test_ends():
     assert pass_at_k(10, 10, 1) == 1.0
     assert pass_at_k(10, 0, 10) == 0.0
     assert pass_at_k(10, 1, 10) == 1.0
+
+
+def test_distinct_right_by_hand():
+    answers = ["Rome", "Rome", "Oslo", None]
+    assert distinct_right_at_k(answers, 1) == pytest.approx(3 / 4), "the share of right ones"
+    assert distinct_right_at_k(answers, 2) == pytest.approx(5 / 6 + 1 / 2), "no Rome in 1 pair of 6, no Oslo in 3"
+    assert distinct_right_at_k(answers, 3) == pytest.approx(1 + 3 / 4)
+    assert distinct_right_at_k(answers, 4) == 2.0
+    assert distinct_right_at_k([None] * 4, 2) == 0.0
+    assert distinct_right_at_k(["Rome"] * 4, 2) == 1.0
+    assert distinct_right_at_k(["", "", None], 3) == 1.0, "only None is wrong"
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=8), st.data())
+def test_distinct_right_is_the_mean_count_over_subsets(answers, data):
+    k = data.draw(st.integers(1, len(answers)))
+    counts = [len(set(subset) - {None}) for subset in itertools.combinations(answers, k)]
+    assert distinct_right_at_k(answers, k) == pytest.approx(sum(counts) / len(counts), abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_distinct_right_is_unbiased_and_does_not_depend_on_n(n):
+    """The mean over all outcomes of n draws from a policy, against all outcomes of two draws from it."""
+    policy = {"a": 0.5, "b": 0.125, "c": 0.125, None: 0.25}
+
+    def expected(draws, measure):
+        outcomes = itertools.product(policy, repeat=draws)
+        return math.fsum(math.prod(policy[answer] for answer in drawn) * measure(drawn) for drawn in outcomes)
+
+    truth = expected(2, lambda drawn: len(set(drawn) - {None}))
+    assert expected(n, lambda drawn: distinct_right_at_k(drawn, 2)) == pytest.approx(truth, abs=1e-12)
+    assert truth == pytest.approx(3 / 4 + 2 * 15 / 64), "1 - (1 - p)^2 of each answer"
+
+
+@pytest.mark.parametrize("k", [1, 10, 500, 990, 1000])
+def test_distinct_right_of_a_thousand_samples(k):
+    times = {"a": 1, "b": 9, "c": 490, None: 500}
+    answers = [answer for answer, n_c in times.items() for _ in range(n_c)]
+    exact = sum(1 - Fraction(math.comb(1000 - times[c], k), math.comb(1000, k)) for c in "abc")
+    assert distinct_right_at_k(answers, k) == pytest.approx(float(exact), rel=1e-14)
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(1000, 3, 500), (10_000, 7, 9_000), (1_000_000, 1, 1), (5000, 2500, 2)])
@@ -73,6 +113,7 @@ def test_arrays_tensors_and_whole_floats_are_taken():
         (lambda: pass_at_k(4, 1.5, 1), r"`c` must be a whole number, got 1\.5"),
         (lambda: max_at_k([1.0, 2.0], 3), r"got k=3 with n=2 samples"),
         (lambda: max_at_k([], 1), r"got k=1 with n=0 samples"),
+        (lambda: distinct_right_at_k([None, None], 3), r"got k=3 with n=2 samples"),
     ],
 )
 def test_impossible_counts_are_refused(call, message):

@@ -1,11 +1,15 @@
 """An evaluation from groups to its folder, by a task, a reward or without quality; protocols."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
+from dqo.cli.evaluate import summary
 from dqo.cli.main import build_parser
 from dqo.errors import RecipeError, RewardError
+from dqo.evaluation.compare import compare
 from dqo.evaluation.run import PROTOCOLS, evaluate
 from dqo.files.records import Group, read_groups
 
@@ -62,6 +66,46 @@ def test_a_task_gives_quality_and_span(words, first_letters, same_words, tmp_pat
     assert rows[1]["vendi_1"] == pytest.approx(3.0)
     assert sum(row["vendi_1"] for row in rows) / 2 == pytest.approx(document["metrics"]["vendi_1"]["mean"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["groups.jsonl", "metrics.json", "prompt_metrics.jsonl"]
+
+
+class KeyedTask(ColourTask):
+    """Paid for every colour but pink, which names no answer; dark red is red, to the metric alone."""
+
+    def answer_key(self, prompt, response):
+        assert prompt.prompt in ("colours?", "more?")
+        return None if "pink" in response else self.answer_span(response).removeprefix("dark ")
+
+    def quality(self, prompts, responses, ended):
+        return [float(end) for end in ended]
+
+
+def test_distinct_right_answers_are_the_tasks_word(words, tmp_path):
+    groups = [replace(GROUPS[0], responses=["say: red", "say: dark red", "say: blue"]), GROUPS[1]]
+    metrics = evaluate(groups, encoder=words, task=KeyedTask(), out=tmp_path / "eval")["metrics"]
+    rows = [json.loads(line) for line in (tmp_path / "eval/prompt_metrics.jsonl").read_text().splitlines()]
+    # Of a, two right ones are both red and blue is cut off; of b, blue and cyan are right.
+    assert [row["distinct_right@1"] for row in rows] == pytest.approx([2 / 3, 2 / 3])
+    assert [row["distinct_right@2"] for row in rows] == pytest.approx([1, 2 * 2 / 3])
+    assert [row["distinct_right@3"] for row in rows] == [row["distinct_right@k"] for row in rows] == [1.0, 2.0]
+    assert metrics["distinct_right@k"] == {"mean": 1.5, "low": 1.0, "high": 2.0}
+    compare([tmp_path / "eval", shutil.copytree(tmp_path / "eval", tmp_path / "other")], tmp_path / "compared")
+    shared = json.loads((tmp_path / "compared/comparison.json").read_text())["differences"]["other"]
+    assert shared["distinct_right@2"]["mean"] == 0.0
+
+
+def test_distinct_right_at_k_keeps_to_ten_draws(words, tmp_path):
+    twelve = Group("a", "colours?", "red", ["red"] * 11 + ["blue"], ["eos"] * 12, None, {})
+    metrics = evaluate([twelve], encoder=words, task=KeyedTask(), out=tmp_path)["metrics"]
+    assert metrics["distinct_right@k"] == metrics["distinct_right@10"]
+    assert metrics["distinct_right@k"]["mean"] == pytest.approx(1 + 10 / 12)
+    assert metrics["distinct_right@12"]["mean"] == 2.0
+    assert "distinct_right@k" in summary({"n_prompts": 1, "n_samples": 12, "metrics": metrics})
+
+
+def test_without_the_tasks_word_distinct_right_answers_are_absent(words, tmp_path):
+    for how in ({"task": ColourTask()}, {"reward": has_red}, {}):
+        metrics = evaluate(GROUPS, encoder=words, out=tmp_path, **how)["metrics"]
+        assert not any(name.startswith("distinct_right") for name in metrics)
 
 
 def test_the_same_call_writes_the_same_bytes(words, tmp_path):

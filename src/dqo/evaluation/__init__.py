@@ -19,7 +19,7 @@ from dqo.evaluation.meaning import (
     vendi_score,
 )
 from dqo.evaluation.metrics import measure
-from dqo.evaluation.quality import among_good, max_at_k, pass_at_k
+from dqo.evaluation.quality import among_good, distinct_right_at_k, max_at_k, pass_at_k
 from dqo.evaluation.statistics import hypervolume, pareto_front
 from dqo.evaluation.words import compression_ratio, corpus_distinct_n, distinct_n, self_bleu, self_rouge
 
@@ -32,6 +32,7 @@ __all__ = [
     "definition_of",
     "distinct_k",
     "distinct_n",
+    "distinct_right_at_k",
     "effective_rank",
     "embedding_classes",
     "group_log_volume",

@@ -1,8 +1,9 @@
 """Every metric of every prompt, from groups and encoders; metrics.yaml says what each of them is.
 
 `max@1`, `max@2`, ... and `pass@1`, ... run over 1, 2, 5, 10, 20, ... up to the responses per prompt, and that number
-itself. Diversity is that of the answer spans; length, truncation and emptiness are of whole responses. A metric that is
-undefined for a prompt is None there, and the means are over the prompts where it is defined.
+itself; so does `distinct_right@1`, ... where the task says which right answers are the same. Diversity is that of the
+answer spans; length, truncation and emptiness are of whole responses. A metric that is undefined for a prompt is None
+there, and the means are over the prompts where it is defined.
 """
 
 import math
@@ -26,11 +27,11 @@ from dqo.evaluation.meaning import (
     semantic_entropy,
     utility_k,
 )
-from dqo.evaluation.quality import among_good, judged, max_at_k, pass_at_k, passes
+from dqo.evaluation.quality import among_good, distinct_right_at_k, judged, max_at_k, pass_at_k, passes
 from dqo.evaluation.same_meaning import Equivalence
 from dqo.evaluation.statistics import PromptValues, summarize
 from dqo.evaluation.words import compression_ratio, distinct_n, self_bleu
-from dqo.files.records import Group
+from dqo.files.records import Group, Prompt
 from dqo.rewards.calling import finite_number
 from dqo.settings import DEFAULT_ENCODER
 
@@ -47,7 +48,11 @@ _GROUPS_AT_ONCE = 16
 # 8 MB of 10 embeddings each.
 _GROUPS_MEASURED = 256
 
+# The k of distinct_right@k, unless fewer were drawn: at k = n it would be a count that grows with n.
+_DISTINCT_AMONG = 10
+
 Row = dict[str, float | None]
+AnswerKey = Callable[[Prompt, str], str | None]
 
 
 def measure(
@@ -105,6 +110,7 @@ def prompt_values(
     pass_threshold: float = 0.5,
     equivalence: Equivalence | None = None,
     measures: Mapping[str, Callable[[list[str]], float]] | None = None,
+    answer_key: AnswerKey | None = None,
 ) -> PromptValues:
     """Computes every metric of every prompt.
 
@@ -116,6 +122,8 @@ def prompt_values(
         pass_threshold: Least reward that passes; 0.5 divides 0/1 rewards.
         equivalence: Decides which responses mean the same; by default the encoder's measured threshold, if it has one.
         measures: More metrics by name, each of the answer spans of one prompt.
+        answer_key: Prompt and response -> which right answer it is, None where it is wrong; without it no
+            `distinct_right@k` is measured.
 
     Returns:
         Name -> P finite values in the order of the groups, None where undefined.
@@ -125,6 +133,9 @@ def prompt_values(
     groups = judged(groups)
     spans = [[answer_span(response) for response in group.responses] for group in groups]
     rows = _rows_of_texts(groups, spans, pass_threshold, measures or {})
+    if answer_key is not None:
+        for row, group in zip(rows, groups, strict=True):
+            row |= _distinct_right(group, answer_key, draw_counts(n_samples(groups)), pass_threshold)
     E = _embed(encoder, groups, spans)  # P x (G, D)
     _add_meanings(rows, E, groups, pass_threshold)
     for row, group, classes in zip(rows, groups, _classes(E, spans, equivalence, encoder.name), strict=True):
@@ -196,6 +207,17 @@ def _quality(rewards: list[float] | None, draws: list[int], threshold: float) ->
         | {f"max@{label}": max_at_k(rewards, k) for label, k in counts}
         | {f"pass@{label}": pass_at_k(len(rewards), passed, k) for label, k in counts}
     )
+
+
+def _distinct_right(group: Group, answer_key: AnswerKey, draws: list[int], threshold: float) -> Row:
+    counts = [(str(k), k) for k in draws] + [("k", min(_DISTINCT_AMONG, draws[-1]))]
+    if group.rewards is None:
+        return dict.fromkeys(f"distinct_right@{label}" for label, _ in counts)
+    prompt = Prompt(group.id, group.prompt, group.reference, group.meta)
+    # The reward knows what the text does not tell, such as that a response was cut off.
+    passed = zip(group.responses, passes(group.rewards, threshold), strict=True)
+    answers = [answer_key(prompt, response) if good else None for response, good in passed]
+    return {f"distinct_right@{label}": distinct_right_at_k(answers, k) for label, k in counts}
 
 
 def _whole(group: Group) -> Row:

@@ -1,9 +1,10 @@
-"""Quality of responses: unbiased pass@k and max@k, scoring by a task or a reward, and the text that is judged."""
+"""Quality of responses: unbiased pass@k, max@k and distinct right answers, scoring, and the text that is judged."""
 
 import asyncio
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -73,6 +74,26 @@ def max_at_k(rewards: Sequence[float], k: int) -> float:
         terms.append(weight * reward)
         weight *= (i - k) / (i - 1) if i > 1 else 0.0
     return math.fsum(terms)
+
+
+def distinct_right_at_k(answers: Sequence[Hashable | None], k: int) -> float:
+    """Expected number of distinct right answers among k of the n samples: Σ_c 1 - C(n-n_c, k)/C(n, k), n_c of answer c.
+
+    Args:
+        answers: One per sample of a prompt: equal for the same right answer, None where it is wrong.
+        k: Draws granted, 1 <= k <= n.
+
+    Returns:
+        A number from 0 to k; of k = 1 the share of right samples, of k = n the number of distinct right answers.
+
+    Raises:
+        DQOError: If k is out of range.
+    """
+    n = len(answers)
+    _check_draws(k, n)
+    # By linearity: answer c is among the k draws with its own pass@k (docs/math.md eq. 7.3).
+    times = Counter(answer for answer in answers if answer is not None)
+    return math.fsum(pass_at_k(n, n_c, k) for n_c in times.values())
 
 
 def _check_draws(k: int, n: int) -> None:

@@ -177,6 +177,7 @@ def evaluate(
         pass_threshold=by.pass_threshold,
         equivalence=by.equivalence,
         measures=by.protocol and by.protocol.measures,
+        answer_key=getattr(by.task, "answer_key", None),
         **how,
     )
     facts = {

@@ -29,7 +29,9 @@ class Task(Protocol):
 
     A task may have more, which is looked up by name: `notes` (list[str], shown before a run), `counts()` (name ->
     number, logged beside its quality), `outcome_only` (quality tells right from wrong and nothing else), `cuts_span`
-    (`answer_span` leaves out what follows the answer), and `scores_in_dry_run` (a dry run calls `quality`).
+    (`answer_span` leaves out what follows the answer), `scores_in_dry_run` (a dry run calls `quality`), and
+    `answer_key(prompt, response)` (which right answer a response is, as text that is equal for the same one; None where
+    it is wrong), for the evaluation to count distinct right answers.
 
     Attributes:
         name: The name in recipes and logs.

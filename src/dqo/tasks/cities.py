@@ -72,6 +72,11 @@ class CitiesTask(GeneratedTask):
         city = next(filter(None, self._cities_of(response)), None)
         return self._gazetteer.label(city) if city else response.strip()
 
+    def answer_key(self, prompt: Prompt, response: str) -> str | None:
+        """Names the city of a right response by its number in the gazetteer, the same for all its spellings."""
+        city = self._only_city(response)
+        return str(city.id) if city and city.continent == self._continent(prompt) else None
+
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows 1, `ELSEWHERE` or 0, halved for a long response."""
         return [self._score(*row) for row in zip(prompts, responses, ended, strict=True)]
@@ -83,16 +88,22 @@ class CitiesTask(GeneratedTask):
     def _search(self, response: str) -> tuple[City | None, ...]:
         return tuple(self._gazetteer.cities(response))
 
-    def _score(self, prompt: Prompt, response: str, ended: bool) -> float:
+    def _only_city(self, response: str) -> City | None:
+        named = set(self._cities_of(response))
+        return named.pop() if len(named) == 1 else None
+
+    def _continent(self, prompt: Prompt) -> str:
         continent = meta_field(prompt, "continent", str, self.name)
         if continent not in CONTINENTS:
             raise DataError(
                 f"prompt {prompt.id!r}: expected meta.continent to be one of {', '.join(CONTINENTS)}, got "
                 f"{continent!r}; use one of these."
             )
-        named = set(self._cities_of(response))
-        city = named.pop() if len(named) == 1 else None
+        return CONTINENTS[continent]
+
+    def _score(self, prompt: Prompt, response: str, ended: bool) -> float:
+        continent, city = self._continent(prompt), self._only_city(response)
         if not ended or city is None:
             return 0.0
-        score = 1.0 if city.continent == CONTINENTS[continent] else ELSEWHERE
+        score = 1.0 if city.continent == continent else ELSEWHERE
         return score if len(response.split()) <= MAX_WORDS else score / 2

@@ -173,6 +173,10 @@ class CountdownTask(GeneratedTask):
         expression = _read(response)
         return expression.text if expression else response.strip()
 
+    def answer_key(self, prompt: Prompt, response: str) -> str | None:
+        """Writes a solution in normal form; None for another response."""
+        return self.answer_span(response) if self._score(prompt, response, ended=True) == 1.0 else None
+
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows 1, `PARTIAL` or 0."""
         return [self._score(*row) for row in zip(prompts, responses, ended, strict=True)]
