@@ -120,7 +120,7 @@ def test_float32_noise_in_copies_is_not_a_mode():
 def test_bad_embeddings_are_refused(measure):
     rows = torch.eye(3)
     rows[2, 1] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"row 2 of shape \(3, 3\) holds NaN or infinity"):
+    with pytest.raises(NonFiniteError, match=r"row \[2\] of shape \(3, 3\) holds NaN or infinity"):
         measure(rows)
     with pytest.raises(DQOError, match=r"must have shape \(G, D\), got \(2, 3, 3\)"):
         measure(torch.zeros(2, 3, 3))
