@@ -91,7 +91,7 @@ def test_unknown_names_are_answered_with_the_nearest():
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("cities", {"train_size": 1000}, "train_size=1000: expected no more prompts than the task can make"),
+        ("cities", {"train_size": 1000}, "train_size=1000: expected no more .* by `task_options: {train_size: ...}`"),
         ("cities", {"dev_size": -1}, "`dev_size` must be at least 0, got -1"),
         ("cities", {"min_population": 10}, "`min_population` must be at least 15000"),
         ("concepts", {"seed": "a"}, "seed` must be a whole number, got 'a'"),

@@ -72,7 +72,7 @@ class GeneratedTask(SplitTask):
             rng, others = random.Random(f"{self.seed}/{split}"), [item for items in drawn.values() for item in items]
             drawn[split] = []
             for _ in range(size):
-                drawn[split].append(self._draw_new(rng, drawn[split], others, f"{split}_size={size}"))
+                drawn[split].append(self._draw_new(rng, drawn[split], others, f"{split}_size"))
         self.splits = {split: list(map(self._prompt, drawn[split], self._ids(split))) for split in SPLITS}
 
     def draw(self, rng: random.Random) -> Any:
@@ -87,14 +87,15 @@ class GeneratedTask(SplitTask):
         """Tells whether two items may not lie in different splits; equal items never occur twice."""
         return one == other
 
-    def _draw_new(self, rng: random.Random, items: list[Any], others: list[Any], wanted: str) -> Any:
+    def _draw_new(self, rng: random.Random, items: list[Any], others: list[Any], setting: str) -> Any:
         for _ in range(_ATTEMPTS):
             item = self.draw(rng)
             if item not in items and not any(self.clash(item, other) for other in others):
                 return item
         raise RecipeError(
-            f"{wanted}: expected no more prompts than the task can make, but after {len(items)} no new one was found "
-            f"in {_ATTEMPTS} draws; ask for a smaller split."
+            f"{setting}={getattr(self, setting)}: expected no more prompts than the task can make, but after "
+            f"{len(items)} no new one was found in {_ATTEMPTS} draws; set a smaller one by "
+            f"`task_options: {{{setting}: ...}}`."
         )
 
     def _ids(self, split: str) -> list[str]:
