@@ -209,8 +209,14 @@ def test_test_prompts_are_not_trained_on(refused, own_recipe, prompt_file):
     ("override", "message"),
     [
         ("lora.target_modules=[qq_proj]", "lora.target_modules: expected names of its layers, got ['qq_proj']"),
-        ("trainer.report_to=wandb", "TRL refuses these settings: RuntimeError: WandbCallback requires wandb"),
-        ("trainer.lr_scheduler_type=cosine_with_min_lr", "TRL refuses these settings: ValueError:"),
+        (
+            "trainer.report_to=wandb",
+            "trainer: TRL refuses report_to='wandb': RuntimeError: WandbCallback requires wandb",
+        ),
+        (
+            "trainer.lr_scheduler_type=cosine_with_min_lr",
+            "trainer: TRL refuses lr_scheduler_type='cosine_with_min_lr': One of min_lr or min_lr_rate should be set",
+        ),
     ],
 )
 def test_what_the_host_refuses_late_is_one_sentence(refused, own_recipe, override, message):

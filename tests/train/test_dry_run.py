@@ -216,9 +216,9 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
     [
         (
             ["trainer.report_to=wandb"],
-            "machine: trainer: TRL refuses these settings: RuntimeError",
+            "machine: trainer: TRL refuses report_to='wandb': RuntimeError: WandbCallback requires wandb",
         ),
-        (["trainer.report_to=wandbb"], "machine: trainer: TRL refuses these settings: ValueError"),
+        (["trainer.report_to=wandbb"], "machine: trainer: TRL refuses report_to='wandbb': wandbb is not supported"),
         (["trainer.use_liger_kernel=true"], "machine: trainer.use_liger_kernel needs the package 'liger_kernel'"),
         (["trainer.use_vllm=true"], "machine: trainer.use_vllm needs the package 'vllm'"),
         (["encoder=all-MiniLM-L6-v2", "encoder_device=gpu"], "encoder: "),

@@ -172,9 +172,13 @@ def test_missing_file_is_named(tmp_path):
     [
         (["trainer.num_generations=5"], r"groups of trainer.num_generations = 5 responses, got 8 rows "
                                         r"\(trainer.per_device_train_batch_size 8 x 1 processes x 1 accumulated\)"),
-        (["trainer.num_generations=12", "trainer.gradient_accumulation_steps=4"], "got 32 rows .* multiple of 12"),
-        (["trainer.generation_batch_size=6"], "got trainer.generation_batch_size = 6; make it a multiple of"),
-        (["trainer.lr_scheduler_type=lineer"], "TRL refuses these settings: .*lineer"),
+        (["trainer.num_generations=12", "trainer.gradient_accumulation_steps=4"],
+         "got 32 rows .*; make it a multiple of 12, or choose a num_generations that divides 32"),
+        (["trainer.generation_batch_size=6"],
+         "got trainer.generation_batch_size = 6; make it a multiple of 8, or choose a num_generations that divides 6"),
+        (["trainer.num_generations=1", "trainer.beta=0.5", "alpha=0"],
+         "^trainer: TRL refuses num_generations=1, beta=0.5: GRPO requires at least 2 .* minimum required; change"),
+        (["trainer.lr_scheduler_type=lineer"], "TRL refuses lr_scheduler_type='lineer': .*lineer"),
         (["kernel=gaussian"], "bandwidth `sigma`"),
         (["trainer.num_generations=2"], "num_generations of at least 3, got 2"),
     ],

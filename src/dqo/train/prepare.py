@@ -16,11 +16,11 @@ import torch
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.records import Prompt, read_prompts
-from dqo.integrations.trl.config import DQOConfig
+from dqo.integrations.trl.config import DQOConfig, explaining_refusals
 from dqo.integrations.trl.faults import check_one_device
 from dqo.models.chat import check_system, rendered
 from dqo.models.policy import check_whole, load_outline
-from dqo.models.weights import check_login, first_words
+from dqo.models.weights import check_login
 from dqo.rewards import TaskReward
 from dqo.rewards.calling import RecordReward
 from dqo.rewards.loading import QUALITY, Entry, load_reward
@@ -31,6 +31,7 @@ from dqo.train.recipe import LoraSettings, Recipe, peft_config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_READ_LATE = ("report_to", "lr_scheduler_type", "lr_scheduler_kwargs")
 _LATE_PACKAGES = {"use_vllm": "vllm", "use_liger_kernel": "liger_kernel"}
 _ABOUT_SHAPE = ("length", "format", "ended")  # rewards that do not say whether a response is good
 
@@ -63,12 +64,11 @@ class Prepared:
         check_one_device(config)
         # A stand-in for what TRL builds after the policy is loaded, which would be the time to learn of a wrong word.
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-        try:
+        given = {name: value for name, value in self.recipe.trainer.items() if name in _READ_LATE}
+        with explaining_refusals(given, kinds=(ValueError, RuntimeError, ImportError, TypeError)):
             for logger in get_reporting_integration_callbacks(config.report_to):
                 logger()
             get_scheduler(config.lr_scheduler_type, optimizer, 1, 1, config.lr_scheduler_kwargs)
-        except (ValueError, RuntimeError, ImportError, TypeError) as error:
-            raise RecipeError(f"trainer: TRL refuses these settings: {first_words(error)}; change them.") from error
         for setting, package in _LATE_PACKAGES.items():
             if getattr(self.config, setting, False) and find_spec(package) is None:
                 raise RecipeError(

@@ -15,9 +15,14 @@ from pydantic import AfterValidator, BaseModel, Field, create_model
 
 from dqo.embedders.loading import canonical
 from dqo.errors import RecipeError
-from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQOPPOConfig, DQORLOOConfig
+from dqo.integrations.trl.config import (
+    DiversityArguments,
+    DQOConfig,
+    DQOPPOConfig,
+    DQORLOOConfig,
+    explaining_refusals,
+)
 from dqo.models.policy import DEFAULT_POLICY
-from dqo.models.weights import first_words
 from dqo.rewards.loading import Entry, read_entries
 from dqo.settings.checking import check, model_of, setting
 from dqo.settings.yaml import parse_yaml, read_yaml_file
@@ -304,15 +309,15 @@ def check_whole_groups(trainer: Mapping[str, Any]) -> None:
     rows, passes = trainer["per_device_train_batch_size"], trainer["steps_per_generation"]
     passes = passes or trainer["gradient_accumulation_steps"]
     given = trainer["generation_batch_size"]
-    if (given or rows * processes * passes) % size:
+    total = given or rows * processes * passes
+    if total % size:
         product = (
-            f"{rows * processes * passes} rows (trainer.per_device_train_batch_size {rows} x {processes} processes x "
-            f"{passes} accumulated)"
+            f"{total} rows (trainer.per_device_train_batch_size {rows} x {processes} processes x {passes} accumulated)"
         )
         came = f"trainer.generation_batch_size = {given}" if given else product
         raise RecipeError(
             f"a step must hold whole groups of trainer.num_generations = {size} responses, got {came}; make it a "
-            f"multiple of {size}."
+            f"multiple of {size}, or choose a num_generations that divides {total}."
         )
 
 
@@ -339,7 +344,5 @@ def peft_config(lora: dict[str, Any]) -> "LoraConfig | None":
 
     settings = LoraSettings(**lora)
     given = {"r": settings.r, "lora_alpha": settings.alpha, "lora_dropout": settings.dropout}
-    try:
+    with explaining_refusals(lora, "lora: peft"):
         return LoraConfig(**given, target_modules=settings.target_modules, task_type="CAUSAL_LM")
-    except (ValueError, TypeError) as error:
-        raise RecipeError(f"lora: peft refuses these settings ({first_words(error)}); change them.") from error

@@ -2,10 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from accelerate.utils import str_to_bool
@@ -25,17 +25,24 @@ from dqo.settings.checking import check_fields, setting
 LOSS_TYPES = ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo")  # TRL's
 
 
+_REFUSALS = (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError, NotImplementedError)
+
+
 @contextmanager
-def _explaining_refusals() -> Iterator[None]:
-    """Turns what TRL raises about settings into a RecipeError."""
+def explaining_refusals(
+    given: Mapping[str, Any], by: str = "trainer: TRL", kinds: tuple[type[Exception], ...] = _REFUSALS
+) -> Iterator[None]:
+    """Turns what a library raises about settings into a RecipeError; `by` is their section and the library."""
     try:
         yield
-    except (ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError, NotImplementedError) as error:
-        raise RecipeError(f"trainer: TRL refuses these settings: {first_words(error)}; change them.") from error
+    except kinds as error:
+        named = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "these settings"
+        said = first_words(error).removeprefix("ValueError: ")
+        raise RecipeError(f"{by} refuses {named}: {said}; change them.") from error
     except OSError as error:
         if error.filename is None:  # a connection; with a name it is a file that a setting gives
             raise
-        raise RecipeError(f"trainer: TRL cannot read {error.filename!r}: {error.strerror}; correct it.") from error
+        raise RecipeError(f"{by} cannot read {error.filename!r}: {error.strerror}; correct it.") from error
 
 
 @dataclass
@@ -99,6 +106,13 @@ class DiversityArguments(EncoderFields, AlphaArguments):
                 "sample more responses per prompt."
             )
 
+    def _given(self) -> dict[str, Any]:
+        """TRL's settings that are not at their defaults, for errors about them."""
+        # A recipe never says the last two, and always gives them.
+        left_out = {*DiversityArguments.__dataclass_fields__, "output_dir", "reward_weights"}
+        own = {name: value for name, value in vars(self).items() if name not in left_out}
+        return {name: value for name, value in own.items() if value != getattr(type(self), name, value)}
+
     def _choose_precision(self) -> None:
         """Mixed precision where it is faster, and the processor where there is no accelerator that will do."""
         # TRL turns bf16 on everywhere, and transformers then refuses a machine without accelerator unless `use_cpu`.
@@ -134,8 +148,8 @@ class DQOConfig(DiversityArguments, GRPOConfig):
     logging_steps: float = setting(1, "Log every so many optimizer steps.")
 
     def __post_init__(self) -> None:
-        self._choose_precision()
-        with _explaining_refusals():
+        with explaining_refusals(self._given()):
+            self._choose_precision()
             super().__post_init__()
         self._check_diversity()
         if self.scale_rewards == "none" and (self.std_floor or self.decouple_credit):
@@ -157,8 +171,8 @@ class DQORLOOConfig(DiversityArguments, RLOOConfig):
     logging_steps: float = setting(1, "Log every so many optimizer steps.")
 
     def __post_init__(self) -> None:
-        self._choose_precision()
-        with _explaining_refusals():
+        with explaining_refusals(self._given()):
+            self._choose_precision()
             super().__post_init__()
         self._check_diversity()
         signal = self.diversity_spec().signal
