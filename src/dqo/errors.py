@@ -4,6 +4,7 @@ The command line prints such an error without a traceback and exits with status 
 bug of ours and keeps its traceback. Standard library only, so that every layer may raise them.
 """
 
+import difflib
 from collections.abc import Iterable
 from typing import Any
 
@@ -101,7 +102,29 @@ def check_choice(name: str, value: object, allowed: Iterable[str], error: type[D
         error: Class of the error.
 
     Raises:
-        DQOError: Of class `error`, listing what is allowed.
+        DQOError: Of class `error`, listing what is allowed, with the nearest.
     """
     if value not in allowed:
-        raise error(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; choose one of these.")
+        raise error(f"`{name}` must be {choices(value, allowed)}, got {value!r}; choose one of these.")
+
+
+def nearest(wrong: str, names: Iterable[str]) -> str | None:
+    """Finds the name that a wrong one was meant to be, judged by the part behind the last dot.
+
+    Args:
+        wrong: As written.
+        names: Valid ones, dotted or not; of two with one last part the first is taken.
+
+    Returns:
+        The whole name; None where none is near.
+    """
+    by_last = {name.rpartition(".")[2]: name for name in reversed(list(names))}
+    near = difflib.get_close_matches(wrong.rpartition(".")[2], by_last, n=1)
+    return by_last[near[0]] if near else None
+
+
+def choices(wrong: object, valid: Iterable[str]) -> str:
+    """Lists the valid names in words, with the nearest to a wrong one."""
+    names = list(valid)
+    near = nearest(str(wrong), names)
+    return f"one of {', '.join(names)}" + (f" (did you mean {near!r}?)" if near else "")

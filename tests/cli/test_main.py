@@ -119,7 +119,7 @@ def test_batch_that_holds_no_whole_group(refused, own_recipe):
 
 @pytest.mark.parametrize(
     ("reward", "message"),
-    [("absent.fn", "No module named 'absent'"), ("json.absent", "module 'json' has no attribute 'absent'")],
+    [("absent.fn", "No module named 'absent'"), ("json.absent", "expected a function of that module, got 'absent'")],
 )
 def test_missing_reward(refused, own_recipe, tmp_path, reward, message):
     assert message in refused("train", own_recipe(), f"task_options.reward={reward}")

@@ -55,7 +55,7 @@ def test_ties_are_those_of_the_task_reward():
 
 
 def test_refusals():
-    with pytest.raises(DQOError, match="`scale_rewards` must be one of none, batch, group, got 'groups'"):
+    with pytest.raises(DQOError, match=r"one of none, batch, group \(did you mean 'group'\?\), got 'groups'"):
         scaled_advantage(TASK, TASK, "groups")
 
 

@@ -433,18 +433,21 @@ def test_by_module_and_by_file():
     ("path", "message"),
     [
         ("by_length", "expected 'pkg.module.function' or 'path/to/file.py:function', got ValueError"),
-        (f"{FILE}:", "expected 'pkg.module.function' or"),
+        (f"{FILE}:", r"expected a function of that file, got ''; name one there that takes \(prompts, completions, "),
         (str(FILE), "expected 'pkg.module.function' or"),
         ("no_such_package.rewards.fn", "got ModuleNotFoundError .*'no_such_package'"),
-        ("missing.py:fn", "got FileNotFoundError"),
-        (f"{FILE}:absent", "got AttributeError .*'absent'"),
-        (f"{FILE}:NOT_A_FUNCTION", "expected a function, got a int"),
+        ("missing.py:fn", "expected the file '/.*/missing.py', got none; correct it"),
+        (f"{FILE}:zzz", "expected a function of that file, got 'zzz'; name one there"),
+        (f"{FILE}:bylength", r"expected a function of that file, got 'bylength'; did you mean 'by_length'\?"),
+        ("os.path.jion", r"expected a function of that module, got 'jion'; did you mean 'join'\?"),
+        (f"{FILE}:NOT_A_FUNCTION", "function of that file, got 'NOT_A_FUNCTION', which is of type int; name one"),
     ],
 )
 def test_mistakes_name_the_path(path, message):
     with pytest.raises(RecipeError, match=message) as caught:
         import_reward(path)
     assert f"reward {path!r}" in str(caught.value)
+    assert "dqo_user_" not in str(caught.value)
 
 
 def test_a_module_that_fails_to_import(tmp_path):

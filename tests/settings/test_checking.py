@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, ValidationError, field_validator
 
-from dqo.errors import DataError, RecipeError
-from dqo.settings.checking import Strict, check, nearest
+from dqo.errors import DataError, RecipeError, nearest
+from dqo.settings.checking import Strict, check
 
 
 class Part(Strict):

@@ -97,7 +97,7 @@ def test_names_in_overrides_stay_text(recipe_file):
             "trainer.normalize_advantages=true",
             "`trainer.normalize_advantages` has no place here; it belongs to algorithm rloo, remove it",
         ),
-        ("algorithm=dpo", "`algorithm` must be one of grpo, rloo, ppo, got 'dpo'"),
+        ("algorithm=dpo", "`algorithm` must be one of grpo, rloo, ppo .*, got 'dpo'"),
         ("seed=-1", "`seed` must be at least 0, got -1"),
         ("trainer.temperature=0", "`trainer.temperature` must be above 0, got 0"),
         ("trainer.beta=-5", "`trainer.beta` must be at least 0, got -5"),
@@ -106,7 +106,10 @@ def test_names_in_overrides_stay_text(recipe_file):
         ("trainer.learning_rate=.inf", "`trainer.learning_rate` must be a finite number, got inf"),
         ("trainer.learning_rate=true", "`trainer.learning_rate` must be a number, got True"),
         ("trainer.max_steps=0", "`trainer.max_steps` must be at least 1, or -1 for whole epochs, got 0"),
-        ("trainer.importance_sampling_level=sequnce", "must be one of token, sequence, got 'sequnce'"),
+        (
+            "trainer.importance_sampling_level=sequnce",
+            "must be one of token, sequence .did you mean 'sequence'.., got 'sequnce'",
+        ),
         ("trainer.num_generations=null", "`trainer.num_generations` must be a whole number, got None"),
         ("lora.r=0", "`lora.r` must be at least 1, got 0"),
         ("data.pth=x", "got 'data.pth'; did you mean 'data.path'"),
@@ -125,7 +128,6 @@ def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
             "heldout_encoder=sentence-transformers/all-MiniLM-L6-v2",
             "got 'sentence-transformers/all-MiniLM-L6-v2', another name of 'all-MiniLM-L6-v2'; choose another",
         ),
-        ("trainer.loss_type=drgrpo", "`loss_type` must be one of grpo, dr_grpo, .*, got 'drgrpo'"),
         ("rewards=[{reward: quality, wieght: 2}]", "expected nothing beside `reward` and `weight`, got wieght"),
     ],
 )
@@ -153,7 +155,7 @@ def test_the_run_s_own_start_is_no_second_judge_of_itself(heldout, recipe_file):
         ("- a\n", "expected `key: value` lines, got a list"),
         ("[a]: 1\n", "line 1: .* a key must be text, got 'a sequence'"),
         ("task: countdown\n", "expected the setting `output_dir`, got none"),
-        ("", "expected the setting `task`, got none"),
+        ("", "yaml: expected the settings `task` and `output_dir`, got none; add a line `task: ...` and a line `outp"),
     ],
     ids=lambda value: value[:40],
 )
@@ -239,7 +241,8 @@ def test_all_mistakes_of_a_file_and_its_overrides_are_reported_at_once(recipe_fi
         f"{path}: expected a known setting, got 'alhpa'; did you mean 'alpha'?",
         f"{path}: `trainer.beta` must be at least 0, got -1",
         f"{path}: `trainer.seed` has no place here; set `seed` at the top level.",
-        "override 'dtype=bf16': `dtype` must be one of float32, bfloat16, float16, got 'bf16'",
+        "override 'dtype=bf16': `dtype` must be one of float32, bfloat16, float16 "
+        "(did you mean 'bfloat16'?), got 'bf16'",
     ):
         assert sentence in str(found.value)
 

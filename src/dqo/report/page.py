@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dqo._version import __version__
 from dqo.embedders import load_embedder
 from dqo.embedders.naming import read_name
-from dqo.errors import DataError, DQOError
+from dqo.errors import DataError, DQOError, nearest
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, shown_in
 from dqo.evaluation.statistics import pareto_front
 from dqo.files.records import write_text
@@ -33,7 +33,6 @@ from dqo.report.overview import (
     shared_means,
 )
 from dqo.report.sources import RunFiles, locate, read_runs, stamp
-from dqo.settings.checking import nearest
 
 _SCRIPTS = ("core", "tips", "charts", "tradeoff", "training", "draws", "map", "reader", "against", "live", "main")
 _VENDOR = ("d3.min.js", "plot.umd.min.js")

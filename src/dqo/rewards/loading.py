@@ -31,9 +31,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dqo.errors import RecipeError, RewardError
+from dqo.errors import RecipeError, RewardError, choices, nearest
 from dqo.rewards.calling import CheckedReward, finite_number
-from dqo.settings.checking import build, choices
+from dqo.settings.checking import build
 
 REWARDS = {
     "math": "dqo.rewards.mathematics:MathReward",
@@ -136,19 +136,25 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
         # only when called, and comes last, so that a file of the user's hides no library.
         sys.path.append(here)
     is_file = ".py:" in path
-    module, _, name = path.rpartition(":" if is_file else ".")
+    place, _, name = path.rpartition(":" if is_file else ".")
+    if is_file and not Path(place).is_file():
+        raise RecipeError(
+            f"{setting} {path!r}: expected the file {str(Path(place).absolute())!r}, got none; correct it."
+        )
     try:
-        function = getattr(_module_of_file(Path(module)) if is_file else importlib.import_module(module), name)
+        module = _module_of_file(Path(place)) if is_file else importlib.import_module(place)
+        function = getattr(module, name, None)
     except Exception as error:
         raise RecipeError(
             f"{setting} {path!r}: expected 'pkg.module.function' or 'path/to/file.py:function', got "
             f"{type(error).__name__} ({error}); check the name, and that Python finds the module from here."
         ) from error
     if not callable(function):
-        raise RecipeError(
-            f"{setting} {path!r}: expected a function, got a {type(function).__name__}; define "
-            f"`def {name}({arguments})` there."
-        )
+        near = nearest(name, [other for other, value in vars(module).items() if callable(value)])
+        came = "" if function is None else f", which is of type {type(function).__name__}"
+        remedy = f"did you mean {near!r}?" if near else f"name one there that takes ({arguments})."
+        kind = "file" if is_file else "module"
+        raise RecipeError(f"{setting} {path!r}: expected a function of that {kind}, got {name!r}{came}; {remedy}")
     return function
 
 

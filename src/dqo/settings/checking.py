@@ -1,8 +1,7 @@
 """Checks a document against a pydantic model and reports all its mistakes at once, a sentence each."""
 
-import difflib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, field, fields
 from functools import cache
 from importlib import import_module
@@ -11,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from dqo.errors import DataError, DQOError, RecipeError
+from dqo.errors import DataError, DQOError, RecipeError, choices, nearest
 
 # Numbers are finite, true is no number, 1 may stand for 1.0, and an unknown key is a mistake.
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True, arbitrary_types_allowed=True)
@@ -64,9 +63,12 @@ def check(
     names = list(_names(model))
     noun = "field" if error is DataError else "setting"
     sentences = []
-    for path, group in groupby(mistakes, key=lambda mistake: mistake["path"]):
+    # What is missing is said in one sentence.
+    for _, same in groupby(mistakes, key=lambda mistake: mistake["type"] == "missing" or mistake["path"]):
+        group = list(same)
+        path = group[0]["path"]
         source = origin if isinstance(origin, str) else _source(path, origin)
-        sentences.append(f"{source}: {_sentence(path, list(group), names, advice or {}, noun)}")
+        sentences.append(f"{source}: {_sentence(path, group, names, advice or {}, noun)}")
     raise error("\n".join(sentences))
 
 
@@ -113,28 +115,6 @@ def check_fields(settings: Any) -> None:
     """
     model = model_of(type(settings))
     check(model, {name: getattr(settings, name) for name in model.model_fields}, type(settings).__name__)
-
-
-def nearest(wrong: str, names: Iterable[str]) -> str | None:
-    """Finds the name that a wrong one was meant to be, judged by the part behind the last dot.
-
-    Args:
-        wrong: As written.
-        names: Valid ones, dotted or not; of two with one last part the first is taken.
-
-    Returns:
-        The whole name; None where none is near.
-    """
-    by_last = {name.rpartition(".")[2]: name for name in reversed(list(names))}
-    near = difflib.get_close_matches(wrong.rpartition(".")[2], by_last, n=1)
-    return by_last[near[0]] if near else None
-
-
-def choices(wrong: str, valid: Iterable[str]) -> str:
-    """Lists the valid names in words, with the nearest to a wrong one."""
-    names = list(valid)
-    near = difflib.get_close_matches(str(wrong), names, n=1)
-    return f"one of {', '.join(names)}" + (f" (did you mean {near[0]!r}?)" if near else "")
 
 
 def _field(one: Any) -> Any:
@@ -187,7 +167,9 @@ def _sentence(path: str, group: list[dict[str, Any]], names: list[str], advice: 
         remedy = f"did you mean {near!r}?" if near else f"choose one of {', '.join(valid)}, or remove it."
         return f"expected a known {noun}, got {path!r}; {remedy}"
     if first["type"] == "missing":
-        return f"expected the {noun} `{path}`, got none; add a line `{name}: ...`."
+        missing = " and ".join(f"`{one['path']}`" for one in group)
+        lines = " and ".join(f"a line `{one['path'].rpartition('.')[2]}: ...`" for one in group)
+        return f"expected the {noun}{'s' * (len(group) > 1)} {missing}, got none; add {lines}."
     if first["type"] == "value_error":  # of a validator of ours, which says all
         return str(first["ctx"]["error"])
     words = dict.fromkeys(_words(one) for one in group)
@@ -198,8 +180,8 @@ def _words(mistake: Mapping[str, Any]) -> str:
     """What was expected: "a number", "above 0", "one of add, gate"."""
     context = dict(mistake.get("ctx", {}))
     if mistake["type"] == "literal_error":
-        words = context["expected"].replace("'", "").replace(" or ", ", ")
-        context["expected"] = f"one of {words}" if "," in words else words
+        words = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        context["expected"] = choices(mistake["value"], words) if len(words) > 1 else words[0]
     return _WORDS.get(mistake["type"], mistake["msg"]).format(**context)
 
 

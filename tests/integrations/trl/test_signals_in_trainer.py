@@ -310,6 +310,7 @@ def test_signs_of_tricks_are_in_every_line(make):
     ("settings", "told"),
     [
         ({"diversity": "dpp"}, "`diversity` must be one of none, dqo, pairwise, .* got 'dpp'"),
+        ({"diversity": "eliptical"}, r"graph_cut, .* \(did you mean 'elliptical'\?\), got 'eliptical'"),
         ({"diversity": "entropy"}, "takes an `alpha` of at most 0.5, got 1; 0.001 is a usual start"),
         ({"diversity": "graph_cut", "alpha": 2.0}, "takes an `alpha` of at most 1, got 2"),
         ({"diversity": "graph_cut", "combine": "gate", "quality_threshold": 0.5}, "got combine='gate' with diversity="),
@@ -327,7 +328,7 @@ def test_signs_of_tricks_are_in_every_line(make):
         ({"combine": "spread"}, "`quality_threshold` belongs to"),
         ({"std_floor": 0.1, "scale_rewards": "none"}, "guard against a std, got scale_rewards='none'"),
         ({"std_floor": -0.1}, "`std_floor` must be at least 0, got -0.1"),
-        ({"scale_rewards": "groups"}, "`scale_rewards` must be one of none, batch, group, got 'groups'"),
+        ({"scale_rewards": "groups"}, "`scale_rewards` must be one of none, batch, group .*, got 'groups'"),
         ({"alpha": "automatic"}, "`alpha` must be a number or auto, got 'automatic'"),
         ({"alpha": "auto"}, "needs exactly one of quality_floor, quality_floor_of, vendi_target, got none"),
         ({"alpha": "auto", "quality_floor": 0.5, "vendi_target": 2.0}, "got quality_floor and vendi_target"),
