@@ -1,11 +1,12 @@
 """What makes a good sentence, as rewards: the words it was to use, and how fluent it is."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import simplemma
 
+from dqo.errors import RewardError
 from dqo.models.chat import completion_text
 
 
@@ -18,7 +19,17 @@ class ConceptReward:
     def __call__(self, *, completions: Sequence[Any], meta: Sequence[dict[str, Any]], **columns: Any) -> list[float]:
         """Scores N responses; N numbers in [0, 1]."""
         rows = zip(completions, meta, strict=True)
-        return [coverage(completion_text(completion), fields["concepts"]) for completion, fields in rows]
+        return [coverage(completion_text(completion), _concepts(fields)) for completion, fields in rows]
+
+
+def _concepts(meta: Mapping[str, Any]) -> list[str]:
+    concepts = meta.get("concepts")
+    if not isinstance(concepts, list) or not concepts:
+        raise RewardError(
+            f"reward 'concepts': expected a list of words in meta.concepts of every prompt, got {concepts!r}; use data "
+            "of the task commongen, or another reward."
+        )
+    return concepts
 
 
 # How many of the given words a sentence uses, by lemma, without paying for text that is about the words.
