@@ -116,7 +116,7 @@ def test_batch_arithmetic_by_hand(own_recipe, capsys):
     [(12, 2, 9, 0), (13, 2, 9, 1), (15, 2, 9, 3), (7, 2, 3, 3), (13, 4, 6, 1)],
 )
 def test_epochs_are_counted_as_the_host_samples_them(own_recipe, tmp_path, available, passes, steps, left_out, capsys):
-    from dqo.train.prepare import prepare
+    from dqo.train.prepare import Prepared
     from dqo.train.recipe import load_recipe
     from dqo.train.run import build_trainer
 
@@ -134,7 +134,7 @@ def test_epochs_are_counted_as_the_host_samples_them(own_recipe, tmp_path, avail
     assert f"steps {steps} optimizer steps of" in said
     assert (f"each leaves out {left_out} prompts" in said) == bool(left_out)
     folder = SimpleNamespace(metrics=tmp_path / "metrics.jsonl", path=tmp_path)
-    host = build_trainer(prepare(load_recipe(path, [options])), folder)
+    host = build_trainer(Prepared(load_recipe(path, [options])), folder)
     assert host.set_initial_training_values(host.args, host.get_train_dataloader())[-1] == steps
 
 

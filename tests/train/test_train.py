@@ -36,7 +36,7 @@ def test_run_folder_holds_what_is_promised(own_recipe, tmp_path, tiny_policy, ca
     assert all(moved), "three steps at learning rate 1e-2 must move every weight"
     output = capsys.readouterr()
     assert f"policy: {run / 'checkpoints' / 'final'}" in output.out
-    assert "quality 0." in output.err
+    assert "Quality 0." in output.err
     assert "'loss'" not in output.err + output.out, "the host's dictionary a step must not be printed"
     assert "deprecated" not in output.err
 

@@ -31,7 +31,7 @@ from dqo.train.recipe import LoraSettings, Recipe, peft_config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_READ_LATE = ("report_to", "lr_scheduler_type", "lr_scheduler_kwargs")
+_READ_LATE = ("optim", "report_to", "lr_scheduler_type", "lr_scheduler_kwargs")
 _LATE_PACKAGES = {"use_vllm": "vllm", "use_liger_kernel": "liger_kernel"}
 _ABOUT_SHAPE = ("length", "format", "ended")  # rewards that do not say whether a response is good
 
@@ -55,9 +55,15 @@ class Prepared:
         self.recipe = replace(recipe, trainer=length | recipe.trainer)
         self.config = self.recipe.config
 
+    def look_up(self) -> None:
+        """Looks up all that a run needs, and refuses all that can be refused before the policy is loaded."""
+        self.check_machine()
+        # Asking is looking up: prompts, task, tokenizer and every length come before the policy.
+        _ = self.notes, self.lengths
+
     def check_machine(self) -> None:
         """Refuses what TRL notices late, after the policy is loaded: several GPUs, missing packages, no login."""
-        from transformers import get_scheduler
+        from transformers import Trainer, get_scheduler
         from transformers.integrations import get_reporting_integration_callbacks
 
         config = self.config
@@ -69,6 +75,7 @@ class Prepared:
             for logger in get_reporting_integration_callbacks(config.report_to):
                 logger()
             get_scheduler(config.lr_scheduler_type, optimizer, 1, 1, config.lr_scheduler_kwargs)
+            Trainer.get_optimizer_cls_and_kwargs(config)
         for setting, package in _LATE_PACKAGES.items():
             if getattr(self.config, setting, False) and find_spec(package) is None:
                 raise RecipeError(
@@ -178,15 +185,6 @@ class Prepared:
                 function.__name__ += f"_#{same + 1}"
             functions.append(function)
         return functions
-
-
-def prepare(recipe: Recipe) -> Prepared:
-    """Looks up all that a run needs, and refuses all that can be refused before the policy is loaded."""
-    prepared = Prepared(recipe)
-    prepared.check_machine()
-    # Asking is looking up: prompts, task, tokenizer and every length come before the policy.
-    _ = prepared.notes, prepared.lengths
-    return prepared
 
 
 def task_options(recipe: Recipe) -> dict[str, Any]:

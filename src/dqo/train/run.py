@@ -27,7 +27,7 @@ from dqo.models.weights import first_words
 from dqo.tasks import Task, option_flags
 from dqo.train.dry_run import DryRun
 from dqo.train.folder import RunFolder, check_same_run, machine_notes, resolved_settings, save_settings
-from dqo.train.prepare import Prepared, PromptsDigest, prepare, task_options
+from dqo.train.prepare import Prepared, PromptsDigest, task_options
 from dqo.train.recipe import Recipe, load_recipe, outside_training, peft_config, read_settings
 
 TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer, "ppo": DQOPPOTrainer}
@@ -46,11 +46,13 @@ def run(args: argparse.Namespace) -> int | None:
 
 def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
     """Trains in a folder that this run owns."""
-    prepared = prepare(recipe)
+    prepared = Prepared(recipe)
+    settings = prepared.recipe.settings()
+    # Before the models are looked up: a resume with another model is refused as that.
+    found = _resumed(settings, folder, prepared.prompts) if resume and _is_main_process() else (None, False)
+    prepared.look_up()
     for sentence in prepared.notes:
         _say(sentence)
-    settings = prepared.recipe.settings()
-    found = _resumed(settings, folder, prepared.prompts) if resume and _is_main_process() else (None, False)
     # The main process alone has read every file of the checkpoint.
     checkpoint, finished = broadcast_object_list(list(found))
     if finished:
