@@ -242,7 +242,7 @@ def test_words_of_any_script_and_symbols_count():
 def test_concepts():
     meta = [{"concepts": ["dog", "run"]}] * 2
     assert call("concepts", ["The dogs ran.", "A cat."], meta=meta) == [1.0, 0.0]
-    with pytest.raises(RewardError, match=r"raised KeyError \('concepts'\) in"):
+    with pytest.raises(RewardError, match=r"expected a list of words in meta.concepts of every prompt, got None"):
         call("concepts", ["x"], meta=[{}])
 
 
