@@ -182,7 +182,7 @@ def _convert(gguf: Path, target: Path) -> None:
     loaded = load_whole(AutoModelForCausalLM, str(gguf.parent), what, remedy, gguf_file=gguf.name, dtype=torch.float32)
     settings = loaded.config.to_dict()
     # save_pretrained refuses a model that still carries it.
-    del settings["quantization_config"]
+    settings.pop("quantization_config", None)
     # No memory and no random numbers for weights that are replaced at once.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings), dtype=torch.float32)
