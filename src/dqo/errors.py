@@ -70,7 +70,7 @@ class RewardError(DQOError):
     """A reward function that raised, or returned the wrong count, type or a non-finite number.
 
     Attributes:
-        batch: What it was called with, one mapping a row; None where that is not known.
+        batch: What it was called with, one mapping per row; None where that is not known.
     """
 
     batch: list[dict[str, Any]] | None = None

@@ -96,7 +96,7 @@ def test_lists_that_are_shared_are_written_out():
         ("null: 2", "a key must be text, got 'null'"),
         ("[a]: 2", "a key must be text, got 'a sequence'"),
         ("a: 1\na: 2", "line 2: .* the key 'a' comes twice"),
-        ("a: !!int x", "it has the tag 'tag:yaml.org,2002:int'; mend the line"),
+        ("a: !!int x", "it has the tag 'tag:yaml.org,2002:int'; fix the line"),
         ("a: !!python/object/apply:os.getcwd []", "it has the tag 'tag:yaml.org,2002:python/object/apply"),
         ("a: " + "9" * 5000, "expected numbers that a computer can hold"),
         ("[" * 5000, "some hundred levels of YAML at most"),

@@ -230,9 +230,9 @@ def _temperatures(text: str) -> list[float]:
 
 
 def _silence_hosts() -> None:
-    """Turn off what the hosts say or send that no user of this command can act on; warnings that matter stay."""
+    """Turns off warnings and telemetry of TRL and its libraries on which no user of this command can act."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # The hosts set and read these deprecated names themselves: every run would warn of a choice nobody made.
+    # These libraries set and read these deprecated names themselves: every run would warn of a choice nobody made.
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated", category=FutureWarning)
     warnings.filterwarnings("ignore", message="'pin_memory' argument is set as true but no accelerator")
 

@@ -81,7 +81,7 @@ def definition_of(name: str) -> Definition:
         for part in (part for part in _VARYING if part in general):
             pattern = re.escape(general).replace(re.escape(part), _VARYING[part])
             if match := re.fullmatch(pattern, name):
-                label, text = (told.replace(part, match[1]) for told in (found.label, found.text))
+                label, text = (words.replace(part, match[1]) for words in (found.label, found.text))
                 return replace(found, label=label, text=text)
     nearest = get_close_matches(name, DEFINITIONS, n=1)
     remedy = f"did you mean {nearest[0]!r}?" if nearest else "see evaluation/metrics.yaml."
@@ -99,5 +99,5 @@ def explain(name: str) -> Definition:
 
 def shown_in(names: Iterable[str], place: str) -> list[str]:
     """The numbers shown in a place of `Definition.shown_in`; those without definition are shown everywhere."""
-    told = {name: explain(name) for name in names}
-    return [name for name, found in told.items() if place in found.shown_in or found.kind == "other"]
+    entries = {name: explain(name) for name in names}
+    return [name for name, found in entries.items() if place in found.shown_in or found.kind == "other"]

@@ -178,8 +178,8 @@ def judged(
     opened = False  # of several responses per call, which are read from what stood after the trace
     if str(known.get("form", "plain")) == "plain":
         # Where a prompt opens the trace, a response that was cut off within it shows no marker at all.
-        told = known.get("prompt_opens_trace")
-        opened = _prompts_seem_to_open(groups, markers) if told is None else told
+        recorded = known.get("prompt_opens_trace")
+        opened = _prompts_seem_to_open(groups, markers) if recorded is None else recorded
 
     def read(group: Group, text: str) -> Response:
         plain_prompt_opens = not known.get("chat_template") and markers.opened_by(group.prompt)

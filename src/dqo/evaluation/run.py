@@ -218,9 +218,9 @@ def _notes(rated: Sequence[Group], values: PromptValues, document: dict[str, Any
     notes += [*kinship(by.encoder, by.heldout_encoder), *sampling_notes(document["sampling"])]
     notes += _own_notes(by.encoder, by.heldout_encoder, by.reward, by.equivalence)
     undecided = document["equivalence"] is None
-    told = {name: column for name, column in values.items() if not undecided or name not in CLASSED}
-    told |= {f"corpus/{name}": [value] * len(rated) for name, value in document["corpus"].items()}
-    notes += undefined_notes(rated, told)
+    shown = {name: column for name, column in values.items() if not undecided or name not in CLASSED}
+    shown |= {f"corpus/{name}": [value] * len(rated) for name, value in document["corpus"].items()}
+    notes += undefined_notes(rated, shown)
     if undecided:
         notes.append(
             f"{', '.join(CLASSED)} are null: no threshold of equal meaning is measured for encoder "

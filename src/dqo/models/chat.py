@@ -61,7 +61,7 @@ def chat_text(
         remedy = "leave the system_prompt out, or " if messages[0]["role"] == "system" else ""
         raise ModelError(
             f"expected the chat template of {tokenizer.name_or_path!r} to render a conversation, but it failed "
-            f"({first_words(error)}); {remedy}mend chat_template in its tokenizer_config.json, or chat_template.jinja."
+            f"({first_words(error)}); {remedy}fix chat_template in its tokenizer_config.json, or chat_template.jinja."
         ) from error
 
 

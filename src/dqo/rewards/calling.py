@@ -81,9 +81,9 @@ class CheckedReward:
         except DQOError:
             raise
         except Exception as error:
-            told = self._error(self._failure(error, completions))
-            told.batch = _rows(prompts, completions, columns)
-            raise told from error
+            failure = self._error(self._failure(error, completions))
+            failure.batch = _rows(prompts, completions, columns)
+            raise failure from error
 
     def _failure(self, error: Exception, completions: Sequence[Any]) -> str:
         raised, last = f"raised {type(error).__name__} ({error})", traceback.extract_tb(error.__traceback__)[-1]

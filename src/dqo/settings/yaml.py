@@ -118,9 +118,7 @@ def parse_yaml(text: str, origin: str, sent: bool = False) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f"{origin}, line {mark.line + 1}" if mark else origin
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise RecipeError(
-            f"{place}: expected valid YAML, but {problem.removeprefix('but ')}; mend the line."
-        ) from error
+        raise RecipeError(f"{place}: expected valid YAML, but {problem.removeprefix('but ')}; fix the line.") from error
     except RecursionError as error:
         raise RecipeError(f"{origin}: expected some hundred levels of YAML at most, got more; flatten it.") from error
     except ValueError as error:  # of a whole number with thousands of digits

@@ -191,7 +191,7 @@ class ReferenceTask(DatasetTask):
         if not "".join(prompt.reference).strip():
             raise DataError(
                 f"prompt {prompt.id!r}: the task {self.name!r} needs a text in `reference`, got {prompt.reference!r}; "
-                "mend the row."
+                "fix the row."
             )
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:

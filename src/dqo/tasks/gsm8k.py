@@ -75,7 +75,7 @@ class Gsm8kTask(DatasetTask):
         if not isinstance(prompt.reference, str) or read_number(prompt.reference) is None:
             raise DataError(
                 f"prompt {prompt.id!r}: the task 'gsm8k' needs the answer as one number in `reference`, such as "
-                f'"72", got {prompt.reference!r}; mend the row.'
+                f'"72", got {prompt.reference!r}; fix the row.'
             )
 
     def counts(self) -> dict[str, int]:
