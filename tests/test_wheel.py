@@ -70,7 +70,7 @@ def test_an_environment_without_dependencies_starts_and_says_what_it_lacks(built
     shown = run(dqo, "--help", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     assert "Post-train language models" in shown.stdout
-    version = run(python, "-c", "import dqo, dqo.files.records; print(dqo.__version__, dqo.__file__)", cwd=tmp_path)
+    version = run(python, "-c", "import dqo; print(dqo.__version__, dqo.__file__)", cwd=tmp_path)
     assert version.stdout.split()[0] in built[0].name, version.stderr
     assert str(tmp_path) in version.stdout, "the installed package, not the source"
     lacking = run(dqo, "train", "recipe.yaml", cwd=tmp_path)
