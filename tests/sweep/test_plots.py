@@ -1,4 +1,4 @@
-"""The front as a picture: few arms together, many in a panel each, always inside what can be."""
+"""The front as a picture: no two arms look alike, and wide intervals leave the points in sight."""
 
 import pytest
 
@@ -17,31 +17,23 @@ def document(arms, quality=0.9, spread=0.05):
     return {"axes": ("vendi_1", "quality"), "n_samples": 40, "points": points}
 
 
-def test_few_arms_share_a_plot():
-    figure = _front(document(arms=9))
+@pytest.mark.parametrize("arms", [9, 30])
+def test_no_two_arms_look_alike(arms):
+    figure = _front(document(arms))
     [plot] = figure.axes
     looks = {(bars[0].get_color(), bars[0].get_marker()) for bars in plot.containers}
-    assert len(looks) == 9, "no two arms look alike"
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"arm{n}" for n in range(9)]
-
-
-def test_many_arms_get_a_panel_each():
-    figure = _front(document(arms=10))
-    shown = [plot for plot in figure.axes if plot.axison]
-    assert [plot.get_title(loc="left") for plot in shown] == [f"arm{n}" for n in range(10)]
-    others = shown[3].lines[0].get_xdata()
-    assert len(others) == 20, "every panel shows all points in grey"
-    assert shown[3].containers[0][0].get_xdata().tolist() == [4, 4]
+    assert len(looks) == arms
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"arm{n}" for n in range(arms)]
 
 
 @pytest.mark.parametrize("arms", [2, 12])
 def test_the_axes_show_what_can_be_and_no_more(arms):
-    for plot in _front(document(arms, spread=5)).axes[:arms]:  # intervals far wider than the plane
-        (left, right), (bottom, top) = plot.get_xlim(), plot.get_ylim()
-        assert left < 1 <= left + 3
-        assert right > arms
-        assert bottom >= -0.06
-        assert 0.9 < top <= 1.06
+    [plot] = _front(document(arms, spread=5)).axes  # intervals far wider than the plane
+    (left, right), (bottom, top) = plot.get_xlim(), plot.get_ylim()
+    assert left < 1 <= left + 3
+    assert right > arms
+    assert bottom >= -0.06
+    assert 0.9 < top <= 1.06
 
 
 def test_a_reward_of_another_range_keeps_its_own_axis():

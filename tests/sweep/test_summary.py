@@ -4,10 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dqo.errors import DQOError
-from dqo.evaluation.statistics import hypervolume
 from dqo.sweep.plan import Run
-from dqo.sweep.results import Evaluated, covered, markdown, plane, summarise
+from dqo.sweep.results import Evaluated, markdown, plane, summarise
 
 SAMPLING = {"temperature": 1.0, "max_new_tokens": 8, "system_prompt": None, "chat_template": "3f", "form": "plain"}
 
@@ -64,23 +62,26 @@ def test_runs_that_were_sampled_in_other_ways_are_cautioned(tmp_path, change):
     assert said in markdown(summarise(runs))
 
 
-def test_what_points_cover_by_hand():
-    assert covered(np.array([[1.0, 0.25], [0.5, 0.5]])) == pytest.approx(0.25 + 0.125)
-    assert covered(np.array([[0.0, 0.9]])) == 0.0, "nothing without quality"
-    assert covered(np.array([[1.0, 1.0]])) == 1.0
+def test_what_an_arm_covers_by_hand(tmp_path):
+    """On the plane: (1, 0.25) and (0.5, 0.5) together."""
+    runs = [
+        evaluated(tmp_path, 0.0, {"quality": [1.0], "vendi_1": [1.75]}),
+        evaluated(tmp_path, 1.0, {"quality": [0.5], "vendi_1": [2.5]}),
+    ]
+    covered = summarise(runs)["hypervolume"]["dqo"]
+    assert covered == {"points": 2} | dict.fromkeys(("mean", "low", "high"), pytest.approx(0.25 + 0.125))
 
 
-def test_what_points_cover_is_their_hypervolume_in_every_batch():
-    batch = np.random.default_rng(0).integers(0, 21, size=(20, 3, 5, 2)) / 20  # ties and zeros occur
-    expected = [[hypervolume(points.tolist(), (0, 0)) for points in row] for row in batch]
-    np.testing.assert_allclose(covered(batch), expected)
-    np.testing.assert_allclose(covered(batch[:, :, ::-1]), expected)
+@pytest.mark.parametrize(("quality", "vendi", "n"), [(1.5, 2.0, 4), (-0.1, 2.0, 4), (0.5, 1.0, 1)])
+def test_what_is_on_no_plane_has_no_front(tmp_path, quality, vendi, n):
+    one = evaluated(tmp_path, 1.0, {"quality": [quality], "vendi_1": [vendi]})
+    one.document["n_samples"] = n
+    document = summarise([one])
+    assert document["hypervolume"] == {}
+    assert document["notes"][0].startswith("No front and no hypervolume: they need quality in [0, 1]")
+    assert markdown(document)
 
 
 def test_axes_are_divided_by_their_ranges():
     placed = plane(np.array([0.25, 1.0, 0.5]), np.array([1.0, 10.0, 0.0]), 10)
     np.testing.assert_allclose(placed, [[0.25, 0.0], [1.0, 1.0], [0.5, 0.0]])
-    with pytest.raises(DQOError, match=r"qualities in \[0, 1\]"):
-        plane(np.array([1.5]), np.array([2.0]), 10)
-    with pytest.raises(DQOError, match="at least 2 responses"):
-        plane(np.array([0.5]), np.array([1.0]), 1)

@@ -11,32 +11,31 @@ seeds: [0, 1, 2]
 evaluation: {split: dev, prompts: 30, n: 10}
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import BaseModel, Field
 
-from dqo.embedders.loading import canonical
 from dqo.errors import DQOError, RecipeError
 from dqo.files.jsonio import parse_object, read_text
 from dqo.files.records import Prompt, read_prompts, write_json
 from dqo.files.run import check_unchanged
 from dqo.settings import DEFAULT_ENCODER
-from dqo.settings.checking import Strict, check
+from dqo.settings.checking import STRICT, Strict, check, plain
 from dqo.settings.yaml import read_yaml_file
-from dqo.tasks import Task, load_task, option_flags, takes_path
-from dqo.train.prepare import task_options
+from dqo.tasks import option_flags
+from dqo.train.prepare import Prepared, task_options
 from dqo.train.recipe import (
     Recipe,
     build_recipe,
+    check_heldout,
     flat_settings,
+    load_recipe,
     not_cleared,
     outside_training,
-    peft_config,
     read_settings,
 )
 
@@ -48,35 +47,24 @@ _NOT_IN_AN_ARM = {
     "system_prompt": "every policy is asked alike; set it in the base recipe",
     "heldout_encoder": "every run is judged alike; set evaluation.heldout_encoder",
 }
+_Alphas = Annotated[list[float | str], Field(min_length=1)]
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # part of a folder's name
 
 
-def _each_once(values: list[Any], info: ValidationInfo) -> list[Any]:
-    for place, value in enumerate(values):
-        if value in values[:place]:
-            raise ValueError(f"`{info.field_name}` has {value!r} twice, two runs of one folder; remove one.")
-    return values
-
-
-def _one_spelling(values: list[Any]) -> list[Any]:
-    # 1, 1.0 and 1e0 name one folder
-    return [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-
-
-_Alphas = Annotated[list[float | str], Field(min_length=1), AfterValidator(_each_once), AfterValidator(_one_spelling)]
-_Seeds = Annotated[list[int], Field(min_length=1), AfterValidator(_each_once)]
-
-
-class _Grid(Strict):
+# Settings of a recipe, and a grid of its own.
+class _Arm(BaseModel):
+    model_config = STRICT | {"extra": "allow"}
     alphas: _Alphas | None = None
 
 
-class SweepFile(_Grid):
+class SweepFile(Strict):
     """The file of a sweep, as the module's docstring shows it."""
 
     base: str
     output_dir: str
-    arms: dict[str, dict[str, Any] | None] = Field(min_length=1)
-    seeds: _Seeds = Field(default=[0])
+    arms: dict[_Name, _Arm | None] = Field(min_length=1)
+    alphas: _Alphas | None = None
+    seeds: list[int] = Field(default=[0], min_length=1)
     evaluation: dict[str, Any]
     base_model: bool = True
     keep: Literal["all", "final", "none"] = "all"
@@ -123,14 +111,9 @@ class Evaluation(_GivenEvaluation):
 
     def flags(self) -> list[str]:
         """Returns the settings as flags of `dqo eval`, all but the model and the folder."""
-        flags = ["--task", self.task, *option_flags(self.task_options)]
-        flags += ["--data", self.data] if self.data else ["--split", self.split]
-        flags += [] if self.system_prompt is None else [f"--system-prompt={self.system_prompt}"]
-        flags += ["--limit", str(self.prompts)] if self.prompts else []
-        flags += ["--heldout-encoder", self.heldout_encoder] if self.heldout_encoder else []
-        for name in ("n", "seed", "encoder", "max_new_tokens", "temperature", "batch_size"):
-            flags += [f"--{name.replace('_', '-')}", str(getattr(self, name))]
-        return flags
+        given = self.model_dump(exclude={"task_options", "folder", "prompts"}) | {"limit": self.prompts}
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+        return [*option_flags(self.task_options), *flags]
 
 
 @dataclass(frozen=True)
@@ -189,119 +172,75 @@ class Sweep:
 def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
     """Reads and checks a whole sweep, before anything costs time."""
     file = check(SweepFile, read_yaml_file(path), str(path))
-    base = read_settings(file.base)
-    output_dir = Path(file.output_dir).expanduser()
-    runs, recipes = _runs(file, base, output_dir, str(path))
     # not the first arm's: the base recipe says what all are measured by
-    options = {key.removeprefix("task_options."): value for key, value in base.items() if "task_options." in key}
-    if base.get("data.path") and takes_path(recipes[0].task):
-        options["path"] = base["data.path"]
-    task = load_task(recipes[0].task, **options)
-    evaluation = _evaluation(file.evaluation, base, task, options, f"{path}, evaluation")
-    model = base.get("model", Recipe.model)
+    base = Prepared(load_recipe(file.base))
+    evaluation = _evaluation(file.evaluation, base, f"{path}, evaluation")
+    output_dir, model = Path(file.output_dir).expanduser(), base.recipe.model
+    planned = list(_runs(file, output_dir, evaluation.heldout_encoder, str(path)))
+    prompts = _unseen_prompts(evaluation, base, [recipe for _, recipe in planned], f"{path}, evaluation")
+    runs = [run for run, _ in planned]
     if file.base_model:
-        runs.insert(0, Run(BASE, None, None, output_dir / "runs" / BASE, {"task": task.name, "model": model}))
-    _check_judge(recipes, evaluation.heldout_encoder, str(path))
-    prompts = _unseen_prompts(evaluation, task, recipes, f"{path}, evaluation")
+        runs.insert(0, Run(BASE, None, None, output_dir / "runs" / BASE, {"task": base.task.name, "model": model}))
     return Sweep(output_dir, model, runs, evaluation, file.keep), prompts
 
 
-def _runs(file: SweepFile, base: dict[str, Any], output_dir: Path, path: str) -> tuple[list[Run], list[Recipe]]:
-    runs: list[Run] = []
-    recipes: list[Recipe] = []
-    grid_used = file.alphas is None
-    for arm, overrides in file.arms.items():
-        origin = f"{path}, arm {arm!r}"
-        changes, alphas = _arm(arm, overrides or {}, origin)
-        if alphas is None and "alpha" not in changes:
-            alphas, grid_used = file.alphas, True
-        for alpha, seed in product(alphas or _one_spelling([(base | changes).get("alpha", 1.0)]), file.seeds):
-            folder = output_dir / "runs" / f"{arm}-alpha{alpha}-seed{seed}"
+def _runs(file: SweepFile, output_dir: Path, heldout: str | None, path: str) -> Iterator[tuple[Run, Recipe]]:
+    base = read_settings(file.base)
+    for name, arm in file.arms.items():
+        origin, arm = f"{path}, arm {name!r}", arm or _Arm()
+        changes = _changes(arm, origin)
+        grid = arm.alphas or ("alpha" not in changes and file.alphas) or [(base | changes).get("alpha", 1.0)]
+        for alpha, seed in product(dict.fromkeys(map(plain, grid)), dict.fromkeys(file.seeds)):
+            folder = output_dir / "runs" / f"{name}-alpha{alpha}-seed{seed}"
             own = {"alpha": alpha, "seed": seed, "output_dir": str(folder)}
-            settings = not_cleared(base, overrides or {}) | changes | own
+            settings = not_cleared(base, arm.model_extra) | changes | own
             sources = dict.fromkeys(base, file.base) | dict.fromkeys([*changes, *own], origin)
-            runs.append(Run(arm, alpha, seed, folder, settings))
-            recipes.append(_recipe(settings, sources, file.base, origin))
-    if not grid_used:
-        raise RecipeError(
-            f"{path}: `alphas` is a grid for arms without an alpha of their own, but every arm has one; remove it, or "
-            "the arms' own."
-        )
-    return runs, recipes
+            recipe = build_recipe(settings, sources, file.base)
+            try:
+                # TRL's own checks, before the first run starts
+                check_heldout(heldout, recipe.config.encoder)
+            except DQOError as error:
+                raise RecipeError(f"{origin}: {error}") from error
+            yield Run(name, alpha, seed, folder, settings), recipe
 
 
-def _arm(arm: str, overrides: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[Any] | None]:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", arm) or arm.lower() == BASE:
-        raise RecipeError(
-            f"{origin}: the name of an arm is part of a folder's, so letters, digits, '.', '_', '+' and '-', and not "
-            f"{BASE!r}, which is the untrained model; rename it."
-        )
-    alphas = check(_Grid, {"alphas": overrides.get("alphas")}, origin).alphas
-    changes = flat_settings({key: value for key, value in overrides.items() if key != "alphas"}, origin)
-    refused = _NOT_IN_AN_ARM | ({"alpha": "leave it or the arm's grid of `alphas` out"} if alphas else {})
+def _changes(arm: _Arm, origin: str) -> dict[str, Any]:
+    changes = flat_settings(arm.model_extra, origin)
+    refused = _NOT_IN_AN_ARM | ({"alpha": "leave it or the arm's grid of `alphas` out"} if arm.alphas else {})
     for key in changes:
         if key in refused:
             raise RecipeError(f"{origin}: `{key}` cannot be set here; {refused[key]}.")
-    return changes, alphas
+    return changes
 
 
-def _recipe(settings: dict[str, Any], sources: dict[str, str], base: str, origin: str) -> Recipe:
-    recipe = build_recipe(settings, sources, base)
-    try:
-        _ = recipe.config  # TRL's own checks, before the first run starts
-        peft_config(recipe.lora)
-    except DQOError as error:
-        raise RecipeError(f"{origin}: {error}") from error
-    return recipe
-
-
-def _evaluation(
-    given: dict[str, Any], base: dict[str, Any], task: Task, options: dict[str, Any], origin: str
-) -> Evaluation:
-    defaults = {name: base[name] for name in ("encoder", "heldout_encoder") if name in base}
-    defaults["max_new_tokens"] = base.get("trainer.max_completion_length") or task.max_completion_length
+def _evaluation(given: dict[str, Any], base: Prepared, origin: str) -> Evaluation:
+    recipe = base.recipe
     # null stands for the default, but a held-out encoder that the base has can be had without
     named = {name: value for name, value in given.items() if value is not None or name == "heldout_encoder"}
+    defaults = {"encoder": base.config.encoder, "heldout_encoder": recipe.heldout_encoder}
+    defaults["max_new_tokens"] = base.config.max_completion_length
     settings = dict(check(_GivenEvaluation, defaults | named, origin))
     for name in ("encoder", "heldout_encoder"):
-        settings[name] = settings[name] and outside_training(settings[name], base.get("model", Recipe.model))
+        settings[name] = settings[name] and outside_training(settings[name], recipe.model)
     if (settings["split"] is None) == (settings["data"] is None):
         raise RecipeError(
             f"{origin}: expected either `split` (dev to choose by, test to report) or `data`, a file of prompts, got "
             f"{'both' if settings['split'] else 'neither'}; give one."
         )
-    return Evaluation(task=task.name, task_options=options, system_prompt=base.get("system_prompt"), **settings)
+    options = task_options(recipe)
+    return Evaluation(task=base.task.name, task_options=options, system_prompt=recipe.system_prompt, **settings)
 
 
-def _check_judge(recipes: Sequence[Recipe], heldout: str | None, path: str) -> None:
-    for recipe in recipes if heldout is not None else ():
-        if canonical(outside_training(recipe.config.encoder, recipe.model)) == canonical(heldout):
-            raise RecipeError(
-                f"{path}: expected a held-out encoder that no arm is trained against, got {heldout!r}, which "
-                f"{Path(recipe.output_dir).name} trains with as {recipe.config.encoder!r}; choose another."
-            )
-
-
-def _unseen_prompts(evaluation: Evaluation, task: Task, recipes: Sequence[Recipe], origin: str) -> list[Prompt]:
+def _unseen_prompts(evaluation: Evaluation, base: Prepared, recipes: Sequence[Recipe], origin: str) -> list[Prompt]:
     """The prompts of the evaluation, after a check that no run is trained on one of them."""
-    prompts = read_prompts(Path(evaluation.data).expanduser()) if evaluation.data else task.prompts(evaluation.split)
-    prompts = prompts[: evaluation.prompts]
-    if evaluation.prompts and len(prompts) < evaluation.prompts:
-        raise RecipeError(
-            f"{origin}: expected {evaluation.prompts} prompts, the source has {len(prompts)}; lower `prompts`."
-        )
+    given, split = evaluation.data, evaluation.split
+    prompts = (read_prompts(Path(given).expanduser()) if given else base.task.prompts(split))[: evaluation.prompts]
     asked = {prompt.prompt for prompt in prompts}
-    looked_at = set()  # arms mostly train on the same prompts
-    for recipe in recipes:
-        file = None if takes_path(recipe.task) else recipe.data.get("path")
-        options = {} if file else task_options(recipe)
-        if repr((file, options)) in looked_at:
-            continue
-        looked_at.add(repr((file, options)))
-        trained_on = read_prompts(Path(file).expanduser()) if file else load_task(task.name, **options).prompts("train")
-        if seen := [prompt for prompt in trained_on if prompt.prompt in asked]:
+    # arms mostly train on the same prompts
+    for recipe in {repr((recipe.data, recipe.task_options)): recipe for recipe in recipes}.values():
+        if seen := [prompt.id for prompt in Prepared(recipe).prompts if prompt.prompt in asked]:
             raise RecipeError(
-                f"{origin}: expected prompts that no run is trained on, but {len(seen)} are, such as {seen[0].id!r} in "
+                f"{origin}: expected prompts that no run is trained on, but {len(seen)} are, such as {seen[0]!r} in "
                 f"{Path(recipe.output_dir).name}; evaluate on another split or file."
             )
     return prompts
@@ -316,10 +255,5 @@ def check_evaluation(run: Run, evaluation: Evaluation, claim: bool = False) -> N
         now = evaluation.model_dump(exclude={"batch_size"})
         before = parse_object(read_text(path, "record of an evaluation"), str(path))
         check_unchanged(path, before, now, "every run to be evaluated alike", remedy)
-    elif (run.folder / evaluation.folder / "metrics.json").exists():
-        raise RecipeError(
-            f"{run.folder / evaluation.folder}: expected an evaluation made by this sweep, got one without {path.name} "
-            "beside it; set evaluation.folder to another name."
-        )
     if claim:
         write_json(path, evaluation.model_dump())

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from dqo._version import __version__
-from dqo.errors import DataError, DQOError
+from dqo.errors import DataError
 from dqo.evaluation.definitions import definition_of, explain, shown_in
-from dqo.evaluation.statistics import LEVEL, pareto_front
+from dqo.evaluation.statistics import LEVEL, hypervolume, pareto_front
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, unlike
 from dqo.files.records import Prompt, read_groups, write_json, write_text
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # they need the extra `train`
 # matters is that of training. One seed: the evaluation's bootstrap over prompts, which knows nothing of that spread.
 OVER_SEEDS, OVER_PROMPTS = "seeds (Student's t)", "prompts (bootstrap)"
 _RESAMPLES = 1000  # of the prompts, the same ones for all runs
+NO_FRONT = (
+    "No front and no hypervolume: they need quality in [0, 1] and diversity of every run, a prompt with both in all of "
+    "them, and 2 responses or more per prompt."
+)
 
 
 @dataclass(frozen=True)
@@ -96,23 +100,17 @@ def summarise(evaluated: Sequence[Evaluated]) -> dict[str, Any]:
     points: dict[tuple[str, Any], list[Evaluated]] = {}
     for one in evaluated:
         points.setdefault((one.run.arm, one.run.alpha), []).append(one)
-    axes = _axes(evaluated)
     document: dict[str, Any] = {
         "version": __version__,
         "level": LEVEL,
-        "axes": axes,
+        "axes": _axes(evaluated),
         "n_samples": evaluated[0].document["n_samples"],
         "points": [_point(arm, alpha, runs) for (arm, alpha), runs in points.items()],
         "hypervolume": {},
         "notes": likeness_cautions({one.run.name: one.document for one in evaluated}),
     }
-    if axes is None:
-        document["notes"].append("No front and no hypervolume: a run has no quality or no diversity.")
-        return document
-    try:
-        _add_fronts(document, list(points.values()), axes)
-    except DQOError as error:
-        document["notes"].append(f"No front and no hypervolume: {error}")
+    if document["axes"] is None or not _add_fronts(document, list(points.values())):
+        document["notes"].append(NO_FRONT)
     return document
 
 
@@ -121,7 +119,7 @@ def student_interval(values: Sequence[float]) -> dict[str, float]:
     from scipy.stats import sem, t
 
     mean = float(np.mean(values))
-    reach = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * sem(values))
+    reach = float(t.ppf((1 + LEVEL) / 2, len(values) - 1) * sem(values))  # t.interval is NaN where all are equal
     return {"mean": mean, "low": mean - reach, "high": mean + reach}
 
 
@@ -150,44 +148,32 @@ def _point(arm: str, alpha: float | str | None, runs: list[Evaluated]) -> dict[s
     }
 
 
-def _add_fronts(document: dict[str, Any], runs: list[list[Evaluated]], axes: list[str]) -> None:
-    """Marks every point that no other of all arms beats, and measures what each arm covers."""
+def _add_fronts(document: dict[str, Any], runs: list[list[Evaluated]]) -> bool:
+    """Marks the points that no other of all arms beats, and measures what each arm covers; False where it cannot."""
+    axes, points, n_samples = document["axes"], document["points"], document["n_samples"]
     # (P, 2K) means over seeds, a pair of columns per point, over the prompts where both axes are defined in every run
     table = pd.concat([sum(one.values[axes] for one in point) / len(point) for point in runs], axis=1).dropna()
-    if table.empty:
-        raise DQOError(f"it needs a prompt with {' and '.join(axes)} in every run, got none.")
     diversity, quality = (table[axis].to_numpy().reshape(len(table), -1) for axis in axes)  # (P, K)
-    n_samples = document["n_samples"]
+    if not len(table) or n_samples < 2 or not all(0 <= mean <= 1 for mean in quality.mean(axis=0)):
+        return False
     means = plane(quality.mean(axis=0), diversity.mean(axis=0), n_samples)  # (K, 2)
     unbeaten = pareto_front(means.tolist())
-    for place, point in enumerate(document["points"]):
+    for place, point in enumerate(points):
         point["on_front"] = place in unbeaten
     share = np.full(len(table), 1 / len(table))
     weights = np.random.default_rng(0).multinomial(len(table), share, size=_RESAMPLES) / len(table)  # (R, P)
     resampled = plane((weights @ quality).clip(0.0, 1.0), weights @ diversity, n_samples)  # (R, K, 2)
-    tail = (1 - LEVEL) / 2
-    for arm in dict.fromkeys(point["arm"] for point in document["points"] if point["alpha"] is not None):
-        own = [place for place, point in enumerate(document["points"]) if point["arm"] == arm]
-        low, high = np.quantile(covered(resampled[:, own]), [tail, 1 - tail])
-        interval = {"mean": float(covered(means[own])), "low": float(low), "high": float(high)}
-        document["hypervolume"][arm] = {"points": len(own)} | interval
+    for arm in dict.fromkeys(point["arm"] for point in points if point["alpha"] is not None):
+        own = [place for place, point in enumerate(points) if point["arm"] == arm]
+        mean, *others = (hypervolume(drawn[own].tolist(), (0.0, 0.0)) for drawn in [means, *resampled])
+        low, high = np.quantile(others, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+        document["hypervolume"][arm] = {"points": len(own), "mean": mean, "low": low, "high": high}
+    return True
 
 
 def plane(quality: np.ndarray, vendi: np.ndarray, n_samples: int) -> np.ndarray:
     """Divides both axes by their ranges, so that quality 0 and Vendi 1 are the origin."""
-    if n_samples < 2:
-        raise DQOError("it needs at least 2 responses per prompt, got 1; raise evaluation.n.")
-    if not ((quality >= 0) & (quality <= 1)).all():
-        raise DQOError("it needs qualities in [0, 1]; map the reward to that range.")
     return np.stack([quality, np.clip((vendi - 1.0) / (n_samples - 1.0), 0.0, 1.0)], axis=-1)
-
-
-def covered(points: np.ndarray) -> np.ndarray:
-    """Hypervolume (Zitzler and Thiele 1998) of points above the origin, for many sets of points at once."""
-    order = np.argsort(-points[..., 0], axis=-1)  # (..., K) from right to left
-    x, y = (np.take_along_axis(points[..., axis], order, axis=-1) for axis in (0, 1))  # (..., K)
-    width = -np.diff(x, append=0.0, axis=-1)  # (..., K) of the strip that ends at each point
-    return (width * np.maximum.accumulate(y, axis=-1)).sum(axis=-1)
 
 
 def write_tables(out: Path, document: dict[str, Any], evaluated: Sequence[Evaluated]) -> str:
@@ -207,7 +193,7 @@ def write_tables(out: Path, document: dict[str, Any], evaluated: Sequence[Evalua
 
 def markdown(document: dict[str, Any]) -> str:
     """Formats two tables, a row per point and a row per arm, and what must be said beside them."""
-    points, level = document["points"], f"{document['level'] * 100:g} %"
+    points, level, n = document["points"], f"{document['level'] * 100:g} %", document["n_samples"]
     names = shown_in(points[0]["metrics"], "sweep")
     labels = {name: explain(name).label for name in names if any(point["metrics"].get(name) for point in points)}
     rows = [
@@ -218,45 +204,31 @@ def markdown(document: dict[str, Any]) -> str:
         for point in points
     ]
     kinds = " or ".join(sorted({point["interval"] for point in points}))
-    lines = [_table(rows), f"Mean [{level} interval] over {kinds}; {document['n_samples']} responses per prompt."]
-    if any(point["on_front"] for point in points):
-        lines.append("★ on the front: no other point has as much quality and as much diversity.")
+    lines = [_table(rows), f"Mean [{level} interval] over {kinds}; {n} responses per prompt."]
     if document["hypervolume"]:
         volumes = document["hypervolume"].items()
-        lines += ["", _table([{"arm": a, "points": str(v["points"]), "hypervolume": _cell(v)} for a, v in volumes])]
-        lines.append(
-            f"Hypervolume of quality on [0, 1] and {document['axes'][0]} on [1, {document['n_samples']}] above their "
-            "lower ends, as a share of the plane;\nan arm with more points covers more. "
-            f"[{level} interval] over prompts."
-        )
+        lines += [
+            "★ on the front: no other point has as much quality and as much diversity.\n",
+            _table([{"arm": arm, "points": str(v["points"]), "hypervolume": _cell(v)} for arm, v in volumes]),
+            f"Hypervolume of quality on [0, 1] and {document['axes'][0]} on [1, {n}] above their lower ends, as a "
+            f"share of the plane;\nan arm with more points covers more. [{level} interval] over prompts.",
+        ]
     missing: dict[str, list[str]] = {}  # reason -> runs, so that a sweep cut short says so in one sentence
     for one in document.get("missing", []):
         missing.setdefault(one["reason"], []).append(one["run"])
     lines += [f"\nNot in the tables: {', '.join(runs)}, {reason}." for reason, runs in missing.items()]
-    lines += [f"\n{note}" for note in [*_nulls(points, names), *document["notes"]]]
-    return "\n".join(lines) + "\n"
-
-
-def _nulls(points: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    found = []
     for name in names:
         values = [point["metrics"].get(name) for point in points]
         if None in values:
             where = "is – where" if any(values) else "has no column:"
-            found.append(f"{explain(name).label} {where} {definition_of(name).undefined}.")
-    return found
+            lines.append(f"\n{explain(name).label} {where} {definition_of(name).undefined}.")
+    return "\n".join([*lines, *(f"\n{note}" for note in document["notes"])]) + "\n"
 
 
 def _cell(interval: dict[str, float] | None) -> str:
     return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]" if interval else "–"
 
 
-# Aligned, so that it reads as plain text too.
 def _table(rows: Sequence[dict[str, str]]) -> str:
-    columns = [[name, *(row[name] for row in rows)] for name in rows[0]]
-    for place, cells in enumerate(columns):
-        width = max(map(len, cells))
-        rule = "-" * width if place == 0 else "-" * (width - 1) + ":"
-        aligned = [cell.ljust(width) if place == 0 else cell.rjust(width) for cell in cells]
-        columns[place] = [aligned[0], rule, *aligned[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in zip(*columns, strict=True)) + "\n"
+    sides = ["left"] + ["right"] * (len(rows[0]) - 1)
+    return pd.DataFrame(rows).to_markdown(index=False, colalign=sides, disable_numparse=True) + "\n"

@@ -1,6 +1,5 @@
 """Does jobs side by side in processes of their own: a crash stops one job, and work begun elsewhere is waited for."""
 
-import math
 import os
 import re
 import signal
@@ -21,7 +20,7 @@ from dqo.files.stop_signals import StopSignals
 # process of a stage holds another lock, on the folder that it writes to. When a sweep is killed, the process that it
 # had started goes on, and the next sweep waits for it.
 LOCK = ".sweep.lock"
-_PATIENCE = 60.0  # seconds between asking a process to stop and killing it
+_OWN_ERROR = "dqo: error: "
 _TICK = 0.1
 
 
@@ -36,7 +35,6 @@ class Stage:
         done: Whether what it makes is there and whole.
         folder: What it writes to and holds the lock of.
         prepare: Called before the command is started.
-        patience: Seconds that it may need to stop where nothing is lost.
     """
 
     name: str
@@ -45,7 +43,6 @@ class Stage:
     done: Callable[[], bool]
     folder: Path
     prepare: Callable[[], None] = lambda: None
-    patience: Callable[[], float] = lambda: _PATIENCE
 
 
 @dataclass(frozen=True)
@@ -86,9 +83,9 @@ def run_jobs(
             try:
                 with owning(job.folder, LOCK, grace=0):
                     _do(job, slot, running, stop, os.environ | environment(slot), say)
-            except FolderBusyError:
+            except FolderBusyError as error:
                 if job.name not in busy:
-                    say(f"{job.name}: {_holder(job)} works on it; waiting for it")
+                    say(f"{job.name}: waiting: {error}")
                     busy.add(job.name)
                 waiting.append(job)
                 time.sleep(_TICK)
@@ -105,19 +102,14 @@ def run_jobs(
 
 def failure(log: str, returncode: int) -> str:
     """Says in one sentence why a process failed: its own error, its last line, or the signal that ended it."""
-    lines = [line.strip() for line in re.split(r"[\r\n]", log) if line.strip()]
-    own = next((line for line in reversed(lines) if line.startswith("dqo: error: ")), None)
+    lines = [line.strip() for line in re.split(r"[\r\n]", log) if line.strip()] or ["without a word"]
+    own = [line.removeprefix(_OWN_ERROR) for line in lines if line.startswith(_OWN_ERROR)]
     if own:
-        return own.removeprefix("dqo: error: ")
+        return own[-1]
     if returncode < 0:
         name = signal.Signals(-returncode).name
         return f"its process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
-    return f"status {returncode}: {lines[-1][:300]}" if lines else f"status {returncode} without a word"
-
-
-def _holder(job: Job) -> str:
-    stages = (owner(stage.folder) for stage in job.stages)
-    return owner(job.folder, LOCK) or next(filter(None, stages), "another process")
+    return f"status {returncode}: {lines[-1][:300]}"
 
 
 def _do(
@@ -144,7 +136,7 @@ def _do(
                 start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
             )  # fmt: skip
             say(f"{job.name}: {stage.name} started (log: {stage.log})")
-            code = _wait(running[slot], stage, stop)
+            code = _wait(running[slot], stop)
             log.seek(begin)
             text = log.read().decode(errors="replace")
         if stop.asked is not None:
@@ -157,18 +149,13 @@ def _do(
     job.finish()
 
 
-def _wait(process: subprocess.Popen, stage: Stage, stop: StopSignals) -> int:
-    """Waits for a process; when a signal asks to stop, as long as the stage may take to save its work."""
+def _wait(process: subprocess.Popen, stop: StopSignals) -> int:
+    """Waits for a process; when a signal asks to stop, as long as it takes to save its work."""
     while stop.asked is None:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(_TICK)
     process.terminate()
-    patience = stage.patience()
-    try:
-        return process.wait(None if math.isinf(patience) else patience)
-    except subprocess.TimeoutExpired:
-        _kill([process])
-        return process.wait()
+    return process.wait()
 
 
 # All that they have started goes with them.
