@@ -11,6 +11,10 @@ OLDEST       ?= transformers==5.10.4
 OLDEST_BIN   := $(OLDEST_VENV)/bin
 OLDEST_READY := $(OLDEST_VENV)/ready.stamp
 
+# Two processes of one thread each, a file of tests in one of them.
+TWO := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test test-oldest: export OMP_NUM_THREADS = 1
+
 AUDIT_VENV ?= .venv-audit
 
 .DEFAULT_GOAL := help
@@ -35,7 +39,7 @@ demo: $(READY)  ## Post-train a real model with and without diversity, and compa
 	PATH="$(abspath $(BIN)):$$PATH" bash runs/demo.sh
 
 test: $(READY)  ## Run every test, slow ones too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
 
 $(OLDEST_READY): pyproject.toml requirements-models.txt
 	$(PYTHON) -m venv $(OLDEST_VENV)
@@ -46,7 +50,7 @@ $(OLDEST_READY): pyproject.toml requirements-models.txt
 	touch $@
 
 test-oldest: $(OLDEST_READY)  ## verl on a real Ray and TransferQueue, and TRL's trainers, with the oldest versions
-	$(OLDEST_BIN)/python -m pytest -m "not verl_full" tests/integrations/verl tests/contract tests/diversity \
+	$(OLDEST_BIN)/python -m pytest $(TWO) -m "not verl_full" tests/integrations/verl tests/contract tests/diversity \
 	  $(addprefix tests/integrations/trl/test_,trl_contract.py trainer.py ppo.py algorithms.py resume.py)
 
 test-verl-full: $(OLDEST_READY)  ## Whole verl training runs on CPUs, their advantages recomputed from the texts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parent / "helpers" / "storm.py"
+SCRIPT = Path(__file__).parents[1] / "helpers" / "storm.py"
 
 
 @pytest.mark.slow
