@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from dqo.cli.main import main
+from dqo.cli.evaluate import _protocol
+from dqo.cli.main import build_parser, main
 from dqo.files.records import read_groups
 
 
@@ -63,6 +64,13 @@ def test_a_protocol_sets_what_was_not_given(tiny_policy_folder, prompts, tmp_pat
     lines = capsys.readouterr().out.splitlines()
     assert lines.index("") == 8, "the seven headline metrics come first"
     assert any(line.startswith("  self_rouge") for line in lines[:8])
+
+
+@pytest.mark.parametrize(("name", "length"), [("paper", None), ("noveltybench-1.0", 512)])
+def test_a_protocol_without_a_length_leaves_that_to_the_task(name, length):
+    args = build_parser().parse_args(["eval", "--model", "m", "--out", "o", "--protocol", name])
+    assert _protocol(args, None).name == name
+    assert (args.n, args.max_new_tokens, args.equivalence) == (10, length, {"paper": "embedding"}.get(name, name))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> "Prot
         protocol.check_sampling(sampled)
     else:
         args.n = args.n or protocol.n
-        args.max_new_tokens = args.max_new_tokens or protocol.max_new_tokens
+        args.max_new_tokens = args.max_new_tokens or protocol.demands.get("max_new_tokens")
     args.equivalence = args.equivalence or protocol.equivalence
     return protocol
 
