@@ -1,4 +1,4 @@
-"""Comparing evaluated runs: paired differences, a table, a picture, and samples that cannot break the page."""
+"""Comparing evaluated runs: paired differences over the shared prompts, and tables."""
 
 import io
 import json
@@ -81,10 +81,7 @@ def test_comparison_of_two_runs(varied, collapsed, tmp_path):
         told = {metric: value | {"prompts": 24} for metric, value in run["metrics"].items() if value}
         told |= {"distinct_2": comparison["shared"][name].get("distinct_2")}  # defined for fewer prompts
         assert comparison["shared"][name] == told, "of the same prompts, what metrics.json says"
-    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "comparison.json", "comparison.png", "samples.md",
-    ]  # fmt: skip
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["comparison.json"]
 
 
 def test_the_table_marks_what_differs(varied, collapsed, tmp_path):
@@ -287,32 +284,12 @@ def test_the_report_has_the_same_p_values(words, varied, collapsed, tmp_path):
     }
 
 
-def test_without_quality_there_is_no_picture(words, varied, tmp_path):
+def test_without_quality_there_is_no_front(words, varied, tmp_path):
     other = answer(tmp_path / "other", words, lambda i, j: COLOURS[j], reward=None)
     comparison = compare([varied, other], tmp_path / "out")
-    assert comparison["figure"] is None
+    assert comparison["front"] is None
     assert comparison["differences"]["other"]["quality"] is None
-    assert not (tmp_path / "out" / "comparison.png").exists()
     assert "–" in printed(comparison_table(comparison))
-
-
-def test_samples_show_three_of_each_run_and_stay_in_their_fence(words, varied, tmp_path):
-    sly = answer(tmp_path / "sly", words, lambda i, j: f"{COLOURS[j]}\n````\n# Not a heading\n<script>")
-    compare([varied, sly], tmp_path / "out")
-    text = (tmp_path / "out" / "samples.md").read_text()
-    assert text.startswith("# Samples for `q0`\n\n```text\nprompt 0\n```\n")
-    assert "blue" in text
-    assert "cyan" not in text, "the fourth response is not shown"
-    inside, fence = set(), None
-    for line in text.split("\n"):
-        if fence is None and line.startswith("```"):
-            fence = line.removesuffix("text")
-        elif line == fence:
-            fence = None
-        elif fence:
-            inside.add(line)
-    assert fence is None, "every fence is closed"
-    assert {"# Not a heading", "<script>", "````"} <= inside
 
 
 def test_markup_in_a_run_name_is_shown_as_it_is(words, varied, tmp_path):

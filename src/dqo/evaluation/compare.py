@@ -1,23 +1,20 @@
-"""Several evaluated runs side by side: two tables, a picture of quality against diversity, and samples to read."""
+"""Several evaluated runs side by side: their means and differences over the prompts they share, and two tables."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
-from dqo.evaluation.definitions import explain, shown_in
+from dqo.evaluation.definitions import shown_in
 from dqo.evaluation.statistics import FEW, FEW_PROMPTS, NOTE, SHOWN_BELOW, on_common_prompts, pairwise, pareto_front
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, short_names, unlike
-from dqo.files.jsonio import writing
-from dqo.files.records import Group, read_groups, write_json, write_text
+from dqo.files.records import Group, read_groups, write_json
 from dqo.files.run import owning
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_SAMPLES_SHOWN = 3
 _PAIRS_SHOWN = 3
 
 Means = dict[str, list[dict[str, float] | None]]  # metric -> each run's mean and interval over the shared prompts
@@ -34,18 +31,18 @@ class Run:
 
 
 def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
-    """Writes comparison.json, comparison.png and samples.md for runs that `evaluate` has measured.
+    """Writes comparison.json for runs that `evaluate` has measured.
 
-    All numbers are over the prompts that all runs answered.
+    All numbers are over the prompts that all runs answered. `dqo report` draws the same runs and shows their responses.
 
     Args:
         runs: Two or more folders, each an evaluation's or one that holds it as `eval/`; the first is the baseline.
-        out: Folder of the three files.
+        out: Folder of the file.
 
     Returns:
         The content of comparison.json. "runs" holds each metrics.json, "shared" the means over the shared prompts,
         "pairs" the differences as `pairwise` returns them, "differences" those to the baseline, "front" the runs that
-        no other beats in quality and diversity. Without quality "figure" and "front" are None.
+        no other beats in quality and diversity, None without quality.
 
     Raises:
         DataError: If a folder is not a complete evaluation, or the runs cannot be compared: different sample counts,
@@ -55,34 +52,22 @@ def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     loaded = _load(runs)
     shared = _shared_prompts(loaded)
     means = on_common_prompts([run.values for run in loaded], [run.document["metrics"] for run in loaded])
-    axes = _axes(means)
-    comparison = _comparison(loaded, shared, means, axes)
-    out = Path(out)
-    with owning(out):
-        write_text(out / "samples.md", _samples(loaded, shared[0]))
-        if axes:
-            points = {run.name: [means[axis][i] for axis in axes] for i, run in enumerate(loaded)}
-            _plot_tradeoff(points, axes, out / "comparison.png")
-        write_json(out / "comparison.json", comparison)
-    return comparison
-
-
-def _comparison(loaded: list[Run], shared: list[str], means: Means, axes: tuple[str, str] | None) -> dict[str, Any]:
     metrics = shown_in(loaded[0].document["metrics"], "compare")
     pairs = pairwise({run.name: {key: run.values[key] for key in shared} for run in loaded}, metrics)
-    front = axes and pareto_front([[means[axis][i]["mean"] for axis in axes] for i in range(len(loaded))])
-    return {
+    comparison = {
         "baseline": loaded[0].name,
         "n_shared": len(shared),
-        "figure": axes and "comparison.png",
         "runs": {run.name: run.document for run in loaded},
         "shared": {run.name: {name: column[i] for name, column in means.items()} for i, run in enumerate(loaded)},
         "differences": {pair["b"]: pair["metrics"] for pair in pairs if pair["a"] == loaded[0].name},
         "pairs": pairs,
-        "front": front and [loaded[place].name for place in front],
+        "front": _front(loaded, means),
         "cautions": _cautions(loaded, shared, means),
         "note": NOTE,
     }
+    with owning(out):
+        write_json(Path(out) / "comparison.json", comparison)
+    return comparison
 
 
 def comparison_table(comparison: dict[str, Any]) -> "Table":
@@ -188,50 +173,11 @@ def _cautions(runs: list[Run], shared: list[str], means: Means) -> list[str]:
     return found + [f"{run.name}: {note}" for run in runs for note in run.document.get("notes", [])]
 
 
-def _axes(means: Means) -> tuple[str, str] | None:
-    """Diversity and quality metric of the picture; the held-out judge where every run has one."""
+def _front(runs: list[Run], means: Means) -> list[str] | None:
+    """The runs that no other beats in both quality and diversity, by the held-out judge where every run has one."""
     common = [name for name, column in means.items() if all(column)]
     diversity = next((name for name in ("heldout/vendi_1", "vendi_1") if name in common), None)
-    return (diversity, "quality") if diversity and "quality" in common else None
-
-
-def _samples(runs: list[Run], prompt_id: str) -> str:
-    text = f"# Samples for `{prompt_id}`\n\n{_fenced(runs[0].groups[prompt_id].prompt)}"
-    for run in runs:
-        group = run.groups[prompt_id]
-        text += f"\n## {run.name}\n"
-        for i, response in enumerate(group.responses[:_SAMPLES_SHOWN]):
-            reward = "not scored" if group.rewards is None else f"quality {group.rewards[i]:.3g}"
-            text += f"\n{i + 1}. {reward}, ended by {group.finish[i]}\n\n{_fenced(response)}"
-    return text
-
-
-def _fenced(text: str) -> str:
-    """Text of a model as a code block that it cannot break out of."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}text\n{text}\n{fence}\n"
-
-
-# Told apart by the colour-blind.
-_COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#00795a", "#a6418f", "#806600", "#5e3c99")
-_MARKERS = "osD^vPX"
-
-
-def _plot_tradeoff(points: dict[str, list[dict[str, float]]], axes: tuple[str, str], path: Path) -> None:
-    """Draws one point with error bars per run; up and to the right is better."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")  # no pyplot: it would pick a backend and keep the figure
-    plot = figure.add_subplot(xlabel=explain(axes[0]).label, ylabel=f"{explain(axes[1]).label} (mean reward)")
-    for number, (name, (x, y)) in enumerate(points.items()):
-        row, column = divmod(number, len(_COLOURS))
-        reach = [[[value["mean"] - value["low"]], [value["high"] - value["mean"]]] for value in (x, y)]
-        style = {"fmt": _MARKERS[row % len(_MARKERS)], "color": _COLOURS[column], "ms": 7, "elinewidth": 1}
-        # A legend leaves out names that begin with _, and reads $ as mathematics.
-        plot.errorbar(x["mean"], y["mean"], *reversed(reach), label=" " + name.replace("$", r"\$"), **style)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with writing(path):
-        figure.savefig(temporary, dpi=160, format="png")
-        temporary.replace(path)
+    if diversity is None or "quality" not in common:
+        return None
+    points = [[means[axis][i]["mean"] for axis in (diversity, "quality")] for i in range(len(runs))]
+    return [runs[place].name for place in pareto_front(points)]
