@@ -46,7 +46,6 @@ EXTRAS_OF = {
     "tasks/": ["data"],
     "train/": ["train"],
 }
-NOT_OURS_TO_BRING = {"vllm"}  # an engine of its own, whose absence is a sentence
 BROUGHT_FOR_OTHERS = {"gguf", "protobuf", "cachetools", "fastapi", "uvicorn"}  # pyproject.toml says for whom
 # What one extra alone must be able to import.
 PROMISES = {
@@ -91,7 +90,7 @@ def imports(file, everywhere=True):
 def others(modules):
     """Of modules the top names of those that neither Python nor this package brings."""
     tops = {module.split(".")[0] for module in modules}
-    return tops - set(sys.stdlib_module_names) - {"dqo"} - NOT_OURS_TO_BRING
+    return tops - set(sys.stdlib_module_names) - {"dqo"}
 
 
 def extras_of(file):

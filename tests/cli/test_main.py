@@ -139,7 +139,7 @@ def test_missing_reward(refused, own_recipe, tmp_path, reward, message):
         (["--model", "m", "--task", "countdown", "--task-option", "seed"], "expected key=value"),
         (["--model", "m", "--task", "countdown", "--data", "d", "--split", "dev"], "both choose the prompts"),
         (["--responses", "r", "--n", "50"], "--responses are sampled already, got --n; leave it out"),
-        (["--responses", "r", "--backend", "vllm"], "--responses are sampled already, got --backend"),
+        (["--responses", "r", "--endpoint", "u"], "--responses are sampled already, got --endpoint"),
         (["--responses", "r", "--heldout-encoder", "hashed"], "expected another encoder than `encoder`"),
     ],
 )

@@ -89,8 +89,6 @@ def test_a_protocol_without_a_length_leaves_that_to_the_task(name, length):
         ),
         (["--judge", "m"], "--judge MODEL and --judge-endpoint URL belong together, got one of them"),
         (["--equivalence", "magic"], "equivalence: expected embedding, noveltybench-1.0"),
-        (["--endpoint", "http://127.0.0.1:9/v1", "--backend", "vllm"], "both say what answers, got both"),
-        (["--backend", "vllm"], "needs the package vllm, which is not installed"),
         (["--endpoint", "127.0.0.1:9"], "expected a URL such as http://localhost:8000/v1"),
     ],
 )

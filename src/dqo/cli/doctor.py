@@ -101,7 +101,7 @@ def look_at_gpu() -> Iterator[Finding]:
         yield from map(device, range(torch.cuda.device_count()))
     nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
     yield Finding(nccl, "NCCL, for several GPUs", "runs of several processes use gloo, on CPUs", False)
-    for name, use in {"vllm": "trainer.use_vllm and --backend vllm", "deepspeed": "ZeRO, recipes/accelerate"}.items():
+    for name, use in {"vllm": "trainer.use_vllm", "deepspeed": "ZeRO, recipes/accelerate"}.items():
         yield Finding(find_spec(name) is not None, f"{name}, for {use}", f"pip install {name}", False)
 
 

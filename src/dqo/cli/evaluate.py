@@ -188,7 +188,7 @@ def _responses(args: argparse.Namespace) -> list[Group]:
     if args.data or args.split:
         raise RecipeError("--responses holds its own prompts, got --data or --split too; leave one out.")
     of_sampling = ("n", "temperature", "max_new_tokens", "system_prompt", "chat_template_kwargs", "verbalized")
-    for name in (*of_sampling, "backend", "endpoint"):
+    for name in (*of_sampling, "endpoint"):
         if getattr(args, name) is not None:
             raise RecipeError(f"--responses are sampled already, got --{name.replace('_', '-')}; leave it out.")
     groups = read_groups(args.responses)
@@ -248,18 +248,14 @@ def _sampled(
 
 def _sources(args: argparse.Namespace, chat: dict[str, Any], length: int) -> "Callable[[float], Source]":
     """The source that the flags name, by temperature."""
-    from dqo.evaluation.engines import Asked, LocalModel, ServedModel, VllmEngine
+    from dqo.evaluation.engines import Asked, LocalModel, ServedModel
     from dqo.models.policy import best_device, load_policy
 
-    if args.endpoint and args.backend:
-        raise RecipeError("--endpoint and --backend both say what answers, got both; leave one out.")
     asked = Asked(seed=args.seed, max_new_tokens=length, temperature=1.0, **chat)
     if args.endpoint:
         parameters = _key_values(args.endpoint_option, "--endpoint-option")
         connection = {"concurrency": args.batch_size, "timeout": args.timeout, "parameters": parameters}
         return lambda t: ServedModel(args.model, args.endpoint, replace(asked, temperature=t), **connection)
-    if args.backend == "vllm":
-        return VllmEngine(model_source(args.model), asked).at
     model, tokenizer = load_policy(model_source(args.model), device=best_device())
     return lambda t: LocalModel(model, tokenizer, replace(asked, temperature=t), args.batch_size)
 

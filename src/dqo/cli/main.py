@@ -158,7 +158,6 @@ def _add_sampling(parser: argparse.ArgumentParser, n: str, max_new_tokens: str) 
     add("--trace-markers", metavar="MARKERS", help=traces)
     verbalized = "Verbalized Sampling, a baseline: ask for K responses in one call (default K: 5)"
     add("--verbalized", type=_positive, nargs="?", const=5, metavar="K", help=verbalized)
-    add("--backend", choices=("transformers", "vllm"), help="what runs the model (default: transformers)")
     server = "OpenAI-compatible server of --model; its key is read from OPENAI_API_KEY"
     add("--endpoint", metavar="URL", help=server)
     option = "parameter of every request to --endpoint, such as top_p=0.9; NAME=null leaves it out; may be repeated"

@@ -1,34 +1,29 @@
-"""The three sources of responses: a model in this process, a vLLM engine in it, and an OpenAI-compatible server.
+"""The two sources of responses: a model in this process, and an OpenAI-compatible server.
 
 Each draws from the model's own distribution softmax(logits / temperature), nothing cut off: generation defaults (top-k,
 top-p, penalties) are set aside, because they would change the diversity that is to be measured.
 """
 
-import copy
 import hashlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dqo.errors import DataError, ModelError
+from dqo.errors import DataError
 from dqo.evaluation.sampling import Answer, Request, Source
 from dqo.models.chat import ResponseReader, TraceMarkers, check_system, conversation, rendered
 from dqo.models.endpoint import Endpoint, Unanswered
 from dqo.models.endpoint_replies import Reply
-from dqo.models.policy import find_model
-from dqo.models.weights import first_words
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_REQUESTS_AT_ONCE = 2048  # of vLLM, which batches inside: what a kill may cost
 # Neutral values of what these servers take from the model's generation_config.json, or from defaults of their own.
 # Elsewhere top_p is 1 by the definition of the API and is not sent.
 _NEUTRAL = {
@@ -60,34 +55,7 @@ class Asked:
     trace_markers: str = "default"
 
 
-class _Tokenized(Source):
-    """A source that renders and tokenizes prompts itself, and reads responses from their tokens."""
-
-    def __init__(self, model: str, tokenizer: "PreTrainedTokenizerBase", asked: Asked):
-        check_system(asked.system_prompt, tokenizer.chat_template, model)
-        self.name, self.tokenizer, self.asked = model, tokenizer, asked
-        self._reader = ResponseReader(tokenizer, TraceMarkers.parse(asked.trace_markers))
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the draws."""
-        template = self.tokenizer.chat_template
-        return {
-            "model": self.name,
-            # By this mark evaluations see that their templates differ.
-            "chat_template": hashlib.sha256(str(template).encode()).hexdigest()[:8] if template else None,
-            "prompt_opens_trace": bool(template) and self._reader.opened(self._tokens("Hello!")),
-            **vars(self.asked),
-        }
-
-    def _tokens(self, message: str) -> list[int]:
-        if not self.tokenizer.chat_template:
-            return self.tokenizer(message)["input_ids"]
-        text = rendered(message, self.tokenizer, self.asked.system_prompt, self.asked.chat_template_kwargs)
-        # The template wrote the special tokens already.
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
-class LocalModel(_Tokenized):
+class LocalModel(Source):
     """Samples from a causal language model in this process, `batch_size` responses at a time.
 
     Padding side and token of the tokenizer do not matter. ModelError refuses a system prompt without a chat template.
@@ -96,15 +64,30 @@ class LocalModel(_Tokenized):
     def __init__(
         self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", asked: Asked, batch_size: int = 32
     ):
-        super().__init__(model.config._name_or_path, tokenizer, asked)
-        self.model, self.batch_size = model, batch_size
+        self.name = model.config._name_or_path
+        check_system(asked.system_prompt, tokenizer.chat_template, self.name)
+        self.model, self.tokenizer, self.asked, self.batch_size = model, tokenizer, asked, batch_size
+        self._reader = ResponseReader(tokenizer, TraceMarkers.parse(asked.trace_markers))
+        own = model.generation_config.eos_token_id
+        stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+        self._stops = sorted(stops)
+        # Any token will do: the mask hides it, and an answer ends before it.
+        self._pad = (self._stops or [0])[0]
         self._encoded: dict[str, list[int]] = {}
 
     def settings(self) -> dict[str, Any]:
         """What decides the draws, with a fingerprint of the weights."""
+        template = self.tokenizer.chat_template
         # A few numbers of every weight: a model trained further under the same name is another model.
         heads = [weight.detach().flatten()[:8].float().cpu() for weight in self.model.parameters()]
-        return super().settings() | {"weights": hashlib.sha256(torch.cat(heads).numpy().tobytes()).hexdigest()[:16]}
+        return {
+            "model": self.name,
+            # By this mark evaluations see that their templates differ.
+            "chat_template": hashlib.sha256(str(template).encode()).hexdigest()[:8] if template else None,
+            "prompt_opens_trace": bool(template) and self._reader.opened(self._tokens("Hello!")),
+            **vars(self.asked),
+            "weights": hashlib.sha256(torch.cat(heads).numpy().tobytes()).hexdigest()[:16],
+        }
 
     def check(self, requests: Sequence[Request]) -> None:
         """Refuses prompts that do not fit the model's context."""
@@ -125,16 +108,10 @@ class LocalModel(_Tokenized):
             rows = generate([self._encode(request) for request in batch], uniforms)
             yield from zip(batch, map(self._answer, rows), strict=True)
 
-    @cached_property
-    def _stops(self) -> list[int]:
-        own = self.model.generation_config.eos_token_id
-        stops = [self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
-        return sorted({token for token in stops if token is not None})
-
-    @property
-    def _pad(self) -> int:
-        # Any token will do: the mask hides it, and an answer ends before it.
-        return (self._stops or [0])[0]
+    def _tokens(self, message: str) -> list[int]:
+        text = rendered(message, self.tokenizer, self.asked.system_prompt, self.asked.chat_template_kwargs)
+        # A template writes the special tokens itself.
+        return self.tokenizer(text, add_special_tokens=not self.tokenizer.chat_template)["input_ids"]
 
     def _encode(self, request: Request) -> list[int]:
         if request.message in self._encoded:
@@ -145,12 +122,6 @@ class LocalModel(_Tokenized):
             raise DataError(
                 f"Prompt {request.prompt_id!r} must have at least one token and leave {longest} of the model's {room} "
                 f"for the response, got {len(ids)} tokens; shorten it or lower `max_new_tokens`."
-            )
-        known = getattr(config, "vocab_size", None)
-        if known and max(ids) >= known:
-            raise ModelError(
-                f"expected tokens below {known}, the vocabulary of {self.name!r}, got {max(ids)} from its tokenizer; "
-                "save model and tokenizer of one kind together."
             )
         self._encoded[request.message] = ids
         return ids
@@ -221,61 +192,6 @@ class SeededChoice:
         uniforms = self.uniforms[:, input_ids.shape[1] - self.start].to(scores.device)  # (N,)
         token = inverse_cdf(probabilities, uniforms)  # (N,)
         return torch.full_like(scores, float("-inf")).scatter_(1, token[:, None], 0.0)  # (N, V)
-
-
-class VllmEngine(_Tokenized):
-    """Samples from a vLLM engine in this process; its prefix cache reads a prompt once for its n responses.
-
-    ModelError says that vLLM is not installed or cannot load the model.
-    """
-
-    def __init__(self, model: str, asked: Asked):
-        try:
-            import vllm
-        except ModuleNotFoundError as error:
-            raise ModelError(
-                "--backend vllm needs the package vllm, which is not installed; run `pip install vllm`, leave "
-                "--backend out, or give the URL of a vLLM server as --endpoint."
-            ) from error
-        folder = find_model(model)
-        try:
-            # generation_config="vllm" sets the model's own defaults (top-k, penalties) aside.
-            self._engine = vllm.LLM(
-                model=folder, seed=asked.seed % 2**31, generation_config="vllm", load_format="safetensors"
-            )
-        # The engine's error, the hub's and the device's all mean the same to the user.
-        except Exception as error:
-            raise ModelError(
-                f"expected vLLM to load {model!r}, but it failed ({first_words(error)}); check name and memory."
-            ) from error
-        self._vllm = vllm
-        super().__init__(model, self._engine.get_tokenizer(), asked)
-
-    def at(self, temperature: float) -> "VllmEngine":
-        """The same loaded engine at another temperature."""
-        other = copy.copy(self)
-        other.asked = replace(self.asked, temperature=temperature)
-        return other
-
-    def settings(self) -> dict[str, Any]:
-        """What decides the draws, with vLLM's version."""
-        return {"backend": f"vllm {self._vllm.__version__}"} | super().settings()
-
-    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer]]:
-        """The answers, some thousand requests at a time."""
-        asked = self.asked
-        settings = {"temperature": asked.temperature, "top_p": 1.0, "max_tokens": asked.max_new_tokens}
-        for start in range(0, len(requests), _REQUESTS_AT_ONCE):
-            batch = requests[start : start + _REQUESTS_AT_ONCE]
-            outputs = self._engine.generate(
-                [{"prompt_token_ids": self._tokens(request.message)} for request in batch],
-                [self._vllm.SamplingParams(seed=request.seed(asked.seed) % 2**31, **settings) for request in batch],
-                use_tqdm=False,
-            )
-            for request, output in zip(batch, outputs, strict=True):
-                answer = output.outputs[0]
-                finish = "length" if answer.finish_reason == "length" else "eos"
-                yield request, (self._reader.decode(answer.token_ids), finish)
 
 
 class ServedModel(Source):

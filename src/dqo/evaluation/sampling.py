@@ -43,7 +43,7 @@ class Request:
 
 
 class Source:
-    """Answers requests; `dqo.evaluation.engines` has the three there are."""
+    """Answers requests; `dqo.evaluation.engines` has the two there are."""
 
     # Parameters that a server refused -> what was done about each.
     adapted: Mapping[str, str] = {}
@@ -137,7 +137,7 @@ def sample_from(
     """Draws n responses per prompt from a source.
 
     Args:
-        source: A `LocalModel`, `VllmEngine` or `ServedModel`.
+        source: A `LocalModel` or a `ServedModel`.
         prompts: What to ask, ids unique.
         n: Responses per prompt.
         out: Folder for groups.jsonl and sampling.json; an unfinished run of the same settings in it is continued.
