@@ -77,21 +77,24 @@ def test_name_and_pickle():
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        ([0.5], r"'Scorer': expected 2 rewards, one for each completion, got 1; return None for a completion"),
+        (
+            [0.5],
+            r"'Scorer': expected a list of 2 rewards, one number for each completion, got 1; return None",
+        ),
         ([0.5, float("nan")], r"finite number for row 1, got nan for the completion 'second'; return None"),
         ([float("-inf"), 1], r"for row 0, got -inf"),
         ([1, "good"], r"for row 1, got 'good'"),
         ([[1.0], 2.0], r"for row 0, got \[1.0\]"),
-        (None, r"expected a list of 2 numbers, got NoneType; return one number"),
-        (0.7, r"expected a list of 2 numbers, got float"),
-        ({0: 0.5, 1: 0.5}, r"expected a list of 2 numbers, got dict"),
-        ({0.1, 0.2}, r"expected a list of 2 numbers, got set"),
-        ("ab", r"expected a list of 2 numbers, got str"),
-        (torch.tensor([1.0, float("nan")]), r"for row 1, got nan"),
-        (torch.ones(2, 1), r"expected a list of 2 numbers, got a Tensor of shape \(2, 1\); return one number"),
-        (np.ones((2, 1)), r"expected a list of 2 numbers, got a ndarray of shape \(2, 1\)"),
-        (torch.tensor(1.0), r"expected a list of 2 numbers, got a Tensor of shape \(\)"),
-        ([torch.ones(1), 1.0], r"for row 0, got a Tensor of shape \(1,\)"),
+        (None, r"expected a list of 2 rewards, one number for each completion, got NoneType; return None"),
+        (0.7, r"expected a list of 2 rewards, .*, got float"),
+        ({0: 0.5, 1: 0.5}, r"expected a list of 2 rewards, .*, got dict"),
+        ({0.1, 0.2}, r"expected a list of 2 rewards, .*, got set"),
+        ("ab", r"expected a list of 2 rewards, .*, got str"),
+        (torch.tensor([1.0, float("nan")]), r"for row 1, got tensor\(nan\)"),
+        (torch.ones(2, 1), r"got Tensor of shape \(2, 1\); return None"),
+        (np.ones((2, 1)), r"got ndarray of shape \(2, 1\)"),
+        (torch.tensor(1.0), r"got Tensor;"),
+        ([torch.ones(1), 1.0], r"for row 0, got tensor\(\[1.\]\)"),
         ([Decimal("NaN"), 1], r"for row 0, got Decimal\('NaN'\)"),
         ([1, Decimal("sNaN")], r"for row 1, got Decimal\('sNaN'\)"),
         ([1, Decimal("1e400")], r"for row 1, got Decimal"),
@@ -113,8 +116,7 @@ def test_mistakes_are_told_in_one_sentence(result, message):
 def test_a_long_completion_is_cut_and_chat_completions_are_read():
     with pytest.raises(RewardError) as caught:
         call(ZeroDivisionError("x"), [[{"role": "assistant", "content": "y" * 500}]])
-    assert "y" * 80 + "…" in str(caught.value)
-    assert "y" * 81 not in str(caught.value)
+    assert "'" + "y" * 79 + "…" in str(caught.value)
 
 
 def test_errors_of_dqo_pass_unchanged():
@@ -133,7 +135,9 @@ def test_asynchronous_functions_stay_asynchronous(reward):
 
 
 def test_asynchronous_mistakes_are_told_too():
-    with pytest.raises(RewardError, match="'later': expected 2 rewards, one for each completion, got 1"):
+    with pytest.raises(
+        RewardError, match="'later': expected a list of 2 rewards, one number for each completion, got 1"
+    ):
         asyncio.run(CheckedReward(later)(prompts=["p", "q"], completions=["a", "b"], missing=1))
     with pytest.raises(RewardError, match=r"'later': raised KeyError \('missing'\)"):
         asyncio.run(CheckedReward(later)(prompts=["p", "q"], completions=["a", "b"]))
@@ -153,14 +157,3 @@ def test_columns_that_a_function_does_not_take_are_named():
         RewardError, match=r"unexpected keyword argument 'record'.*; end its arguments with \*\*columns"
     ):
         CheckedReward(bare)(prompts=["p"], completions=["c"], record=["r"])
-
-
-def test_what_a_recipe_hands_over_is_compared_with_the_signature_before_a_rollout():
-    columns = ("reference", "meta", "ended")
-    CheckedReward(lengths).check_columns(columns)
-    with pytest.raises(
-        RewardError, match=r"arguments \(prompts, completions, reference, .* \(missing .*'gold'\); end its arg"
-    ):
-        CheckedReward(needs_more).check_columns(columns)
-    with pytest.raises(RewardError, match=r"unexpected keyword argument 'reference'"):
-        CheckedReward(bare).check_columns(columns)

@@ -13,11 +13,15 @@ from dqo.embedders import load_embedder
 from dqo.errors import ModelError, RecipeError, RewardError
 from dqo.files.records import Prompt
 from dqo.rewards.calling import RecordReward
-from dqo.rewards.loading import Entry, import_reward, load_reward, read_entries
+from dqo.rewards.loading import Entry, import_function, load_reward, read_entries
 from dqo.rewards.math_reading import final_answer, read_number
 from dqo.rewards.mathematics import MathReward
 
 FILE = Path(__file__).with_name("score_functions.py")
+
+
+def import_function_of(path):
+    return import_function(path, "reward", "prompts, completions, **columns")
 
 
 def call(name, completions, **columns):
@@ -249,11 +253,12 @@ def test_concepts():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ({"reward": "rogue"}, r"`reward` must be .*did you mean 'rouge'"),
-        ({"weight": 1}, "`reward` must be one of quality, math"),
-        ({"reward": "math", "weight": float("nan")}, r"entry 1 \(math\): `weight` must be a finite number, got nan"),
-        ({"reward": "math", "weight": "1"}, "`weight` must be a finite number, got '1'"),
-        ({"reward": "quality", "measure": "x"}, r"entry 1 \(quality\): expected nothing beside .*, got measure"),
+        ({"reward": "rogue"}, r"entry 1: reward` must be .*did you mean 'rouge'"),
+        ({"reward": "x"}, "reward` must be one of quality, math"),
+        ({"weight": 1}, "rewards, entry 1: expected the setting `reward`, got none"),
+        ({"reward": "math", "weight": float("nan")}, r"entry 1: `weight` must be a finite number, got nan"),
+        ({"reward": "math", "weight": "1"}, "`weight` must be a number, got '1'"),
+        ({"reward": "quality", "measure": "x"}, "entry 1: quality has no options, got measure"),
     ],
 )
 def test_bad_entries(line, said):
@@ -279,8 +284,12 @@ def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
     (entry,) = read_entries([{"reward": f"{file}:long", "least": 3}])
     reward = load_reward(entry)
     assert (reward.__name__, reward(prompts=["p"] * 2, completions=["ab", "abc"])) == ("long", [0.0, 1.0])
-    with pytest.raises(RecipeError, match=r"arguments that the function names \(least\), got 'lest'; correct"):
-        load_reward(Entry(f"{file}:long", 1.0, {"lest": 3}))
+    with pytest.raises(
+        RecipeError, match=r"got \(prompts, completions, least, .* argument 'lest'\); correct the options"
+    ):
+        load_reward(Entry(f"{file}:long", 1.0, {"least": 3, "lest": 3}))
+    with pytest.raises(RecipeError, match=r"multiple values for keyword argument 'prompts'"):
+        load_reward(Entry(f"{file}:long", 1.0, {"least": 3, "prompts": 3}))
     file.write_text(
         "class Late:\n    def __init__(self): self.counts = dict\n"
         "    async def __call__(self, completions, least, **_): return [len(c) >= least for c in completions]\n"
@@ -291,8 +300,11 @@ def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
     late_reward = RecordReward(late, [Prompt("p", "Q", [], {})], [1], "late")
     assert late_reward(prompts=["p"] * 2, **columns) == [0.0, 1.0], "asynchronous ones too"
     assert late.fn.counts is dict
-    with pytest.raises(RewardError, match=r"missing a required argument: 'least'"):
+    with pytest.raises(RecipeError, match=r"missing a required argument: 'least'"):
         load_reward(Entry(f"{file}:long", 1.0, {}))
+    file.write_text("def bare(prompts, completions): return [0.0]\n" + file.read_text())
+    with pytest.raises(RecipeError, match=r"unexpected keyword argument 'reference'"):
+        load_reward(Entry(f"{file}:bare", 1.0, {}))
 
 
 def test_a_record_feeds_the_reward_its_columns():
@@ -425,27 +437,27 @@ def test_models_that_are_no_reward_models_are_refused(tiny_tokenizer, tiny_polic
 
 
 def test_by_module_and_by_file():
-    assert import_reward("os.path.join")("a", "b") == "a/b"
-    assert import_reward(f"{FILE}:by_length").__name__ == "by_length"
+    assert import_function_of("os.path.join")("a", "b") == "a/b"
+    assert import_function_of(f"{FILE}:by_length").__name__ == "by_length"
 
 
 @pytest.mark.parametrize(
     ("path", "message"),
     [
         ("by_length", "expected 'pkg.module.function' or 'path/to/file.py:function', got ValueError"),
-        (f"{FILE}:", r"expected a function of that file, got ''; name one there that takes \(prompts, completions, "),
+        (f"{FILE}:", r"expected a function of that module, got ''; name one there that takes \(prompts, completions, "),
         (str(FILE), "expected 'pkg.module.function' or"),
         ("no_such_package.rewards.fn", "got ModuleNotFoundError .*'no_such_package'"),
-        ("missing.py:fn", "expected the file '/.*/missing.py', got none; correct it"),
-        (f"{FILE}:zzz", "expected a function of that file, got 'zzz'; name one there"),
-        (f"{FILE}:bylength", r"expected a function of that file, got 'bylength'; did you mean 'by_length'\?"),
+        ("missing.py:fn", "got FileNotFoundError .*'/.*/missing.py'"),
+        (f"{FILE}:zzz", "expected a function of that module, got 'zzz'; name one there"),
+        (f"{FILE}:bylength", r"expected a function of that module, got 'bylength'; did you mean 'by_length'\?"),
         ("os.path.jion", r"expected a function of that module, got 'jion'; did you mean 'join'\?"),
-        (f"{FILE}:NOT_A_FUNCTION", "function of that file, got 'NOT_A_FUNCTION', which is of type int; name one"),
+        (f"{FILE}:NOT_A_FUNCTION", "function of that module, got 'NOT_A_FUNCTION'; name one"),
     ],
 )
 def test_mistakes_name_the_path(path, message):
     with pytest.raises(RecipeError, match=message) as caught:
-        import_reward(path)
+        import_function_of(path)
     assert f"reward {path!r}" in str(caught.value)
     assert "dqo_user_" not in str(caught.value)
 
@@ -453,7 +465,7 @@ def test_mistakes_name_the_path(path, message):
 def test_a_module_that_fails_to_import(tmp_path):
     (tmp_path / "broken.py").write_text("1 / 0\n")
     with pytest.raises(RecipeError, match="got ZeroDivisionError \\(division by zero\\)"):
-        import_reward(f"{tmp_path}/broken.py:fn")
+        import_function_of(f"{tmp_path}/broken.py:fn")
 
 
 def test_a_module_of_the_current_folder_is_found_by_the_installed_script_too(tmp_path, monkeypatch):
@@ -465,10 +477,10 @@ def test_a_module_of_the_current_folder_is_found_by_the_installed_script_too(tmp
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place])  # the script `dqo` has no "" there
     for name in ("own_scores", "own_scores.length", "own_helper"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    function = import_reward("own_scores.length.fn")
+    function = import_function_of("own_scores.length.fn")
     assert function() == 1, "what it imports when called is found as well"
     assert sys.path[-1] == str(tmp_path), "last, so that json.py there hides nothing"
-    import_reward("own_scores.length.fn")
+    import_function_of("own_scores.length.fn")
     assert sys.path.count(str(tmp_path)) == 1
 
 
@@ -477,4 +489,4 @@ def test_a_file_with_dataclasses(tmp_path):
     (tmp_path / "graded.py").write_text(
         source + "@dataclass\nclass Grade:\n    value: float\ndef fn(): return Grade(1.0).value\n"
     )
-    assert import_reward(f"{tmp_path}/graded.py:fn")() == 1.0
+    assert import_function_of(f"{tmp_path}/graded.py:fn")() == 1.0

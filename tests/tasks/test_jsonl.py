@@ -84,7 +84,7 @@ def test_bad_rewards(write):
     train = write("train.jsonl", "a")
     with pytest.raises(RecipeError, match="expected a plain function, got an asynchronous one"):
         task_of("later", train=train)
-    with pytest.raises(RecipeError, match="expected a function of that file, got 'absent'"):
+    with pytest.raises(RecipeError, match="expected a function of that module, got 'absent'"):
         task_of("absent", train=train)
     with pytest.raises(RecipeError, match="`max_completion_length` must be at least 1, got 0"):
         task_of(train=train, max_completion_length=0)

@@ -2,23 +2,18 @@
 
 import asyncio
 import inspect
+import math
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
-from functools import partial
-from numbers import Real
 from typing import Any
 
 from dqo.errors import DQOError, RewardError
 from dqo.files.records import Prompt
 from dqo.models.chat import completion_text
 
-_ARGUMENTS = "end its arguments with **columns, and give one that is not always there a default"
-# Characters of a completion in a message.
+# Characters of a value or completion in a message.
 _SHOWN = 80
-# A double ends a little above.
-_OVERFLOWS = 1e308
 
 
 class CheckedReward:
@@ -30,40 +25,30 @@ class CheckedReward:
     Args:
         fn: Callable in TRL's convention: keyword arguments `prompts`, `completions` and columns, each with N rows,
             to N numbers, or None for a completion that cannot be scored.
+        options: Further keyword arguments of every call.
 
     Raises:
         RewardError: When called: the function raised, or returned the wrong count, something that is no number, NaN or
             infinity. An error of dqo's own that it raised passes unchanged.
     """
 
-    def __new__(cls, fn: Callable[..., Any]) -> "CheckedReward":
+    def __new__(cls, fn: Callable[..., Any], options: Mapping[str, Any] | None = None) -> "CheckedReward":
         """An instance of the asynchronous subclass for an asynchronous function."""
-        own = fn.func if isinstance(fn, partial) else fn
-        is_async = inspect.iscoroutinefunction(own) or inspect.iscoroutinefunction(type(own).__call__)
+        is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(type(fn).__call__)
         return super().__new__(_AsyncCheckedReward if is_async else cls)
 
-    def __init__(self, fn: Callable[..., Any]):
-        self.fn = fn
+    def __init__(self, fn: Callable[..., Any], options: Mapping[str, Any] | None = None):
+        self.fn, self.options = fn, dict(options or {})
         self.__name__ = getattr(fn, "__name__", type(fn).__name__)
 
-    def __reduce__(self) -> tuple[type, tuple[Callable[..., Any]]]:
-        return CheckedReward, (self.fn,)
+    def __reduce__(self) -> tuple[type, tuple[Callable[..., Any], dict[str, Any]]]:
+        return CheckedReward, (self.fn, self.options)
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Rewards of N completions, each a finite float or None."""
         with self._explaining(prompts, completions, columns):
-            return self._checked(self.fn(prompts=prompts, completions=completions, **columns), completions)
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        """Refuses, before a rollout, a function that does not take these columns beside prompts and completions."""
-        try:
-            signature = inspect.signature(self.fn)
-            signature.bind(prompts=[], completions=[], **{column: [] for column in columns})
-        except TypeError as error:
-            taken = ", ".join(["prompts", "completions", *columns])
-            raise self._error(f"expected the arguments ({taken}), got {signature} ({error}); {_ARGUMENTS}.") from None
-        except ValueError:  # of a builtin, which only the call can show
-            return
+            rewards = self.fn(prompts=prompts, completions=completions, **columns, **self.options)
+            return self._checked(rewards, completions)
 
     def _error(self, text: str) -> RewardError:
         return RewardError(f"reward function {self.__name__!r}: {text}")
@@ -75,44 +60,29 @@ class CheckedReward:
         """Makes an error of the function one sentence, and attaches the rows that it was called with."""
         try:
             yield
-        except RewardError as error:
-            error.batch = error.batch or _rows(prompts, completions, columns)
-            raise
-        except DQOError:
+        except DQOError as error:
+            if isinstance(error, RewardError):
+                error.batch = error.batch or _rows(prompts, completions, columns)
             raise
         except Exception as error:
-            failure = self._error(self._failure(error, completions))
+            failure = self._error(_failure(error, completions))
             failure.batch = _rows(prompts, completions, columns)
             raise failure from error
 
-    def _failure(self, error: Exception, completions: Sequence[Any]) -> str:
-        raised, last = f"raised {type(error).__name__} ({error})", traceback.extract_tb(error.__traceback__)[-1]
-        if last.filename == __file__ and isinstance(error, TypeError):  # the function was not entered
-            return f"{raised}; {_ARGUMENTS}."
-        first = f"; its first completion was {_shown(completions[0])}" if completions else ""
-        batch = f"in {last.filename}, line {last.lineno}, on a batch of {len(completions)}{first}"
-        return f"{raised} {batch}; fix it, or return None for what it cannot score."
-
     def _checked(self, rewards: Any, completions: Sequence[Any]) -> list[float | None]:
         N, shape = len(completions), getattr(rewards, "shape", None)
-        # Keys of a mapping, or letters, are no rewards; (N, 1) is one number too many, or a mean that was forgotten.
-        wrong = isinstance(rewards, (Mapping, Set, str, bytes)) or not isinstance(rewards, Iterable)
-        if wrong or (shape is not None and len(shape) != 1):
-            got = type(rewards).__name__ if shape is None else f"a {type(rewards).__name__} of shape {tuple(shape)}"
-            raise self._error(f"expected a list of {N} numbers, got {got}; return one number for each completion.")
-        rewards = list(rewards)
-        if len(rewards) != N:
-            raise self._error(
-                f"expected {N} rewards, one for each completion, got {len(rewards)}; return None for a completion that "
-                "cannot be scored instead of leaving it out."
-            )
-        numbers = [None if reward is None else finite_number(reward) for reward in rewards]
-        for row, number in enumerate(numbers):
-            if number is None and rewards[row] is not None:
-                raise self._error(
-                    f"expected a finite number for row {row}, got {_described(rewards[row])} for the completion "
-                    f"{_shown(completions[row])}; return None for a completion that cannot be scored."
-                )
+        # Letters, or keys of a mapping, are no rewards; (N, 1) is one number too many, or a mean that was forgotten.
+        is_list = isinstance(rewards, (list, tuple)) or (shape is not None and len(shape) == 1)
+        if not is_list or len(rewards) != N:
+            got = len(rewards) if is_list else type(rewards).__name__ + (f" of shape {tuple(shape)}" if shape else "")
+            expected = f"expected a list of {N} rewards, one number for each completion, got {got}"
+            raise self._error(f"{expected}; return None for a completion that cannot be scored.")
+        numbers = [finite_number(reward) for reward in rewards]
+        for row, (number, reward) in enumerate(zip(numbers, rewards, strict=True)):
+            if number is None and reward is not None:
+                got = f"{_shown(reward)} for the completion {_shown_text(completions[row])}"
+                expected = f"expected a finite number for row {row}, got {got}"
+                raise self._error(f"{expected}; return None for a completion that cannot be scored.")
         return numbers
 
 
@@ -122,7 +92,17 @@ class _AsyncCheckedReward(CheckedReward):
     ) -> list[float | None]:
         """Rewards of N completions, each a finite float or None."""
         with self._explaining(prompts, completions, columns):
-            return self._checked(await self.fn(prompts=prompts, completions=completions, **columns), completions)
+            rewards = await self.fn(prompts=prompts, completions=completions, **columns, **self.options)
+            return self._checked(rewards, completions)
+
+
+def _failure(error: Exception, completions: Sequence[Any]) -> str:
+    raised, last = f"raised {type(error).__name__} ({error})", traceback.extract_tb(error.__traceback__)[-1]
+    if last.filename == __file__ and isinstance(error, TypeError):  # the function was not entered
+        return f"{raised}; end its arguments with **columns, and give one that is not always there a default."
+    first = f"; its first completion was {_shown_text(completions[0])}" if completions else ""
+    batch = f"in {last.filename}, line {last.lineno}, on a batch of {len(completions)}{first}"
+    return f"{raised} {batch}; fix it, or return None for what it cannot score."
 
 
 def _rows(prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str, Any]) -> list[dict[str, Any]]:
@@ -137,29 +117,23 @@ def _rows(prompts: Sequence[Any], completions: Sequence[Any], columns: dict[str,
 
 def finite_number(reward: Any) -> float | None:
     """Reads any kind of number; None for what is no number, masked, not finite, or larger than a float holds."""
-    if hasattr(reward, "item") and getattr(reward, "ndim", None) == 0:  # a scalar of torch or numpy
-        if getattr(reward, "mask", False):  # item() would be 0
-            return None
-        reward = reward.item()
-    if not isinstance(reward, (Real, Decimal)):
+    # float() would read digits, take a row of one number for that number, and warn of a masked one.
+    if isinstance(reward, (str, bytes)) or getattr(reward, "shape", ()) or getattr(reward, "mask", False):
         return None
     try:
         number = float(reward)
-    except (ValueError, OverflowError):  # a signalling NaN, a fraction or an integer of 400 digits
+    except (TypeError, ValueError, OverflowError):  # a signalling NaN, a fraction or an integer of 400 digits
         return None
-    return number if abs(number) < _OVERFLOWS else None  # false for NaN
+    return number if math.isfinite(number) else None
 
 
-def _described(reward: Any) -> str:
-    """A reward that is no number, by its shape where it has one."""
-    if shape := getattr(reward, "shape", ()):
-        return f"a {type(reward).__name__} of shape {tuple(shape)}"
-    return repr(reward.item() if hasattr(reward, "item") and not getattr(reward, "mask", False) else reward)
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-def _shown(completion: Any) -> str:
-    text = completion_text(completion).sampled
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+def _shown_text(completion: Any) -> str:
+    return _shown(completion_text(completion).sampled)
 
 
 class RecordReward:

@@ -31,9 +31,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from dqo.errors import RecipeError, RewardError, choices, nearest
-from dqo.rewards.calling import CheckedReward, finite_number
-from dqo.settings.checking import build
+from pydantic import ConfigDict
+
+from dqo.errors import RecipeError, RewardError, check_choice, nearest
+from dqo.rewards.calling import CheckedReward
+from dqo.settings.checking import Strict, build, check
 
 REWARDS = {
     "math": "dqo.rewards.mathematics:MathReward",
@@ -69,23 +71,26 @@ class Entry:
     options: Mapping[str, Any]
 
 
+class _Line(Strict):
+    """One line of `rewards`; what else it names are the options."""
+
+    model_config = ConfigDict(extra="allow")
+    reward: str
+    weight: float = 1.0
+
+
 def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
     """Reads the entries of a recipe; without any, the task's own quality."""
     entries = []
-    for number, line in enumerate(lines, start=1):
-        options = dict(line)
-        name, weight = str(options.pop("reward", None)), options.pop("weight", 1.0)
-        if name not in (QUALITY, *REWARDS) and "." not in name:
-            valid = choices(name, [QUALITY, *REWARDS, "pkg.module.function", "file.py:function"])
-            raise RecipeError(f"rewards, entry {number}: `reward` must be {valid}, got {name!r}.")
-        if finite_number(weight) is None:
-            raise RecipeError(f"rewards, entry {number} ({name}): `weight` must be a finite number, got {weight!r}.")
-        if options and name == QUALITY:
-            raise RecipeError(
-                f"rewards, entry {number} ({name}): expected nothing beside `reward` and `weight`, got "
-                f"{', '.join(map(str, options))}; correct or remove it."
-            )
-        entries.append(Entry(name, float(weight), options))
+    for number, given in enumerate(lines, start=1):
+        origin = f"rewards, entry {number}"
+        line = check(_Line, given, origin)
+        if "." not in line.reward:
+            valid = [QUALITY, *REWARDS, "pkg.module.function", "file.py:function"]
+            check_choice(f"{origin}: reward", line.reward, valid, RecipeError)
+        if line.reward == QUALITY and line.model_extra:
+            raise RecipeError(f"{origin}: quality has no options, got {', '.join(line.model_extra)}; remove them.")
+        entries.append(Entry(line.reward, line.weight, line.model_extra))
     return entries or [Entry(QUALITY, 1.0, {})]
 
 
@@ -95,37 +100,27 @@ def load_reward(entry: Entry, folder: str | Path | None = None) -> CheckedReward
         extra = "endpoint" if entry.reward == "judge" else "data"
         own = {"cache": str(Path(folder) / "judge.jsonl")} if entry.reward == "judge" and folder else {}
         return CheckedReward(build("reward", REWARDS, entry.reward, own | dict(entry.options), extra))
-    function = import_reward(entry.reward)
-    checked = CheckedReward(_with_options(function, entry) if entry.options else function)
-    checked.check_columns(COLUMNS)
-    return checked
+    return import_reward(entry.reward, entry.options)
 
 
-def _with_options(function: Callable[..., Any], entry: Entry) -> Callable[..., Any]:
-    # Only arguments that the function names: to **columns a typo would be one more column.
-    named = [
-        name
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and name not in ("prompts", "completions", *COLUMNS)
-    ]
-    for option in entry.options:
-        if option not in named:
-            raise RecipeError(
-                f"reward {entry.reward!r}: expected `reward`, `weight` and arguments that the function names "
-                f"({', '.join(named) or 'it names none'}), got {option!r}; correct or remove it."
-            )
-    bound = partial(function, **entry.options)
-    bound.__name__ = getattr(function, "__name__", type(function).__name__)
-    # For the logs, of a callable object.
-    if hasattr(function, "counts"):
-        bound.counts = function.counts
-    return bound
-
-
-def import_reward(path: str) -> Callable[..., Any]:
-    """Imports a reward function by name; the module's own code runs, so name only files you trust."""
-    return import_function(path, "reward", "prompts, completions, **columns")
+def import_reward(
+    path: str, options: Mapping[str, Any] | None = None, columns: Sequence[str] = COLUMNS
+) -> CheckedReward:
+    """Imports a reward function by name, and refuses it before a rollout if it does not take columns and options."""
+    function, options = import_function(path, "reward", "prompts, completions, **columns"), options or {}
+    signature = inspect.signature(function)
+    # Only arguments that the function names: to **columns a misspelt option would be one more column.
+    named = {name: one for name, one in signature.parameters.items() if one.kind is not one.VAR_KEYWORD}
+    takes_any = len(named) < len(signature.parameters)
+    handed = [column for column in ("prompts", "completions", *columns) if column in named or not takes_any]
+    try:
+        signature.replace(parameters=list(named.values())).bind(**dict.fromkeys(handed), **options)
+    except TypeError as error:
+        raise RecipeError(
+            f"reward {path!r}: expected a function of prompts, completions, {', '.join(columns)} and its options, got "
+            f"{signature} ({error}); correct the options, or end its arguments with **columns."
+        ) from None
+    return CheckedReward(function, options)
 
 
 def import_function(path: str, setting: str, arguments: str) -> Callable[..., Any]:
@@ -137,10 +132,6 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
         sys.path.append(here)
     is_file = ".py:" in path
     place, _, name = path.rpartition(":" if is_file else ".")
-    if is_file and not Path(place).is_file():
-        raise RecipeError(
-            f"{setting} {path!r}: expected the file {str(Path(place).absolute())!r}, got none; correct it."
-        )
     try:
         module = _module_of_file(Path(place)) if is_file else importlib.import_module(place)
         function = getattr(module, name, None)
@@ -151,10 +142,8 @@ def import_function(path: str, setting: str, arguments: str) -> Callable[..., An
         ) from error
     if not callable(function):
         near = nearest(name, [other for other, value in vars(module).items() if callable(value)])
-        came = "" if function is None else f", which is of type {type(function).__name__}"
         remedy = f"did you mean {near!r}?" if near else f"name one there that takes ({arguments})."
-        kind = "file" if is_file else "module"
-        raise RecipeError(f"{setting} {path!r}: expected a function of that {kind}, got {name!r}{came}; {remedy}")
+        raise RecipeError(f"{setting} {path!r}: expected a function of that module, got {name!r}; {remedy}")
     return function
 
 
@@ -174,8 +163,6 @@ def checked_span(span: Callable[[str], str] | None) -> Callable[[str], str]:
 def _span_text(span: Callable[[str], str], text: str) -> str:
     answer = span(text)
     if not isinstance(answer, str):
-        raise RewardError(
-            f"Expected the answer span to return text, got {answer!r} for the response {text[:80]!r}; return '' "
-            "for a response without an answer."
-        )
+        said = f"Expected the answer span to return text, got {answer!r} for the response {text[:80]!r}"
+        raise RewardError(f"{said}; return '' for a response without an answer.")
     return answer

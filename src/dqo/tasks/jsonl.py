@@ -12,7 +12,6 @@ from dqo.errors import DataError, RecipeError
 from dqo.files.jsonio import is_number
 from dqo.files.records import Prompt, PromptLine, read_prompts
 from dqo.models.weights import first_words
-from dqo.rewards import CheckedReward
 from dqo.rewards.loading import checked_span, import_function, import_reward
 from dqo.settings.checking import check
 from dqo.tasks.splits import Splits, SplitTask, distinct_ids
@@ -62,12 +61,11 @@ class JsonlTask(SplitTask):
         answer_span: str | None = None,
     ):
         self.max_completion_length = max_completion_length
-        self._reward = CheckedReward(import_reward(reward))
+        self._reward = import_reward(reward, columns=("reference", "meta", "ended"))
         if inspect.iscoroutinefunction(type(self._reward).__call__):
             raise RecipeError(
                 f"reward {reward!r}: expected a plain function, got an asynchronous one; define it with def."
             )
-        self._reward.check_columns(("reference", "meta", "ended"))
         span = None if answer_span is None else import_function(answer_span, "answer_span", "response")
         self.cuts_span, self._span = span is not None, checked_span(span)
         self._sources = {"train": train, "dev": dev, "test": test}
