@@ -359,8 +359,6 @@ def test_reward_model_scores_do_not_depend_on_the_batch(tiny_tokenizer, tmp_path
     together = call("reward_model", texts, options={"model": model, "batch_size": 3})
     assert together[:2] == pytest.approx(one_by_one, abs=1e-5)
     assert len(set(together)) == 4, "different texts must get different scores for the line above to say something"
-    squashed = call("reward_model", texts, options={"model": model, "sigmoid": True, "center": 0.1, "scale": 0.5})
-    assert squashed == pytest.approx([1 / (1 + 2.718281828459045 ** (-(s - 0.1) / 0.5)) for s in together], abs=1e-6)
 
 
 def test_the_reward_model_reads_the_conversation_as_its_template_writes_it(tiny_tokenizer, tmp_path):
@@ -428,7 +426,7 @@ def test_a_long_conversation_keeps_its_end_and_is_counted(tiny_tokenizer, tmp_pa
 
 def test_models_that_are_no_reward_models_are_refused(tiny_tokenizer, tiny_policy_folder, tmp_path):
     two = classifier(tmp_path / "two", tiny_tokenizer, 2)
-    with pytest.raises(ModelError, match=r"with one label, whose score is the reward, got 2 labels \(LABEL_0, LA"):
+    with pytest.raises(ModelError, match=r"with one label, whose score is the reward, got 2 labels; use a model"):
         call("reward_model", ["x"], options={"model": two})
     with pytest.raises(ModelError, match=r"expected a sequence classifier with one label, .* got LlamaForCausalLM"):
         call("reward_model", ["x"], options={"model": str(tiny_policy_folder)})

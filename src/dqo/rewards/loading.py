@@ -1,7 +1,7 @@
 """The rewards of a recipe: a list of entries, each a name, its options and a weight.
 
     rewards:
-      - {reward: reward_model, model: owner/name, sigmoid: true}
+      - {reward: reward_model, model: owner/name}
       - {reward: length, max_words: 120, weight: 0.1}
       - {reward: my_rewards.py:politeness, weight: 0.5, language: en}
 
@@ -15,7 +15,7 @@
 | `fluency` | likelihood under a frozen model | [0, 1] |
 | `likelihood` | log-probability per token under a frozen model | nats, at most 0 |
 | `length`, `format`, `ended` | shape of the response | [0, 1] |
-| `reward_model` | score of a sequence classifier | any, (0, 1) with sigmoid |
+| `reward_model` | score of a sequence classifier | any |
 | `judge` | score of a model behind a server | [0, 1] |
 | `pkg.module.function`, `file.py:function` | your own; options are arguments that it names | any |
 """

@@ -20,8 +20,6 @@ _REMEDY = "use a model that was trained as a reward model"
 class RewardModel:
     """The score of a sequence classifier for prompt and response; a reward in TRL's convention.
 
-        reward = (score - center) / scale, and its sigmoid where asked for
-
     A tokenizer with a chat template gets the conversation, one without gets prompt and response as a pair. A
     conversation longer than the model reads loses its beginning, so that the response stays; `counts` says how many.
 
@@ -31,9 +29,6 @@ class RewardModel:
         dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on an accelerator and float32 on a CPU.
         batch_size: Responses scored at once; one by one where neither model nor tokenizer has a token to pad with.
         max_length: Most tokens of a conversation; None for what the model reads.
-        center: Score worth 0 (1/2 with sigmoid).
-        scale: Width in score units, above 0.
-        sigmoid: Map to (0, 1), as `combine: quality_weighted` expects of a reward without bounds.
 
     Raises:
         ModelError: No such model, no classifier, or one with more than one label.
@@ -46,9 +41,6 @@ class RewardModel:
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         batch_size: Annotated[int, Field(ge=1)] = 8,
         max_length: Annotated[int, Field(ge=8)] | None = None,
-        center: float = 0.0,
-        scale: Annotated[float, Field(gt=0)] = 1.0,
-        sigmoid: bool = False,
     ):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -64,7 +56,6 @@ class RewardModel:
         ).requires_grad_(False)
         reads = min(self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", _LONGEST))
         self._max_length = max_length or int(reads if reads < 10**6 else _LONGEST)
-        self._center, self._scale, self._sigmoid = center, scale, sigmoid
         self._batch_size = batch_size if self._has_padding() else 1
         self._shortened = 0
 
@@ -74,7 +65,7 @@ class RewardModel:
 
     @torch.no_grad()
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """Scores N responses; N numbers, within (0, 1) with `sigmoid`, without bounds otherwise."""
+        """Scores N responses; N numbers without bounds."""
         rows = [self._encode(*row) for row in zip(prompts, completions, strict=True)]
         # Little padding in a batch.
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]["input_ids"]))
@@ -82,8 +73,7 @@ class RewardModel:
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
             scores[batch] = self._score([rows[row] for row in batch])
-        scores = (scores - self._center) / self._scale  # (N,)
-        return (scores.sigmoid() if self._sigmoid else scores).tolist()
+        return scores.tolist()
 
     def _encode(self, prompt: Any, completion: Any) -> dict[str, list[int]]:
         row = self._whole(prompt, completion)
@@ -135,11 +125,8 @@ def check_outline(name: str) -> str:
     config = read_part(AutoConfig, source, "config of a reward model")
     [kind, *_] = config.architectures or ["a model that does not say what it is"]
     is_classifier = kind.endswith("SequenceClassification")
-    if is_classifier and config.num_labels == 1:
-        return source
-    labels = ", ".join(str(label) for label in list(config.id2label.values())[:5])
-    raise ModelError(
-        f"reward model {name!r}: expected a sequence classifier with one label, whose score is the reward, got "
-        f"{f'{config.num_labels} labels ({labels})' if is_classifier else kind}; {_REMEDY}, or write a function that "
-        "returns the probability of the label you want."
-    )
+    if not is_classifier or config.num_labels != 1:
+        got = f"{config.num_labels} labels" if is_classifier else kind
+        expected = f"reward model {name!r}: expected a sequence classifier with one label, whose score is the reward"
+        raise ModelError(f"{expected}, got {got}; {_REMEDY}, or write a function that returns what you want of it.")
+    return source
