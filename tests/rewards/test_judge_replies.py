@@ -177,12 +177,12 @@ VERDICTS = [
 
 @pytest.mark.parametrize(("reply", "score"), SCORES)
 def test_scores_that_are_read(reply, score):
-    assert read_score(reply, 1, 10) == score
+    assert read_score(reply) == score
 
 
 @pytest.mark.parametrize("reply", UNREAD)
 def test_replies_that_hold_no_sure_score(reply):
-    assert read_score(reply, 1, 10) is None
+    assert read_score(reply) is None
 
 
 def test_the_tables_are_as_long_as_they_should_be():
@@ -191,14 +191,13 @@ def test_the_tables_are_as_long_as_they_should_be():
 
 
 @pytest.mark.parametrize(
-    ("reply", "lowest", "highest", "score"),
-    [("Score: .5", 0, 1, 0.5), ("0,75", 0, 1, 0.75), ("4/5", 1, 5, 4), ("Score: 4/10", 1, 5, None), 
-     ("85/100", 0, 100, 85),
-     ("Score: 85", 1, 10, None), ("Score: -3", -5, 5, -3), ("0", 1, 10, None),
-     ("Score: 4 (out of 5)", 1, 10, None), ("Score: 4 (out of 5)", 1, 5, 4), ("Score (out of 10): 8", 1, 10, 8)],
+    ("reply", "score"),
+    [("Score: .5", None), ("0,75", None), ("7,5", 7.5), ("4/5", None), ("Score: 4/5", None), ("85/100", None), 
+     ("Score: 85", None), ("0", None), ("Score: 4 (out of 5)", None), ("Score: 4 (out of 10)", 4),
+     ("Score (out of 10): 8", 8)],
 )  # fmt: skip
-def test_other_scales(reply, lowest, highest, score):
-    assert read_score(reply, lowest, highest) == score
+def test_other_scales_are_not_ours(reply, score):
+    assert read_score(reply) == score
 
 
 @pytest.mark.parametrize(("reply", "same"), VERDICTS)
@@ -217,5 +216,5 @@ def test_long_hostile_replies_are_read_in_time():
         " " * 50_000,
         "Is it not, " * 8_000 + "?",
     ):
-        assert read_score(reply, 1, 10) is None
+        assert read_score(reply) is None
         assert read_same(reply) is None

@@ -1,7 +1,7 @@
 import pytest
 
 from dqo.files.records import Prompt
-from dqo.rewards import TaskReward
+from dqo.rewards.calling import CheckedReward, RecordReward, task_quality
 from dqo.tasks import load_task
 
 PROMPT = Prompt("p-1", "Naïve “question”\u2028?", ["a", "b"], {"id": "p-1", "numbers": [2, 5, 8], "target": 24})
@@ -9,7 +9,8 @@ PROMPT = Prompt("p-1", "Naïve “question”\u2028?", ["a", "b"], {"id": "p-1",
 
 @pytest.fixture(scope="module")
 def reward():
-    return TaskReward(load_task("countdown", train_size=2, dev_size=0, test_size=0), [PROMPT], eos_token_ids=[2, 9])
+    task = load_task("countdown", train_size=2, dev_size=0, test_size=0)
+    return RecordReward(CheckedReward(task_quality(task)), [PROMPT], eos_token_ids=[2, 9], name="quality")
 
 
 def test_strings_conversations_and_ends(reward):

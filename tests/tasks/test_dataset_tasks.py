@@ -124,11 +124,11 @@ def test_gsm8k_pays_the_first_answer_and_nothing_behind_it(folder, response, end
 
 
 def test_an_answer_too_long_to_compare_is_wrong_and_counted_in_the_log(folder):
-    from dqo.rewards import TaskReward
+    from dqo.rewards.calling import CheckedReward, RecordReward, task_quality
 
     task, logged = load_task("gsm8k", path=folder(sums(0, 20)), dev_size=0, timeout=2), {}
     prompt = task.prompts("train")[0]
-    scores = TaskReward(task, [prompt], [9])(
+    scores = RecordReward(CheckedReward(task_quality(task)), [prompt], [9], "quality")(
         prompts=[prompt.prompt] * 2, completions=["\\boxed{9^{9^{9^9}}}", f"#### {prompt.reference}"],
         completion_ids=[[1, 9], [1, 9]], row=[0, 0], log_metric=logged.__setitem__,
     )  # fmt: skip

@@ -182,19 +182,6 @@ class RecordReward:
         return values
 
 
-class TaskReward(RecordReward):
-    """`task.quality` for `reward_funcs`, under the name "quality"; the data set needs the column `row`.
-
-    Args:
-        task: The `dqo.tasks.Task` that scores.
-        rows: All prompts of the data set.
-        eos_token_ids: Ids one of which ends a completion that was not cut off at the length limit.
-    """
-
-    def __init__(self, task: Any, rows: Sequence[Prompt], eos_token_ids: Collection[int]):
-        super().__init__(CheckedReward(task_quality(task)), rows, eos_token_ids, "quality")
-
-
 def task_quality(task: Any) -> Callable[..., list[float | None]]:
     """Makes `task.quality` a function of `completions`, `record` and `ended`, named as the task."""
 

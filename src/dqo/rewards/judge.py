@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
-from dqo.errors import EndpointError, RecipeError
+from dqo.errors import EndpointError
 from dqo.files.records import append_jsonl
 from dqo.models.chat import completion_text, conversation, prompt_text
 from dqo.models.endpoint import Endpoint, Unanswered
 from dqo.models.endpoint_replies import Reply
-from dqo.rewards.judge_replies import read_same, read_score
+from dqo.rewards.judge_replies import HIGHEST, LOWEST, read_same, read_score
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -34,8 +34,8 @@ _SAME = (
     "<first>\n{first}\n</first>\n\n<second>\n{second}\n</second>"
 )
 _RATE = (
-    "{rubric}\n\n<prompt>\n{{prompt}}\n</prompt>\n\n<response>\n{{response}}\n</response>\n\n"
-    "Give one line: Score: <{scale}>"
+    "\n\n<prompt>\n{prompt}\n</prompt>\n\n<response>\n{response}\n</response>\n\n"
+    f"Give one line: Score: <a number from {LOWEST} (worst) to {HIGHEST} (best)>"
 )
 
 
@@ -63,7 +63,7 @@ class Question(NamedTuple):
 
 
 class JudgeReward:
-    """Pays the score of an LLM judge, mapped to [0, 1]; a reward in TRL's convention.
+    """Pays the score of an LLM judge, from 1 to 10, mapped to [0, 1]; a reward in TRL's convention.
 
     The judge is asked for JSON where the server takes a schema, and at temperature 0. Equal questions are asked once;
     with `cache`, those with a readable reply once for ever. A reply that cannot be read is asked for a second time.
@@ -74,8 +74,6 @@ class JudgeReward:
         base_url: The server, such as "http://localhost:8000/v1".
         model: Name of the model there.
         rubric: What to judge by.
-        lowest: Worst score the judge can give, worth 0.
-        highest: Best one, worth 1.
         cache: JSON-lines file that keeps the replies between runs; None remembers them in this process only. A
             training and an evaluation name judge.jsonl in their folder.
         max_tokens: Longest reply; judges that think aloud need more.
@@ -86,7 +84,6 @@ class JudgeReward:
         parameters: Set in every request, in place of what would be sent; None leaves a parameter out.
 
     Raises:
-        RecipeError: A setting out of range.
         EndpointError: When called: the server does not answer, or nothing it says can be read.
     """
 
@@ -95,8 +92,6 @@ class JudgeReward:
         base_url: str,
         model: str,
         rubric: str = RUBRIC,
-        lowest: float = 1,
-        highest: float = 10,
         cache: str | None = None,
         max_tokens: Annotated[int, Field(ge=1)] = 512,
         api_key_env: str = "OPENAI_API_KEY",
@@ -105,14 +100,9 @@ class JudgeReward:
         concurrency: Annotated[int, Field(ge=1)] = 16,
         parameters: Mapping[str, Any] | None = None,
     ):
-        if not lowest < highest:
-            raise RecipeError(f"lowest: expected a score below highest={highest!r}, got {lowest!r}.")
         self.__name__, self.name = "judge", f"judge:{model}"
         self._endpoint = Endpoint(base_url, model, api_key_env, timeout, retries, concurrency, parameters)
-        self._max_tokens = max_tokens
-        scale = f"a number from {lowest:g} (worst) to {highest:g} (best)"
-        self._rate = _RATE.format(rubric=rubric.replace("{", "{{").replace("}", "}}"), scale=scale)
-        self._lowest, self._highest = float(lowest), float(highest)
+        self._rubric, self._max_tokens = rubric, max_tokens
         self._file = Path(cache).expanduser() if cache else None
         self._kept = _read_cache(self._file)  # key -> reply
         # By kind and key, what was read; None for what was asked in this process and is unreadable.
@@ -142,10 +132,10 @@ class JudgeReward:
         scores = self.quality(prompts, completions)
         read = self._values["score"].values()
         if self._asked > asked and all(value is None for value in read):
+            found = f"none of {len(read)} did, the first was {self._unreadable[:120]!r}"
             raise EndpointError(
-                f"endpoint {self._endpoint.base_url}: expected replies of {self._endpoint.model!r} that hold "
-                f"'Score: <number>', but none of {len(read)} did, the first was {self._unreadable[:120]!r}; "
-                "raise max_tokens or use another judge."
+                f"{self.name}: expected replies that hold 'Score: <number>', but {found}; raise max_tokens or use "
+                "another judge."
             )
         return scores
 
@@ -153,13 +143,13 @@ class JudgeReward:
         """Scores as a call of the judge itself does, but for an evaluation, which no unreadable reply ends."""
         texts = [completion_text(completion) for completion in completions]
         questions = {
-            row: self._question("score", self._rate.format(prompt=prompt_text(prompt), response=text))
+            row: self._question("score", self._rubric + _RATE.format(prompt=prompt_text(prompt), response=text))
             for row, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
             if text.strip()
         }
         read = dict(zip(questions, self._answer(list(questions.values())), strict=True))
-        scores = [read.get(row, self._lowest) for row in range(len(texts))]
-        return [None if score is None else (score - self._lowest) / (self._highest - self._lowest) for score in scores]
+        scores = [read.get(row, LOWEST) for row in range(len(texts))]
+        return [None if score is None else (score - LOWEST) / (HIGHEST - LOWEST) for score in scores]
 
     def same(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Decides whether the second text of each pair says the same as the first; False where it cannot be read."""
@@ -206,7 +196,7 @@ class JudgeReward:
         # A number at its end may have lost its last digits.
         if reply.finish == "length":
             text = re.sub(r"[\d.,]+$", "", text)
-        return read_same(text) if question.kind == "verdict" else read_score(text, self._lowest, self._highest)
+        return read_same(text) if question.kind == "verdict" else read_score(text)
 
     def _unread(self, kind: str) -> int:
         return sum(value is None for value in self._values[kind].values())

@@ -11,6 +11,9 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
+# The scale.
+LOWEST, HIGHEST = 1, 10
+
 _DIGITS = r"-?(?:\d+(?:\.\d+)?|\.\d+)"
 # A number is no score where more of it follows, a letter, a percent sign, another number, or what it is a part of.
 _SCORE = (
@@ -74,11 +77,11 @@ class _Verdict(BaseModel):
     )
 
 
-def read_score(reply: str, lowest: float, highest: float) -> float | None:
-    """Reads the score in [lowest, highest] that a reply states; None where no score is sure."""
+def read_score(reply: str) -> float | None:
+    """Reads the score from 1 to 10 that a reply states; None where no score is sure."""
     said = _field(_Score, reply)
-    score = said if isinstance(said, float) else _in_words(_plain(said or reply), highest)
-    return score if score is not None and lowest <= score <= highest else None
+    score = said if isinstance(said, float) else _in_words(_plain(said or reply))
+    return score if score is not None and LOWEST <= score <= HIGHEST else None
 
 
 def read_same(reply: str) -> bool | None:
@@ -105,7 +108,7 @@ def _field(form: type[_Score] | type[_Verdict], reply: str) -> Any:
     return None
 
 
-def _in_words(text: str, highest: float) -> float | None:
+def _in_words(text: str) -> float | None:
     """The score of a reply in words, by the surest form that occurs."""
     text = _ASIDE.sub(" ", re.sub(r"(?<=\d)\s*\((?:out )?of (\d+)\)", r"/\1", text))
     stated = [(found, (found["of"] or "").strip("-").lower()) for found in _sure(_STATED, text)]
@@ -119,7 +122,7 @@ def _in_words(text: str, highest: float) -> float | None:
     )
     # Several fractions have to agree, and one of another highest score is none.
     scores = {
-        float(found["score"]) if float(found["top"] or highest) == highest else None
+        float(found["score"]) if float(found["top"] or HIGHEST) == HIGHEST else None
         for found in next(filter(None, forms), [])
     }
     return scores.pop() if len(scores) == 1 else None

@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 # There may be several on one line.
 _HASHES = re.compile(r"#{4,}[ \t]*([^\n]*?)(?=####|\n|\Z)")
-_LABEL = re.compile(r"(?i)\A\W*(?:the\s+)?(?:final\s+)?answer\b(?:\s+is\b)?\s*[:=]?")
 # "#### Step 1: add" and "#### 2. Add it", as Markdown has them; \frac is an answer's
 _HEADING = re.compile(r"[^\w\\]*(?:\d+[.):]\s+)?[A-Za-z]{2}")
 # The innermost of nested ones.
 _TAGGED = re.compile(r"(?is)<answer>((?:(?!<answer>).)*?)(?:</answer>|\Z)")
-_BOXED = re.compile(r"\\f?boxed\s*\{")
+# Braces inside of braces to a depth of three.
+_BRACED = r"(?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*+\})*+\})*+\})*+"
+_BOXED = re.compile(rf"\\f?boxed\s*\{{({_BRACED})\}}")
 # No two neighbours may match the same blanks: on a run of them the time would grow with its cube.
 _SAID = re.compile(
     r"(?im)\banswer(?: (?:to|for|in|of) [^.:=\n]{1,60}?)?(?:\s+(?:is|was|would be|should be|must be)\b|[\s*_]*[:=])"
@@ -25,7 +26,6 @@ _ASIDE = re.compile(
     r"[,;(]|\s[-–—]\s(?=[A-Za-z]{2})|\s(?:because|since|as|so|which|that|when|where)\b"
     r"|\s(?:for|in|on|by|with|after)\b(?! \S?\d)"
 )
-_FORMULA = re.compile(r"\$\$?[^$\n]+\$\$?|\\\(.+?\\\)|\\\[.+?\\\]")
 # What takes an answer back or adds another one: "72, 73", "72. Or 73?", "72 or maybe 73".
 _HEDGE = re.compile(
     r"[\s.,;)*$]*(?:(?<=,)\s*\S?\d|\(?(?:or|and|but|no|wait|actually|maybe|perhaps|possibly)\b[^\n]{0,30}?\d)", re.I
@@ -67,7 +67,7 @@ def final_answer(text: str) -> FinalAnswer | None:
     """
     run_on = _RUN_ON.search(text)
     stated = (run_on and _last(text, run_on.start())) or _last(text, len(text))
-    hashed = [(answer, found.end()) for found in _HASHES.finditer(text) if (answer := _LABEL.sub("", found[1])).strip()]
+    hashed = [(found[1], found.end()) for found in _HASHES.finditer(text) if found[1].strip()]
     # Before a number it is passed over, behind one it is never reached, so that it does not matter where the number is.
     headings = stated or any(re.search(r"\d", answer) and not _HEADING.match(answer) for answer, _ in hashed)
     for answer, end in hashed:
@@ -91,16 +91,15 @@ def _tagged(text: str, stop: int) -> Iterator[tuple[str, int]]:
 
 
 def _boxed(text: str, stop: int) -> Iterator[tuple[str, int]]:
-    answer, behind, closing = "", 0, _closing_braces(text)
+    answer, behind = "", 0
     for found in _BOXED.finditer(text, 0, stop):
-        if (end := closing.get(found.end() - 1)) is not None:
-            joined = bool(answer) and _JOINED.fullmatch(text, behind, found.start())  # "\\boxed{72} or \\boxed{73}"
-            answer = f"{answer} {joined[1]} {text[found.end() : end]}" if joined else text[found.end() : end].strip()
-            behind = end + 1
-            if more := _GOES_ON.match(text, behind):
-                answer, behind = f"{answer}, {more.group()}", more.end()
-            unit = _UNIT_BEHIND.match(text, behind)
-            yield answer, unit.end() if unit else behind
+        joined = bool(answer) and _JOINED.fullmatch(text, behind, found.start())  # "\\boxed{72} or \\boxed{73}"
+        answer = f"{answer} {joined[1]} {found[1]}" if joined else found[1].strip()
+        behind = found.end()
+        if more := _GOES_ON.match(text, behind):
+            answer, behind = f"{answer}, {more.group()}", more.end()
+        unit = _UNIT_BEHIND.match(text, behind)
+        yield answer, unit.end() if unit else behind
 
 
 def _said(text: str, stop: int) -> Iterator[tuple[str, int]]:
@@ -117,26 +116,13 @@ def _stated(clause: str) -> str:
     for end in (len(clause), aside.start() if aside else 0):
         if stated_number(clause[:end]) is not None and not _HEDGE.match(clause, end):
             return clause[:end]
-    formula = _FORMULA.match(clause)
-    return formula.group() if formula and not _HEDGE.match(clause, formula.end()) else clause
+    return clause
 
 
 def _answer(text: str, answer: str, end: int) -> FinalAnswer:
     hedge = _HEDGE.match(text, end)
     whole = re.sub("</answer>.*", "", answer) + (hedge.group() if hedge else "")
     return FinalAnswer(whole.strip().strip("*`").strip(), end, _CLOSING.sub("", text[end:]))
-
-
-def _closing_braces(text: str) -> dict[int, int]:
-    """Offset of each opening brace that is closed -> offset of the brace that closes it."""
-    opened: list[int] = []
-    closing: dict[int, int] = {}
-    for brace in re.finditer("[{}]", text):
-        if brace[0] == "{":
-            opened.append(brace.start())
-        elif opened:
-            closing[opened.pop()] = brace.start()
-    return closing
 
 
 # Numbers as people and models write them: $1,234.50, 70 000, –3, 2 1/2, \frac34, ½, 1.2 × 10^3, 42°, 50\%, 6 €.
@@ -229,9 +215,8 @@ def simplified(text: str) -> str:
     text = _VULGAR.sub(lambda found: f" {unicodedata.normalize('NFKC', found.group())}", text)
     text = _SUPERSCRIPT.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found.group())}}}", text)
     text = _INLINE.sub(r" \1 ", text.translate(_CHARACTERS)).replace("\\%", "%").replace("\\$", "$").replace("{,}", ",")
-    text = re.sub(r"(?<=\d)\\[,! ](?=\d{3}(?!\d))", " ", text)
     text = _EMPHASIS.sub(r"\2", text)
-    for pattern, by in ((_WRAPPED, r" \1 "), (_WRAPPED, r" \1 "), (_DEGREES, "°"), (_TIMES, "*"), (_BLANK, " ")):
+    for pattern, by in ((_WRAPPED, r" \1 "), (_DEGREES, "°"), (_TIMES, "*"), (_BLANK, " ")):
         text = pattern.sub(by, text)
     return text.strip(" $*`_").rstrip(" .,;*`_$").strip()
 
@@ -257,8 +242,6 @@ def read_number(text: str) -> Number | None:
 
 def stated_number(text: str) -> Number | None:
     """Reads the one number that an answer states: "x = 5", "24 + 48 = 72", "about 72", "She has 72 apples left"."""
-    if len(text) > MAX_CHARACTERS:
-        return None
     plain = simplified(text)
     for pattern in (_NAMED, _SUM, _ABOUT):
         found = pattern.match(plain)

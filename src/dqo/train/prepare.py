@@ -21,8 +21,7 @@ from dqo.integrations.trl.faults import check_one_device
 from dqo.models.chat import check_system, rendered
 from dqo.models.policy import check_whole, load_outline
 from dqo.models.weights import check_login
-from dqo.rewards import TaskReward
-from dqo.rewards.calling import RecordReward
+from dqo.rewards.calling import CheckedReward, RecordReward, task_quality
 from dqo.rewards.loading import QUALITY, Entry, load_reward
 from dqo.tasks import Task, load_task, takes_path
 from dqo.train.memory import PolicyShape, memory_parts, policy_shape
@@ -174,11 +173,9 @@ class Prepared:
         """Loads the rewards in the order of their weights, each with a name of its own in the logs."""
         functions: list[RecordReward] = []
         for entry in self.recipe.entries:
-            if entry.reward == QUALITY:
-                function: RecordReward = TaskReward(self.task, self.prompts, stops)
-            else:
-                reward = load_reward(entry, self.recipe.output_dir)
-                function = RecordReward(reward, self.prompts, stops, reward.__name__)
+            own = entry.reward == QUALITY
+            reward = CheckedReward(task_quality(self.task)) if own else load_reward(entry, self.recipe.output_dir)
+            function = RecordReward(reward, self.prompts, stops, QUALITY if own else reward.__name__)
             # One name would be one column of the log.
             same = sum(other.__name__.split("_#")[0] == function.__name__ for other in functions)
             if same:
