@@ -109,5 +109,5 @@ def test_maps_of_a_report_show_what_was_measured(words, tmp_path):
         seen.extend(texts)
         return words(texts)
 
-    semantic_maps(read_runs([tmp_path / "eval"]), lambda: encoder, "words", None)
+    semantic_maps(read_runs([tmp_path / "eval"]), encoder, 100)
     assert seen == ["blue"] * 3

@@ -120,9 +120,3 @@ def samples():
 @pytest.fixture(scope="session")
 def run_folders(tmp_path_factory):
     return three_runs(tmp_path_factory.mktemp("runs"))
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Maps are remembered in a folder of the test's own."""
-    monkeypatch.setenv("DQO_CACHE", str(tmp_path / "cache"))

@@ -84,7 +84,7 @@ def test_a_megabyte_is_cut_and_the_cut_is_told(page):
     first = data_of(page)["samples"]["runs"][0][0]
     assert first["n"] == {"5": 1_000_000}
     assert len(first["r"][5]) == 20_000
-    assert "1 response is cut after 20,000 characters" in page
+    assert "1 texts are longer than 20,000 characters and cut" in page
 
 
 def test_a_prompt_and_a_reference_that_are_cut_are_told_too(tmp_path):
@@ -95,7 +95,7 @@ def test_a_prompt_and_a_reference_that_are_cut_are_told_too(tmp_path):
     ]
     write_groups(tmp_path / "long" / "groups.jsonl", groups)
     (note,) = write_report([tmp_path / "long"], tmp_path / "r.html", maps=0)["notes"]
-    assert note.startswith("1 response, 2 prompts, 1 reference are cut after 20,000 characters; the reader names")
+    assert note.startswith("4 texts are longer than 20,000 characters and cut; the reader names")
     prompts = data_of((tmp_path / "r.html").read_text())["samples"]["prompts"]
     assert [whole for *_, whole in prompts] == [{"1": 30_000, "2": 25_000}, {"1": 30_000}, {}]
     assert [len(prompt) for _, prompt, *_ in prompts] == [20_000] * 3
@@ -166,7 +166,7 @@ def test_runs_are_ordered_on_the_prompts_that_all_answered(tmp_path):
     assert re.search(r"Quality ↑ narrow 0\.505 ahead of wide by 0\.105", text["Best of each"])
     assert "Quality ↑ 0.400" in text["wide"]
     assert "Quality ↑ 0.505 +0.105" in text["narrow"]
-    assert "The runs did not answer the same prompts (wide: 40, narrow: 20): points, curves" in text["Cautions"]
+    assert "The runs did not answer the same prompts (wide: 40, narrow: 20): the table" in text["Cautions"]
     assert 'data-x="over 20 shared prompts"' in page
     whole = colours(tmp_path / "whole", lambda i: 0.5, range(40))
     _, data, text = written([wide, whole], tmp_path)
@@ -303,7 +303,7 @@ def test_the_size_is_bounded_by_cutting_and_then_by_leaving_out(tmp_path, monkey
     assert len(base64.b64encode(gzip.compress(json.dumps(data).encode()))) < 80_000
     assert 0 < len(data["samples"]["prompts"]) < 200
     assert [note.split(" ", 2)[2] for note in notes] == [
-        "are cut after 500 characters; the reader names the file that has the rest.",
+        "are longer than 500 characters and cut; the reader names the file that has the rest.",
         f"holds the first {len(data['samples']['prompts'])} of 200 prompts; every other section counts all of them.",
     ]
 
@@ -340,15 +340,3 @@ def test_the_scripts_never_parse_a_string_as_markup_or_code():
         re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|fetch\(|https?:", own)
         == []
     )
-
-
-@pytest.mark.parametrize("options", ["", "?pooling=cls"])
-def test_maps_of_an_encoder_in_a_folder_are_drawn_anew(tmp_path, samples, monkeypatch, options):
-    """Its weights may change under its name, and so they may with options behind it."""
-    (tmp_path / "encoder").mkdir()
-    given = []
-    monkeypatch.setattr("dqo.report.page.semantic_maps", lambda *args: given.append(args[3]) or {})
-    folder = samples.evaluated(tmp_path / "a", diversity=0.5, skill=0.5)
-    write_report([folder], tmp_path / "r.html", encoder=f"{tmp_path / 'encoder'}{options}")
-    write_report([folder], tmp_path / "r.html", encoder="hashed")
-    assert given == [None, tmp_path / "cache" / "report-maps"]

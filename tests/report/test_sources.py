@@ -7,7 +7,7 @@ import pytest
 
 from dqo.cli.main import main
 from dqo.errors import DataError, DQOError
-from dqo.report.sources import locate, read_runs, stamp
+from dqo.report.sources import read_runs
 from dqo.train.folder import save_settings
 
 
@@ -104,14 +104,3 @@ def test_one_id_for_two_prompts_is_kept_apart(tmp_path, samples):
     a, b = read_runs([tmp_path / "a", tmp_path / "b"])
     assert list(a.groups) == ["test-1"]
     assert list(b.groups) == ["test-1 (b)"]
-
-
-def test_the_stamp_changes_with_a_file_and_only_then(tmp_path):
-    log = tmp_path / "metrics.jsonl"
-    assert stamp([tmp_path]) == ()
-    log.write_text('{"step": 1}\n')
-    before = stamp([tmp_path])
-    assert stamp([tmp_path]) == before
-    log.write_text('{"step": 1}\n{"step": 2}\n')
-    assert stamp([tmp_path]) != before
-    assert locate(tmp_path) == {"steps": log}

@@ -1,12 +1,9 @@
 """What the charts and the reader of a page draw: logs as columns, samples cut to size, maps of meaning."""
 
 import gzip
-import hashlib
 import json
-import os
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +11,6 @@ from tqdm.auto import tqdm
 
 from dqo.evaluation.quality import judged
 from dqo.files.jsonio import is_number
-from dqo.files.records import write_json
 from dqo.models.chat import TraceMarkers
 from dqo.report.sources import RunFiles
 
@@ -74,31 +70,22 @@ def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[
     The lengths are those of a prompt, "1", or a reference, "2", that is cut.
     """
     metrics = [name for name in READER_METRICS if any(name in run.document.get("metrics", {}) for run in runs)]
-    prompts, cut = [], {"response": 0, "prompt": 0, "reference": 0}
+    prompts, table = [], []
     for key in keys:
         group = next(run.groups[key] for run in runs if key in run.groups)
         reference = group.reference if isinstance(group.reference, str) else ", ".join(group.reference)
         whole = {place: len(text) for place, text in ((1, group.prompt), (2, reference)) if len(text) > cap}
-        cut["prompt"] += 1 in whole
-        cut["reference"] += 2 in whole
         prompts.append([key, group.prompt[:cap], reference[:cap], whole])
-    table = [[_group(run, key, line, cap, metrics) for key, line in _lines(run, keys)] for run in runs]
-    cut["response"] = sum(len(group["n"]) for row in table for group in row if group)
-    which = ", ".join(f"{n:,} {kind}" + "s" * (n > 1) for kind, n in cut.items() if n)
-    verb = "is" if sum(cut.values()) == 1 else "are"
-    note = f"{which} {verb} cut after {cap:,} characters; the reader names the file that has the rest."
-    return {"prompts": prompts, "metrics": metrics, "runs": table, "cap": cap}, [note] if which else []
+    for run in runs:
+        lines = {key: line for line, key in enumerate(run.groups, start=1)}
+        table.append([_group(run, key, lines[key], cap, metrics) if key in lines else None for key in keys])
+    cut = sum(len(whole) for *_, whole in prompts) + sum(len(group["n"]) for row in table for group in row if group)
+    note = f"{cut:,} texts are longer than {cap:,} characters and cut; the reader names the file that has the rest."
+    return {"prompts": prompts, "metrics": metrics, "runs": table, "cap": cap}, [note] if cut else []
 
 
-def _lines(run: RunFiles, keys: list[str]) -> list[tuple[str, int | None]]:
-    lines = {key: line for line, key in enumerate(run.groups, start=1)}
-    return [(key, lines.get(key)) for key in keys]
-
-
-def _group(run: RunFiles, key: str, line: int | None, cap: int, metrics: Sequence[str]) -> dict[str, Any] | None:
+def _group(run: RunFiles, key: str, line: int, cap: int, metrics: Sequence[str]) -> dict[str, Any]:
     """Responses `r`, lengths `n` of those cut, rewards `q`, finish `f`, line of the file `l`, metrics `m`."""
-    if line is None:
-        return None
     group, values = run.groups[key], run.values.get(key, {})
     return {
         "r": [text[:cap] for text in group.responses],
@@ -119,33 +106,24 @@ def _pack(document: dict[str, Any]) -> str:
 # Where the responses to one prompt lie in meaning, all runs on one map: the first two principal components.
 #
 # The embeddings of all runs are centred and projected together, so that "before" and "after" share their axes. Maps
-# take an encoder and are therefore drawn for some prompts only, spread evenly over the file, and remembered on disk.
+# take an encoder and are therefore drawn for some prompts only, spread evenly over the file.
 
-MAPS = 100  # prompts; 2 runs of 10 responses are 2,000 texts, some 10 s on two CPU cores
 _CHARACTERS = 4000  # of a response that are embedded, so that a megabyte of babble does not cost minutes
-_BATCH = 256
-
-Encoder = Callable[[list[str]], Any]
 
 
-def semantic_maps(
-    runs: Sequence[RunFiles], load: Callable[[], Encoder], encoder: str, cache: Path | None, maps: int = MAPS
-) -> dict[str, dict[str, Any]]:
+def semantic_maps(runs: Sequence[RunFiles], encoder: Callable[[list[str]], Any], maps: int) -> dict[str, Any]:
     """Draws maps of some of the prompts."""
     keys = list(dict.fromkeys(key for run in runs for key in run.groups))
     keys = [keys[i] for i in sorted({round(i) for i in np.linspace(0, len(keys) - 1, min(maps, len(keys)))})]
-    read = [_read(run, keys) for run in runs]
-    texts = {key: [found.get(key, []) for found in read] for key in keys}
-    places = {key: cache and cache / f"{_digest([encoder, texts[key]])}.json" for key in keys}
-    found = {key: json.loads(place.read_text("utf-8")) for key, place in places.items() if place and place.is_file()}
-    missing = [key for key in keys if key not in found]
-    if missing:
-        rows = _embedded(load(), [[text for run in texts[key] for text in run] for key in missing])
-        for key, E in zip(missing, rows, strict=True):  # E: (N, D)
-            found[key] = _map(E, [len(run) for run in texts[key]])
-            if places[key]:
-                write_json(places[key], found[key])
-    return {key: found[key] for key in keys}
+    read, found = [_read(run, keys) for run in runs], {}
+    for key in tqdm(keys, desc="embedding for the maps", unit="prompt", disable=None):
+        texts = [of_run.get(key, []) for of_run in read]
+        E = np.asarray(encoder([text for group in texts for text in group]), dtype=np.float64)  # (N, D)
+        xy, share = principal_plane(E)
+        places = np.split(xy.round(4), np.cumsum([len(group) for group in texts])[:-1])
+        own = [place.tolist() if len(place) else None for place in places]
+        found[key] = {"share": [round(part, 3) for part in share], "runs": own}
+    return found
 
 
 def principal_plane(E: np.ndarray) -> tuple[np.ndarray, list[float]]:
@@ -169,25 +147,3 @@ def _read(run: RunFiles, keys: list[str]) -> dict[str, list[str]]:
     groups = judged(list(run.groups.values()), markers, run.document.get("sampling"))
     by_key = zip(run.groups, groups, strict=True)
     return {key: [text[:_CHARACTERS] for text in group.responses] for key, group in by_key if key in keys}
-
-
-def _map(E: np.ndarray, sizes: list[int]) -> dict[str, Any]:
-    xy, share = principal_plane(E)
-    places = np.split(xy.round(4), np.cumsum(sizes)[:-1])
-    return {"share": [round(s, 3) for s in share], "runs": [p.tolist() if len(p) else None for p in places]}
-
-
-def _embedded(encoder: Encoder, groups: list[list[str]]) -> list[np.ndarray]:
-    flat = [text for group in groups for text in group]
-    starts = tqdm(range(0, len(flat), _BATCH), desc="embedding for the maps", unit="batch", disable=None)
-    rows = [np.asarray(encoder(flat[start : start + _BATCH]), dtype=np.float64) for start in starts]
-    return np.split(np.concatenate(rows), np.cumsum([len(group) for group in groups])[:-1])  # P x (N, D)
-
-
-def default_cache() -> Path:
-    """Where maps are remembered: `$DQO_CACHE` or `~/.cache/dqo`, in `report-maps/`."""
-    return Path(os.environ.get("DQO_CACHE") or "~/.cache/dqo").expanduser() / "report-maps"
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(["1", *value]).encode()).hexdigest()[:32]

@@ -128,13 +128,12 @@ def _unlike_prompts(runs: Sequence[RunFiles]) -> list[str]:
     common = len(set.intersection(*map(set, asked)))
     if not common:
         return [
-            f"No prompt was answered by all runs ({counts}): the points are over each run's own, and none is ahead."
+            f"No prompt was answered by all runs ({counts}): no run is ahead, and the points are over each run's own."
         ]
     few = f"; {FEW}" if common < FEW_PROMPTS else ""
     return [
-        f"The runs did not answer the same prompts ({counts}): points, curves over draws and the best of each are over "
-        f"the {common} that all of them answered, differences over those that both answered, the table of all metrics "
-        f"over each run's own{few}."
+        f"The runs did not answer the same prompts ({counts}): the table of all metrics is over each run's own, "
+        f"differences are over those that both answered, and all else over the {common} that all of them answered{few}."
     ]
 
 

@@ -5,6 +5,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dqo._version import __version__
-from dqo.embedders import load_embedder
-from dqo.embedders.naming import read_name
-from dqo.errors import DataError, DQOError, nearest
+from dqo.embedders import Embedder, load_embedder
+from dqo.errors import DataError, DQOError
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, shown_in
 from dqo.evaluation.statistics import pareto_front
 from dqo.files.records import write_text
-from dqo.report.charts import Encoder, columns, default_cache, packed, semantic_maps, significant
+from dqo.report.charts import columns, packed, semantic_maps, significant
 from dqo.report.overview import (
     Shared,
     against_baseline,
@@ -32,7 +32,7 @@ from dqo.report.overview import (
     settings,
     shared_means,
 )
-from dqo.report.sources import RunFiles, locate, read_runs, stamp
+from dqo.report.sources import RunFiles, locate, read_runs
 
 _SCRIPTS = ("core", "tips", "charts", "tradeoff", "training", "draws", "map", "reader", "against", "live", "main")
 _VENDOR = ("d3.min.js", "plot.umd.min.js")
@@ -108,20 +108,18 @@ def _maps(runs: list[RunFiles], encoder: str | None, maps: int) -> dict[str, Any
     name = encoder or next((run.document["encoder"] for run in runs if run.document.get("encoder")), "hashed")
     note = None
     try:
-        cache = None if read_name(name).folder else default_cache()  # a folder's weights may change under its name
-        found = semantic_maps(runs, lambda: _embedder(name), name, cache, maps)
+        embed = _embedder(name)
     except (DQOError, ModuleNotFoundError) as error:
         if encoder:
             raise
         note = f"Drawn with hashed words, which know no meaning: {name} cannot be loaded here ({error})."
-        name = "hashed"
-        found = semantic_maps(runs, lambda: _embedder("hashed"), "hashed", default_cache(), maps)
-    return {"maps": found, "mapEncoder": name, "mapNote": note}
+        name, embed = "hashed", _embedder("hashed")
+    return {"maps": semantic_maps(runs, embed, maps), "mapEncoder": name, "mapNote": note}
 
 
-def _embedder(name: str) -> Encoder:
-    embed = load_embedder(name)
-    return lambda texts: embed(texts).numpy()
+@cache
+def _embedder(name: str) -> Embedder:
+    return load_embedder(name)  # it remembers its texts, for a page that is written again
 
 
 # Nothing that a model wrote reaches the page as markup. Prompts and responses travel as compressed base64 and become
@@ -208,15 +206,14 @@ def watch(
         sleep(every)
     try:
         while True:
-            now = stamp(folders)
-            if now != seen:
-                runs = read_runs(folders)
-                if all(run.finished for run in runs):
-                    break
+            runs = read_runs(folders)
+            if all(run.finished for run in runs):
+                break
+            if runs != seen:
                 written = write_report(folders, out, refresh=every, **options)
                 steps = max((run.steps[-1]["step"] for run in runs if run.steps), default=0)
                 tell(f"step {steps:,}: {out} ({written['bytes'] / 1e6:.1f} MB)")
-                seen = now
+                seen = runs
             sleep(every)
     finally:
         write_report(folders, out, **options)
@@ -225,16 +222,11 @@ def watch(
 
 # Where no run will come, a misspelt name or a folder of other things, waiting would never end.
 def _check_begun(folder: Path) -> None:
-    if not folder.is_dir():
-        there = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-        near = nearest(folder.name, there)
-        remedy = f"did you mean {str(folder.with_name(near))!r}?" if near else "start the run first."
-        raise DataError(f"{folder}: expected the folder of a run to watch, got none of that name; {remedy}")
-    names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
-    if names and not _OF_A_START & set(names):
+    there = {path.name for path in folder.glob("[!.]*")} if folder.is_dir() else {"nothing of that name"}
+    if there and not _OF_A_START & there:
         raise DataError(
-            f"{folder}: expected the folder of a run to watch, got one that holds {min(names)!r} and no run; name the "
-            "folder of a run."
+            f"{folder}: expected the folder of a run to watch, got {min(there)!r} and no run; correct the name, or "
+            "start the run first."
         )
 
 

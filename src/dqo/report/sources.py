@@ -48,13 +48,6 @@ def read_runs(folders: Sequence[str | Path]) -> list[RunFiles]:
     return _untangled([_read(path, name) for path, name in zip(paths, short_names(paths), strict=True)])
 
 
-def stamp(folders: Sequence[str | Path]) -> tuple[tuple[str, int, int], ...]:
-    """Notes path, size and time of every file a report of these folders reads: equal stamps, equal report."""
-    found = [path for folder in folders for path in locate(Path(folder)).values()]
-    found += [path for folder in folders if (path := RunPaths(folder).final).exists()]
-    return tuple((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in found)
-
-
 def locate(folder: Path) -> dict[str, Path]:
     """Finds the file of each part that is there; the evaluation may lie in `eval/`."""
     run = RunPaths(folder)
