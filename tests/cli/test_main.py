@@ -132,14 +132,16 @@ def test_missing_reward(refused, own_recipe, tmp_path, reward, message):
     ("args", "message"),
     [
         (["--model", "m"], "needs prompts, got neither --data nor --task"),
-        (["--model", "m", "--split", "dev", "--data", "d"], "--task-option and --split belong to --task"),
-        (["--responses", "r", "--data", "d"], "--responses holds its own prompts"),
+        (["--model", "m", "--split", "dev", "--data", "d"], "--data and --split contradict each other"),
+        (["--model", "m", "--split", "dev"], "--split needs --task, got none"),
+        (["--model", "m", "--data", "d", "--task-option", "a=1"], "--task-option needs --task, got none"),
+        (["--responses", "r", "--data", "d"], "--responses and --data contradict each other, got both"),
         (["--responses", "/absent.jsonl"], "/absent.jsonl: expected a readable JSON-lines file"),
         (["--model", "m", "--task", "count"], "did you mean 'countdown'?"),
         (["--model", "m", "--task", "countdown", "--task-option", "seed"], "expected key=value"),
-        (["--model", "m", "--task", "countdown", "--data", "d", "--split", "dev"], "both choose the prompts"),
-        (["--responses", "r", "--n", "50"], "--responses are sampled already, got --n; leave it out"),
-        (["--responses", "r", "--endpoint", "u"], "--responses are sampled already, got --endpoint"),
+        (["--model", "m", "--task", "countdown", "--data", "d", "--split", "dev"], "--data and --split contradict"),
+        (["--responses", "r", "--n", "50"], "--responses and --n contradict each other, got both; leave one out"),
+        (["--responses", "r", "--endpoint", "u"], "--responses and --endpoint contradict"),
         (["--responses", "r", "--heldout-encoder", "hashed"], "expected another encoder than `encoder`"),
     ],
 )
@@ -177,7 +179,7 @@ def test_a_limit_does_not_shorten_the_file_it_reads(refused, tmp_path):
     text = "".join(json.dumps({"id": name} | row) + "\n" for name in "abc")
     path.write_text(text)
     flags = ["eval", "--responses", path, "--encoder", "hashed", "--limit"]
-    assert "would leave 1 of the 3 groups" in refused(*flags, "1", "--out", tmp_path)
+    assert "1 groups would take the place of others; choose another --out" in refused(*flags, "1", "--out", tmp_path)
     assert path.read_text() == text
     assert main([*map(str, flags), "3", "--out", str(tmp_path)]) == 0
     assert main([*map(str, flags), "1", "--out", str(tmp_path / "one")]) == 0
@@ -188,7 +190,9 @@ def test_responses_do_not_take_the_place_of_others(refused, tmp_path):
     path.write_text(json.dumps({"id": "a", "prompt": "p", "responses": ["x", "y"], "finish": ["eos", "eos"]}) + "\n")
     out.mkdir()
     (out / "sampling.json").write_text("{}")
-    assert "holds a sampling.json" in refused("eval", "--responses", path, "--encoder", "hashed", "--out", out)
+    assert "1 groups would take the place of others" in refused(
+        "eval", "--responses", path, "--encoder", "hashed", "--out", out
+    )
     assert [entry.name for entry in out.iterdir()] == ["sampling.json"]
 
 

@@ -22,7 +22,7 @@ def test_mistakes_are_one_line_with_status_2(tmp_path, capsys):
     run_folder(tmp_path / "run")
     for words, sentence in (
         ([tmp_path / "nothing", "-o", tmp_path / "r.html"], "expected a run folder"),
-        ([tmp_path / "run", "-o", tmp_path], "expected an HTML file to write, got a folder"),
+        ([tmp_path / "run", "-o", tmp_path], "expected the name of an HTML file"),
         ([tmp_path / "run", "-o", tmp_path / "run" / "metrics.jsonl"], "expected the name of an HTML file"),
     ):
         assert main(["report", *map(str, words)]) == 2

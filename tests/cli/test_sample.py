@@ -87,7 +87,7 @@ def test_a_protocol_without_a_length_leaves_that_to_the_task(name, length):
             ["--task", "concepts"],
             "prompt 'prompts-1': the task 'concepts' needs a non-empty list of str in meta.concepts",
         ),
-        (["--judge", "m"], "--judge MODEL and --judge-endpoint URL belong together, got one of them"),
+        (["--judge", "m"], "--judge needs --judge-endpoint, got none"),
         (["--equivalence", "magic"], "equivalence: expected embedding, noveltybench-1.0"),
         (["--endpoint", "127.0.0.1:9"], "expected a URL such as http://localhost:8000/v1"),
     ],
@@ -147,11 +147,20 @@ def test_rewards_that_come_with_responses_keep_their_origin(tmp_path, capsys):
     assert "note: 1 shared prompt; below 20 the intervals are too narrow" in told
 
 
-@pytest.mark.parametrize("text", ["warm", "1,1", "1,", "", "0", "nan", "inf"])
-def test_bad_temperatures_are_refused(prompts, tmp_path, capsys, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *((text, f"invalid temperatures value: {text!r}") for text in ("warm", "1,", "")),
+        *(
+            (text, f"expected a number above 0, or different ones with commas, got {text!r}")
+            for text in ("1,1", "0", "nan", "inf")
+        ),
+    ],
+)
+def test_bad_temperatures_are_refused(prompts, tmp_path, capsys, text, message):
     with pytest.raises(SystemExit):
         run("sample", "--model", "m", "--data", prompts, "--out", tmp_path, "--temperature", text)
-    assert f"expected a number above 0, or different ones with commas, got {text!r}" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_responses_are_judged_by_a_reward_of_a_recipe(tmp_path, capsys):

@@ -4,39 +4,58 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dqo.embedders import load_embedder
 from dqo.errors import RecipeError
+from dqo.evaluation.definitions import shown_in
+from dqo.evaluation.engines import Asked, LocalModel, ServedModel
+from dqo.evaluation.quality import check_scoring
+from dqo.evaluation.run import PROTOCOLS, Protocol, evaluate
+from dqo.evaluation.same_meaning import SameByJudge, load_equivalence
+from dqo.evaluation.sampling import Plain, Source, Verbalized, sample_from
+from dqo.files.evaluation import carried_scoring, read_metrics, read_settings
 from dqo.files.records import Group, Prompt, read_groups, read_prompts
 from dqo.files.run import owning
 from dqo.models.chat import TraceMarkers
+from dqo.models.policy import best_device, load_policy
+from dqo.rewards.calling import task_quality
+from dqo.rewards.judge import JudgeReward
+from dqo.rewards.loading import QUALITY, load_reward, read_entries
 from dqo.settings.checking import plain
 from dqo.settings.yaml import parse_yaml
+from dqo.tasks import Task, load_task
+from dqo.tasks.jsonl import load_prompts
 from dqo.train.folder import model_source, run_chat_settings
 from dqo.train.recipe import check_heldout
-
-if TYPE_CHECKING:
-    from dqo.evaluation.run import Protocol
-    from dqo.evaluation.sampling import Source
-    from dqo.tasks import Task
 
 # Tokens of a response where no task says better.
 _DEFAULT_LENGTH = 256
 _DEFAULT_SAMPLES = 10
+# Flags that contradict each other, and flags that mean nothing without another one.
+_SAMPLING = ("n", "temperature", "max_new_tokens", "system_prompt", "chat_template_kwargs", "verbalized")
+_EXCLUDED = {"responses": ("data", "split", *_SAMPLING, "endpoint"), "data": ("split",)}
+_NEEDED = {"task_option": "task", "split": "task", "judge": "judge_endpoint", "judge_endpoint": "judge"}
+
+
+def _contradiction(args: argparse.Namespace) -> str | None:
+    """Says of the flags which two do not go together; None where all do."""
+    given = {name for name, value in vars(args).items() if value not in (None, [])}
+    both = [(one, other) for one, others in _EXCLUDED.items() for other in others if {one, other} <= given]
+    alone = [(one, other) for one, other in _NEEDED.items() if one in given and other not in given]
+    sentences = [f"--{one} and --{other} contradict each other, got both; leave one out." for one, other in both]
+    sentences += [f"--{one} needs --{other}, got none; add it or leave --{one} out." for one, other in alone]
+    return sentences[0].replace("_", "-") if sentences else None
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes groups.jsonl, prompt_metrics.jsonl and metrics.json into DIR, or a folder per temperature; prints them."""
-    from dqo.embedders import load_embedder
-    from dqo.evaluation.run import evaluate
-    from dqo.evaluation.same_meaning import load_equivalence
-    from dqo.files.evaluation import read_settings
-
     sampled = read_settings(Path(args.responses).parent) if args.responses else None
     markers = _chat_settings(args).get("trace_markers", (sampled or {}).get("trace_markers", "default"))
     protocol = _protocol(args, sampled)
     check_heldout(args.heldout_encoder, args.encoder)
-    task = _task(args)
+    options = _key_values(args.task_option, "--task-option")
+    task = load_task(args.task, **options) if args.task else None
     prompts = [] if args.responses else _prompts(args, task, protocol)
     # An unwritable place fails before anything is scored.
     with owning(args.out):
@@ -64,12 +83,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _groups(
-    args: argparse.Namespace, prompts: list[Prompt], task: "Task | None", reward: Any
+    args: argparse.Namespace, prompts: list[Prompt], task: Task | None, reward: Any
 ) -> Iterator[tuple[Path, list[Group]]]:
     """The responses, folder by folder: those of a file, or sampled as each is asked for."""
-    from dqo.evaluation.quality import check_scoring
-    from dqo.rewards.calling import task_quality
-
     if args.responses:
         yield Path(args.out), _responses(args)
         return
@@ -81,8 +97,6 @@ def _groups(
 
 def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
     """The metrics as lines of text: the headline, an empty line, the rest, and the notes at the end."""
-    from dqo.evaluation.definitions import shown_in
-
     lines = [f"{document['n_prompts']} prompts, {document['n_samples']} responses each, mean [95 % interval]:"]
     metrics = document["metrics"]
     lines += [_line(name, metrics[name]) for name in headline] + [""] * bool(headline)
@@ -95,10 +109,8 @@ def _line(name: str, value: dict[str, float] | None) -> str:
     return f"  {name:24}{numbers}"
 
 
-def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> "Protocol | None":
+def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> Protocol | None:
     """The protocol, whose settings fill the flags that were not given; what contradicts it is refused."""
-    from dqo.evaluation.run import PROTOCOLS
-
     if args.protocol is None:
         return None
     protocol = PROTOCOLS[args.protocol]
@@ -119,35 +131,13 @@ def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> "Prot
 
 def _judged(args: argparse.Namespace) -> dict[str, Any]:
     """What a judge decides: quality and equal meaning, where nothing else was given for it."""
-    if not args.judge and not args.judge_endpoint:
+    if not args.judge:
         return {}
-    if not args.judge or not args.judge_endpoint:
-        raise RecipeError("--judge MODEL and --judge-endpoint URL belong together, got one of them; add the other.")
-    from dqo.evaluation.same_meaning import SameByJudge
-    from dqo.rewards.judge import JudgeReward
-
-    cache, parameters = str(Path(args.out) / "judge.jsonl"), _key_values(args.judge_option, "--judge-option")
-    judge = JudgeReward(
-        args.judge_endpoint,
-        args.judge,
-        cache=cache,
-        timeout=args.timeout,
-        concurrency=args.batch_size,
-        parameters=parameters,
-    )
+    cache, connection = str(Path(args.out) / "judge.jsonl"), _connection(args, args.judge_option, "--judge-option")
+    judge = JudgeReward(args.judge_endpoint, args.judge, cache=cache, **connection)
     judge.check()
     decided = {} if args.equivalence else {"equivalence": SameByJudge(judge)}
     return decided if args.task or args.reward else decided | {"reward": judge.quality}
-
-
-def _task(args: argparse.Namespace) -> "Task | None":
-    from dqo.tasks import load_task
-
-    if args.task is None:
-        if args.task_option or args.split:
-            raise RecipeError("--task-option and --split belong to --task, got no --task; add it or leave them out.")
-        return None
-    return load_task(args.task, **_key_values(args.task_option, "--task-option"))
 
 
 def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -162,8 +152,6 @@ def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
 
 def _carried(args: argparse.Namespace, groups: list[Group]) -> dict[str, Any]:
     """What gave the rewards that the responses came with, and from which on one passes, by the metrics.json there."""
-    from dqo.files.evaluation import carried_scoring, read_metrics
-
     if all(group.rewards is None for group in groups):
         return {}
     path = Path(args.responses).parent / "metrics.json"
@@ -173,49 +161,28 @@ def _carried(args: argparse.Namespace, groups: list[Group]) -> dict[str, Any]:
 
 def _reward(text: str, folder: str) -> Any:
     """A reward as a recipe writes it, by name or as a mapping with its options, or a function by where it lies."""
-    from dqo.rewards.loading import QUALITY, load_reward, read_entries
-
     line = parse_yaml(text, "--reward") if text.startswith("{") else {"reward": text}
     [entry] = read_entries([line])
     if entry.reward == QUALITY or entry.weight != 1:
-        raise RecipeError(
-            f"--reward {text!r}: expected one reward without weight, and --task for a task's own quality."
-        )
+        raise RecipeError(f"--reward {text!r}: expected one reward without weight; --task gives a task's own quality.")
     return load_reward(entry, folder)
 
 
 def _responses(args: argparse.Namespace) -> list[Group]:
-    if args.data or args.split:
-        raise RecipeError("--responses holds its own prompts, got --data or --split too; leave one out.")
-    of_sampling = ("n", "temperature", "max_new_tokens", "system_prompt", "chat_template_kwargs", "verbalized")
-    for name in (*of_sampling, "endpoint"):
-        if getattr(args, name) is not None:
-            raise RecipeError(f"--responses are sampled already, got --{name.replace('_', '-')}; leave it out.")
     groups = read_groups(args.responses)
+    kept = groups[: args.limit]
     own = Path(args.responses).resolve() == Path(args.out, "groups.jsonl").resolve()
-    if not own and Path(args.out, "sampling.json").exists():
-        raise RecipeError(
-            f"--out {args.out}: expected a folder without samples of its own, but it holds a sampling.json and its "
-            f"groups, which {args.responses} would take the place of; choose another --out."
-        )
-    if own and args.limit and args.limit < len(groups):
-        raise RecipeError(
-            f"--limit {args.limit} would leave {args.limit} of the {len(groups)} groups of {args.responses}, which "
-            "--out writes anew; choose another --out."
-        )
-    return groups[: args.limit]
+    if len(kept) < len(groups) if own else Path(args.out, "sampling.json").exists():
+        raise RecipeError(f"--out {args.out}: {len(kept)} groups would take the place of others; choose another --out.")
+    return kept
 
 
-def _prompts(args: argparse.Namespace, task: "Task | None", protocol: "Protocol | None") -> list[Prompt]:
+def _prompts(args: argparse.Namespace, task: Task | None, protocol: Protocol | None) -> list[Prompt]:
     if args.data:
-        if args.split:
-            raise RecipeError("--data and --split both choose the prompts, got both; leave one out.")
         return read_prompts(args.data)
     if task is not None:
         return task.prompts(args.split or "test")
     if protocol is not None and protocol.hub_prompts:
-        from dqo.tasks.jsonl import load_prompts
-
         return load_prompts(protocol.hub_prompts)
     raise RecipeError("`dqo eval --model` needs prompts, got neither --data nor --task; give one of them.")
 
@@ -233,8 +200,6 @@ def _sampled(
     args: argparse.Namespace, prompts: list[Prompt], default_length: int
 ) -> Iterator[tuple[Path, list[Group]]]:
     """Samples at each temperature, into DIR itself or, of several, into DIR/temperature-T; the model is loaded once."""
-    from dqo.evaluation.sampling import Plain, Verbalized, sample_from
-
     chat = _chat_settings(args)
     markers = TraceMarkers.parse(chat.get("trace_markers", "default"))
     form = Verbalized(args.verbalized, markers) if args.verbalized else Plain()
@@ -246,34 +211,36 @@ def _sampled(
         yield folder, sample_from(source_at(temperature), prompts[: args.limit], n, out=folder, form=form)
 
 
-def _sources(args: argparse.Namespace, chat: dict[str, Any], length: int) -> "Callable[[float], Source]":
+def _sources(args: argparse.Namespace, chat: dict[str, Any], length: int) -> Callable[[float], Source]:
     """The source that the flags name, by temperature."""
-    from dqo.evaluation.engines import Asked, LocalModel, ServedModel
-    from dqo.models.policy import best_device, load_policy
-
     asked = Asked(seed=args.seed, max_new_tokens=length, temperature=1.0, **chat)
     if args.endpoint:
-        parameters = _key_values(args.endpoint_option, "--endpoint-option")
-        connection = {"concurrency": args.batch_size, "timeout": args.timeout, "parameters": parameters}
+        connection = _connection(args, args.endpoint_option, "--endpoint-option")
         return lambda t: ServedModel(args.model, args.endpoint, replace(asked, temperature=t), **connection)
     model, tokenizer = load_policy(model_source(args.model), device=best_device())
     return lambda t: LocalModel(model, tokenizer, replace(asked, temperature=t), args.batch_size)
 
 
 def _chat_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """How a model is asked and read: by the flags, else as in the run that `--model` names."""
-    given = {name: getattr(args, name) for name in ("system_prompt", "chat_template_kwargs", "trace_markers")}
-    if given["chat_template_kwargs"] is not None:
-        given["chat_template_kwargs"] = parse_yaml(given["chat_template_kwargs"], "--chat-template-kwargs")
-        if not isinstance(given["chat_template_kwargs"], dict):
-            raise RecipeError(
-                "--chat-template-kwargs: expected a mapping such as '{enable_thinking: false}', got "
-                f"{args.chat_template_kwargs!r}."
-            )
+    """How a model is asked and read: by the flags, which must agree, else as in the run that `--model` names."""
+    if wrong := _contradiction(args):
+        raise RecipeError(wrong)
+    text = args.chat_template_kwargs
+    variables = None if text is None else parse_yaml(text, "--chat-template-kwargs")
+    if not isinstance(variables, dict | None):
+        raise RecipeError(f"--chat-template-kwargs {text!r}: expected a mapping, such as '{{enable_thinking: false}}'.")
+    given = {
+        "system_prompt": args.system_prompt,
+        "chat_template_kwargs": variables,
+        "trace_markers": args.trace_markers,
+    }
     of_run = run_chat_settings(args.model) if args.model else {}
-    settings = of_run | {name: value for name, value in given.items() if value is not None}
-    TraceMarkers.parse(settings.get("trace_markers", "default"))
-    return settings
+    return of_run | {name: value for name, value in given.items() if value is not None}
+
+
+def _connection(args: argparse.Namespace, options: Sequence[str], flag: str) -> dict[str, Any]:
+    parameters = _key_values(options, flag)
+    return {"concurrency": args.batch_size, "timeout": args.timeout, "parameters": parameters}
 
 
 def _key_values(options: Sequence[str], flag: str) -> dict[str, Any]:

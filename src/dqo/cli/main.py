@@ -6,6 +6,7 @@ import select
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -62,12 +63,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     # argparse reads positionals in one stretch: in `train R --resume alpha=1` it leaves the override over.
-    overrides = [word for word in rest if "=" in word and not word.startswith("-")] if args.command == "train" else []
-    unknown = [word for word in rest if word not in overrides]
+    unknown = [word for word in rest if args.command != "train" or word.startswith("-") or "=" not in word]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}; `dqo {args.command} --help` lists what there is")
-    if overrides:
-        args.settings = [*args.settings, *overrides]
+    if rest:
+        args.settings = [*args.settings, *rest]
     return args
 
 
@@ -83,25 +83,25 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+_REPEATED = {"action": "append", "default": []}
+
+
 def _command(commands: Any, name: str, handler: str, text: str) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text.capitalize() + ".")
-    # `sample` shares the code of `eval` and has no task.
-    parser.set_defaults(handler=handler, task=None)
+    parser.set_defaults(handler=handler)
     return parser
 
 
 def _add_train(commands: Any) -> None:
     add = _command(commands, "train", "dqo.train.run:run", "train a policy from a recipe").add_argument
     add("recipe", metavar="RECIPE", help="YAML file; recipes/ holds examples")
-    overrides = "overrides, such as alpha=0.5 or trainer.max_steps=100"
-    add("settings", nargs="*", default=[], metavar="key=value", help=overrides)
+    add("settings", nargs="*", default=[], metavar="key=value", help="overrides: alpha=0.5 trainer.max_steps=100")
     add("--resume", action="store_true", help="continue the run that output_dir holds")
     add("--dry-run", action="store_true", help="look everything up and show it: data, models, batch, memory, prompts")
 
 
 def _add_sample(commands: Any) -> None:
-    text = "draw n responses to every prompt of a file"
-    parser = _command(commands, "sample", "dqo.cli.evaluate:run_sample", text)
+    parser = _command(commands, "sample", "dqo.cli.evaluate:run_sample", "draw n responses to every prompt of a file")
     add = parser.add_argument
     add("--model", required=True, help="run folder, model folder or hub name")
     add("--data", required=True, metavar="FILE", help='JSON lines with a field "prompt"')
@@ -110,120 +110,92 @@ def _add_sample(commands: Any) -> None:
 
 
 def _add_eval(commands: Any) -> None:
-    text = "measure quality and diversity of a model or of its responses"
-    parser = _command(commands, "eval", "dqo.cli.evaluate:run", text)
+    parser = _command(commands, "eval", "dqo.cli.evaluate:run", "measure quality and diversity of responses")
     source = parser.add_mutually_exclusive_group(required=True).add_argument
     source("--model", help="run folder, model folder or hub name, sampled first")
     source("--responses", metavar="FILE", help="a groups.jsonl that is already sampled")
     quality = parser.add_mutually_exclusive_group().add_argument
     quality("--task", help="task that gives quality and answer span; a wrong name lists them all")
-    reward = "reward of a recipe, such as rouge or '{reward: likelihood, model: M}', or a function: "
-    quality("--reward", help=reward + "pkg.module.function or file.py:function")
+    quality(
+        "--reward", help="pkg.module.function, file.py:function, or as in a recipe: '{reward: likelihood, model: M}'"
+    )
     add = parser.add_argument
-    repeated = {"action": "append", "default": []}
-    add("--task-option", **repeated, metavar="key=value", help="option of the task; may be repeated")
+    add("--task-option", **_REPEATED, metavar="key=value", help="option of the task; may be repeated")
     add("--data", metavar="FILE", help='JSON lines with a field "prompt"; else the prompts of the task')
     add("--split", choices=("train", "dev", "test"), help="the task's prompts to use (default: test)")
-    judge = "judge of diversity, NAME or NAME?pooling=cls&prompt=TEXT (default: %(default)s)"
-    add("--encoder", default=DEFAULT_ENCODER, help=judge)
-    second = "second judge, which the policy was not trained against; policy:MODEL is of another family"
-    add("--heldout-encoder", metavar="ENCODER", help=second)
+    add("--encoder", default=DEFAULT_ENCODER, help="judge of diversity, as NAME?pooling=cls (default: %(default)s)")
+    add(
+        "--heldout-encoder", metavar="ENCODER", help="second judge, not trained against; policy:MODEL is another family"
+    )
     add("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
-    protocols = ("paper", "noveltybench-1.0", "passk")
-    add("--protocol", choices=protocols, help="settings that belong together, by name")
-    same = "what decides that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL"
-    add("--equivalence", help=same)
-    model = "model that rates quality and says what means the same, where no --task, --reward or --equivalence does"
-    add("--judge", metavar="MODEL", help=model)
+    add("--protocol", choices=("paper", "noveltybench-1.0", "passk"), help="settings that belong together, by name")
+    add("--equivalence", help="what says that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL")
+    add("--judge", metavar="MODEL", help="LLM that rates quality and equal meaning, where no other flag says what does")
     add("--judge-endpoint", metavar="URL", help="OpenAI-compatible server of --judge")
-    option = "parameter of every request to --judge; NAME=null leaves it out; may be repeated"
-    add("--judge-option", **repeated, metavar="NAME=VALUE", help=option)
+    add("--judge-option", **_REPEATED, metavar="NAME=VALUE", help="parameter of --judge's requests; null: left out")
     _add_sampling(parser, n="the protocol's, else 10", max_new_tokens="the task's or protocol's, else 256")
 
 
 def _add_sampling(parser: argparse.ArgumentParser, n: str, max_new_tokens: str) -> None:
     add = parser.add_argument
-    add("--n", type=_positive, help=f"responses per prompt (default: {n})")
-    add("--seed", type=_seed, default=0, help="seed of samples and bootstrap (default: %(default)s)")
-    add("--limit", type=_positive, help="use the first LIMIT prompts only")
-    add("--max-new-tokens", type=_positive, help=f"longest response (default: {max_new_tokens})")
-    add("--batch-size", type=_positive, default=32, help="responses at once (default: %(default)s)")
-    several = "or several, 0.7,1.0,1.3, each into a folder of its own (default: 1)"
-    add("--temperature", type=_temperatures, help=several)
-    system = "message before every prompt (default: that of the run, if --model is one, else the model's own)"
-    add("--system-prompt", metavar="TEXT", help=system)
-    variables = "variables of the chat template, such as '{enable_thinking: false}' (default: those of the run)"
-    add("--chat-template-kwargs", metavar="YAML", help=variables)
-    traces = "reasoning traces that are not judged: default, off, or '<plan>...</plan>' (default: as in the run)"
-    add("--trace-markers", metavar="MARKERS", help=traces)
-    verbalized = "Verbalized Sampling, a baseline: ask for K responses in one call (default K: 5)"
-    add("--verbalized", type=_positive, nargs="?", const=5, metavar="K", help=verbalized)
-    server = "OpenAI-compatible server of --model; its key is read from OPENAI_API_KEY"
-    add("--endpoint", metavar="URL", help=server)
-    option = "parameter of every request to --endpoint, such as top_p=0.9; NAME=null leaves it out; may be repeated"
-    add("--endpoint-option", action="append", default=[], metavar="NAME=VALUE", help=option)
+    add("--n", type=_whole, help=f"responses per prompt (default: {n})")
+    add("--seed", type=partial(_whole, least=0), default=0, help="seed of samples and bootstrap (default: %(default)s)")
+    add("--limit", type=_whole, help="use the first LIMIT prompts only")
+    add("--max-new-tokens", type=_whole, help=f"longest response (default: {max_new_tokens})")
+    add("--batch-size", type=_whole, default=32, help="responses at once (default: %(default)s)")
+    add("--temperature", type=temperatures, help="one, or 0.7,1.0,1.3, each into a folder of its own (default: 1)")
+    add("--system-prompt", metavar="TEXT", help="message before every prompt (default: the run's, or the model's)")
+    add("--chat-template-kwargs", metavar="YAML", help="such as '{enable_thinking: false}' (default: as in the run)")
+    add(
+        "--trace-markers", metavar="M", help="of reasoning: default, off or '<plan>...</plan>' (default: as in the run)"
+    )
+    add("--verbalized", type=_whole, nargs="?", const=5, metavar="K", help="Verbalized Sampling, K (or 5) a call")
+    add("--endpoint", metavar="URL", help="OpenAI-compatible server of --model; its key is read from OPENAI_API_KEY")
+    add("--endpoint-option", **_REPEATED, metavar="NAME=VALUE", help="of each request: top_p=0.9; null: left out")
     add("--timeout", type=float, default=600.0, help="seconds a request may take (default: %(default)s)")
 
 
 def _add_compare(commands: Any) -> None:
-    text = "compare two or more evaluations prompt by prompt"
-    add = _command(commands, "compare", "dqo.cli.show:run_compare", text).add_argument
+    add = _command(commands, "compare", "dqo.cli.show:run_compare", "compare evaluations prompt by prompt").add_argument
     add("runs", nargs="+", metavar="DIR", help="evaluation or run folders; the first is the baseline")
     add("--out", required=True, metavar="DIR", help="folder for the comparison")
 
 
 def _add_report(commands: Any) -> None:
-    text = "write one HTML page about runs and evaluations"
-    add = _command(commands, "report", "dqo.cli.show:run_report", text).add_argument
+    add = _command(commands, "report", "dqo.cli.show:run_report", "write one HTML page about runs").add_argument
     add("runs", nargs="+", metavar="RUN", help="run or evaluation folders; the first is the baseline")
     add("-o", "--output", default="report.html", metavar="FILE", help="the page (default: %(default)s)")
     add("--encoder", help="draws the maps of meaning (default: that of the first evaluation)")
-    add("--maps", type=_count, default=100, help="most prompts with a map (default: %(default)s)")
+    add("--maps", type=partial(_whole, least=0), default=100, help="most prompts with a map (default: %(default)s)")
     add("--watch", action="store_true", help="write the page again while training goes on")
-    add("--every", type=_positive, default=15, metavar="S", help="of --watch: seconds between looks (default: 15)")
+    add("--every", type=_whole, default=15, metavar="S", help="of --watch: seconds between looks (default: 15)")
 
 
 def _add_sweep(commands: Any) -> None:
-    text = "train and evaluate arms x alphas x seeds from one file"
-    add = _command(commands, "sweep", "dqo.sweep.run:run", text).add_argument
+    add = _command(commands, "sweep", "dqo.sweep.run:run", "train and evaluate arms x alphas x seeds").add_argument
     add("file", metavar="FILE", help="YAML file of the sweep; docs/sweep.md explains it")
-    add("--jobs", type=_positive, default=1, help="runs at a time (default: %(default)s)")
-    add("--threads-per-job", type=_positive, help="processor threads per run (default: its share)")
+    add("--jobs", type=_whole, default=1, help="runs at a time (default: %(default)s)")
     add("--only", action="append", default=[], metavar="ARM", help="runs of this arm; may be repeated")
     add("--dry-run", action="store_true", help="show what there is to do and what is done")
 
 
 def _add_rest(commands: Any) -> None:
-    text = "print a JSON schema, with which editors complete recipes"
-    schema = _command(commands, "schema", "dqo.cli.show:run_schema", text)
+    schema = _command(commands, "schema", "dqo.cli.show:run_schema", "print a JSON schema for editors")
     schema.add_argument("what", choices=("recipe", "sweep", "reference"), help="reference: docs/settings.md")
-    text = "show what is installed, what is missing and how to fix it"
-    doctor = _command(commands, "doctor", "dqo.cli.doctor:run", text)
+    doctor = _command(commands, "doctor", "dqo.cli.doctor:run", "show what is missing and how to fix it")
     doctor.add_argument("--gpu", action="store_true", help="ask about the GPU: devices, precision, NCCL, kernels, vLLM")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, got {text!r}")
+def _whole(text: str, least: int = 1) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of {least} or more, got {text!r}")
     return int(text)
 
 
-def _count(text: str) -> int:
-    return 0 if text == "0" else _positive(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more and below 2^32, got {text!r}")
-    return int(text)
-
-
-def _temperatures(text: str) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
-    if not values or len(set(values)) < len(values) or not all(0 < value < float("inf") for value in values):
+def temperatures(text: str) -> list[float]:
+    """Reads one temperature or several; a function with a name that argparse shows where a part is no number."""
+    values = [float(part) for part in text.split(",")]
+    if len(set(values)) < len(values) or not all(0 < value < float("inf") for value in values):
         raise argparse.ArgumentTypeError(f"expected a number above 0, or different ones with commas, got {text!r}")
     return values
 

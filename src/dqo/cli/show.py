@@ -36,12 +36,8 @@ def run_report(args: argparse.Namespace) -> None:
     """Writes the page and says where it is."""
     from dqo.report.page import watch, write_report
 
-    if Path(args.output).is_dir():
-        raise RecipeError(f"-o {args.output}: expected an HTML file to write, got a folder; add report.html to it.")
-    if Path(args.output).suffix.lower() not in (".html", ".htm"):
-        raise RecipeError(
-            f"-o {args.output}: expected the name of an HTML file, which is written anew; add .html to it."
-        )
+    if Path(args.output).suffix.lower() not in (".html", ".htm") or Path(args.output).is_dir():
+        raise RecipeError(f"-o {args.output}: expected the name of an HTML file to write anew; add report.html to it.")
     options = {"encoder": args.encoder, "maps": args.maps}
     if args.watch:
         watch(args.runs, args.output, every=args.every, tell=_say, **options)

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         # done ones too, because a kill may have come before their checkpoints were tidied
         [_job(one, sweep) for one in chosen],
         slots=args.jobs,
-        environment=environments(args.jobs, args.threads_per_job),
+        environment=environments(args.jobs),
         say=_say,
     )
     errors = _report(sweep, prompts, errors)
@@ -133,11 +133,10 @@ def _job(one: Run, sweep: Sweep) -> Job:
     return Job(one.name, one.folder, [evaluating] if one.seed is None else [training, evaluating], tidy)
 
 
-def environments(jobs: int, threads: int | None) -> Callable[[int], dict[str, str]]:
+def environments(jobs: int) -> Callable[[int], dict[str, str]]:
     """Gives the processes of each slot their share of the processor, and a GPU of their own."""
-    if threads is None and jobs > 1:
-        threads = max(1, torch.get_num_threads() // jobs)
-    variables = {} if threads is None else {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    share = str(max(1, torch.get_num_threads() // jobs))  # which follows OMP_NUM_THREADS
+    variables = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
     all_devices = ",".join(map(str, range(torch.cuda.device_count())))
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", all_devices).split(",")
 
