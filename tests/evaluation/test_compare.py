@@ -176,11 +176,6 @@ def test_rewards_of_unknown_origin_are_compared_with_their_like_only_and_not_in_
     assert caution.startswith("The rewards of first, second came with the responses, and nothing says what gave them")
     with pytest.raises(DataError, match=r"agree on scoring to be compared, got \{'reward': 'lengthy'\} in varied and"):
         compare([varied, carried[0]], tmp_path / "out")
-    path = carried[0] / "metrics.json"  # as written before `scoring` told the origin
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"scoring": None}))
-    assert of_all(compare(carried, tmp_path / "out")) == [caution]
-    with pytest.raises(DataError, match=r"agree on scoring to be compared"):
-        compare([varied, carried[0]], tmp_path / "out")
 
 
 def test_runs_of_one_name_are_told_apart_by_their_folders(words, tmp_path):

@@ -42,9 +42,9 @@ def test_every_damage_is_named(tmp_path, name, content, reason):
     assert damage(tmp_path) == reason
 
 
-def test_a_checkpoint_of_stock_trl_is_passed_over(tmp_path):
+def test_a_checkpoint_without_a_list_is_passed_over(tmp_path):
     write(tmp_path, listed=False)
-    assert damage(tmp_path) == "it has no list of its files: stock TRL wrote it"
+    assert damage(tmp_path) == f"{STATE} cannot be read"
 
 
 def test_the_newest_whole_one_is_used_and_the_others_named(tmp_path):

@@ -79,13 +79,13 @@ def test_appending_gives_the_same_file_as_writing(tmp_path):
     [
         ({"prompt": 3}, r"`prompt` must be text, got 3; change"),
         ({"prompt": " \n"}, r"`prompt` must be text that is not blank"),
-        ({"prompt": "\ud800"}, r".* got the lone surrogate '\\ud800', half a character"),
-        ({"responses": ["x", "\udfff"]}, r".* got the lone surrogate '\\udfff', half a character"),
-        ({"meta": {"x": "\ud800"}}, r".* got the lone surrogate '\\ud800', half a character"),
+        ({"prompt": "\ud800"}, r"expected one JSON object, got .*ud800.* \(Invalid JSON: "),
+        ({"responses": ["x", "\udfff"]}, r"expected one JSON object, got .* \(Invalid JSON: "),
+        ({"meta": {"x": "\ud800"}}, r"expected one JSON object, got .* \(Invalid JSON: "),
         ({"reference": [1]}, r"`reference` must be text, got \[1\]"),
         ({"meta": []}, r"`meta` must be a mapping, got \[\]"),
         ({"id": ""}, r"`id` must be text that is not blank, got ''"),
-        ({"id": "first"}, r"expected a unique id, got 'first', which line 1 has too"),
+        ({"id": "first"}, r"expected a unique id, got 'first', which an earlier line has too"),
         ({"responses": []}, r"`responses` must be a list of at least 1, got \[\]"),
         ({"responses": ["x", None]}, r"`responses.1` must be text, got None"),
         ({"finish": ["eos"]}, r"`finish` must be 2 of \"eos\" or \"length\", one per response, got \['eos'\]"),
@@ -94,8 +94,8 @@ def test_appending_gives_the_same_file_as_writing(tmp_path):
         ({"rewards": [True, 0]}, r"`rewards.0` must be a number, got True"),
         ({"rewards": [10**400, 0]}, r"`rewards.0` must be a number, got 1000"),
         ({"rewards": "1 0"}, r"`rewards` must be a list"),
-        ({"rewards": [1, float("nan")]}, r"expected one JSON object on the line, got the number NaN"),
-        ({"rewards": [1, float("-inf")]}, r".* the number -Infinity, which JSON does not have"),
+        ({"rewards": [1, float("nan")]}, r"expected finite numbers in JSON, got another"),
+        ({"rewards": [1, float("-inf")]}, r"expected finite numbers in JSON, got another"),
         ({"reward": [1, 1]}, r"expected a known field, got 'reward'; did you mean 'rewards'\?"),
     ],
 )
@@ -118,17 +118,20 @@ def test_a_missing_field_is_named(tmp_path, field):
         (b"", r"p\.jsonl: expected at least one JSON line, got an empty file\."),
         (b"\n \n", r"p\.jsonl: expected at least one JSON line"),
         (b'{"prompt": "caf\xe9"}', r"p\.jsonl: expected UTF-8, got byte 0xe9 at offset 15; save the file as UTF-8\."),
-        (b'{"prompt": "a"}\n{"prompt": ', r"p\.jsonl, line 2: expected one JSON object on the line, got "),
-        (b'["prompt"]\n', r'p\.jsonl, line 1: expected a JSON object, got \["prompt"\]\.'),
-        (b'{"prompt": "a", "meta": {"x": 1e999}}', r"line 1: .* the number 1e999, which overflows"),
+        (b'{"prompt": "a"}\n{"prompt": ', r"p\.jsonl, line 2: expected one JSON object, got .* \(Invalid JSON: EOF"),
+        (
+            b'["prompt"]\n',
+            r'p\.jsonl, line 1: expected one JSON object, got \'\["prompt"\]\' \(Input should be an object\)\.',
+        ),
+        (b'{"prompt": "a", "meta": {"x": 1e999}}', r"line 1: expected finite numbers in JSON, got another"),
         (b'{"prompt": "a", "meta": {"id": 7}}', r"line 1: `meta.id` must be text that is not empty, got 7"),
         (b'{"prompt": "a", "id": "b"}', r"known field, got 'id'; choose one of prompt, reference, meta"),
         (
             b'{"prompt": "a", "meta": {"x": %s}}' % (b"[" * 980 + b"]" * 980),
-            r"line 1: expected (JSON of some|one JSON)",
+            r"line 1: expected one JSON object, got .*recursion limit",
         ),
         (b'{"prompt": "a", "answer": "b"}', r"known field, got 'answer'; choose one of prompt, reference, meta"),
-        (b"[" * 100_000, r"p\.jsonl, line 1: expected one JSON object on the line, got maximum recursion"),
+        (b"[" * 100_000, r"p\.jsonl, line 1: expected one JSON object, got .*recursion limit"),
     ],
 )
 def test_a_bad_prompt_file_is_refused(tmp_path, content, message):
@@ -146,7 +149,7 @@ def test_a_missing_file_is_a_data_error(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "metrics.json"
     write_json(path, {"a": 1})
-    with pytest.raises(DataError, match=r"metrics\.json: expected finite numbers to write as JSON"):
+    with pytest.raises(DataError, match=r"metrics\.json: expected finite numbers in JSON"):
         write_json(path, {"a": float("nan")})
     with pytest.raises(DataError, match=r"expected text to write as UTF-8, got the lone surrogate '\\ud800'"):
         write_text(path, "\ud800")
@@ -181,21 +184,13 @@ def test_a_full_disk_is_an_error_and_glues_nothing(tmp_path, monkeypatch, room):
     assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
 
 
-@pytest.mark.parametrize("torn", ['{"step": 2, "qual', '{"step": ', "{", '{"a": "\\ud8'])
+@pytest.mark.parametrize("torn", ['{"step": 2, "qual', '{"step": ', "{", '{"a": "\\ud8', '{"step": 2}'])
 @pytest.mark.parametrize("before", ["", '{"step": 1}\n'])
 def test_a_line_that_a_kill_has_torn_is_cut_off_by_the_next(tmp_path, before, torn):
     path = tmp_path / "log.jsonl"
     path.write_text(before + torn)
     append_jsonl(path, {"step": 3})
     assert path.read_text() == before + '{"step": 3}\n'
-
-
-@pytest.mark.parametrize("before", ["", '{"step": 1}\n'])
-def test_a_whole_line_without_its_end_stays(tmp_path, before):
-    path = tmp_path / "log.jsonl"
-    path.write_text(before + '{"step": 2}')
-    append_jsonl(path, {"step": 3})
-    assert path.read_text() == before + '{"step": 2}\n{"step": 3}\n'
 
 
 def test_processes_that_append_to_one_file_leave_whole_lines(tmp_path):

@@ -56,11 +56,8 @@ def edit(path, **changes):
             '{"prompt": "the dog"}\n{"prompt": "' + "dog " * 300 + '"}\n',
             "expected at most 256 tokens with the response",
         ),
-        ('{"prompt": "\\ud800"}\n', "line 1: expected text to write as UTF-8, got the lone surrogate"),
-        (
-            '{"prompt": "a", "meta": {"x": "\\ud800"}}\n',
-            "line 1: expected text to write as UTF-8, got the lone surrogate",
-        ),
+        ('{"prompt": "\\ud800"}\n', 'line 1: expected one JSON object, got \'{"prompt": '),
+        ('{"prompt": "a", "meta": {"x": "\\ud800"}}\n', 'line 1: expected one JSON object, got \'{"prompt": '),
     ],
 )
 def test_data_that_cannot_be_trained_on(own_recipe, prompt_file, refused, content, message):

@@ -1,5 +1,6 @@
 """What `dqo eval` and `dqo sample` write: read, checked, compared for likeness, and continued."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from dqo.errors import DataError
-from dqo.files.jsonio import from_utf8, parse_object, read_text
-from dqo.files.records import Group, Prompt, append_jsonl, read_groups, write_groups, write_json, write_text
+from dqo.files.jsonio import parse_object, read_text
+from dqo.files.records import Group, Prompt, append_jsonl, read_groups, read_records, write_groups, write_json
 from dqo.files.run import check_unchanged
 from dqo.settings.checking import STRICT, check
 
@@ -87,18 +88,12 @@ def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
     Raises:
         DataError: Names file and line of what is missing or no number.
     """
-    values: dict[str, dict[str, float | None]] = {}
-    for number, line in enumerate(read_text(path, "prompt_metrics.jsonl of a finished evaluation").split("\n"), 1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        row = check(_PromptMetrics, parse_object(line, place), place, error=DataError)
-        if row.id in values:
-            raise DataError(f"{place}: expected an id that no other line has, got {row.id!r}; evaluate again.")
-        values[row.id] = row.model_extra
-    if not values:
-        raise DataError(f"{path}: expected one line of metrics per prompt, got an empty file; evaluate again.")
-    return values
+    rows = read_records(
+        path,
+        lambda _, place, line: check(_PromptMetrics, line, place, error=DataError),
+        "prompt_metrics.jsonl of a finished evaluation",
+    )
+    return {row.id: row.model_extra or {} for row in rows}
 
 
 def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -109,12 +104,12 @@ def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
 
     Returns:
         Fact -> what each evaluation has, for those in which two differ: of `MUST_AGREE`, `SAMPLED`, the trace markers.
-        An evaluation that does not know how its responses were drawn has none of `SAMPLED`. One without `scoring` has
-        no quality to compare, or a task and is older than that entry; without a task its quality is of unknown origin.
+        An evaluation that does not know how its responses were drawn has none of `SAMPLED`, one without quality, or
+        with that of a task whose options are not known, no `scoring`.
     """
     tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, "trace_markers", *SAMPLED)}
     for name, document in documents.items():
-        facts = {fact: document.get(fact) for fact in (*MUST_AGREE, "trace_markers")} | {"scoring": _scoring(document)}
+        facts = {fact: document.get(fact) for fact in (*MUST_AGREE, "trace_markers")}
         if facts["scoring"] is None:
             del facts["scoring"]
         if sampling := document.get("sampling"):
@@ -138,7 +133,7 @@ def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"Nothing says how the responses of {', '.join(unknown)} were drawn: temperature, length, system prompt "
             "and chat template may be others."
         )
-    names = [name for name, document in documents.items() if _scoring(document) == UNKNOWN_SCORING]
+    names = [name for name, document in documents.items() if document.get("scoring") == UNKNOWN_SCORING]
     if len(names) > 1:
         found.append(
             f"The rewards of {', '.join(names)} came with the responses, and nothing says what gave them: compare "
@@ -152,14 +147,6 @@ def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
     # The task goes in here: an entry `task` of its own would say that the diversity is that of its answer spans.
     task = {} if document.get("task") is None else {"task": document["task"]}
     return (document.get("scoring") or {}) | task or UNKNOWN_SCORING
-
-
-# None where there is no quality, or where the task gave it and its options are unknown.
-def _scoring(document: Mapping[str, Any]) -> dict[str, Any] | None:
-    known = document.get("scoring")
-    if known or document.get("task") or document["metrics"].get("quality") is None:
-        return known
-    return UNKNOWN_SCORING
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -256,10 +243,10 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
     same = {"model": settings["model"]} if "weights" in settings else {}
     remedy = "choose another folder or delete this one"
     check_unchanged(record, before | same, settings, "the settings of the run that is continued", remedy)
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]  # a kill in the middle of a write leaves half a line
-    if whole != content:
-        write_text(path, from_utf8(path, whole))
+    if not path.exists():
+        return {}
+    whole = path.read_bytes().rfind(b"\n") + 1
+    os.truncate(path, whole)  # a kill in the middle of a write leaves half a line
     # Rewards of an earlier evaluation in the same folder are not this run's.
     done = {group.id: replace(group, rewards=None) for group in read_groups(path)} if whole else {}
     asked = {prompt.id: prompt.prompt for prompt in prompts}

@@ -2,22 +2,25 @@
 
 import errno
 import json
-import math
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from dqo.errors import DataError
 
+_OBJECT = TypeAdapter(dict[str, Any])
 
-def read_text(path: str | Path, what: str) -> str:
+
+def read_text(path: str | Path, what: str, *, whole_lines: bool = False) -> str:
     """Reads a UTF-8 file; a byte order mark at its start is passed over.
 
     Args:
         path: The file.
         what: What it should be, such as "JSON-lines file", for messages.
+        whole_lines: Leaves out a last line without end, which may be in the making and end in half a character.
 
     Returns:
         The text.
@@ -27,44 +30,44 @@ def read_text(path: str | Path, what: str) -> str:
     """
     try:
         content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable {what}, got {error.strerror or error}.") from error
-    except ValueError as error:  # a NUL in the path
-        raise DataError(f"{str(path)!r}: expected the path of a {what}, got {error}; correct it.") from error
-    return from_utf8(path, content)
-
-
-def from_utf8(path: str | Path, content: bytes) -> str:
-    """Decodes the bytes of a file; arguments, result and errors as for `read_text`."""
-    try:
-        return content.decode("utf-8-sig")
+        return (content[: content.rfind(b"\n") + 1] if whole_lines else content).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        remedy = "unpack the file first" if content[:2] == b"\x1f\x8b" else "save the file as UTF-8"
-        raise DataError(
-            f"{path}: expected UTF-8, got byte {error.object[error.start]:#04x} at offset {error.start}; {remedy}."
-        ) from error
+        found = f"byte {error.object[error.start]:#04x} at offset {error.start}"
+        raise DataError(f"{path}: expected UTF-8, got {found}; save the file as UTF-8.") from error
+    except (OSError, ValueError) as error:  # the second for a NUL in the path
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: expected a readable {what}, got {reason}; correct the path.") from error
 
 
-def parse_object(text: str, place: str, what: str = "JSON object") -> dict[str, Any]:
+def read_lines(path: str | Path, what: str, *, whole_lines: bool = False) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yields (number of the line, its place for messages, fields); else as `read_text` and `parse_object`."""
+    # Lines end at the line feed and nowhere else: U+2028 and its relatives are ordinary characters inside a JSON
+    # string, so `str.splitlines` would cut records in two.
+    for number, line in enumerate(read_text(path, what, whole_lines=whole_lines).split("\n"), start=1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield number, place, parse_object(line, place)
+
+
+def parse_object(text: str, place: str) -> dict[str, Any]:
     """Parses one JSON object.
 
     Args:
         text: JSON.
         place: File, and line where there are several, for messages.
-        what: What it should be, for messages.
 
     Returns:
-        Its fields; every number is finite.
+        Its fields; every number is finite and every text can be written as UTF-8.
 
     Raises:
-        DataError: No JSON, NaN or infinity, a number that overflows, nesting too deep, or something that is no object.
+        DataError: No JSON, a number that is not finite, half a character, nesting too deep, or no object.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{place}: expected one {what}, got {error}.") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{place}: expected a JSON object, got {text.strip()[:80]}.")
+        value = _OBJECT.validate_json(text)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        raise DataError(f"{place}: expected one JSON object, got {text.strip()[:80]!a} ({reason}).") from error
+    to_json(place, value)  # the parser takes NaN and 1e999, which could not be written with the results, hours later
     return value
 
 
@@ -73,9 +76,7 @@ def to_json(path: str | Path, value: Any, indent: int | None = None) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
     except ValueError as error:
-        raise DataError(f"{path}: expected finite numbers to write as JSON, got NaN or infinity ({error}).") from error
-    except RecursionError as error:
-        raise DataError(f"{path}: expected JSON of some hundred levels at most, got more; flatten it.") from error
+        raise DataError(f"{path}: expected finite numbers in JSON, got another ({error}).") from error
 
 
 def to_utf8(path: str | Path, text: str) -> bytes:
@@ -83,10 +84,8 @@ def to_utf8(path: str | Path, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{path}: expected text to write as UTF-8, got the lone surrogate {text[error.start]!a}, half a character; "
-            "replace it."
-        ) from error
+        found = f"the lone surrogate {text[error.start]!a}, half a character"
+        raise DataError(f"{path}: expected text to write as UTF-8, got {found}; replace it.") from error
 
 
 def is_number(value: Any) -> bool:
@@ -94,24 +93,14 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308
 
 
-# What the standard library lets through is refused: NaN here, numbers that overflow and lone surrogates elsewhere.
-def _refuse(constant: str) -> float:
-    raise ValueError(f"the number {constant}, which JSON does not have")
-
-
-def _finite(digits: str) -> float:
-    if math.isinf(value := float(digits)):
-        raise ValueError(f"the number {digits[:40]}, which overflows")
-    return value
-
-
 # Failures to write our own files become one sentence. Any other OSError is a lost connection or a bug, and stays.
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of flock, on some network file systems
-# how torch and safetensors report a failed write: as errors without a number
-_TORCH_WRITER = ("PytorchStreamWriter", "inline_container.cc")  # the second on closing a file that was cut short
-_SAFETENSORS_WRITER = "I/O error"
+_ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free space") | dict.fromkeys(
+    (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP),  # of flock, on some network file systems
+    "its file system gives no locks (flock): mount it with them, or choose another place",
+)
+# How torch and safetensors report a full disk: as errors without a number. The second is of closing a file cut short.
+_FULL = ("PytorchStreamWriter", "inline_container.cc", "Error while serializing: I/O error")
 
 
 @contextmanager
@@ -131,29 +120,17 @@ def writing(place: str | Path, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _failed_to_write(error, Path(place)):
+        if not _failed_to_write(error, Path(place).absolute()):
             raise
-        raise _explain(place, error, remedy) from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:240]
+        advice = _ADVICE.get(getattr(error, "errno", errno.ENOSPC), "make the place writable, or choose another")
+        raise DataError(f"{place}: writing failed ({reason}); {advice}{remedy and f', then {remedy}'}.") from error
 
 
 def _failed_to_write(error: Exception, place: Path) -> bool:
-    if isinstance(error, RuntimeError):
-        return any(words in str(error) for words in _TORCH_WRITER)
-    if not isinstance(error, OSError):  # the class by its name, so that a reader of JSON need not load safetensors
-        return type(error).__name__ == "SafetensorError" and _SAFETENSORS_WRITER in str(error)
+    if not isinstance(error, OSError):
+        return any(words in str(error) for words in _FULL)
     if error.filename is None:
-        return error.errno in (*_FULL, *_NO_LOCKS)
-    file, place = Path(str(error.filename)).absolute(), place.absolute()
+        return error.errno in _ADVICE
+    file = Path(str(error.filename)).absolute()
     return file.is_relative_to(place) or place.is_relative_to(file) or file.parent == place.parent
-
-
-def _explain(place: str | Path, error: Exception, remedy: str) -> DataError:
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())[:240]
-    if not isinstance(error, OSError) or error.errno in _FULL:
-        there = next(above for above in (Path(place).absolute(), *Path(place).absolute().parents) if above.is_dir())
-        advice = f"free space, of which {shutil.disk_usage(there).free / 1e9:.1f} GB are left"
-    elif error.errno in _NO_LOCKS:
-        advice = "its file system gives no locks (flock): mount it with them, or choose another place"
-    else:
-        advice = "make the place writable, or choose another"
-    return DataError(f"{place}: writing failed ({reason}); {advice}{remedy and f', then {remedy}'}.")

@@ -1,18 +1,16 @@
 """Prompts and groups of responses, and the JSON-lines files that hold them."""
 
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from io import FileIO
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 
 from dqo.errors import DataError
-from dqo.files.jsonio import parse_object, read_text, to_json, to_utf8, writing
+from dqo.files.jsonio import read_lines, to_json, to_utf8, writing
 from dqo.settings.checking import Strict, check
 
 
@@ -76,7 +74,7 @@ class _GroupLine(PromptLine):
         return self
 
 
-Record = TypeVar("Record", Prompt, Group)
+Record = TypeVar("Record", bound=Any)  # anything with an `id`
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -92,14 +90,14 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         DataError: Names file, line and field of what is wrong in the first bad line.
     """
 
-    def prompt(line: dict[str, Any], number: int, place: str) -> Prompt:
+    def prompt(number: int, place: str, line: dict[str, Any]) -> Prompt:
         found = check(PromptLine, line, place, error=DataError)
         own = found.meta.get("id", f"{Path(path).stem}-{number}")
         if not isinstance(own, str) or not own:
             raise DataError(f"{place}: `meta.id` must be text that is not empty, got {own!r}; change the value.")
         return Prompt(own, **vars(found))
 
-    return _read(path, prompt)
+    return read_records(path, prompt)
 
 
 def read_groups(path: str | Path) -> list[Group]:
@@ -114,7 +112,7 @@ def read_groups(path: str | Path) -> list[Group]:
     Raises:
         DataError: Names file, line and field of what is wrong in the first bad line.
     """
-    return _read(path, lambda line, number, place: Group(**vars(check(_GroupLine, line, place, error=DataError))))
+    return read_records(path, lambda _, place, line: Group(**vars(check(_GroupLine, line, place, error=DataError))))
 
 
 def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
@@ -123,16 +121,16 @@ def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
 
 
 def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
-    """Appends one JSON line, so that a kill can only leave the last line unfinished, and a failed write leaves nothing.
+    """Appends one JSON line, so that a kill or a full disk can only leave the last line unfinished.
 
-    A last line that a kill has left unfinished goes; processes may append to one file.
+    A last line that was left unfinished goes; processes may append to one file.
 
     Args:
-        path: The file; made when missing, with its folder.
-        record: Any JSON object of finite numbers.
+        path: Created, with its folder, when missing.
+        record: A dictionary of JSON values.
 
     Raises:
-        DataError: The file cannot be written, on a full disk for one.
+        DataError: The file cannot be written, or the record is no JSON.
     """
     path = Path(path)
     line = to_utf8(path, to_json(path, record) + "\n")
@@ -140,31 +138,12 @@ def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed: a line in the making is not an unfinished one
-            end = _end_of_lines(file)
-            try:
-                while line:  # a disk that fills up takes a part and refuses the rest
-                    line = line[file.write(line) :]
-            except BaseException:
-                file.truncate(end)
-                raise
-
-
-def _end_of_lines(file: FileIO) -> int:
-    """Where the next line begins, in bytes, after half a line has been cut off and a whole one ended."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(max(0, end - 1))
-    if file.read() in (b"", b"\n"):
-        return end
-    file.seek(0)
-    content = file.read()
-    start = content.rfind(b"\n") + 1
-    try:
-        json.loads(content[start:])
-    except ValueError:
-        file.truncate(start)
-        return start
-    file.write(b"\n")
-    return end + 1
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            while line:  # a disk that fills up takes a part and refuses the rest
+                line = line[file.write(line) :]
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -186,20 +165,16 @@ def write_text(path: str | Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
-# Lines end at the line feed and nowhere else: U+2028 and its relatives are ordinary characters inside a JSON string, so
-# `str.splitlines` would cut records in two.
-def _read(path: str | Path, record_of: Callable[[dict[str, Any], int, str], Record]) -> list[Record]:
+def read_records(
+    path: str | Path, record_of: Callable[[int, str, dict[str, Any]], Record], what: str = "JSON-lines file"
+) -> list[Record]:
+    """Reads the records of a file, at least one, their ids unique, given what makes one as `read_lines` yields it."""
     found: dict[str, Record] = {}
-    places: dict[str, str] = {}
-    for number, source in enumerate(read_text(path, "JSON-lines file").split("\n"), start=1):
-        if source.strip():
-            place = f"{path}, line {number}"
-            line = parse_object(source, place, "JSON object on the line")
-            to_utf8(place, to_json(place, line))  # it is written again with the responses, hours later
-            record = record_of(line, number, place)
-            if record.id in found:
-                raise DataError(f"{place}: expected a unique id, got {record.id!r}, which {places[record.id]} has too.")
-            found[record.id], places[record.id] = record, f"line {number}"
+    for number, place, line in read_lines(path, what):
+        record = record_of(number, place, line)
+        if record.id in found:
+            raise DataError(f"{place}: expected a unique id, got {record.id!r}, which an earlier line has too.")
+        found[record.id] = record
     if not found:
         raise DataError(f"{path}: expected at least one JSON line, got an empty file.")
     return list(found.values())

@@ -7,22 +7,22 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from dqo.errors import DataError, FolderBusyError, RecipeError
-from dqo.files.jsonio import from_utf8, is_number, parse_object, writing
+from dqo.files.jsonio import read_lines, writing
+from dqo.settings.checking import STRICT, check
 
 LOCK = ".lock"
 STATE = "trainer_state.json"
 KEY = "dqo"  # of what the trainers keep in TRL's state
 _GRACE = 1.0  # seconds; a sweep that looks whether a folder is free holds its lock for a moment
-_LONGEST = 200  # characters of a command that are shown
 
 
 class RunPaths:
@@ -64,6 +64,11 @@ def check_unchanged(
             )
 
 
+class _Step(BaseModel):
+    model_config = STRICT | {"extra": "ignore"}
+    step: int
+
+
 def read_steps(path: str | Path) -> list[dict[str, Any]]:
     """Reads a metrics.jsonl, the log of a training that may still go on.
 
@@ -77,24 +82,9 @@ def read_steps(path: str | Path) -> list[dict[str, Any]]:
     Raises:
         DataError: A file that cannot be read, no UTF-8, or a line that is no JSON object with a step.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: expected a readable metrics.jsonl, got {error.strerror or error}.") from error
-    # The last line may be in the making, and end in half a character.
-    whole = from_utf8(path, content[: content.rfind(b"\n") + 1])
     by_step = {}
-    for number, line in enumerate(whole.split("\n"), start=1):
-        if line.strip():
-            row = parse_object(line, f"{path}, line {number}")
-            step = row.get("step")
-            if not isinstance(step, int) or not is_number(step):
-                raise DataError(
-                    f"{path}, line {number}: expected a JSON object with a whole number as `step`, got {line[:60]!r}; "
-                    "remove that line."
-                )
-            finite = {name: v for name, v in row.items() if not isinstance(v, int | float) or abs(v) < 1e308}
-            by_step[step] = finite
+    for _, place, row in read_lines(path, "metrics.jsonl", whole_lines=True):
+        by_step[check(_Step, row, place, error=DataError).step] = row
     return [by_step[step] for step in sorted(by_step)]
 
 
@@ -154,17 +144,16 @@ def _lock(path: Path) -> FileLock:
 
 def _sign(path: Path) -> None:
     # In place, because another file would be another lock.
-    command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])[:_LONGEST]
+    command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
     signature = f"process {os.getpid()} (`{command}`, since {time.strftime('%Y-%m-%d %H:%M:%S')})"
-    path.write_text(json.dumps([socket.gethostname(), signature]) + "\n", encoding="utf-8")
+    path.write_text(f"{signature} on {socket.gethostname()}", encoding="utf-8", errors="backslashreplace")
 
 
 def _signature(path: Path) -> str:
-    try:
-        host, signature = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # a new owner may not have signed yet
-        return "another process"
-    return signature if host == socket.gethostname() else f"{signature} on {host}"
+    with suppress(OSError):
+        if signature := path.read_text(encoding="utf-8", errors="replace"):
+            return signature
+    return "another process"  # which has not signed yet
 
 
 # TRL writes trainer_state.json last. The trainers put a list of all other files into it, each with its size, and have
@@ -208,9 +197,7 @@ def damage(checkpoint: Path) -> str | None:
         files = remembered(checkpoint)["files"]
     except FileNotFoundError:
         return f"{STATE} is missing, so it was not written to its end"
-    except KeyError:
-        return "it has no list of its files: stock TRL wrote it"
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return f"{STATE} cannot be read"
     for name, size in files.items():
         path = checkpoint / name
@@ -222,21 +209,16 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def remembered(checkpoint: str | Path) -> dict[str, Any]:
-    """Reads what the parts of a run had in memory at a checkpoint; {} for a checkpoint of stock TRL."""
-    state = json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))
-    return state["stateful_callbacks"].get(KEY, {})
+    """Reads what the parts of a run had in memory at a checkpoint."""
+    return json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))["stateful_callbacks"][KEY]
 
 
 def list_files(checkpoint: str | Path) -> dict[str, int]:
     """Flushes the files of a checkpoint, all but trainer_state.json, and returns path -> bytes."""
-    folder = Path(checkpoint)
-    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / STATE)
-
-    def flush(path: Path) -> int:
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-        return path.stat().st_size
-
-    with ThreadPoolExecutor() as threads:  # the disk takes many flushes at once
-        sizes = threads.map(flush, paths)
-        return {path.relative_to(folder).as_posix(): size for path, size in zip(paths, sizes, strict=True)}
+    folder, sizes = Path(checkpoint), {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / STATE:
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+            sizes[path.relative_to(folder).as_posix()] = path.stat().st_size
+    return sizes
