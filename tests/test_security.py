@@ -92,7 +92,7 @@ def test_an_encoder_cannot_bring_code(tmp_path):
     modules = [{"idx": 0, "name": "0", "path": "", "type": "evil.Evil"}]
     (tmp_path / "modules.json").write_text(json.dumps(modules))
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
-    with pytest.raises(EncoderError, match=r"brings code of its own, which dqo never runs; .*endpoint:"):
+    with pytest.raises(EncoderError, match=r"brings code of its own, which dqo never runs\); .*endpoint:"):
         load_embedder(str(tmp_path))
     assert not (tmp_path / "ran").exists()
 

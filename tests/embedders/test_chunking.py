@@ -109,14 +109,6 @@ def test_a_number_that_is_not_finite_names_the_row_of_the_caller(value):
         embed(["a a a a", "", "b bad b", "a"], encode=broken)
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (2, 3), (2,)])
-def test_a_wrong_shape_is_told_with_both_shapes(shape):
-    with pytest.raises(
-        EncoderError, match=r"one vector of width 2 per text, but returned shape \(.*\) for 2 texts.*row 0"
-    ):
-        embed(["a", "b"], encode=lambda texts: torch.ones(shape))
-
-
 @pytest.mark.parametrize("size", [0, -1])
 def test_batch_size_is_checked(size):
     with pytest.raises(EncoderError, match="whole number of at least 1, got"):

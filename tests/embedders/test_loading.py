@@ -22,8 +22,11 @@ def test_arrays_lists_and_tensors_give_the_same_credit(make):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        ([[1.0, 0.0]], r"one row of numbers per text, got shape \(1, 2\) for 3 texts; return a \(N, D\) tensor"),
-        (np.ones(3), r"got shape \(3,\) for 3 texts"),
+        (
+            [[1.0, 0.0]],
+            r"one row of numbers per text, got a list .* shape \(1, 2\) for 3 texts; return a \(N, D\)",
+        ),
+        (np.ones(3), r"got a ndarray that makes a tensor of shape \(3,\) for 3 texts"),
         (None, r"encoder 'own' to return one row of numbers per text, got a NoneType"),
     ],
 )
@@ -36,17 +39,18 @@ def test_what_is_no_embedding_names_the_encoder(found, message):
 
 
 def test_what_cannot_be_called_is_told_when_it_is_given(tmp_path):
-    with pytest.raises(EncoderError, match=r"a function .* as encoder, got a NoneType; pass one, or for a name"):
+    with pytest.raises(EncoderError, match=r"a function .* as encoder, got a NoneType; pass one, or what"):
         DiversityReward(3, encoder=None)
-    model = torch.nn.Linear(2, 2)
-    OwnEmbedder(model)
-    model.encode = ROWS.get
-    with pytest.raises(EncoderError, match="got a Linear; pass its method `encode`"):
-        OwnEmbedder(model)
-    with pytest.raises(EncoderError, match="got a str; pass one, or for a name what `load_embedder` returns"):
+    with pytest.raises(EncoderError, match="got a str; pass one, or what `load_embedder` returns"):
         OwnEmbedder("hashed")
     with pytest.raises(RecipeError, match="`encoder` must be text, got <"):
         DQOConfig(str(tmp_path), encoder=OwnEmbedder(ROWS.get), use_cpu=True)
+
+
+def test_a_model_of_sentence_transformers_is_called_by_its_method():
+    model = torch.nn.Linear(2, 2)
+    model.encode = lambda texts: np.array([ROWS[text] for text in texts])
+    assert OwnEmbedder(model)(["a", "b"]).tolist() == [[1, 0], [0, 1]]
 
 
 class Counting:

@@ -8,7 +8,7 @@ import torch
 
 from dqo.embedders import load_embedder
 from dqo.embedders.served import PIECE_BYTES
-from dqo.errors import EncoderError, EndpointError
+from dqo.errors import EncoderError, EndpointError, ModelError
 
 TEXTS = ["the dog runs", "a big red bird sings near the old house", "", "cat", "the small cat sleeps"]
 
@@ -35,7 +35,7 @@ def test_a_text_longer_than_the_model_reads_is_embedded_whole(tiny_policy_folder
 
 
 def test_names_without_a_model_are_refused():
-    with pytest.raises(EncoderError, match=r"expected the name of a model after 'policy:' .*, got 'policy:'"):
+    with pytest.raises(ModelError, match=r"expected '' to be a folder"):
         load_embedder("policy:")
     with pytest.raises(EncoderError, match=r"expected 'endpoint:<url>#<model>' .*, got 'endpoint:http://x/v1'"):
         load_embedder("endpoint:http://x/v1")

@@ -8,6 +8,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ _MUCH = 0.2
 class ChunkedEmbedder:
     """Base of the encoders: cuts texts into pieces that fit, and averages the pieces by their token counts.
 
-    A subclass says how to count tokens and how to encode pieces.
+    A subclass says how to encode pieces, and how to count tokens where it has no tokenizer of transformers.
 
     Attributes:
         name: What the user called it.
@@ -42,6 +43,7 @@ class ChunkedEmbedder:
     """
 
     vocabulary: str | None = None
+    _tokenizer: Any = None
     # Id of the token that stands for what the vocabulary cannot spell; None once the user was warned.
     _unknown: int | None = None
 
@@ -66,7 +68,7 @@ class ChunkedEmbedder:
             (N, D) float32 on the CPU, rows of norm 1; a zero row where a text has no tokens.
 
         Raises:
-            EncoderError: The encoder returned another shape, NaN or infinity; names the row.
+            EncoderError: The encoder returned NaN or infinity; names the row.
         """
         # In order of length, so that a batch holds little padding.
         pieces = sorted(split_texts(texts, self._limit, self._count), key=lambda piece: piece[2])
@@ -74,32 +76,29 @@ class ChunkedEmbedder:
         for start in range(0, len(pieces), self.batch_size):
             rows, batch, counts = zip(*pieces[start : start + self.batch_size], strict=True)
             vectors = self._encode(list(batch)).detach().to("cpu", torch.float32)  # (B, D)
-            sound = vectors.shape == (len(batch), self.dimension) and bool(vectors.isfinite().all())
-            if not sound:
-                raise EncoderError(self._describe_fault(vectors, rows, texts))
+            sound = vectors.isfinite().all(1)  # (B,)
+            if not sound.all():
+                row = rows[int((~sound).nonzero()[0])]
+                raise EncoderError(
+                    f"encoder {self.name!r} should return finite numbers, but returned NaN or infinity for row {row} "
+                    f"({texts[row][:40]!r}); use dtype float32 or another encoder."
+                )
             weights = torch.tensor(counts, dtype=torch.float32).unsqueeze(1)  # (B, 1)
             total.index_add_(0, torch.tensor(rows), normalize(vectors) * weights)
         return normalize(total)  # (N, D)
 
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+
     def _count(self, texts: list[str]) -> list[int]:
         """Tokens of each text, special tokens not counted."""
-        raise NotImplementedError
+        rows = self._ids(texts)
+        self._warn_of_unknown(texts, rows)
+        return [len(row) for row in rows]
 
     def _encode(self, pieces: list[str]) -> Tensor:
         """(B, D) of any float dtype and device."""
         raise NotImplementedError
-
-    def _describe_fault(self, vectors: Tensor, rows: Sequence[int], texts: list[str]) -> str:
-        if vectors.shape != (len(rows), self.dimension):
-            return (
-                f"encoder {self.name!r} should return one vector of width {self.dimension} per text, but returned "
-                f"shape {tuple(vectors.shape)} for {len(rows)} texts, the first of them row {rows[0]}; use another one."
-            )
-        row = rows[int((~vectors.isfinite().all(1)).nonzero()[0])]
-        return (
-            f"encoder {self.name!r} should return finite numbers, but returned NaN or infinity for row {row} "
-            f"({texts[row][:40]!r}); use dtype float32 or another encoder."
-        )
 
     def _warn_of_unknown(self, texts: Sequence[str], rows: Sequence[Sequence[int]]) -> None:
         """Warns once where the encoder cannot read much of a batch, given the tokens of its texts."""
@@ -131,27 +130,24 @@ def split_texts(
     Returns:
         (row, piece, tokens), the pieces of a row in reading order.
     """
-    fitting: list[tuple[int, int, str, int]] = []
-    waiting = [(row, 0, text) for row, text in enumerate(texts) if text.strip()]
-    while waiting:
-        longer = []
+    pieces = [(row, text) for row, text in enumerate(texts) if text.strip()]
+    while True:
         # Counted again after each cut, because a cut inside a word changes its tokens.
-        counts = count_tokens([text for _, _, text in waiting])
-        for (row, offset, text), count in zip(waiting, counts, strict=True):
-            if count > limit and len(text) > 1:
-                cut = _middle(text)
-                longer += [(row, offset, text[:cut]), (row, offset + cut, text[cut:])]
-            elif count:
-                fitting.append((row, offset, text, count))
-        waiting = longer
-    return [(row, text, count) for row, _, text, count in sorted(fitting)]
+        counts = count_tokens([text for _, text in pieces])
+        shorter = []
+        for (row, text), count in zip(pieces, counts, strict=True):
+            shorter += [(row, part) for part in (_halves(text) if count > limit else [text])]
+        if len(shorter) == len(pieces):
+            return [(row, text, count) for (row, text), count in zip(pieces, counts, strict=True) if count]
+        pieces = shorter
 
 
-def _middle(text: str) -> int:
-    """Where to halve a text of two characters or more: the last white space of its second quarter, or the middle."""
+def _halves(text: str) -> list[str]:
+    """Cuts a text at the last white space of its second quarter, or in the middle; a single character stays."""
     middle = len(text) // 2
     space = max(text.rfind(blank, 0, middle + 1) for blank in " \n\t")
-    return space if space > middle // 2 else middle
+    cut = space if space > middle // 2 else middle
+    return [part for part in (text[:cut], text[cut:]) if part]
 
 
 def mean_states(states: Tensor, mask: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """From the name of an encoder to the encoder."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,10 +10,12 @@ import torch
 from torch import Tensor
 
 from dqo.embedders.local import MINILM, HashedEmbedder, HiddenStateEmbedder, SentenceEmbedder, packaged_minilm
-from dqo.embedders.naming import ALIASES, EncoderName, canonical, hub_name, read_name
+from dqo.embedders.naming import ALIASES, OWNER, EncoderName, canonical, read_name
 from dqo.embedders.onnx import PARAPHRASE, OnnxEmbedder, packaged_paraphrase
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EncoderError
+
+_HASHED = re.compile(r"hashed(?::([1-9]\d*))?")
 
 
 class Embedder(Protocol):
@@ -50,9 +53,9 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
 
     Args:
         name: See above; the first two may carry their owner's name `sentence-transformers/`. A folder wins over all.
-        device: Device of torch; None takes the accelerator where there is one, the CPU for the ONNX file. The hashed
-            encoder always runs on the CPU.
-        dtype: "float32", "bfloat16" or "float16", inside the encoder; ONNX and hashed have float32 only.
+        device: Device of torch; None takes the accelerator where there is one. The ONNX file and the hashed encoder
+            always run on the CPU, in float32.
+        dtype: "float32", "bfloat16" or "float16", inside the encoder.
         batch_size: Most texts encoded at once.
 
     Returns:
@@ -65,48 +68,26 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
 
 
 def _load(given: EncoderName, options: dict[str, Any]) -> Embedder:
+    if given.folder:
+        return _sentence(given, str(given.folder), options)
     named = replace(given, name=ALIASES.get(given.name, given.name))
     kind, _, rest = named.name.partition(":")
-    if named.folder:
-        return _sentence(given, str(named.folder), options)
     if kind == "endpoint":
-        return _served(given, rest, options["batch_size"])
-    if kind in ("policy", "hashed"):
-        return _without_options(named, kind, rest, options)
+        return _served(named, rest, options["batch_size"])
     short, minilm, paraphrase = canonical(named.name), packaged_minilm(), packaged_paraphrase()
-    if short == PARAPHRASE and minilm and paraphrase:
-        _check_plain(named, options["dtype"])
-        # The package of the ONNX file brings no tokenizer; the vocabulary is the same.
-        return OnnxEmbedder(
-            paraphrase,
-            minilm / "tokenizer.json",
-            name=short,
-            device=options["device"],
-            batch_size=options["batch_size"],
-        )
-    return _sentence(named, str(minilm) if short == MINILM and minilm else hub_name(named.name), options)
-
-
-def _without_options(named: EncoderName, kind: str, rest: str, options: dict[str, Any]) -> Embedder:
-    """`policy:<model>`, `hashed` or `hashed:<dimension>`."""
-    _check_plain(named, options["dtype"] if kind == "hashed" else "float32")
-    rest = "256" if named.name == "hashed" else rest
-    if not (rest.isdecimal() if kind == "hashed" else rest):
-        raise EncoderError(
-            f"expected the name of a model after 'policy:' or a whole number after 'hashed:', got {named.name!r}; "
-            "write 'policy:owner/model', 'hashed:64' or 'hashed'."
-        )
+    # The package of the ONNX file brings no tokenizer; the vocabulary of MiniLM is the same.
+    packaged = short == PARAPHRASE and minilm and paraphrase
+    if named.options and (kind in ("policy", "hashed") or packaged):
+        raise EncoderError(f"encoder {named.name!r} takes no options after its name, got {named.options!r}; drop them.")
     if kind == "policy":
         return HiddenStateEmbedder(rest, name=named.name, **options)
-    return HashedEmbedder(int(rest))
-
-
-def _check_plain(named: EncoderName, dtype: str) -> None:
-    if named.options or dtype != "float32":
-        raise EncoderError(
-            f"encoder {named.name!r} takes no options after its name and, where it is no policy, dtype float32 only, "
-            f"got {named.options or dtype!r}; leave it out."
-        )
+    if hashed := _HASHED.fullmatch(named.name):
+        return HashedEmbedder(int(hashed[1] or 256))
+    if packaged:
+        return OnnxEmbedder(paraphrase, minilm / "tokenizer.json", name=short, batch_size=options["batch_size"])
+    if short == MINILM and minilm:
+        return _sentence(named, str(minilm), options)
+    return _sentence(named, named.name if "/" in named.name else OWNER + named.name, options)
 
 
 def _sentence(named: EncoderName, source: str, options: dict[str, Any]) -> SentenceEmbedder:
@@ -130,35 +111,33 @@ class OwnEmbedder:
         name: The function's.
 
     Args:
-        encode: list[str] -> N rows of D numbers, as tensor, array or lists.
+        encode: list[str] -> N rows of D numbers, as tensor, array or lists; or a model of sentence-transformers.
 
     Raises:
         EncoderError: Nothing that can be called. When called: not one row of numbers per text.
     """
 
     def __init__(self, encode: Callable[[list[str]], Any]) -> None:
-        # The call of a model of sentence-transformers is a forward of features.
-        model = isinstance(encode, torch.nn.Module) and hasattr(encode, "encode")
-        if not callable(encode) or model:
+        if not callable(encode):
             raise EncoderError(
-                f"Expected a function list[str] -> (N, D) as encoder, got a {type(encode).__name__}; pass "
-                + ("its method `encode`." if model else "one, or for a name what `load_embedder` returns.")
+                f"Expected a function list[str] -> (N, D) as encoder, got a {type(encode).__name__}; pass one, or what "
+                "`load_embedder` returns for a name."
             )
-        self._encode = encode
+        # The call of a model of sentence-transformers is a forward of features.
+        self._encode = getattr(encode, "encode", encode) if isinstance(encode, torch.nn.Module) else encode
         self.name = str(getattr(encode, "name", None) or getattr(encode, "__name__", type(encode).__name__))
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Returns (N, D) on whatever device the function returns."""
         found = self._encode(texts)
         try:
-            rows = found if isinstance(found, Tensor) else torch.as_tensor(found)
-            problem = "" if rows.dim() == 2 and len(rows) == len(texts) else f"shape {tuple(rows.shape)}"
-        except (TypeError, ValueError, RuntimeError) as error:
-            problem = f"a {type(found).__name__} ({error})"
-        if problem:
+            rows = torch.as_tensor(found)  # (N, D)
+        except (TypeError, ValueError, RuntimeError):  # no numbers, or rows of several widths
+            rows = torch.empty(0)
+        if rows.dim() != 2 or len(rows) != len(texts):
             raise EncoderError(
-                f"Expected encoder {self.name!r} to return one row of numbers per text, got {problem} for {len(texts)} "
-                "texts; return a (N, D) tensor or array."
+                f"Expected encoder {self.name!r} to return one row of numbers per text, got a {type(found).__name__} "
+                f"that makes a tensor of shape {tuple(rows.shape)} for {len(texts)} texts; return a (N, D) tensor."
             )
         return rows if rows.is_floating_point() else rows.to(torch.get_default_dtype())
 

