@@ -52,7 +52,7 @@ PROMISES = {
     "": ["core/__init__.py", "diversity/credit.py", "diversity/settings.py", "diversity/alpha.py",
          "diversity/signals.py", "files/records.py"],
     "train": ["train/run.py", "cli/evaluate.py", "integrations/trl/__init__.py"],
-    "report": ["cli/show.py", "report/page.py", "sweep/results.py", "sweep/plots.py", "evaluation/run.py"],
+    "report": ["cli/show.py", "report/page.py", "sweep/results.py", "evaluation/run.py"],
     "embed": ["embedders/__init__.py", "embedders/onnx.py", "embedders/local.py"],
     "data": ["tasks/__init__.py", "tasks/datasets.py", "rewards/sentences.py", "rewards/references.py"],
     "endpoint": ["models/endpoint.py", "embedders/served.py", "rewards/judge.py"],

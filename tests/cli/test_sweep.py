@@ -137,8 +137,7 @@ def test_the_whole_of_it(sweep_file, stand_in, tmp_path, capsys):
     assert [found["points"] for found in results["hypervolume"].values()] == [1, 2], "and none of the base model"
     assert len((out / "results.csv").read_text().splitlines()) == 8
     assert "| dqo ★" in said.out
-    for name in ("front.png", "pass_at_n.png", "max_at_n.png"):
-        assert (out / name).stat().st_size > 5000
+    assert (out / "front.png").stat().st_size > 5000
 
 
 def test_a_broken_arm_is_named_and_the_rest_goes_on(sweep_file, stand_in, tmp_path, capsys):

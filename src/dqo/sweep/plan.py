@@ -163,11 +163,6 @@ class Sweep:
     evaluation: Evaluation
     keep: str
 
-    @property
-    def results(self) -> Path:
-        """Folder of tables and pictures: one a kind of evaluation."""
-        return self.output_dir if self.evaluation.folder == "eval" else self.output_dir / self.evaluation.folder
-
 
 def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
     """Reads and checks a whole sweep, before anything costs time."""

@@ -1,4 +1,4 @@
-"""What the evaluations of a sweep say together: read back, checked for likeness, summed up, written for people."""
+"""What the evaluations of a sweep say together: read back, checked for likeness, summed up, written and drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,21 @@ from dqo.errors import DataError
 from dqo.evaluation.definitions import definition_of, explain, shown_in
 from dqo.evaluation.statistics import LEVEL, hypervolume, pareto_front
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, unlike
+from dqo.files.jsonio import writing
 from dqo.files.records import Prompt, read_groups, write_json, write_text
 
-if TYPE_CHECKING:  # they need the extra `train`
-    from dqo.sweep.plan import Evaluation, Run
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dqo.sweep.plan import Evaluation, Run  # they need the extra `train`
 
 # Two kinds of interval, named at every point. Several seeds: Student's t over the seeds' means, because the spread that
 # matters is that of training. One seed: the evaluation's bootstrap over prompts, which knows nothing of that spread.
 OVER_SEEDS, OVER_PROMPTS = "seeds (Student's t)", "prompts (bootstrap)"
 _RESAMPLES = 1000  # of the prompts, the same ones for all runs
+# Okabe and Ito's colours, darkened where they are too light to read as text.
+_COLOURS = ("#0072b2", "#d55e00", "#00795a", "#a6418f", "#806600", "#5e3c99", "#b2182b", "#2c7fb8", "#4d4d4d")
+_MARKERS = "osD^vPX<>"
 NO_FRONT = (
     "No front and no hypervolume: they need quality in [0, 1] and diversity of every run, a prompt with both in all of "
     "them, and 2 responses or more per prompt."
@@ -176,8 +182,8 @@ def plane(quality: np.ndarray, vendi: np.ndarray, n_samples: int) -> np.ndarray:
     return np.stack([quality, np.clip((vendi - 1.0) / (n_samples - 1.0), 0.0, 1.0)], axis=-1)
 
 
-def write_tables(out: Path, document: dict[str, Any], evaluated: Sequence[Evaluated]) -> str:
-    """Writes results.json, results.csv (a line per run) and results.md, whose content comes back."""
+def write_results(out: Path, document: dict[str, Any], evaluated: Sequence[Evaluated]) -> str:
+    """Writes results.json, results.csv (a line per run), front.png and results.md, whose content comes back."""
     write_json(out / "results.json", document)
     rows = [
         {"run": one.run.name, "arm": one.run.arm, "alpha": one.run.alpha, "seed": one.run.seed}
@@ -186,6 +192,9 @@ def write_tables(out: Path, document: dict[str, Any], evaluated: Sequence[Evalua
     ]
     # as objects, or the seeds of a table with a base model would become floats
     write_text(out / "results.csv", pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
+    if document["axes"]:
+        with writing(out / "front.png"):
+            draw_front(document).savefig(out / "front.png", dpi=160)
     text = markdown(document)
     write_text(out / "results.md", text)
     return text
@@ -232,3 +241,35 @@ def _cell(interval: dict[str, float] | None) -> str:
 def _table(rows: Sequence[dict[str, str]]) -> str:
     sides = ["left"] + ["right"] * (len(rows[0]) - 1)
     return pd.DataFrame(rows).to_markdown(index=False, colalign=sides, disable_numparse=True) + "\n"
+
+
+def draw_front(document: dict[str, Any]) -> "Figure":
+    """Draws all points, those of an arm joined in the order of alpha; up and to the right is better."""
+    from matplotlib.figure import Figure
+
+    axes, figure = document["axes"], Figure((8, 5), layout="constrained")  # no pyplot, which picks a backend
+    across, up = (f"{explain(name).label} ({explain(name).unit})" for name in axes)
+    plot = figure.add_subplot(xlabel=across, ylabel=up)
+    for style, arm in enumerate(dict.fromkeys(point["arm"] for point in document["points"])):
+        points = [point for point in document["points"] if point["arm"] == arm]
+        points.sort(key=lambda point: (isinstance(point["alpha"], str), point["alpha"] or 0.0))  # a mode comes last
+        colour, marker = _COLOURS[style % len(_COLOURS)], _MARKERS[(style + style // len(_COLOURS)) % len(_MARKERS)]
+        (x, left), (y, down) = (_means_with_reach(points, name) for name in axes)
+        plot.errorbar(x, y, down, left, f"{marker}-", color=colour, label=arm, linewidth=1, elinewidth=0.8)
+        for point, *place in zip(points, x, y, strict=True):
+            label = "" if point["alpha"] is None else f"α={point['alpha']}"
+            offset = (6, -12 if style % 2 else 5)  # neighbours are often of another arm
+            plot.annotate(label, place, offset, textcoords="offset points", fontsize=8, color=colour)
+    # A t interval over two or three seeds can be wider than the plane; the points are what is to be seen.
+    means = np.array([[point["metrics"][name]["mean"] for name in axes] for point in document["points"]])  # (K, 2)
+    low, high = means.min(axis=0), means.max(axis=0)
+    margin = np.maximum(0.2 * (high - low), 0.05)
+    plot.set(xlim=(low[0] - margin[0], high[0] + margin[0]), ylim=(low[1] - margin[1], high[1] + margin[1]))
+    figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    return figure
+
+
+def _means_with_reach(points: Sequence[dict[str, Any]], metric: str) -> tuple[list[float], list[list[float]]]:
+    values = [point["metrics"][metric] for point in points]
+    reach = [[value["mean"] - value["low"] for value in values], [value["high"] - value["mean"] for value in values]]
+    return [value["mean"] for value in values], reach

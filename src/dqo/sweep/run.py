@@ -15,8 +15,7 @@ from dqo.files.records import Prompt, write_text
 from dqo.files.run import check_unchanged, owning
 from dqo.settings.yaml import to_yaml
 from dqo.sweep.plan import Run, Sweep, check_evaluation, read_sweep
-from dqo.sweep.plots import write_plots
-from dqo.sweep.results import read_evaluations, summarise, write_tables
+from dqo.sweep.results import read_evaluations, summarise, write_results
 from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
 from dqo.train.folder import RunFolder
 from dqo.train.recipe import nested_settings, read_settings
@@ -161,10 +160,11 @@ def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> dict
     ]
     facts = {"evaluation": sweep.evaluation.model_dump(), "n_prompts": len(prompts), "missing": missing}
     document = summarise(evaluated) | facts
-    with owning(sweep.results, LOCK, grace=-1):  # sweeps that share the work may end together
-        print(write_tables(sweep.results, document, evaluated))
-        write_plots(sweep.results, document)
-    print(f"written: {sweep.results}")
+    own = sweep.evaluation.folder != "eval"
+    out = sweep.output_dir / sweep.evaluation.folder if own else sweep.output_dir
+    with owning(out, LOCK, grace=-1):  # sweeps that share the work may end together
+        print(write_results(out, document, evaluated))
+    print(f"written: {out}")
     return errors
 
 

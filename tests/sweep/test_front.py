@@ -2,7 +2,7 @@
 
 import pytest
 
-from dqo.sweep.plots import _front
+from dqo.sweep.results import draw_front
 
 
 def document(arms, quality=0.9, spread=0.05):
@@ -19,7 +19,7 @@ def document(arms, quality=0.9, spread=0.05):
 
 @pytest.mark.parametrize("arms", [9, 30])
 def test_no_two_arms_look_alike(arms):
-    figure = _front(document(arms))
+    figure = draw_front(document(arms))
     [plot] = figure.axes
     looks = {(bars[0].get_color(), bars[0].get_marker()) for bars in plot.containers}
     assert len(looks) == arms
@@ -28,7 +28,7 @@ def test_no_two_arms_look_alike(arms):
 
 @pytest.mark.parametrize("arms", [2, 12])
 def test_the_axes_show_what_can_be_and_no_more(arms):
-    [plot] = _front(document(arms, spread=5)).axes  # intervals far wider than the plane
+    [plot] = draw_front(document(arms, spread=5)).axes  # intervals far wider than the plane
     (left, right), (bottom, top) = plot.get_xlim(), plot.get_ylim()
     assert left < 1 <= left + 3
     assert right > arms
@@ -37,5 +37,5 @@ def test_the_axes_show_what_can_be_and_no_more(arms):
 
 
 def test_a_reward_of_another_range_keeps_its_own_axis():
-    [plot] = _front(document(2, quality=7.0)).axes
+    [plot] = draw_front(document(2, quality=7.0)).axes
     assert plot.get_ylim()[0] < 7 < plot.get_ylim()[1]
