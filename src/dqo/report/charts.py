@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tqdm.auto import tqdm
 
 from dqo.evaluation.quality import judged
-from dqo.files.jsonio import is_number
 from dqo.models.chat import TraceMarkers
 from dqo.report.sources import RunFiles
 
@@ -26,17 +26,11 @@ def columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]
 
     A log of more than 1,000 steps is averaged over stretches of equal length; a stretch stands at its last step.
     """
-    names = dict.fromkeys(name for row in steps for name in row)
-    stride = -(-len(steps) // POINTS) or 1
-    stretches = [steps[start : start + stride] for start in range(0, len(steps), stride)]
-    table = {name: [_mean([row.get(name) for row in rows]) for rows in stretches] for name in names if name != "step"}
-    table = {name: column for name, column in table.items() if any(value is not None for value in column)}
-    return {"step": [rows[-1]["step"] for rows in stretches]} | table
-
-
-def _mean(values: list[Any]) -> float | None:
-    known = [float(value) for value in values if is_number(value)]
-    return significant(sum(known) / len(known)) if known else None
+    stretch = np.arange(len(steps)) // (-(-len(steps) // POINTS) or 1)
+    log = pd.DataFrame(steps).groupby(stretch)
+    table = log.mean(numeric_only=True).drop(columns="step").dropna(axis=1, how="all")
+    means = {name: [None if np.isnan(mean) else significant(mean) for mean in table[name]] for name in table}
+    return {"step": log["step"].last().tolist()} | means
 
 
 def significant(value: float, digits: int = 6) -> float:

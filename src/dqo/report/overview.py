@@ -22,22 +22,20 @@ Shared = Mapping[str, Sequence[dict[str, float] | None]]  # metric -> each run's
 DIVERSITY = ("heldout/vendi_1", "vendi_1", "heldout/cosine_distance", "cosine_distance", "distinct_2")
 _DECIDE = (("quality",), DIVERSITY, ("heldout/good/vendi_1", "good/vendi_1"))
 _NO_FACTS = ("metrics", "corpus", "notes")
-_TAIL = 0.1  # share of the steps that "at the start" and "at the end" average over
 
 
 class Fact(NamedTuple):
-    """One number of a run that changed: `metric` in scope "e" (evaluation) or "t" (training log)."""
+    """A metric of a run and of the baseline, on the prompts that both have a value for."""
 
-    scope: str
     metric: str
     before: float
     after: float
-    difference: Difference | None
+    difference: Difference
 
     @property
     def share(self) -> float | None:
         """What is left of the baseline's diversity; None for what is no diversity."""
-        return self.after / self.before if self.scope == "e" and self.metric != "quality" and self.before > 0 else None
+        return self.after / self.before if self.metric != "quality" and self.before > 0 else None
 
 
 class Leader(NamedTuple):
@@ -88,20 +86,7 @@ def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[
             rows = [(row.get(metric), other.get(key, {}).get(metric)) for key, row in first.items()]
             both = [pair for pair in rows if None not in pair]
             before, after = (sum(column) / len(both) for column in zip(*both, strict=True))
-            facts.append(Fact("e", metric, before, after, differences[metric]))
-    return facts
-
-
-def over_training(columns: Mapping[str, Sequence[float | None]]) -> list[Fact]:
-    """Compares quality, diversity and KL of the first tenth of a log with those of the last."""
-    facts = []
-    for metric in ("quality", "diversity/vendi", "kl"):
-        known = [value for value in columns.get(metric, ()) if value is not None]
-        if len(known) < 2:
-            continue
-        tail = max(1, round(_TAIL * len(known)))
-        before, after = sum(known[:tail]) / tail, sum(known[-tail:]) / tail
-        facts.append(Fact("t", metric, before, after, None))
+            facts.append(Fact(metric, before, after, differences[metric]))
     return facts
 
 

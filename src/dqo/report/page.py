@@ -18,20 +18,8 @@ from dqo.errors import DataError, DQOError
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, shown_in
 from dqo.evaluation.statistics import pareto_front
 from dqo.files.records import write_text
+from dqo.report import overview
 from dqo.report.charts import columns, packed, semantic_maps, significant
-from dqo.report.overview import (
-    Shared,
-    against_baseline,
-    all_differences,
-    bases,
-    by_kind,
-    cautions,
-    headline,
-    leaders,
-    over_training,
-    settings,
-    shared_means,
-)
 from dqo.report.sources import RunFiles, locate, read_runs
 
 _SCRIPTS = ("core", "tips", "charts", "tradeoff", "training", "draws", "map", "reader", "against", "live", "main")
@@ -49,7 +37,7 @@ def write_report(
 ) -> dict[str, Any]:
     """Writes the report of one or more folders, atomically, and counts runs, prompts, bytes and notes."""
     runs = read_runs(folders)
-    shared = shared_means(runs)
+    shared = overview.shared_means(runs)
     document = _document(runs, shared) | _maps(runs, encoder, maps) | {"refresh": refresh}
     page, notes = _render(runs, document, shared, now or datetime.now().astimezone())
     write_text(out, page)
@@ -57,7 +45,7 @@ def write_report(
     return {"runs": len(runs), "prompts": prompts, "bytes": len(page.encode()), "notes": notes}
 
 
-def _document(runs: list[RunFiles], shared: Shared) -> dict[str, Any]:
+def _document(runs: list[RunFiles], shared: overview.Shared) -> dict[str, Any]:
     metrics = shown_in(dict.fromkeys(name for run in runs for name in run.document.get("metrics", {})), "report")
     training = [columns(run.steps) if run.steps else None for run in runs]
     own = {name: [run.document.get("metrics", {}).get(name) for run in runs] for name in metrics}
@@ -80,10 +68,10 @@ def _explained(name: str) -> dict[str, str]:
     return {part: getattr(found, part) for part in ("label", "text", "better", "range", "undefined")}
 
 
-def _axes(intervals: dict[str, list[list[float] | None]], shared: Shared) -> dict[str, Any]:
+def _axes(intervals: dict[str, list[list[float] | None]], shared: overview.Shared) -> dict[str, Any]:
     """Metrics for the two axes of the trade-off and the front of each pair; none where the prompts are not the same."""
     known = [name for name, column in intervals.items() if any(column)]
-    kinds = by_kind([name for name in known if not name.endswith("@1")])  # which repeats the quality
+    kinds = overview.by_kind([name for name in known if not name.endswith("@1")])  # which repeats the quality
     y, x = kinds.get(QUALITY, []), [*kinds.get(MEANING, []), *kinds.get(WORDS, [])]
     x.sort(key=lambda name: ("vendi_1" not in name, not name.startswith("heldout/")))
     fronts = {}
@@ -125,16 +113,18 @@ def _embedder(name: str) -> Embedder:
 # Nothing that a model wrote reaches the page as markup. Prompts and responses travel as compressed base64 and become
 # text nodes in the browser. What the template prints is escaped. A content security policy lets only the scripts run
 # whose digests it names, and lets none of them open a connection.
-def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now: datetime) -> tuple[str, list[str]]:
+def _render(
+    runs: list[RunFiles], document: dict[str, Any], shared: overview.Shared, now: datetime
+) -> tuple[str, list[str]]:
     metrics = list(document["evaluation"])
     values = [run.values if run.document else {} for run in runs]
-    differences = all_differences(values, metrics)
+    differences = overview.all_differences(values, metrics)
     data, notes = packed(document, runs)
     assets = files("dqo.report") / "assets"
     vendor = [(assets / "vendor" / name).read_text(encoding="utf-8") for name in _VENDOR]
     own = "\n".join((assets / "js" / f"{name}.js").read_text(encoding="utf-8") for name in _SCRIPTS)
     scripts = [*vendor, f'"use strict";\n{own}']
-    differ, same = settings(runs)
+    differ, same = overview.settings(runs)
     environment = Environment(
         loader=PackageLoader("dqo.report", "assets"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -149,15 +139,14 @@ def _render(runs: list[RunFiles], document: dict[str, Any], shared: Shared, now:
         scripts=scripts,
         hashes=[_digest(script) for script in scripts],
         style=(assets / "page.css").read_text(encoding="utf-8"),
-        cautions=[*cautions(runs), *notes],
-        kinds=by_kind(metrics),
-        headline=headline(runs),
+        cautions=[*overview.cautions(runs), *notes],
+        kinds=overview.by_kind(metrics),
+        headline=overview.headline(runs),
         shared=shared,
-        leaders=leaders(runs, shared, differences),
+        leaders=overview.leaders(runs, shared, differences),
         differences=differences,
-        compared=bases(differences),
-        facts=[against_baseline(runs, i, differences[0][i]) if i else [] for i in range(len(runs))],
-        trained=[over_training(table) if table else [] for table in document["training"]],
+        compared=overview.bases(differences),
+        facts=[overview.against_baseline(runs, i, differences[0][i]) if i else [] for i in range(len(runs))],
         differ=differ,
         same=same,
     )
