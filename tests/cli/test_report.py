@@ -14,7 +14,7 @@ def run_folder(path):
 def test_report_writes_the_page_and_says_where(tmp_path, capsys):
     out = tmp_path / "new" / "page.html"
     assert main(["report", str(run_folder(tmp_path / "run")), "-o", str(out)]) == 0
-    assert f"written: {out} (1 run, 0 prompts, 0." in capsys.readouterr().out
+    assert f"written: {out} (0 prompts, 0." in capsys.readouterr().out
     assert out.read_text().startswith("<!doctype html>")
 
 

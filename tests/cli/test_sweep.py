@@ -100,7 +100,7 @@ def test_every_policy_is_asked_with_the_base_s_system_prompt(sweep_file, refused
     assert args.system_prompt == "-n: no names\n--\n1e-5", "text that looks like a flag is text"
     assert not any("--system-prompt" in flag for flag in read_sweep(sweep_file())[0].evaluation.flags())
     said = refused(sweep_file(arms={"dqo": {"system_prompt": "x"}}), "--dry-run")
-    assert "`system_prompt` cannot be set here; every policy is asked alike" in said
+    assert "`system_prompt` cannot be set here; it is one for all arms" in said
 
 
 def test_the_whole_of_it(sweep_file, stand_in, tmp_path, capsys):
@@ -210,8 +210,8 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
         ({"arms": {"dqo": {"kernle": "cosine"}}}, "arm 'dqo': expected a known setting, got 'kernle'"),
         ({"arms": {"dqo": {"trainer": {"learning_rate": "fast"}}}}, "`trainer.learning_rate` must be a number"),
         ({"arms": {"dqo": {"combine": "spread"}}}, "arm 'dqo': `quality_threshold` belongs to"),
-        ({"arms": {"dqo": {"seed": 3}}}, "`seed` cannot be set here; list the seeds"),
-        ({"arms": {"dqo": {"alpha": 1, "alphas": [1, 2]}}}, "`alpha` cannot be set here; leave it or the arm's grid"),
+        ({"arms": {"dqo": {"seed": 3}}}, "`seed` cannot be set here; it is one for all arms or has a grid"),
+        ({"arms": {"dqo": {"alpha": 1, "alphas": [1, 2]}}}, "`alpha` cannot be set here; it is one for all"),
         ({"arms": {"a/b": {}}}, "`arms.a/b` must be text of the form ^[A-Za-z0-9]"),
         ({"alphas": [-1]}, "alpha"),
         ({"seeds": [0, False]}, "`seeds.1` must be a whole number, got False"),
@@ -220,7 +220,7 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
         ({"base": "nowhere.yaml"}, "nowhere.yaml: expected a readable recipe, got No such file"),
         ({"base": None}, "expected the setting `base`, got none"),
         ({"colour": 1}, "expected a known setting, got 'colour'; choose one of"),
-        ({"evaluation": {"n": 3}}, "expected either `split` (dev to choose by, test to report) or `data`"),
+        ({"evaluation": {"n": 3}}, "expected either `split` or `data`, a file"),
         ({"evaluation": {"split": "train", "n": 3}}, "prompts that no run is trained on, but 4 are"),
         ({"evaluation": {"split": "dev", "heldout_encoder": "hashed"}}, "arm 'reward-only': heldout_encoder: expected"),
         (

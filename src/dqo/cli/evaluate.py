@@ -201,8 +201,8 @@ def _sampled(
 ) -> Iterator[tuple[Path, list[Group]]]:
     """Samples at each temperature, into DIR itself or, of several, into DIR/temperature-T; the model is loaded once."""
     chat = _chat_settings(args)
-    markers = TraceMarkers.parse(chat.get("trace_markers", "default"))
-    form = Verbalized(args.verbalized, markers) if args.verbalized else Plain()
+    markers = chat.get("trace_markers", "default")
+    form = Verbalized(args.verbalized, TraceMarkers.parse(markers)) if args.verbalized else Plain()
     source_at = _sources(args, chat, form.call_length(args.max_new_tokens or default_length))
     temperatures, n = args.temperature or [1.0], args.n or _DEFAULT_SAMPLES
     for temperature in temperatures:

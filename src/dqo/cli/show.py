@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,12 @@ def run_report(args: argparse.Namespace) -> None:
         raise RecipeError(f"-o {args.output}: expected the name of an HTML file to write anew; add report.html to it.")
     options = {"encoder": args.encoder, "maps": args.maps}
     if args.watch:
-        watch(args.runs, args.output, every=args.every, tell=_say, **options)
+        watch(args.runs, args.output, every=args.every, tell=partial(print, flush=True), **options)
         return
     written = write_report(args.runs, args.output, **options)
     for note in written["notes"]:
-        _say(f"note: {note}")
-    runs = "1 run" if written["runs"] == 1 else f"{written['runs']} runs"
-    told = f"{runs}, {written['prompts']:,} prompts, {written['bytes'] / 1e6:.1f} MB"
-    _say(f"written: {args.output} ({told})")
-
-
-def _say(sentence: str) -> None:
-    print(sentence, flush=True)
+        print(f"note: {note}")
+    print(f"written: {args.output} ({written['prompts']:,} prompts, {written['bytes'] / 1e6:.1f} MB)")
 
 
 # `dqo schema`: what editors need to complete recipes, and docs/settings.md.

@@ -40,13 +40,8 @@ from dqo.train.recipe import (
 )
 
 BASE = "base"  # the arm of the model as it is, before any training
-_NOT_IN_AN_ARM = {
-    "output_dir": "every run gets a folder of its own below the sweep's output_dir",
-    "seed": "list the seeds under `seeds`",
-    "task": "runs on other tasks cannot be compared; make a sweep of each",
-    "system_prompt": "every policy is asked alike; set it in the base recipe",
-    "heldout_encoder": "every run is judged alike; set evaluation.heldout_encoder",
-}
+# Every policy is asked and judged alike, on one task.
+_ALIKE = {"output_dir", "seed", "task", "system_prompt", "heldout_encoder"}
 _Alphas = Annotated[list[float | str], Field(min_length=1)]
 _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")]  # part of a folder's name
 
@@ -183,7 +178,13 @@ def _runs(file: SweepFile, output_dir: Path, heldout: str | None, path: str) -> 
     base = read_settings(file.base)
     for name, arm in file.arms.items():
         origin, arm = f"{path}, arm {name!r}", arm or _Arm()
-        changes = _changes(arm, origin)
+        changes = flat_settings(arm.model_extra, origin)
+        alike = _ALIKE | {"alpha"} if arm.alphas else _ALIKE
+        if refused := sorted(alike & changes.keys()):
+            raise RecipeError(
+                f"{origin}: `{refused[0]}` cannot be set here; it is one for all arms or has a grid, `seeds` or "
+                "`alphas`, so set it in the base recipe or the sweep."
+            )
         grid = arm.alphas or ("alpha" not in changes and file.alphas) or [(base | changes).get("alpha", 1.0)]
         for alpha, seed in product(dict.fromkeys(map(plain, grid)), dict.fromkeys(file.seeds)):
             folder = output_dir / "runs" / f"{name}-alpha{alpha}-seed{seed}"
@@ -199,15 +200,6 @@ def _runs(file: SweepFile, output_dir: Path, heldout: str | None, path: str) -> 
             yield Run(name, alpha, seed, folder, settings), recipe
 
 
-def _changes(arm: _Arm, origin: str) -> dict[str, Any]:
-    changes = flat_settings(arm.model_extra, origin)
-    refused = _NOT_IN_AN_ARM | ({"alpha": "leave it or the arm's grid of `alphas` out"} if arm.alphas else {})
-    for key in changes:
-        if key in refused:
-            raise RecipeError(f"{origin}: `{key}` cannot be set here; {refused[key]}.")
-    return changes
-
-
 def _evaluation(given: dict[str, Any], base: Prepared, origin: str) -> Evaluation:
     recipe = base.recipe
     # null stands for the default, but a held-out encoder that the base has can be had without
@@ -218,10 +210,7 @@ def _evaluation(given: dict[str, Any], base: Prepared, origin: str) -> Evaluatio
     for name in ("encoder", "heldout_encoder"):
         settings[name] = settings[name] and outside_training(settings[name], recipe.model)
     if (settings["split"] is None) == (settings["data"] is None):
-        raise RecipeError(
-            f"{origin}: expected either `split` (dev to choose by, test to report) or `data`, a file of prompts, got "
-            f"{'both' if settings['split'] else 'neither'}; give one."
-        )
+        raise RecipeError(f"{origin}: expected either `split` or `data`, a file of prompts; give one of the two.")
     options = task_options(recipe)
     return Evaluation(task=base.task.name, task_options=options, system_prompt=recipe.system_prompt, **settings)
 

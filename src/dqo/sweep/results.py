@@ -84,10 +84,9 @@ def _check_prompts(folder: Path, prompts: Sequence[Prompt]) -> None:
     answered = {group.id: group.prompt for group in read_groups(folder / "groups.jsonl")}
     asked = {prompt.id: prompt.prompt for prompt in prompts}
     if answered != asked:
-        odd = next(key for key in [*asked, *answered] if asked.get(key) != answered.get(key))
         raise DataError(
-            f"{folder}: expected answers to the {len(asked)} prompts of this sweep, got {len(answered)} and a "
-            f"difference at id {odd!r}; set evaluation.folder to another name, or put the prompts back."
+            f"{folder}: expected answers to the {len(asked)} prompts of this sweep, got {len(answered)}, not to the "
+            "same; set evaluation.folder to another name, or put the prompts back."
         )
 
 

@@ -153,11 +153,8 @@ def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> dict
         _say("no run is evaluated, so there are no results")
         return errors
     there = {one.run.name for one in evaluated}
-    missing = [
-        {"run": one.name, "reason": errors.get(one.name, "not run yet").rstrip(".")}
-        for one in sweep.runs
-        if one.name not in there
-    ]
+    left_out = [one.name for one in sweep.runs if one.name not in there]
+    missing = [{"run": name, "reason": errors.get(name, "not run yet").rstrip(".")} for name in left_out]
     facts = {"evaluation": sweep.evaluation.model_dump(), "n_prompts": len(prompts), "missing": missing}
     document = summarise(evaluated) | facts
     own = sweep.evaluation.folder != "eval"
