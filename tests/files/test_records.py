@@ -2,6 +2,7 @@
 
 import errno
 import json
+import pickle
 import subprocess
 import sys
 from io import FileIO
@@ -12,7 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dqo.errors import DataError
-from dqo.files.records import Group, append_jsonl, read_groups, read_prompts, write_groups, write_json, write_text
+from dqo.files.records import (
+    Conversation,
+    Group,
+    append_jsonl,
+    read_groups,
+    read_prompts,
+    write_groups,
+    write_json,
+    write_text,
+)
 
 GROUP = {"id": "a", "prompt": "Say.", "responses": ["x", ""], "finish": ["eos", "length"], "rewards": [1, 0.5]}
 
@@ -29,6 +39,40 @@ def test_prompt_fields_and_defaults(tmp_path):
     first, second = read_prompts(path)
     assert (first.id, first.reference, first.meta) == ("q7", ["1"], {"id": "q7"})
     assert (second.id, second.prompt, second.reference, second.meta) == ("train-2", "Two?", [], {})
+
+
+TALK = [
+    {"role": "user", "content": "Name a planet."}, {"role": "assistant", "content": "Mars"},
+    {"role": "user", "content": "Name a bird."},
+]  # fmt: skip
+
+
+def test_a_conversation_is_a_transcript_and_keeps_its_messages(tmp_path):
+    path = lines(tmp_path / "p.jsonl", {"prompt": TALK}, {"prompt": TALK[2:]})
+    first, second = (prompt.prompt for prompt in read_prompts(path))
+    assert first == "user: Name a planet.\n\nassistant: Mars\n\nuser: Name a bird."
+    assert first.messages == TALK
+    assert pickle.loads(pickle.dumps(first)).messages == TALK
+    assert (second, type(second)) == ("Name a bird.", str), "one message of the user's is plain text"
+    write_groups(tmp_path / "g.jsonl", [Group("a", Conversation(TALK), [], ["owl"], ["eos"], None, {})])
+    assert json.loads((tmp_path / "g.jsonl").read_text())["prompt"] == TALK
+    assert read_groups(tmp_path / "g.jsonl")[0].prompt.messages == TALK
+
+
+@pytest.mark.parametrize(
+    ("talk", "said"),
+    [
+        (TALK[:2], "messages of which the last is the user's, got"),
+        ([], r"messages of which the last is the user's, got \[\]"),
+        ([{"role": "tool", "content": "x"}], "role"),
+        ([{"role": "user", "content": " "}], "content"),
+        ([{"role": "user", "content": "x", "name": "y"}], "name"),
+    ],
+)
+def test_messages_that_nobody_can_answer_are_refused(tmp_path, talk, said):
+    with pytest.raises(DataError, match=said) as refused:
+        read_prompts(lines(tmp_path / "p.jsonl", {"prompt": talk}))
+    assert "p.jsonl, line 1" in str(refused.value)
 
 
 def test_line_separators_inside_strings_do_not_split_records(tmp_path):
@@ -77,7 +121,7 @@ def test_appending_gives_the_same_file_as_writing(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt": 3}, r"`prompt` must be text, got 3; change"),
+        ({"prompt": 3}, r"`prompt` must be text that is not blank, or messages .*, got 3; change"),
         ({"prompt": " \n"}, r"`prompt` must be text that is not blank"),
         ({"prompt": "\ud800"}, r"expected one JSON object, got .*ud800.* \(Invalid JSON: "),
         ({"responses": ["x", "\udfff"]}, r"expected one JSON object, got .* \(Invalid JSON: "),

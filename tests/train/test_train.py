@@ -9,7 +9,12 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dqo.cli.main import main
+from dqo.errors import DataError
+from dqo.files.records import Conversation, read_groups
+from dqo.models.chat import conversation
 from dqo.train.folder import run_chat_settings
+from dqo.train.prepare import Prepared
+from dqo.train.recipe import load_recipe
 
 pytestmark = pytest.mark.slow
 PROMISED = {"step", "quality", "diversity/credit", "diversity/vendi", "alpha", "kl", "time/step", "time/embed"}
@@ -112,6 +117,25 @@ def test_a_run_is_trained_and_evaluated_with_its_system_prompt(own_recipe, promp
         assert json.loads((out / "sampling.json").read_text())["system_prompt"] == asked
     assert run_chat_settings(str(tmp_path / "run" / "checkpoints" / "final")).get("system_prompt") == "a sad cat"
     assert run_chat_settings(str(tmp_path / "tiny-policy")) == run_chat_settings("owner/name") == {}
+
+
+def test_conversations_are_trained_and_evaluated_as_the_chat_template_writes_them(own_recipe, tmp_path, capsys):
+    talk = [("user", "the dog"), ("assistant", "runs"), ("user", "a cat")]
+    messages = [{"role": role, "content": content} for role, content in talk]
+    path = tmp_path / "talks.jsonl"
+    path.write_text("".join(json.dumps({"prompt": [*messages[:2], {"role": "user", "content": last}]}) + "\n"
+                            for last in ("a cat", "red house")))  # fmt: skip
+    options = yaml.safe_load(own_recipe().read_text())["task_options"] | {"train": str(path)}
+    recipe = load_recipe(own_recipe(task_options=options))
+    assert Prepared(recipe).rendered(Prepared(recipe).prompts[0]) == "user the dog assistant runs user a cat assistant "
+    assert main(["train", str(own_recipe(task_options=options))]) == 0
+    where = ["--data", str(path), "--n", "2", "--max-new-tokens", "4", "--encoder", "hashed"]
+    assert main(["eval", "--model", str(tmp_path / "run"), *where, "--out", str(tmp_path / "eval")]) == 0
+    (first, _) = read_groups(tmp_path / "eval" / "groups.jsonl")
+    assert first.prompt.messages == messages
+    capsys.readouterr()
+    with pytest.raises(DataError, match=r"expected prompts without a system message, got 'Be brief\.'"):
+        conversation(Conversation([{"role": "system", "content": "Be brief."}, *messages]), "Be kind.")
 
 
 def test_a_start_that_was_refused_does_not_take_the_folder(own_recipe, tmp_path, capsys):

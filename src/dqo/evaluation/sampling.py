@@ -15,7 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from dqo.files.evaluation import SamplingFolder
-from dqo.files.records import Group, Prompt
+from dqo.files.records import Conversation, Group, Prompt
 from dqo.files.run import owning
 from dqo.models.chat import DEFAULT_MARKERS, TraceMarkers
 from dqo.models.endpoint import Unanswered
@@ -108,7 +108,10 @@ class Verbalized(Plain):
 
     def message(self, prompt: str) -> str:
         """What the model is asked."""
-        return _PROMPT.format(count=self.per_call, prompt=prompt)
+        if not isinstance(prompt, Conversation):
+            return _PROMPT.format(count=self.per_call, prompt=prompt)
+        *before, last = prompt.messages
+        return Conversation([*before, last | {"content": self.message(last["content"])}])
 
     def calls(self, missing: int) -> int:
         """Calls for that many responses."""

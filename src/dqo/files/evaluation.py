@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from dqo.errors import DataError
 from dqo.files.jsonio import parse_object, read_text
-from dqo.files.records import Group, Prompt, append_jsonl, read_groups, read_records, write_groups, write_json
+from dqo.files.records import Group, Prompt, append_jsonl, line_of, read_groups, read_records, write_groups, write_json
 from dqo.files.run import check_unchanged
 from dqo.settings.checking import STRICT, check
 
@@ -184,7 +184,7 @@ class SamplingFolder:
         if self.path is not None:
             # An evaluation of the groups before it would not be one of this file.
             self.path.with_name("metrics.json").unlink(missing_ok=True)
-            append_jsonl(self.path, vars(group))
+            append_jsonl(self.path, line_of(group))
 
     def finish(self, prompts: Sequence[Prompt]) -> list[Group]:
         """Returns all groups in the order of the prompts, and puts the file in that order."""

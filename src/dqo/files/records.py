@@ -3,15 +3,34 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationInfo, model_validator
 
 from dqo.errors import DataError
 from dqo.files.jsonio import read_lines, to_json, to_utf8, writing
 from dqo.settings.checking import Strict, check
+
+
+class Conversation(str):
+    """A prompt of several messages: as text a transcript, which is compared, judged and shown.
+
+    Attributes:
+        messages: `{"role", "content"}` each, which the policy reads by its chat template; the last is the user's.
+    """
+
+    messages: list[dict[str, str]]
+
+    def __new__(cls, messages: list[dict[str, str]]) -> "Conversation":
+        """Writes the transcript."""
+        made = super().__new__(cls, "\n\n".join(f"{one['role']}: {one['content']}" for one in messages))
+        made.messages = messages
+        return made
+
+    def __reduce__(self) -> tuple[type, tuple[list[dict[str, str]]]]:
+        return Conversation, (self.messages,)
 
 
 @dataclass(frozen=True)
@@ -50,10 +69,31 @@ _Text = Annotated[str, AfterValidator(_not_blank)]
 _Texts = Annotated[list[str], Field(min_length=1)]
 
 
-class PromptLine(Strict):
-    """A prompt as a data file has it."""
+class _Message(Strict):
+    role: Literal["system", "user", "assistant"]
+    content: _Text
 
-    prompt: _Text
+
+_MESSAGES = TypeAdapter(Annotated[list[_Message], Field(min_length=1)])
+
+
+def _prompt(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        messages = [message.model_dump() for message in _MESSAGES.validate_python(value)]
+        if messages[-1]["role"] == "user":
+            return messages[0]["content"] if len(messages) == 1 else Conversation(messages)
+    elif isinstance(value, str) and value.strip():
+        return value
+    raise ValueError(
+        f"`prompt` must be text that is not blank, or messages of which the last is the user's, got {value!r:.80}; "
+        "change the value."
+    )
+
+
+class PromptLine(Strict):
+    """A prompt as a data file has it: text, or chat messages as TRL takes them."""
+
+    prompt: Annotated[str, PlainValidator(_prompt, json_schema_input_type=str | list[_Message])]
     reference: str | list[str] = Field(default=[])
     meta: dict[str, Any] = Field(default={})
 
@@ -115,9 +155,14 @@ def read_groups(path: str | Path) -> list[Group]:
     return read_records(path, lambda _, place, line: Group(**vars(check(_GroupLine, line, place, error=DataError))))
 
 
+def line_of(group: Group) -> dict[str, Any]:
+    """Makes the object that a line of a `groups.jsonl` holds; a conversation is written as its messages."""
+    return vars(group) | {"prompt": getattr(group.prompt, "messages", group.prompt)}
+
+
 def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
     """Writes a `groups.jsonl` atomically: a reader sees the old file or the whole new one."""
-    write_text(path, "".join(to_json(path, asdict(group)) + "\n" for group in groups))
+    write_text(path, "".join(to_json(path, line_of(group)) + "\n" for group in groups))
 
 
 def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:

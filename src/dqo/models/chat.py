@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dqo.errors import ModelError, RecipeError
+from dqo.errors import DataError, ModelError, RecipeError
+from dqo.files.records import Conversation
 from dqo.models.weights import first_words
 
 if TYPE_CHECKING:
@@ -66,9 +67,16 @@ def chat_text(
 
 
 def conversation(prompt: str, system: str | None = None) -> list[dict[str, str]]:
-    """Makes messages of the user's words; without a system prompt the template may have one of its own."""
-    before = [] if system is None else [{"role": "system", "content": system}]
-    return [*before, {"role": "user", "content": prompt}]
+    """Makes messages of a prompt; without a system prompt the template may have one of its own."""
+    messages = prompt.messages if isinstance(prompt, Conversation) else [{"role": "user", "content": prompt}]
+    if system is None:
+        return messages
+    if messages[0]["role"] == "system":
+        raise DataError(
+            f"system_prompt: expected prompts without a system message, got {messages[0]['content'][:80]!r} in one; "
+            "remove either."
+        )
+    return [{"role": "system", "content": system}, *messages]
 
 
 def rendered(
@@ -77,7 +85,12 @@ def rendered(
     system: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> str:
-    """Writes the user's words as the policy reads them; without a chat template they stay as they are."""
+    """Writes a prompt as the policy reads it; text stays as it is without a chat template."""
+    if not tokenizer.chat_template and isinstance(prompt, Conversation):
+        raise ModelError(
+            f"expected a model with a chat template for prompts of several messages, got {tokenizer.name_or_path!r}, "
+            "which reads plain text; choose another model, or write each prompt as one text."
+        )
     if not tokenizer.chat_template:
         return prompt
     return chat_text(tokenizer, conversation(prompt, system), options=options)

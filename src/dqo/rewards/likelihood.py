@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from dqo.errors import ModelError, RecipeError, RewardError
-from dqo.models.chat import chat_text, completion_text, prompt_text, rendered
+from dqo.models.chat import chat_text, completion_text, conversation, prompt_text
 from dqo.models.policy import DEFAULT_POLICY, best_device, load_policy, native_bf16
 
 if TYPE_CHECKING:
@@ -106,9 +106,9 @@ class LikelihoodReward:
         return ids, answer
 
     def _asked(self, prompt: Any) -> str:
-        if isinstance(prompt, str):
-            return rendered(prompt, self._tokenizer)
-        return chat_text(self._tokenizer, prompt) if self._tokenizer.chat_template else prompt_text(prompt)
+        if not self._tokenizer.chat_template:
+            return prompt_text(prompt)
+        return chat_text(self._tokenizer, conversation(prompt) if isinstance(prompt, str) else prompt)
 
 
 class FluencyReward:

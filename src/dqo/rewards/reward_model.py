@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from dqo.errors import ModelError
-from dqo.models.chat import chat_text, completion_text, prompt_text
+from dqo.models.chat import chat_text, completion_text, conversation, prompt_text
 from dqo.models.policy import best_device, find_model
 from dqo.models.weights import load_whole, read_part
 
@@ -87,7 +87,7 @@ class RewardModel:
         response = completion_text(completion)
         if not self._tokenizer.chat_template:
             return dict(self._tokenizer(prompt_text(prompt), str(response), verbose=False, **limit))
-        asked = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        asked = conversation(prompt) if isinstance(prompt, str) else prompt
         talk = [*asked, {"role": "assistant", "content": str(response)}]
         text = chat_text(self._tokenizer, talk, answer_next=False)
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template wrote them

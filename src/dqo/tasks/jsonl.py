@@ -27,9 +27,10 @@ _HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
 class JsonlTask(SplitTask):
     """Prompts from JSON-lines files or data sets of the hub, scored by a function of the user.
 
-    A split is a file, a line `{"prompt", "reference", "meta"}` per prompt, or the hub name of a data set with a text
-    column `prompt`: "owner/name", or "owner/name:split"; otherwise the hub split train, validation or test is read.
-    There a number in the column `reference` is taken as text; other columns, which become `meta`, must be JSON.
+    A split is a file, a line `{"prompt", "reference", "meta"}` per prompt, or the hub name of a data set with a column
+    `prompt`, of text or messages: "owner/name", or "owner/name:split"; otherwise the hub split train, validation or
+    test is read. There a number in the column `reference` is taken as text; other columns, which become `meta`, must
+    be JSON.
 
     The reward function is called as
 
