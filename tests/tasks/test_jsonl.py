@@ -124,7 +124,7 @@ def test_references_of_the_hub_can_be_written_and_read_again(hub_folder, tmp_pat
         ('{"prompt": "a", "reference": {"x": 1}}', r"row 0: `reference` must be text or a list, got {'x': 1}"),
         ('{"prompt": "a", "when": null}\n{"prompt": "b", "when": "2023-04-01 10:00:00"}',
          r"row 1: `meta.when` must be a value that JSON has, got datetime"),
-        ('{"prompt": "a"}\n{"prompt": " "}', r"row 1: `prompt` must be text that is not blank, or messages of which the last is the user's, got ' '"),
+        ('{"prompt": "a"}\n{"prompt": " "}', r"row 1: `prompt` must be text that is not blank, or .*, got ' '"),
     ],
 )  # fmt: skip
 def test_a_row_of_the_hub_that_could_not_be_written_or_read_is_refused_when_it_is_loaded(hub_folder, rows, said):
