@@ -285,14 +285,14 @@ def test_unknown_arm_on_the_command_line(sweep_file, refused):
 def test_each_job_has_its_threads_and_device(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 13)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
-    environment = sweep_command.environments(jobs=3)
-    assert [environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in range(3)] == ["2", "5", "2"]
-    assert environment(0)["OMP_NUM_THREADS"] == "4"
-    assert sweep_command.environments(jobs=20)(0)["OMP_NUM_THREADS"] == "1"
-    assert sweep_command.environments(jobs=1)(0)["CUDA_VISIBLE_DEVICES"] == "2", "one per process"
+    environments = sweep_command.environments(jobs=3)
+    assert [environment["CUDA_VISIBLE_DEVICES"] for environment in environments] == ["2", "5", "2"]
+    assert environments[0]["OMP_NUM_THREADS"] == "4"
+    assert sweep_command.environments(jobs=20)[19]["OMP_NUM_THREADS"] == "1"
+    assert sweep_command.environments(jobs=1)[0]["CUDA_VISIBLE_DEVICES"] == "2", "one per process"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
     alone = {"OMP_NUM_THREADS": "13", "MKL_NUM_THREADS": "13"}
-    assert sweep_command.environments(jobs=1)(0) == alone, "one job at a time has all processors"
+    assert sweep_command.environments(jobs=1) == [alone], "one job at a time has all processors"
 
 
 @pytest.mark.slow

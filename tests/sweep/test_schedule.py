@@ -43,7 +43,7 @@ def test_a_crash_stops_its_own_run_only_and_is_told_in_a_sentence(tmp_path):
         job(tmp_path, "idle", train="true"),
         job(tmp_path, "fine", train="touch train"),
     ]
-    errors = run_jobs(jobs, slots=2, say=said.append)
+    errors = run_jobs(jobs, [{}, {}], said.append)
     assert set(errors) == {"refused", "killed", "crashed", "idle"}
     assert errors["refused"].startswith("train: alpha must be >= 0, got -1. (log: ")
     assert "ended by SIGKILL, perhaps for want of memory" in errors["killed"]
@@ -63,7 +63,7 @@ def test_slots_run_side_by_side_with_their_own_environment(tmp_path):
     """Each waits for the other's file: one at a time they would wait for ever."""
     wait = "touch here; i=0; until test -e ../{}/here; do sleep 0.05; i=$((i+1)); test $i -lt 200 || exit 1; done; "
     jobs = [job(tmp_path, name, train=wait.format(other) + "echo $SLOT > train") for name, other in ("ab", "ba")]
-    assert run_jobs(jobs, slots=2, environment=lambda slot: {"SLOT": str(slot)}, say=lambda line: None) == {}
+    assert run_jobs(jobs, [{"SLOT": "0"}, {"SLOT": "1"}], lambda line: None) == {}
     assert {(tmp_path / name / "train").read_text().strip() for name in "ab"} == {"0", "1"}
 
 

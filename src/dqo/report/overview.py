@@ -95,9 +95,8 @@ def cautions(runs: Sequence[RunFiles]) -> list[str]:
     evaluated = [run for run in runs if run.document]
     found = likeness_cautions({run.name: run.document for run in evaluated}) + _unlike_prompts(evaluated)
     found += [f"{run.name}: {note}" for run in evaluated for note in run.document.get("notes", [])]
-    for run in evaluated:
-        if run.document["n_prompts"] < FEW_PROMPTS:
-            found.append(f"{run.name}: {run.document['n_prompts']} prompts; {FEW}.")
+    counts = {run.name: run.document["n_prompts"] for run in evaluated}
+    found += [f"{name}: {count} prompts; {FEW}." for name, count in counts.items() if count < FEW_PROMPTS]
     found += [f"{run.name} is still training: {len(run.steps)} steps logged." for run in runs if not run.finished]
     return found
 

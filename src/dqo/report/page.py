@@ -33,13 +33,12 @@ def write_report(
     encoder: str | None = None,
     maps: int = 100,
     refresh: int = 0,
-    now: datetime | None = None,
 ) -> dict[str, Any]:
     """Writes the report of one or more folders, atomically, and counts runs, prompts, bytes and notes."""
     runs = read_runs(folders)
     shared = overview.shared_means(runs)
     document = _document(runs, shared) | _maps(runs, encoder, maps) | {"refresh": refresh}
-    page, notes = _render(runs, document, shared, now or datetime.now().astimezone())
+    page, notes = _render(runs, document, shared)
     write_text(out, page)
     prompts = len({key for run in runs for key in run.groups})
     return {"runs": len(runs), "prompts": prompts, "bytes": len(page.encode()), "notes": notes}
@@ -113,9 +112,7 @@ def _embedder(name: str) -> Embedder:
 # Nothing that a model wrote reaches the page as markup. Prompts and responses travel as compressed base64 and become
 # text nodes in the browser. What the template prints is escaped. A content security policy lets only the scripts run
 # whose digests it names, and lets none of them open a connection.
-def _render(
-    runs: list[RunFiles], document: dict[str, Any], shared: overview.Shared, now: datetime
-) -> tuple[str, list[str]]:
+def _render(runs: list[RunFiles], document: dict[str, Any], shared: overview.Shared) -> tuple[str, list[str]]:
     metrics = list(document["evaluation"])
     values = [run.values if run.document else {} for run in runs]
     differences = overview.all_differences(values, metrics)
@@ -132,7 +129,7 @@ def _render(
     environment.filters |= {"number": number, "signed": lambda value: number(value, sign=True), "define": explain}
     page = environment.get_template("page.html.j2").render(
         version=__version__,
-        now=now,
+        now=datetime.now().astimezone(),
         runs=runs,
         document=document,
         data=data,
@@ -185,14 +182,13 @@ def watch(
 
     An interruption leaves such a last page too.
     """
-    seen, waiting = None, False
-    while awaited := [folder for folder in map(Path, folders) if not _has_something(folder)]:
-        for folder in awaited:
-            _check_begun(folder)
-        if not waiting:
-            tell("waiting for the first step of " + ", ".join(map(str, awaited)))
-        waiting = True
+    awaited = [folder for folder in map(Path, folders) if not _has_something(folder)]
+    for folder in awaited:
+        _check_begun(folder)
+        tell(f"waiting for the first step of {folder}")
+    while not all(map(_has_something, awaited)):
         sleep(every)
+    seen = None
     try:
         while True:
             runs = read_runs(folders)

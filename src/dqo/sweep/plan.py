@@ -146,14 +146,12 @@ class Sweep:
 
     Attributes:
         output_dir: Folder of the results; `runs/` below it holds the run folders.
-        model: The policy that training starts from, by the base recipe.
         runs: In the order they are done.
         evaluation: Of every run.
         keep: What stays of a finished run's checkpoints: "all", "final" or "none".
     """
 
     output_dir: Path
-    model: str
     runs: list[Run]
     evaluation: Evaluation
     keep: str
@@ -165,13 +163,14 @@ def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
     # not the first arm's: the base recipe says what all are measured by
     base = Prepared(load_recipe(file.base))
     evaluation = _evaluation(file.evaluation, base, f"{path}, evaluation")
-    output_dir, model = Path(file.output_dir).expanduser(), base.recipe.model
+    output_dir = Path(file.output_dir).expanduser()
     planned = list(_runs(file, output_dir, evaluation.heldout_encoder, str(path)))
     prompts = _unseen_prompts(evaluation, base, [recipe for _, recipe in planned], f"{path}, evaluation")
     runs = [run for run, _ in planned]
     if file.base_model:
-        runs.insert(0, Run(BASE, None, None, output_dir / "runs" / BASE, {"task": base.task.name, "model": model}))
-    return Sweep(output_dir, model, runs, evaluation, file.keep), prompts
+        settings = {"task": base.task.name, "model": base.recipe.model}
+        runs.insert(0, Run(BASE, None, None, output_dir / "runs" / BASE, settings))
+    return Sweep(output_dir, runs, evaluation, file.keep), prompts
 
 
 def _runs(file: SweepFile, output_dir: Path, heldout: str | None, path: str) -> Iterator[tuple[Run, Recipe]]:

@@ -4,7 +4,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 
 import torch
@@ -48,9 +48,8 @@ def run(args: argparse.Namespace) -> int:
     errors = run_jobs(
         # done ones too, because a kill may have come before their checkpoints were tidied
         [_job(one, sweep) for one in chosen],
-        slots=args.jobs,
-        environment=environments(args.jobs),
-        say=_say,
+        environments(args.jobs),
+        _say,
     )
     errors = _report(sweep, prompts, errors)
     for name, error in errors.items():
@@ -120,7 +119,7 @@ def _job(one: Run, sweep: Sweep) -> Job:
         one.folder,
         write_recipe,
     )
-    model = sweep.model if one.seed is None else str(one.folder)
+    model = one.settings["model"] if one.seed is None else one.folder
     evaluating = Stage(
         "evaluation",
         [*DQO, "eval", f"--model={model}", *evaluation.flags(), f"--out={out}"],
@@ -132,17 +131,16 @@ def _job(one: Run, sweep: Sweep) -> Job:
     return Job(one.name, one.folder, [evaluating] if one.seed is None else [training, evaluating], tidy)
 
 
-def environments(jobs: int) -> Callable[[int], dict[str, str]]:
+def environments(jobs: int) -> list[dict[str, str]]:
     """Gives the processes of each slot their share of the processor, and a GPU of their own."""
     share = str(max(1, torch.get_num_threads() // jobs))  # which follows OMP_NUM_THREADS
     variables = {"OMP_NUM_THREADS": share, "MKL_NUM_THREADS": share}
     all_devices = ",".join(map(str, range(torch.cuda.device_count())))
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", all_devices).split(",")
-
-    def environment(slot: int) -> dict[str, str]:  # a process takes one device, and refuses to be shown several
-        return variables | ({"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} if len(devices) > 1 else {})
-
-    return environment
+    if len(devices) == 1:
+        return [variables] * jobs
+    # a process takes one device, and refuses to be shown several
+    return [variables | {"CUDA_VISIBLE_DEVICES": devices[slot % len(devices)]} for slot in range(jobs)]
 
 
 def _report(sweep: Sweep, prompts: list[Prompt], errors: dict[str, str]) -> dict[str, str]:

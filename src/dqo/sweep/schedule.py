@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -56,48 +56,88 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job],
-    *,
-    slots: int = 1,
-    environment: Callable[[int], dict[str, str]] = lambda slot: {},
-    say: Callable[[str], None] = print,
+    jobs: Sequence[Job], environments: Sequence[Mapping[str, str]] = ({},), say: Callable[[str], None] = print
 ) -> dict[str, str]:
-    """Does every stage that is not done, several jobs at a time.
+    """Does every stage that is not done, as many jobs at a time as there are environments; returns what failed.
 
     SIGINT, SIGTERM and SIGHUP are passed on to the processes as SIGTERM, and what they do then is waited for; a second
     SIGINT ends them at once.
     """
-    waiting, busy, errors = deque(jobs), set[str](), dict[str, str]()
-    running: dict[int, subprocess.Popen] = {}  # slot -> process
-    stop = StopSignals(
-        "stopping; a training finishes its step and saves it. Ctrl-C again ends all at once.",
-        lambda: _kill(list(running.values())),
-    )
+    scheduler = _Scheduler(jobs, say)
+    with scheduler.stop.listening(), ThreadPoolExecutor(len(environments)) as threads:
+        list(threads.map(scheduler.work, environments))
+    if scheduler.stop.asked is not None:
+        raise KeyboardInterrupt
+    return scheduler.errors
 
-    def work(slot: int) -> None:
-        while stop.asked is None:
+
+class _Scheduler:
+    """What the threads share: jobs not begun, processes that run, and what failed."""
+
+    def __init__(self, jobs: Sequence[Job], say: Callable[[str], None]) -> None:
+        self.waiting, self.busy, self.say = deque(jobs), set[str](), say
+        self.running: dict[str, subprocess.Popen] = {}  # job -> process
+        self.errors: dict[str, str] = {}
+        announcement = "stopping; a training finishes its step and saves it. Ctrl-C again ends all at once."
+        self.stop = StopSignals(announcement, lambda: _kill(list(self.running.values())))
+
+    def work(self, environment: Mapping[str, str]) -> None:
+        """Does one job after the other."""
+        while self.stop.asked is None:
             try:
-                job = waiting.popleft()
+                job = self.waiting.popleft()
             except IndexError:  # what is left is in the hands of other threads
                 return
-            try:
-                with owning(job.folder, LOCK, grace=0):
-                    _do(job, slot, running, stop, os.environ | environment(slot), say)
-            except FolderBusyError as error:
-                if job.name not in busy:
-                    say(f"{job.name}: waiting: {error}")
-                    busy.add(job.name)
-                waiting.append(job)
-                time.sleep(_TICK)
-            except (OSError, DQOError) as error:
-                errors[job.name] = str(error)
-                say(f"{job.name}: FAILED: {error}")
+            self._attempt(job, environment)
 
-    with stop.listening(), ThreadPoolExecutor(slots) as threads:
-        list(threads.map(work, range(slots)))
-    if stop.asked is not None:
-        raise KeyboardInterrupt
-    return errors
+    def _attempt(self, job: Job, environment: Mapping[str, str]) -> None:
+        try:
+            with owning(job.folder, LOCK, grace=0):
+                self._do(job, environment)
+        except FolderBusyError as error:
+            if job.name not in self.busy:
+                self.say(f"{job.name}: waiting: {error}")
+                self.busy.add(job.name)
+            self.waiting.append(job)
+            time.sleep(_TICK)
+        except (OSError, DQOError) as error:
+            self.errors[job.name] = str(error)
+            self.say(f"{job.name}: FAILED: {error}")
+
+    def _do(self, job: Job, environment: Mapping[str, str]) -> None:
+        """Runs the stages of a job that are not done; returns early when a signal asked to stop."""
+        for stage in (stage for stage in job.stages if not stage.done()):
+            if holder := owner(stage.folder):  # what an earlier sweep has started may still write there
+                raise FolderBusyError(f"{stage.folder}: {holder} writes to it.")
+            stage.prepare()
+            stage.log.parent.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            with stage.log.open("a+b") as log:
+                begin = log.tell()
+                self.running[job.name] = subprocess.Popen(
+                    stage.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | environment,
+                    start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
+                )  # fmt: skip
+                self.say(f"{job.name}: {stage.name} started (log: {stage.log})")
+                code = self._wait(self.running[job.name])
+                log.seek(begin)
+                text = log.read().decode(errors="replace")
+            if self.stop.asked is not None:
+                return
+            if code == FolderBusyError.status:  # another process took the folder while this one started
+                raise FolderBusyError(f"{stage.folder}: another process writes to it.")
+            if code != 0 or not stage.done():
+                raise DQOError(f"{stage.name}: {failure(text, code)} (log: {stage.log})")
+            self.say(f"{job.name}: {stage.name} done in {(time.monotonic() - started) / 60:.1f} min")
+        job.finish()
+
+    def _wait(self, process: subprocess.Popen) -> int:
+        """Waits for a process; when a signal asks to stop, as long as it takes to save its work."""
+        while self.stop.asked is None:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(_TICK)
+        process.terminate()
+        return process.wait()
 
 
 def failure(log: str, returncode: int) -> str:
@@ -110,52 +150,6 @@ def failure(log: str, returncode: int) -> str:
         name = signal.Signals(-returncode).name
         return f"its process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
     return f"status {returncode}: {lines[-1][:300]}"
-
-
-def _do(
-    job: Job,
-    slot: int,
-    running: dict[int, subprocess.Popen],
-    stop: StopSignals,
-    environment: dict[str, str],
-    say: Callable[[str], None],
-) -> None:
-    """Runs the stages of a job that are not done; returns early when a signal asked to stop."""
-    for stage in job.stages:
-        if stage.done():
-            continue
-        if holder := owner(stage.folder):  # what an earlier sweep has started may still write there
-            raise FolderBusyError(f"{stage.folder}: {holder} writes to it.")
-        stage.prepare()
-        stage.log.parent.mkdir(parents=True, exist_ok=True)
-        started = time.monotonic()
-        with stage.log.open("a+b") as log:
-            begin = log.tell()
-            running[slot] = subprocess.Popen(
-                stage.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
-            )  # fmt: skip
-            say(f"{job.name}: {stage.name} started (log: {stage.log})")
-            code = _wait(running[slot], stop)
-            log.seek(begin)
-            text = log.read().decode(errors="replace")
-        if stop.asked is not None:
-            return
-        if code == FolderBusyError.status:  # another process took the folder while this one started
-            raise FolderBusyError(f"{stage.folder}: another process writes to it.")
-        if code != 0 or not stage.done():
-            raise DQOError(f"{stage.name}: {failure(text, code)} (log: {stage.log})")
-        say(f"{job.name}: {stage.name} done in {(time.monotonic() - started) / 60:.1f} min")
-    job.finish()
-
-
-def _wait(process: subprocess.Popen, stop: StopSignals) -> int:
-    """Waits for a process; when a signal asks to stop, as long as it takes to save its work."""
-    while stop.asked is None:
-        with suppress(subprocess.TimeoutExpired):
-            return process.wait(_TICK)
-    process.terminate()
-    return process.wait()
 
 
 # All that they have started goes with them.
