@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from dqo.core import cosine_kernel, vendi
@@ -132,19 +133,31 @@ def prompt_values(
         raise DataError("Metrics need at least one group of responses, got none.")
     groups = judged(groups)
     spans = [[answer_span(response) for response in group.responses] for group in groups]
-    rows = _rows_of_texts(groups, spans, pass_threshold, measures or {})
-    if answer_key is not None:
-        for row, group in zip(rows, groups, strict=True):
-            row |= _distinct_right(group, answer_key, draw_counts(n_samples(groups)), pass_threshold)
+    draws = draw_counts(n_samples(groups))
+    # Where responses have no rewards these stand in, and what is made of them is left out below.
+    rewards = [group.rewards or [0.0] * len(group.responses) for group in groups]
+    rows = []
+    for group, texts, scores in tqdm(list(zip(groups, spans, rewards, strict=True)), desc="n-grams", unit="prompt"):
+        row = _quality(scores, draws, pass_threshold) | _words(texts) | _whole(group)
+        rows.append(row | {name: float(own(texts)) for name, own in (measures or {}).items()})
+        if answer_key is not None:
+            rows[-1] |= _distinct_right(group, scores, answer_key, draws, pass_threshold)
     E = _embed(encoder, groups, spans)  # P x (G, D)
-    _add_meanings(rows, E, groups, pass_threshold)
-    for row, group, classes in zip(rows, groups, _classes(E, spans, equivalence, encoder.name), strict=True):
-        row |= _classed(classes, group.rewards, pass_threshold)
+    parts = [_meanings(E, rewards, pass_threshold)]
+    classes = _classes(E, spans, equivalence, encoder.name)
+    parts.append([_classed(*both, pass_threshold) for both in zip(classes, rewards, strict=True)])
     if heldout_encoder is not None:
         E_heldout = _embed(heldout_encoder, groups, spans)  # P x (G, D')
-        _add_meanings(rows, E_heldout, groups, pass_threshold, prefix="heldout/")
-        for row, *both in zip(rows, E, E_heldout, strict=True):
-            row["encoder_disagreement"] = encoder_disagreement(*(E_p.double()[None] for E_p in both)).item()
+        parts.append(_meanings(E_heldout, rewards, pass_threshold, prefix="heldout/"))
+        both = zip(E, E_heldout, strict=True)
+        disagreements = [encoder_disagreement(*(E_p.double()[None] for E_p in pair)).item() for pair in both]
+        parts.append([{"encoder_disagreement": value} for value in disagreements])
+    for part in parts:
+        for row, more in zip(rows, part, strict=True):
+            row |= more
+    for row, group in zip(rows, groups, strict=True):
+        if group.rewards is None:
+            row |= dict.fromkeys(name for name in row if explain(name).undefined.startswith(NO_REWARD))
     return {name: [defined(row[name]) for row in rows] for name in rows[0]}
 
 
@@ -183,41 +196,30 @@ def defined(value: float | None) -> float | None:
     return None if value is None or math.isnan(value) else value
 
 
-def _rows_of_texts(
-    groups: Sequence[Group], spans: list[list[str]], threshold: float, measures: Mapping[str, Callable]
-) -> list[Row]:
-    draws = draw_counts(n_samples(groups))
-    rows = []
-    for group, texts in tqdm(list(zip(groups, spans, strict=True)), desc="n-grams", unit="prompt"):
-        row = _quality(group.rewards, draws, threshold)
-        row |= {f"distinct_{n}": distinct_n(texts, n) for n in NGRAMS}
-        row |= {"self_bleu": self_bleu(texts), "compression_ratio": compression_ratio(texts)}
-        row |= _whole(group) | {name: float(own(texts)) for name, own in measures.items()}
-        rows.append(row)
-    return rows
+def _quality(rewards: list[float], draws: list[int], threshold: float) -> Row:
+    passed, row = sum(passes(rewards, threshold)), {"quality": sum(rewards) / len(rewards)}
+    for label, k in _labelled(draws, draws[-1]):
+        row |= {f"max@{label}": max_at_k(rewards, k), f"pass@{label}": pass_at_k(len(rewards), passed, k)}
+    return row
 
 
-def _quality(rewards: list[float] | None, draws: list[int], threshold: float) -> Row:
-    counts = [(str(k), k) for k in draws] + [("k", draws[-1])]
-    if rewards is None:
-        return dict.fromkeys(["quality", *(f"{kind}@{label}" for kind in ("max", "pass") for label, _ in counts)])
-    passed = sum(passes(rewards, threshold))
-    return (
-        {"quality": sum(rewards) / len(rewards)}
-        | {f"max@{label}": max_at_k(rewards, k) for label, k in counts}
-        | {f"pass@{label}": pass_at_k(len(rewards), passed, k) for label, k in counts}
-    )
-
-
-def _distinct_right(group: Group, answer_key: AnswerKey, draws: list[int], threshold: float) -> Row:
-    counts = [(str(k), k) for k in draws] + [("k", min(_DISTINCT_AMONG, draws[-1]))]
-    if group.rewards is None:
-        return dict.fromkeys(f"distinct_right@{label}" for label, _ in counts)
+def _distinct_right(group: Group, rewards: list[float], key: AnswerKey, draws: list[int], threshold: float) -> Row:
     prompt = Prompt(group.id, group.prompt, group.reference, group.meta)
     # The reward knows what the text does not tell, such as that a response was cut off.
-    passed = zip(group.responses, passes(group.rewards, threshold), strict=True)
-    answers = [answer_key(prompt, response) if good else None for response, good in passed]
-    return {f"distinct_right@{label}": distinct_right_at_k(answers, k) for label, k in counts}
+    passed = zip(group.responses, passes(rewards, threshold), strict=True)
+    answers = [key(prompt, response) if good else None for response, good in passed]
+    labelled = _labelled(draws, min(_DISTINCT_AMONG, draws[-1]))
+    return {f"distinct_right@{label}": distinct_right_at_k(answers, k) for label, k in labelled}
+
+
+def _labelled(draws: list[int], k: int) -> list[tuple[str, int]]:
+    """The numbers of draws with what stands behind the @ of their metrics."""
+    return [*((str(count), count) for count in draws), ("k", k)]
+
+
+def _words(texts: list[str]) -> Row:
+    row: Row = {f"distinct_{n}": distinct_n(texts, n) for n in NGRAMS}
+    return row | {"self_bleu": self_bleu(texts), "compression_ratio": compression_ratio(texts)}
 
 
 def _whole(group: Group) -> Row:
@@ -251,28 +253,18 @@ def _embed(encoder: "Embedder", groups: Sequence[Group], spans: Sequence[Sequenc
     return by_group
 
 
-def _add_meanings(
-    rows: list[Row], E: list[Tensor], groups: Sequence[Group], threshold: float, prefix: str = ""
-) -> None:
-    """Adds what is read off the embeddings of each prompt."""
-    # Prompts of equal size are measured together.
-    by_size: dict[int, list[int]] = {}
-    for p, E_p in enumerate(E):
-        by_size.setdefault(len(E_p), []).append(p)
-    batches = [
-        places[start : start + _GROUPS_MEASURED]
-        for places in by_size.values()
-        for start in range(0, len(places), _GROUPS_MEASURED)
-    ]
-    for places in batches:
-        some = torch.stack([E[p].to(torch.float64) for p in places])  # (P', G, D)
-        # A zero row adds nothing to a Vendi score: what does not pass becomes one.
-        passed = torch.tensor([passes(groups[p].rewards or [0.0] * len(E[p]), threshold) for p in places])  # (P', G)
-        columns = geometry(some) | {"good/vendi_1": vendi(cosine_kernel(some * passed[..., None]))}
-        for name, column in columns.items():
-            for p, value in zip(places, column.tolist(), strict=True):
-                unknown = name == "good/vendi_1" and groups[p].rewards is None
-                rows[p][prefix + name] = None if unknown else value
+def _meanings(E: list[Tensor], rewards: list[list[float]], threshold: float, prefix: str = "") -> list[Row]:
+    """Reads off the embeddings of each prompt how much they differ."""
+    rows = []
+    for start in range(0, len(E), _GROUPS_MEASURED):
+        some, scores = E[start : start + _GROUPS_MEASURED], rewards[start : start + _GROUPS_MEASURED]
+        good = [E_p * torch.tensor(passes(r, threshold))[:, None] for E_p, r in zip(some, scores, strict=True)]
+        # A zero row adds nothing to any measure: it fills up small groups, and takes the place of what does not pass.
+        whole, passed = (pad_sequence(part, batch_first=True).double() for part in (some, good))  # (P', G, D)
+        columns = geometry(whole) | {"good/vendi_1": vendi(cosine_kernel(passed))}
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True):
+            rows.append({prefix + name: value for name, value in zip(columns, values, strict=True)})
+    return rows
 
 
 def _classes(
@@ -288,12 +280,12 @@ def _classes(
     return classes
 
 
-def _classed(classes: list[int] | None, rewards: list[float] | None, threshold: float) -> Row:
+def _classed(classes: list[int] | None, rewards: list[float], threshold: float) -> Row:
     if classes is None:
         return dict.fromkeys(CLASSED)
     return {
         "classes": float(distinct_k(classes)),
         "semantic_entropy": semantic_entropy(classes),
-        "utility_k": None if rewards is None else utility_k(classes, rewards),
-        "good/classes": None if rewards is None else among_good(distinct_k, classes, rewards, threshold),
+        "utility_k": utility_k(classes, rewards),
+        "good/classes": among_good(distinct_k, classes, rewards, threshold),
     }
