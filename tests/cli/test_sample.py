@@ -81,7 +81,6 @@ def test_a_protocol_without_a_length_leaves_that_to_the_task(name, length):
             ["--protocol", "paper", "--temperature", "0.7"],
             "sets --temperature to 1.0, got [0.7]; leave --temperature out",
         ),
-        (["--protocol", "passk"], "protocol 'passk': expected a quality, got none; give --task or --reward"),
         (["--reward", "chrf"], "reward 'chrf': expected at least one text in `reference` of row 0, got none"),
         (
             ["--task", "concepts"],

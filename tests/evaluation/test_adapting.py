@@ -13,7 +13,7 @@ import pytest
 from dqo.errors import EndpointError
 from dqo.evaluation.engines import Asked, ServedModel
 from dqo.evaluation.run import evaluate
-from dqo.evaluation.sampling import Verbalized, sample_from
+from dqo.evaluation.sampling import Form, sample_from
 from dqo.files.evaluation import read_settings
 from dqo.files.records import Prompt, read_groups
 
@@ -252,7 +252,7 @@ def test_calls_of_verbalized_sampling_may_go_unanswered(serve):
             {"choices": []} if "question 1" in body["messages"][-1]["content"] else local_server.chat(text)
         )
     )
-    groups = draw(server, n=4, form=Verbalized(4))
+    groups = draw(server, n=4, form=Form(4))
     assert [group.id for group in groups] == ["0", "2", "3"]
 
 

@@ -213,7 +213,7 @@ def test_the_paper_adds_self_rouge_and_is_named(words, tmp_path):
 
 def test_headlines_are_metrics(words, tmp_path):
     for name, protocol in PROTOCOLS.items():
-        groups = [group(protocol.n, [1.0] * protocol.n)]
+        groups = [group(10, [1.0] * 10)]
         metrics = evaluate(groups, encoder=words, out=tmp_path / name, protocol=protocol)["metrics"]
         assert {*protocol.headline} <= {*metrics}, name
 
@@ -221,9 +221,8 @@ def test_headlines_are_metrics(words, tmp_path):
 @pytest.mark.parametrize(
     ("name", "groups", "message"),
     [
-        ("paper", [group(8)], r"protocol 'paper': expected 10 responses per prompt, got 8 for 'g'; sample with --n 10"),
-        ("noveltybench-1.0", [group(12)], r"expected 10 responses per prompt, got 12"),
-        ("passk", [group(8)], r"protocol 'passk': expected rewards, got none; give --task or --reward"),
+        ("paper", [group(8)], r"protocol 'paper': expected responses sampled with n = 10, got 8; sample them anew"),
+        ("noveltybench-1.0", [group(10), group(12)], r"expected responses sampled with n = 10, got 12"),
     ],
 )
 def test_groups_that_do_not_fit_are_refused(words, tmp_path, name, groups, message):
@@ -251,8 +250,6 @@ def test_responses_drawn_in_another_way_are_refused_and_unknown_ways_are_noted(w
     ):
         with pytest.raises(RecipeError, match=message):
             notes(name, sampling)
-    passk = PROTOCOLS["passk"]
-    assert passk.check_sampling({"temperature": 0.2}) == passk.check_sampling(None) == []
 
 
 def test_the_command_line_knows_them_by_name():

@@ -10,7 +10,6 @@ import pytest
 from dqo.errors import EndpointError
 from dqo.evaluation.engines import Asked, ServedModel
 from dqo.evaluation.meaning import meaning_classes
-from dqo.evaluation.same_meaning import SameByJudge
 from dqo.evaluation.sampling import sample_from
 from dqo.files.records import Prompt, read_groups
 from dqo.rewards.judge import JudgeReward
@@ -232,6 +231,6 @@ def test_a_judge_sorts_and_rates(server):
     server.misbehave = judging
     judge = JudgeReward(server.url, "tiny", retries=0)
     assert judge.name == "judge:tiny"
-    assert meaning_classes([["ab", "ac", "b", " ", "bc"], ["x"]], SameByJudge(judge)) == [[0, 0, 1, -1, 1], [0]]
+    assert meaning_classes([["ab", "ac", "b", " ", "bc"], ["x"]], judge.same) == [[0, 0, 1, -1, 1], [0]]
     scores = judge.quality(["?"] * 4, ["abc", "", "zz", "a" * 20], reference=[])
     assert scores == [pytest.approx(2 / 9), 0.0, None, 1.0]

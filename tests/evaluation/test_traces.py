@@ -6,7 +6,7 @@ from dqo.evaluation.engines import Asked, LocalModel
 from dqo.evaluation.metrics import measure
 from dqo.evaluation.quality import judged
 from dqo.evaluation.run import evaluate
-from dqo.evaluation.sampling import Verbalized, sample_from
+from dqo.evaluation.sampling import Form, sample_from
 from dqo.files.records import Group, Prompt, read_groups
 from dqo.report.charts import semantic_maps
 from dqo.report.sources import read_runs
@@ -79,8 +79,8 @@ def test_lists_of_strings_are_measured_without_traces():
 
 def test_drafts_within_a_trace_are_no_verbalized_responses():
     call = "<think><text>draft</text></think><response><text>red</text></response>"
-    assert Verbalized(2).read((call, "eos")) == [("red", "eos")]
-    assert Verbalized(2).read(("<text>draft</text> and so", "length"), in_trace=True) == []
+    assert Form(2).read((call, "eos")) == [("red", "eos")]
+    assert Form(2).read(("<text>draft</text> and so", "length"), in_trace=True) == []
 
 
 def test_a_local_model_keeps_markers_and_says_whether_its_prompts_open_a_trace(tiny_policy, tiny_tokenizer):

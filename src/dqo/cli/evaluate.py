@@ -12,8 +12,8 @@ from dqo.evaluation.definitions import shown_in
 from dqo.evaluation.engines import Asked, LocalModel, ServedModel
 from dqo.evaluation.quality import check_scoring
 from dqo.evaluation.run import PROTOCOLS, Protocol, evaluate
-from dqo.evaluation.same_meaning import SameByJudge, load_equivalence
-from dqo.evaluation.sampling import Plain, Source, Verbalized, sample_from
+from dqo.evaluation.same_meaning import load_equivalence
+from dqo.evaluation.sampling import Form, Source, sample_from
 from dqo.files.evaluation import carried_scoring, read_metrics, read_settings
 from dqo.files.records import Group, Prompt, read_groups, read_prompts
 from dqo.files.run import owning
@@ -114,16 +114,14 @@ def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> Proto
     if args.protocol is None:
         return None
     protocol = PROTOCOLS[args.protocol]
-    if protocol.needs_quality and not (args.task or args.reward or args.judge or args.responses):
-        raise RecipeError(f"protocol {protocol.name!r}: expected a quality, got none; give --task or --reward.")
     for name, value in protocol.demands.items():
         flag, given = f"--{name.replace('_', '-')}", getattr(args, name)
         if given not in (None, value, [value]):
             raise RecipeError(f"protocol {protocol.name!r} sets {flag} to {value}, got {given}; leave {flag} out.")
     if args.responses:
-        protocol.check_sampling(sampled)
+        protocol.check(sampled)
     else:
-        args.n = args.n or protocol.n
+        args.n = protocol.demands["n"]
         args.max_new_tokens = args.max_new_tokens or protocol.demands.get("max_new_tokens")
     args.equivalence = args.equivalence or protocol.equivalence
     return protocol
@@ -136,7 +134,7 @@ def _judged(args: argparse.Namespace) -> dict[str, Any]:
     cache, connection = str(Path(args.out) / "judge.jsonl"), _connection(args, args.judge_option, "--judge-option")
     judge = JudgeReward(args.judge_endpoint, args.judge, cache=cache, **connection)
     judge.check()
-    decided = {} if args.equivalence else {"equivalence": SameByJudge(judge)}
+    decided = {} if args.equivalence else {"equivalence": judge.same}
     return decided if args.task or args.reward else decided | {"reward": judge.quality}
 
 
@@ -201,8 +199,7 @@ def _sampled(
 ) -> Iterator[tuple[Path, list[Group]]]:
     """Samples at each temperature, into DIR itself or, of several, into DIR/temperature-T; the model is loaded once."""
     chat = _chat_settings(args)
-    markers = chat.get("trace_markers", "default")
-    form = Verbalized(args.verbalized, TraceMarkers.parse(markers)) if args.verbalized else Plain()
+    form = Form(args.verbalized, TraceMarkers.parse(chat.get("trace_markers", "default")))
     source_at = _sources(args, chat, form.call_length(args.max_new_tokens or default_length))
     temperatures, n = args.temperature or [1.0], args.n or _DEFAULT_SAMPLES
     for temperature in temperatures:

@@ -128,7 +128,7 @@ def _add_eval(commands: Any) -> None:
         "--heldout-encoder", metavar="ENCODER", help="second judge, not trained against; policy:MODEL is another family"
     )
     add("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
-    add("--protocol", choices=("paper", "noveltybench-1.0", "passk"), help="settings that belong together, by name")
+    add("--protocol", choices=("paper", "noveltybench-1.0"), help="settings that belong together, by name")
     add("--equivalence", help="what says that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL")
     add("--judge", metavar="MODEL", help="LLM that rates quality and equal meaning, where no other flag says what does")
     add("--judge-endpoint", metavar="URL", help="OpenAI-compatible server of --judge")

@@ -20,6 +20,7 @@ from dqo.diversity.tricks import encoder_disagreement, separates_words
 from dqo.errors import DataError, EncoderError
 from dqo.evaluation.definitions import NO_REWARD, explain
 from dqo.evaluation.meaning import (
+    SamePairs,
     distinct_k,
     embedding_classes,
     geometry,
@@ -29,7 +30,6 @@ from dqo.evaluation.meaning import (
     utility_k,
 )
 from dqo.evaluation.quality import among_good, distinct_right_at_k, judged, max_at_k, pass_at_k, passes
-from dqo.evaluation.same_meaning import Equivalence
 from dqo.evaluation.statistics import PromptValues, summarize
 from dqo.evaluation.words import compression_ratio, distinct_n, self_bleu
 from dqo.files.records import Group, Prompt
@@ -109,7 +109,7 @@ def prompt_values(
     *,
     answer_span: Callable[[str], str] = str,
     pass_threshold: float = 0.5,
-    equivalence: Equivalence | None = None,
+    equivalence: SamePairs | None = None,
     measures: Mapping[str, Callable[[list[str]], float]] | None = None,
     answer_key: AnswerKey | None = None,
 ) -> PromptValues:
@@ -268,14 +268,14 @@ def _meanings(E: list[Tensor], rewards: list[list[float]], threshold: float, pre
 
 
 def _classes(
-    E: list[Tensor], spans: list[list[str]], equivalence: Equivalence | None, encoder: str
+    E: list[Tensor], spans: list[list[str]], equivalence: SamePairs | None, encoder: str
 ) -> Sequence[list[int] | None]:
     """Sorts each prompt's responses into classes; None where nothing says which of them mean the same."""
     if equivalence is None:
         threshold = same_meaning(encoder)
         return [None if threshold is None else embedding_classes(E_p, threshold) for E_p in E]
     classes: list[list[int]] = []
-    for start in tqdm(range(0, len(spans), _GROUPS_AT_ONCE), desc=f"meaning ({equivalence.name})", unit="batch"):
+    for start in tqdm(range(0, len(spans), _GROUPS_AT_ONCE), desc="meaning", unit="batch"):
         classes += meaning_classes(spans[start : start + _GROUPS_AT_ONCE], equivalence)
     return classes
 

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 from dqo._version import __version__
 from dqo.embedders.naming import kinship
 from dqo.errors import RecipeError
-from dqo.evaluation.meaning import same_meaning
+from dqo.evaluation.meaning import SamePairs, same_meaning
 from dqo.evaluation.metrics import CLASSED, NGRAMS, defined, n_samples, prompt_values, undefined_notes
 from dqo.evaluation.quality import Reward, judged, scored, trace_notes
-from dqo.evaluation.same_meaning import Equivalence
-from dqo.evaluation.sampling import form_of
+from dqo.evaluation.sampling import Form
 from dqo.evaluation.statistics import LEVEL, PromptValues, summarize
 from dqo.evaluation.words import corpus_distinct_n, self_rouge
 from dqo.files.evaluation import UNKNOWN_SCORING, sampling_notes
@@ -34,42 +33,28 @@ class Protocol:
 
     Attributes:
         name: Its name.
-        n: Responses per prompt where no number is given.
-        demands: Settings of which another value is refused: `n`, `temperature`, `max_new_tokens`.
+        demands: Settings of which another value is refused: `n`, and perhaps `temperature` and `max_new_tokens`.
         headline: Metrics to print first.
         equivalence: What decides that two responses mean the same, as `load_equivalence` takes it.
-        needs_quality: Whether it means nothing without rewards.
         hub_prompts: Data set of the hub, "owner/name:split", where no other prompts are given; None if it has none.
         measures: Metrics of one prompt's texts that it adds.
     """
 
     name: str
-    n: int
     demands: Mapping[str, float]
     headline: tuple[str, ...]
     equivalence: str = "embedding"
-    needs_quality: bool = False
     hub_prompts: str | None = None
     measures: Mapping[str, Callable[[list[str]], float]] = field(default_factory=dict)
 
-    def check(self, groups: Sequence[Group]) -> None:
-        """Refuses groups of another size, or without rewards where they are needed."""
-        odd = next(
-            (group for group in groups if len(group.responses) != self.demands.get("n", len(group.responses))), None
-        )
-        if odd:
-            raise RecipeError(
-                f"protocol {self.name!r}: expected {self.n} responses per prompt, got {len(odd.responses)} for "
-                f"{odd.id!r}; sample with --n {self.n}, or leave --protocol out."
-            )
-        if self.needs_quality and all(group.rewards is None for group in groups):
-            raise RecipeError(f"protocol {self.name!r}: expected rewards, got none; give --task or --reward.")
-
-    def check_sampling(self, sampling: Mapping[str, Any] | None) -> list[str]:
+    def check(self, sampling: Mapping[str, Any] | None, groups: Sequence[Group] = ()) -> list[str]:
         """Refuses responses that were drawn in another way; a sentence says what is not known."""
-        known, form, untold = sampling or {}, form_of((sampling or {}).get("form")), []
-        for name in self.demands.keys() - {"n"}:
-            value = self.demands[name] if name != "max_new_tokens" else form.call_length(self.demands[name])
+        known, untold = dict(sampling or {}), []
+        if groups:
+            known["n"] = next((n for n in map(_size, groups) if n != self.demands["n"]), self.demands["n"])
+        for name, value in self.demands.items():
+            if name == "max_new_tokens":
+                value = Form.named(known.get("form")).call_length(value)
             if name not in known:
                 untold.append(f"{name} = {value}")
             elif known[name] != value:
@@ -77,10 +62,8 @@ class Protocol:
                     f"protocol {self.name!r}: expected responses sampled with {name} = {value}, got {known[name]!r}; "
                     "sample them anew, or leave --protocol out."
                 )
-        if not untold:
-            return []
-        demands = ", ".join(sorted(untold, reverse=True))
-        return [f"protocol {self.name!r} demands {demands}, and nothing says that the responses were drawn so."]
+        demands = f"protocol {self.name!r} demands {', '.join(untold)}"
+        return [f"{demands}, and nothing says that the responses were drawn so."] if untold else []
 
 
 PROTOCOLS = {
@@ -88,20 +71,17 @@ PROTOCOLS = {
     for protocol in (
         Protocol(
             name="paper",
-            n=10,
             demands={"n": 10, "temperature": 1.0},
             headline=("quality", "pass@k", "max@k", "distinct_4", "self_rouge", "vendi_1", "cosine_distance"),
             measures={"self_rouge": self_rouge},
         ),
         Protocol(
             name="noveltybench-1.0",
-            n=10,
             demands={"n": 10, "temperature": 1.0, "max_new_tokens": 512},
             headline=("classes", "utility_k"),
             equivalence="noveltybench-1.0",
             hub_prompts="yimingzhang/novelty-bench:curated",
         ),
-        Protocol(name="passk", n=64, demands={}, headline=("quality", "pass@k", "max@k"), needs_quality=True),
     )
 }
 
@@ -122,7 +102,7 @@ class Judges:
 
     encoder: "Embedder"
     heldout_encoder: "Embedder | None" = None
-    equivalence: Equivalence | None = None
+    equivalence: SamePairs | None = None
     protocol: Protocol | None = None
     task: "Task | None" = None
     reward: Reward | None = None
@@ -132,7 +112,7 @@ class Judges:
     def names(self) -> dict[str, str | None]:
         """Name of each judge, as metrics.json has it."""
         parts = ("encoder", "heldout_encoder", "task", "equivalence", "protocol")
-        names = {part: getattr(getattr(self, part), "name", None) for part in parts}
+        names = {part: getattr(_owner(getattr(self, part)), "name", None) for part in parts}
         threshold = same_meaning(self.encoder.name)
         if self.equivalence is None and threshold is not None:
             names["equivalence"] = f"{self.encoder.name} >= {threshold}"
@@ -167,8 +147,10 @@ def evaluate(
         DQOError: What the protocol, the task, the reward or an encoder refuses, or a folder that is in use.
     """
     by = Judges(**judges)
-    notes = by.protocol.check_sampling(sampling) if by.protocol else []
-    rated = _rated(judged(groups, TraceMarkers.parse(trace_markers), sampling), by)
+    notes = by.protocol.check(sampling, groups) if by.protocol else []
+    reward = task_quality(by.task) if by.task else by.reward
+    rated = judged(groups, TraceMarkers.parse(trace_markers), sampling)
+    rated = scored(rated, reward) if reward else rated
     how = {"answer_span": by.task.answer_span if by.task else str}
     values = prompt_values(
         rated,
@@ -195,13 +177,14 @@ def evaluate(
     return document
 
 
-def _rated(groups: list[Group], by: Judges) -> list[Group]:
-    """The groups with the quality of every response."""
-    reward = task_quality(by.task) if by.task else by.reward
-    rated = scored(groups, reward) if reward else groups
-    if by.protocol:
-        by.protocol.check(rated)
-    return rated
+def _size(group: Group) -> int:
+    return len(group.responses)
+
+
+def _owner(part: Any) -> Any:
+    """The encoder or judge itself, where a checked reward or a method of it is given."""
+    part = getattr(part, "fn", part)
+    return getattr(part, "__self__", part)
 
 
 def _scoring(rated: Sequence[Group], by: Judges) -> dict[str, Any] | None:
@@ -216,7 +199,9 @@ def _notes(rated: Sequence[Group], values: PromptValues, document: dict[str, Any
     """What a reader of the numbers must know."""
     notes = [*trace_notes(rated), *_about_groups(rated, scorer_given=bool(by.task or by.reward)), *document["notes"]]
     notes += [*kinship(by.encoder, by.heldout_encoder), *sampling_notes(document["sampling"])]
-    notes += _own_notes(by.encoder, by.heldout_encoder, by.reward, by.equivalence)
+    owners = map(_owner, (by.encoder, by.heldout_encoder, by.reward, by.equivalence))
+    # A judge of both quality and meaning says it once.
+    notes += dict.fromkeys(note for owner in owners for note in getattr(owner, "notes", []))
     undecided = document["equivalence"] is None
     shown = {name: column for name, column in values.items() if not undecided or name not in CLASSED}
     shown |= {f"corpus/{name}": [value] * len(rated) for name, value in document["corpus"].items()}
@@ -233,7 +218,7 @@ def metrics_document(
     groups: Sequence[Group], values: PromptValues, *, seed: int, answer_span: Callable[[str], str] = str, **facts: Any
 ) -> dict[str, Any]:
     """Makes the content of metrics.json; `facts` are more entries of its head."""
-    spans = [[answer_span(response) for response in group.responses] for group in judged(groups)]
+    spans = [[answer_span(response) for response in group.responses] for group in groups]
     return {
         "version": __version__,
         "n_prompts": len(groups),
@@ -263,17 +248,10 @@ def _write(
     write_json(out / "metrics.json", document)
 
 
-def _own_notes(*parts: Any) -> list[str]:
-    """What encoders and judges have to say about themselves, each sentence once."""
-    parts = tuple(getattr(part, "fn", part) for part in parts)  # of a checked reward
-    owners = [getattr(part, "__self__", part) for part in parts]  # of a method
-    return list(dict.fromkeys(note for owner in owners for note in getattr(owner, "notes", [])))
-
-
 def _about_groups(groups: Sequence[Group], scorer_given: bool) -> list[str]:
     """Groups of several sizes, responses that a server ended for reasons of its own, and missing rewards."""
     notes = []
-    sizes = {len(group.responses) for group in groups}
+    sizes = set(map(_size, groups))
     if len(sizes) > 1:
         notes.append(
             f"prompts have {min(sizes)} to {max(sizes)} responses: pass@k and max@k go up to {min(sizes)}, and what "

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,31 +14,19 @@ from dqo.models.weights import check_loaded, why_failed
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder
 
-    from dqo.rewards.judge import JudgeReward
+    from dqo.evaluation.meaning import SamePairs
 
-CHOICES = "embedding, noveltybench-1.0, noveltybench-1.0:<model folder> or nli:<model>"
 NOVELTYBENCH_CLASSIFIER = "yimingzhang/deberta-v3-large-generation-similarity"
 NOVELTYBENCH_TOKENIZER = "microsoft/deberta-v3-large"
-_REMEDY = "check name and network, or give a folder of a trained one"
-_TOKENIZER_FILES = ("tokenizer.json", "spm.model", "tokenizer_config.json")
 
 Pairs = Sequence[tuple[str, str]]
 
 
-class Equivalence(Protocol):
-    """Pairs of texts -> whether they mean the same; its name goes into metrics.json."""
-
-    name: str
-
-    def __call__(self, pairs: Pairs) -> list[bool]:
-        """One answer per pair."""
-        ...
-
-
-def load_equivalence(name: str) -> Equivalence | None:
+def load_equivalence(name: str) -> "SamePairs | None":
     """Loads what decides that two responses mean the same; None for `embedding`, which needs no texts.
 
     `noveltybench-1.0:FOLDER` is a local copy of that benchmark's classifier, `nli:MODEL` entailment in both directions.
+    The third judge is the method `same` of `JudgeReward`. Names of judges go into metrics.json.
     """
     kind, _, model = name.partition(":")
     if name == "embedding":
@@ -47,23 +35,10 @@ def load_equivalence(name: str) -> Equivalence | None:
         return NoveltyBenchClassifier(model or NOVELTYBENCH_CLASSIFIER)
     if kind == "nli" and model:
         return Entailment(model)
-    raise RecipeError(f"equivalence: expected {CHOICES}, got {name!r}.")
-
-
-class SameByJudge:
-    """An LLM judge decides; `notes` say how many replies could not be read."""
-
-    def __init__(self, judge: "JudgeReward"):
-        self.name, self._judge = judge.name, judge
-
-    @property
-    def notes(self) -> list[str]:
-        """Sentences for the notes of an evaluation."""
-        return self._judge.notes
-
-    def __call__(self, pairs: Pairs) -> list[bool]:
-        """One answer per pair."""
-        return self._judge.same(pairs)
+    raise RecipeError(
+        "equivalence: expected embedding, noveltybench-1.0, noveltybench-1.0:<model folder> or nli:<model>, got "
+        f"{name!r}."
+    )
 
 
 class Entailment:
@@ -106,7 +81,7 @@ class NoveltyBenchClassifier:
     def __init__(self, model: str = NOVELTYBENCH_CLASSIFIER, *, device: Any = None):
         self.name = f"noveltybench-1.0:{model}"
         # The classifier's own repository holds no tokenizer.
-        own = any((Path(model) / name).is_file() for name in _TOKENIZER_FILES)
+        own = (Path(model) / "tokenizer_config.json").is_file()
         self._encoder = _load(model, None if own else NOVELTYBENCH_TOKENIZER, device)
 
     def __call__(self, pairs: Pairs) -> list[bool]:
@@ -135,7 +110,8 @@ def _load(model: str, tokenizer: str | None, device: Any) -> "CrossEncoder":
         encoder = CrossEncoder(modules=[layer], device=str(device or best_device()))
     except Exception as error:  # the hub's, the network's or the files': all of them mean the same to the user
         raise EncoderError(
-            f"expected a sequence classifier from {model!r}, but loading failed ({why_failed(error)}); {_REMEDY}."
+            f"expected a sequence classifier from {model!r}, but loading failed ({why_failed(error)}); check name and "
+            "network, or give a folder of a trained one."
         ) from error
     read = partial(encoder.predict, [("A probe.", "Another.")], convert_to_tensor=True)
     check_loaded(encoder, model, read)

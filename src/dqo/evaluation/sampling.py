@@ -61,28 +61,6 @@ class Source:
         """Answers every request, in any order, each as soon as it is there."""
 
 
-class Plain:
-    """The prompt as it is; one call gives one response."""
-
-    name, rounds = "plain", 1
-
-    def message(self, prompt: str) -> str:
-        """What the model is asked."""
-        return prompt
-
-    def calls(self, missing: int) -> int:
-        """Calls for that many responses."""
-        return missing
-
-    def read(self, answer: Answer, in_trace: bool) -> list[Answer]:
-        """The responses of one call."""
-        return [answer]
-
-    def call_length(self, max_new_tokens: int) -> int:
-        """Tokens of a call whose responses may have `max_new_tokens` each."""
-        return max_new_tokens
-
-
 # The published prompt, with the number of responses as its one blank.
 _PROMPT = """<instructions>
 Generate {count} responses to the user query, each within a separate <response> tag. Each <response> must include a \
@@ -93,21 +71,28 @@ Generate {count} responses to the user query, each within a separate <response> 
 _TEXT = re.compile(r"<text>(.*?)</text>", re.DOTALL | re.IGNORECASE)
 
 
-class Verbalized(Plain):
-    """Verbalized Sampling (arXiv 2510.01171): several responses per call, read from their <text> tags.
+class Form:
+    """What is asked for in one call: a response to the prompt as it is, or `per_call` by Verbalized Sampling.
 
-    A response that the token limit cut off, or that has no tags, is not read. What is missing after three rounds of
-    calls is recorded as empty responses.
+    Verbalized Sampling (arXiv 2510.01171) reads responses from their <text> tags. One that the token limit cut off, or
+    that has no tags, is not read. What is missing after three rounds of calls is recorded as empty responses.
     """
 
-    rounds = 3
-
-    def __init__(self, per_call: int = 5, markers: TraceMarkers = DEFAULT_MARKERS):
+    def __init__(self, per_call: int | None = None, markers: TraceMarkers = DEFAULT_MARKERS):
         self.per_call, self.markers = per_call, markers
-        self.name = f"verbalized:{per_call}"
+        self.name = "plain" if per_call is None else f"verbalized:{per_call}"
+        self.rounds = 1 if per_call is None else _ROUNDS
+
+    @classmethod
+    def named(cls, name: Any) -> "Form":
+        """The form that sampling.json names, plain where it names none."""
+        kind, _, per_call = str(name).partition(":")
+        return cls(int(per_call) if kind == "verbalized" and per_call.isdecimal() else None)
 
     def message(self, prompt: str) -> str:
         """What the model is asked."""
+        if self.per_call is None:
+            return prompt
         if not isinstance(prompt, Conversation):
             return _PROMPT.format(count=self.per_call, prompt=prompt)
         *before, last = prompt.messages
@@ -115,27 +100,23 @@ class Verbalized(Plain):
 
     def calls(self, missing: int) -> int:
         """Calls for that many responses."""
-        return -(-missing // self.per_call)
+        return -(-missing // (self.per_call or 1))
 
     def read(self, answer: Answer, in_trace: bool = False) -> list[Answer]:
-        """The responses of one call, as many as were asked for at most; each ended by itself."""
+        """The responses of one call, as many as were asked for at most; verbalized ones ended by themselves."""
+        if self.per_call is None:
+            return [answer]
         # What a model drafts in a reasoning trace is no response.
         texts = [text.strip() for text in _TEXT.findall(self.markers.cut(answer[0], in_trace).text)]
         return [(text, "eos") for text in texts if text][: self.per_call]
 
     def call_length(self, max_new_tokens: int) -> int:
         """Tokens of a call whose responses may have `max_new_tokens` each, tags and probabilities included."""
-        return self.per_call * (max_new_tokens + 32)
-
-
-def form_of(name: Any) -> Plain:
-    """The form that sampling.json names: `Verbalized` for "verbalized:5", otherwise `Plain`."""
-    kind, _, per_call = str(name).partition(":")
-    return Verbalized(int(per_call)) if kind == "verbalized" and per_call.isdecimal() else Plain()
+        return max_new_tokens if self.per_call is None else self.per_call * (max_new_tokens + 32)
 
 
 def sample_from(
-    source: Source, prompts: Sequence[Prompt], n: int, *, out: str | Path | None = None, form: Plain | None = None
+    source: Source, prompts: Sequence[Prompt], n: int, *, out: str | Path | None = None, form: Form | None = None
 ) -> list[Group]:
     """Draws n responses per prompt from a source.
 
@@ -144,7 +125,7 @@ def sample_from(
         prompts: What to ask, ids unique.
         n: Responses per prompt.
         out: Folder for groups.jsonl and sampling.json; an unfinished run of the same settings in it is continued.
-        form: `Plain` or `Verbalized`; plain where not given.
+        form: Plain where not given.
 
     Returns:
         One group per prompt, in order, rewards None.
@@ -153,13 +134,13 @@ def sample_from(
         DQOError: A prompt the source cannot take, a folder that holds another run or is in use, or an endpoint that
             fails for good or answers no prompt; what is finished stays in the folder.
     """
-    form = form or Plain()
+    form = form or Form()
     source.check([Request(prompt.id, 0, form.message(prompt.prompt)) for prompt in prompts])
     with nullcontext() if out is None else owning(out):
         return _sample(source, prompts, n, out, form)
 
 
-def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path | None, form: Plain) -> list[Group]:
+def _sample(source: Source, prompts: Sequence[Prompt], n: int, out: str | Path | None, form: Form) -> list[Group]:
     """Draws what a folder lacks."""
     settings = source.settings() | {"form": form.name, "n": n}
     in_trace = bool(settings.get("prompt_opens_trace"))
@@ -204,7 +185,7 @@ class _Waiting:
     read: dict[int, list[Answer]] = field(default_factory=dict)
     unanswered: Unanswered | None = None  # the last call of the round that had no answer
 
-    def requests(self, form: Plain, n: int) -> list[Request]:
+    def requests(self, form: Form, n: int) -> list[Request]:
         # None of its calls was answered: asking again would change nothing.
         if self.calls and not self.read:
             return []
@@ -228,10 +209,10 @@ class _Waiting:
     def responses(self) -> list[Answer]:
         return [response for number in sorted(self.read) for response in self.read[number]]
 
-    def group(self, n: int, form: Plain) -> Group:
+    def group(self, n: int, form: Form) -> Group:
         found, prompt, meta = self.responses(), self.prompt, self.prompt.meta
         # What a model failed to give counts as empty responses: leaving it out would hide the failure.
         texts, finish = zip(*(found + [("", "eos")] * n)[:n], strict=True)
-        if form.name != Plain.name:
+        if form.per_call is not None:
             meta = meta | {"sampling": {"form": form.name, "calls": len(self.read), "responses": len(found)}}
         return Group(prompt.id, prompt.prompt, prompt.reference, list(texts), list(finish), None, meta)
