@@ -53,7 +53,9 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(own_recipe, tm
     for checkpoint in (run / "checkpoints").glob("checkpoint-*"):
         (checkpoint / "scheduler.pt").unlink()
     assert main(["train", str(recipe), "--resume"]) == 2, "from scratch would write over the run"
-    assert "expected a whole checkpoint to continue from, got 4 that were written and are" in capsys.readouterr().err
+    assert (
+        "expected a whole checkpoint to continue from, but the run has finished or lost them" in capsys.readouterr().err
+    )
     assert steps(run) == [1, 2, 3, 4]
 
 

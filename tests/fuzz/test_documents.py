@@ -12,7 +12,7 @@ from fuzzing import GROUPS, anything, fuzz, json_lines, nearly, numbers, refusin
 from hypothesis import strategies as st
 
 from dqo.errors import DQOError
-from dqo.files.records import append_jsonl, read_groups, read_prompts, write_groups
+from dqo.files.records import append_jsonl, read_groups, read_prompts, write_groups, write_text
 
 PROMPTS = [{"prompt": "Say.", "reference": ["a"], "meta": {"id": "q1"}}, {"prompt": "Tell.", "meta": {"level": 2}}]
 RECIPE = {
@@ -74,13 +74,13 @@ def test_yaml(content, folder):
 
 @fuzz(nearly(RECIPE), cost=10)
 def test_a_recipe_that_is_read_is_saved_and_read_again(document, folder):
-    from dqo.train.folder import save_settings
+    from dqo.settings.yaml import to_yaml
     from dqo.train.recipe import load_recipe
 
     (folder / "r.yaml").write_text(yaml.safe_dump(document, allow_unicode=False))
     recipe = load_recipe(folder / "r.yaml")
     _ = recipe.config
-    save_settings(folder / "config.yaml", recipe.settings())
+    write_text(folder / "config.yaml", to_yaml(recipe.settings()))
     load_recipe(folder / "config.yaml")
 
 

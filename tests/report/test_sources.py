@@ -8,7 +8,7 @@ import pytest
 from dqo.cli.main import main
 from dqo.errors import DataError, DQOError
 from dqo.report.sources import read_runs
-from dqo.train.folder import save_settings
+from dqo.settings.yaml import to_yaml
 
 
 def test_a_run_folder_and_an_evaluation_folder_are_both_read(run_folders):
@@ -83,7 +83,7 @@ def test_settings_that_somebody_sent_are_read_with_care(tmp_path, capsys, file, 
 def test_settings_are_read_by_the_rules_they_are_written_by(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "quality": 0.5}\n')
     given = {"run_name": "1e-5", "model": "no", "trainer": {"learning_rate": 1e-5, "report_to": "12:30"}}
-    save_settings(tmp_path / "config.yaml", given)
+    (tmp_path / "config.yaml").write_text(to_yaml(given), encoding="utf-8")
     [run] = read_runs([tmp_path])
     assert run.config == given
 

@@ -70,7 +70,7 @@ def test_data_that_cannot_be_trained_on(own_recipe, prompt_file, refused, conten
     ("overrides", "message"),
     [
         (["trainer.num_generations=1", "trainer.per_device_train_batch_size=4"], "at least 2 generations"),
-        (["trainer.num_generations=3"], "a step must hold whole groups"),
+        (["trainer.num_generations=3"], "generation_batch_size (8) must be divisible by num_generations (3)"),
         (["seed=-1"], "`seed` must be at least 0, got -1"),
         (["alpha=1e999"], "`alpha` must be a finite number"),
         (["model=../nowhere"], "to be a folder written by save_pretrained, or a model that the hub serves"),

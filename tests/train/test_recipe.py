@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from dqo.errors import DQOError, RecipeError
+from dqo.files.records import write_text
 from dqo.settings.checking import check
-from dqo.settings.yaml import parse_yaml
-from dqo.train.folder import save_settings
+from dqo.settings.yaml import parse_yaml, to_yaml
 from dqo.train.recipe import CONFIGS, load_recipe, recipe_model
 
 BASE = "task: countdown\noutput_dir: out\n"
@@ -67,11 +67,6 @@ def test_an_empty_section_takes_back_what_the_file_has(recipe_file, empty):
     assert load_recipe(path, [f"lora={empty}", "lora.alpha=8"]).lora == {"alpha": 8}, "the order counts"
 
 
-def test_names_in_overrides_stay_text(recipe_file):
-    recipe = load_recipe(recipe_file(BASE), ["output_dir=2026", "model=123"])
-    assert (recipe.output_dir, recipe.model) == ("2026", "123")
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -86,7 +81,7 @@ def test_names_in_overrides_stay_text(recipe_file):
         ("alpha=foo", "`alpha` must be a number or auto, got 'foo'"),
         ("alpha=[1", "override 'alpha=\\[1', line 1: expected valid YAML"),
         ("sigma=wide", "`sigma` must be a number, got 'wide'"),
-        ("trainer.max_steps=1.5", "`trainer.max_steps` must be a whole number, got 1.5"),
+        ("trainer.max_steps=1.5", "`trainer.max_steps` must be a whole number or -1, got 1.5"),
         ("trainer.bf16=maybe", "must be true or false, got 'maybe'"),
         ("trainer.output_dir=x", "`trainer.output_dir` has no place here; set `output_dir`"),
         ("trainer.seed=1", "set `seed` at the top level"),
@@ -105,7 +100,7 @@ def test_names_in_overrides_stay_text(recipe_file):
         ("trainer.min_p=2", "`trainer.min_p` must be at most 1, got 2"),
         ("trainer.learning_rate=.inf", "`trainer.learning_rate` must be a finite number, got inf"),
         ("trainer.learning_rate=true", "`trainer.learning_rate` must be a number, got True"),
-        ("trainer.max_steps=0", "`trainer.max_steps` must be at least 1, or -1 for whole epochs, got 0"),
+        ("trainer.max_steps=0", "`trainer.max_steps` must be above 0 or -1, got 0"),
         (
             "trainer.importance_sampling_level=sequnce",
             "must be one of token, sequence .did you mean 'sequence'.., got 'sequnce'",
@@ -123,10 +118,10 @@ def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("heldout_encoder=all-MiniLM-L6-v2", "expected another encoder than `encoder`, .* 'all-MiniLM-L6-v2' for both"),
+        ("heldout_encoder=all-MiniLM-L6-v2", "expected another encoder than `encoder`, .* which are the same; choose"),
         (
             "heldout_encoder=sentence-transformers/all-MiniLM-L6-v2",
-            "got 'sentence-transformers/all-MiniLM-L6-v2', another name of 'all-MiniLM-L6-v2'; choose another",
+            "got 'sentence-transformers/all-MiniLM-L6-v2' beside 'all-MiniLM-L6-v2', which are the same",
         ),
         ("rewards=[{reward: quality, wieght: 2}]", "expected nothing beside `reward` and `weight`, got wieght"),
     ],
@@ -165,19 +160,14 @@ def test_bad_file_is_refused_in_a_sentence(recipe_file, text, message):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(RecipeError, match=r"absent.yaml: expected a readable recipe, got No such file"):
+    with pytest.raises(RecipeError, match=r"absent.yaml: expected a readable recipe in UTF-8, got No such file"):
         load_recipe(tmp_path / "absent.yaml")
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.num_generations=5"], r"groups of trainer.num_generations = 5 responses, got 8 rows "
-                                        r"\(trainer.per_device_train_batch_size 8 x 1 processes x 1 accumulated\)"),
-        (["trainer.num_generations=12", "trainer.gradient_accumulation_steps=4"],
-         "got 32 rows .*; make it a multiple of 12, or choose a num_generations that divides 32"),
-        (["trainer.generation_batch_size=6"],
-         "got trainer.generation_batch_size = 6; make it a multiple of 8, or choose a num_generations that divides 6"),
+        (["trainer.num_generations=5"], r"TRL refuses num_generations=5: generation_batch_size \(8\) must be"),
         (["trainer.num_generations=1", "trainer.beta=0.5", "alpha=0"],
          "^trainer: TRL refuses num_generations=1, beta=0.5: GRPO requires at least 2 .* minimum required; change"),
         (["trainer.lr_scheduler_type=lineer"], "TRL refuses lr_scheduler_type='lineer': .*lineer"),
@@ -191,19 +181,13 @@ def test_settings_that_cannot_run_are_refused(recipe_file, overrides, message):
         _ = recipe.config
 
 
-def test_processes_count_for_whole_groups(recipe_file, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(RecipeError, match=r"got 24 rows .* 8 x 3 processes"):
-        _ = load_recipe(recipe_file(BASE), ["trainer.num_generations=16"]).config
-
-
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo", "ppo"])
 @pytest.mark.parametrize("checkpointing", ["true", "false"])
 def test_saved_settings_are_a_recipe_of_the_same_run(recipe_file, tmp_path, algorithm, checkpointing):
     overrides = [f"algorithm={algorithm}", "trainer.gradient_accumulation_steps=3",
                  "alpha=0.125", f"trainer.gradient_checkpointing={checkpointing}", "task_options.seed=5"]  # fmt: skip
     recipe = load_recipe(recipe_file(BASE), overrides)
-    save_settings(tmp_path / "config.yaml", recipe.settings())
+    write_text(tmp_path / "config.yaml", to_yaml(recipe.settings()))
     again = load_recipe(tmp_path / "config.yaml")
     assert again.settings() == recipe.settings()
     assert again.config.to_dict() == recipe.config.to_dict()
@@ -280,8 +264,3 @@ def test_two_spellings_of_different_settings_belong_together(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("task: concepts\noutput_dir: out\ntrainer: {max_steps: 1}\ntrainer.beta: 0.5\n")
     assert load_recipe(path, ["trainer.max_steps=2"]).trainer == {"max_steps": 2, "beta": 0.5}, "an override may repeat"
-
-
-def test_the_place_of_the_data_is_given_once(recipe_file):
-    with pytest.raises(RecipeError, match=r"got `data.path` 'a' and `task_options.path` 'b'; remove the second"):
-        load_recipe(recipe_file(BASE), ["task=gsm8k", "data.path=a", "task_options.path=b"])

@@ -14,7 +14,6 @@ import yaml
 from dqo.errors import RecipeError
 
 _TAG = "tag:yaml.org,2002:"
-_MOST_CHARACTERS = 200_000  # of a file that somebody sent; PyYAML needs some 20 s for a million
 
 
 class _Reader(yaml.SafeLoader):
@@ -24,25 +23,24 @@ class _Reader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         # A tag asks for more than plain data: a date, a set, an object.
-        if getattr(event, "tag", None) is not None:
-            raise yaml.composer.ComposerError(problem=f"it has the tag {event.tag!r}", problem_mark=event.start_mark)
+        refused = f"the tag {event.tag!r}" if getattr(event, "tag", None) else None
         if isinstance(event, yaml.AliasEvent) and not self.takes_aliases:
-            raise yaml.composer.ComposerError(problem="it has an alias", problem_mark=event.start_mark)
+            refused = "an alias"
+        if refused:
+            raise yaml.composer.ComposerError(problem=f"it has {refused}", problem_mark=event.start_mark)
         return super().compose_node(parent, index)
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        return self.construct_object(node, deep=True)  # else a list may hold itself
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key, _ in node.value:
-            if key.tag != f"{_TAG}str":
-                came = key.value if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
-                raise yaml.constructor.ConstructorError(
-                    problem=f"a key must be text, got {came!r}", problem_mark=key.start_mark
-                )
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} comes twice", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
+            came = key.value if isinstance(key, yaml.ScalarNode) else f"a {key.id}"
+            if key.tag != f"{_TAG}str" or came in seen:
+                problem = f"the key {came!r} comes twice" if came in seen else f"a key must be text, got {came!r}"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(came)
         return super().construct_mapping(node, deep)
 
 
@@ -52,12 +50,6 @@ class _SentReader(_Reader):
 
 
 class _Writer(yaml.SafeDumper):
-    yaml_representers: dict = {  # noqa: RUF012  # plain data alone: the reader knows no dates and no sets
-        kind: represent
-        for kind, represent in yaml.SafeDumper.yaml_representers.items()
-        if kind in (bool, int, float, list, tuple, dict, type(None), None)
-    }
-
     def represent_text(self, text: str) -> yaml.ScalarNode:
         # Double quotes keep line breaks and characters that do not print.
         return self.represent_scalar(f"{_TAG}str", text, style=None if text.isprintable() else '"')
@@ -85,19 +77,14 @@ for _name, (_pattern, _first) in _SCALARS.items():
 def read_yaml_file(path: str | Path) -> dict[str, Any]:
     """Reads the mapping that a YAML file holds; {} for an empty file."""
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise RecipeError(f"{path}: expected a readable recipe, got {error.strerror}; check the path.") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: expected UTF-8 text, got {error.reason}; save the file as UTF-8.") from error
-    except ValueError as error:
-        raise RecipeError(f"{str(path)!r}: expected the path of a recipe, got {error}; correct it.") from error
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # not there, or no UTF-8
+        came = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{path}: expected a readable recipe in UTF-8, got {came}; check path and file.") from error
     value = parse_yaml(text, str(path))
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
+    if value is not None and not isinstance(value, dict):
         raise RecipeError(f"{path}: expected `key: value` lines, got a {type(value).__name__}; see recipes/.")
-    return value
+    return value or {}
 
 
 def to_yaml(value: Any) -> str:
@@ -106,23 +93,11 @@ def to_yaml(value: Any) -> str:
 
 
 def parse_yaml(text: str, origin: str, sent: bool = False) -> Any:
-    """Reads a YAML text as plain data; `sent`, by somebody else, also refuses what could grow without bound."""
-    if sent and len(text) > _MOST_CHARACTERS:
-        raise RecipeError(f"{origin}: expected at most {_MOST_CHARACTERS} characters of YAML, got {len(text)}.")
-    reader = None
+    """Reads a YAML text; `sent`, by somebody else, also refuses aliases."""
     try:
-        reader = (_SentReader if sent else _Reader)(text)
-        node = reader.get_single_node()
-        return None if node is None else reader.construct_object(node, deep=True)
-    except yaml.YAMLError as error:
+        return yaml.load(text, Loader=_SentReader if sent else _Reader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two of numbers and of levels without end
         mark = getattr(error, "problem_mark", None)
         place = f"{origin}, line {mark.line + 1}" if mark else origin
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise RecipeError(f"{place}: expected valid YAML, but {problem.removeprefix('but ')}; fix the line.") from error
-    except RecursionError as error:
-        raise RecipeError(f"{origin}: expected some hundred levels of YAML at most, got more; flatten it.") from error
-    except ValueError as error:  # of a whole number with thousands of digits
-        raise RecipeError(f"{origin}: expected numbers that a computer can hold ({error}); shorten it.") from error
-    finally:
-        if reader is not None:
-            reader.dispose()

@@ -27,7 +27,7 @@ from dqo.settings import DEFAULT_ENCODER
 from dqo.settings.checking import STRICT, Strict, check, plain
 from dqo.settings.yaml import read_yaml_file
 from dqo.tasks import option_flags
-from dqo.train.prepare import Prepared, task_options
+from dqo.train.prepare import Prepared
 from dqo.train.recipe import (
     Recipe,
     build_recipe,
@@ -210,7 +210,7 @@ def _evaluation(given: dict[str, Any], base: Prepared, origin: str) -> Evaluatio
         settings[name] = settings[name] and outside_training(settings[name], recipe.model)
     if (settings["split"] is None) == (settings["data"] is None):
         raise RecipeError(f"{origin}: expected either `split` or `data`, a file of prompts; give one of the two.")
-    options = task_options(recipe)
+    options = recipe.task_options | recipe.data
     return Evaluation(task=base.task.name, task_options=options, system_prompt=recipe.system_prompt, **settings)
 
 

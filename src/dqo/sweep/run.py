@@ -12,12 +12,11 @@ import torch
 from dqo.embedders import load_embedder
 from dqo.errors import RecipeError
 from dqo.files.records import Prompt, write_text
-from dqo.files.run import check_unchanged, owning
+from dqo.files.run import RunPaths, check_unchanged, newest_whole, owning
 from dqo.settings.yaml import to_yaml
 from dqo.sweep.plan import Run, Sweep, check_evaluation, read_sweep
 from dqo.sweep.results import read_evaluations, summarise, write_results
 from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
-from dqo.train.folder import RunFolder
 from dqo.train.recipe import nested_settings, read_settings
 
 # To evaluate and to write the results, after hours of training.
@@ -83,10 +82,10 @@ def _check_folder(one: Run, sweep: Sweep) -> None:
 def _state(one: Run, sweep: Sweep) -> str:
     if _evaluated(one, sweep):
         return "done"
-    folder = RunFolder(one.folder)
+    folder = RunPaths(one.folder)
     if one.seed is None or folder.final.is_dir():
         return "to be evaluated"
-    newest = folder.newest_checkpoint()
+    newest = newest_whole(folder.checkpoints).newest
     return f"training to be continued from {newest.name}" if newest else "to be trained and evaluated"
 
 
@@ -95,7 +94,7 @@ def _evaluated(one: Run, sweep: Sweep) -> bool:
 
 
 def _job(one: Run, sweep: Sweep) -> Job:
-    evaluation, folder = sweep.evaluation, RunFolder(one.folder)
+    evaluation, folder = sweep.evaluation, RunPaths(one.folder)
     out = one.folder / evaluation.folder
 
     def write_recipe() -> None:

@@ -4,13 +4,12 @@ A task is any object with the five members of `Task`; a row of `TASKS` names its
 so that looking up one name loads the packages of no other. docs/adding.md says how to add one.
 """
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from dqo.files.records import Prompt
-from dqo.settings.checking import build, find
+from dqo.settings.checking import build
 
 TASKS = {
     "concepts": "dqo.tasks.concepts:ConceptsTask",
@@ -29,9 +28,9 @@ class Task(Protocol):
 
     A task may have more, which is looked up by name: `notes` (list[str], shown before a run), `counts()` (name ->
     number, logged beside its quality), `outcome_only` (quality tells right from wrong and nothing else), `cuts_span`
-    (`answer_span` leaves out what follows the answer), `scores_in_dry_run` (a dry run calls `quality`), and
-    `answer_key(prompt, response)` (which right answer a response is, as text that is equal for the same one; None where
-    it is wrong), for the evaluation to count distinct right answers.
+    (`answer_span` leaves out what follows the answer), and `answer_key(prompt, response)` (which right answer a
+    response is, as text that is equal for the same one; None where it is wrong), for the evaluation to count distinct
+    right answers.
 
     Attributes:
         name: The name in recipes and logs.
@@ -57,11 +56,6 @@ class Task(Protocol):
 def load_task(name: str, **options: Any) -> Task:
     """Builds a task by name; the models that it scores with are loaded at its first `quality` call."""
     return build("task", TASKS, name, options, extra="data")
-
-
-def takes_path(name: str) -> bool:
-    """Tells whether a task of this name reads its own format, with templates and splits, from `data.path`."""
-    return "path" in inspect.signature(find("task", TASKS, name, extra="data")).parameters
 
 
 def option_flags(options: Mapping[str, Any]) -> list[str]:

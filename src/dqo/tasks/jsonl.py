@@ -49,8 +49,6 @@ class JsonlTask(SplitTask):
     """
 
     name = "jsonl"
-    # What the user wrote may not fit the prompts, and needs no model of ours.
-    scores_in_dry_run = True
 
     def __init__(
         self,

@@ -8,18 +8,19 @@ import math
 import os
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from dqo.embedders import load_embedder
-from dqo.errors import DQOError, RecipeError, printable
+from dqo.errors import DQOError, printable
 from dqo.evaluation.quality import check_scoring
+from dqo.files.run import RunPaths
 from dqo.models.policy import DEFAULT_POLICY, load_outline
 from dqo.rewards.calling import task_quality
 from dqo.rewards.loading import QUALITY, Entry, load_reward
+from dqo.rewards.reward_model import check_outline
 from dqo.tasks.jsonl import JsonlTask
-from dqo.train.folder import RunFolder
-from dqo.train.prepare import Prepared
+from dqo.train.folder import check_free
+from dqo.train.prepare import Prepared, count_prompts
 from dqo.train.recipe import Recipe, outside_training
 
 SHOWN_PROMPTS, SHOWN_CHARACTERS = 3, 400
@@ -41,24 +42,24 @@ class DryRun:
         prepared = self.prepared
         _show("run", f"{self.recipe.algorithm}, alpha={self.config.alpha}, combine={self.config.combine}")
         _show("output", f"{self.recipe.output_dir} (a dry run writes nothing)")
-        self._try("output", self._check_folder)
+        self._try("output", lambda: check_free(RunPaths(self.recipe.output_dir), self.resume))
         self._try("machine", prepared.check_machine)
         prompts = self._try("data", lambda: prepared.prompts) or []
         if prompts:
-            self._show_data(len(prompts))
+            self._show_data()
         outline = self._try("policy", lambda: prepared.outline)
         if outline:
             self._show_policy(outline[1])
         for entry in self.recipe.entries:
-            self._show_reward(entry)
-        self._try("encoder", self._show_encoder)
-        self._try("held-out encoder", self._show_heldout)
+            self._try(f"reward {entry.reward}", lambda one=entry: self._show_reward(one))
+        self._try("encoder", lambda: self._show_encoder("encoder", self.config.encoder))
+        if self.recipe.heldout_encoder:
+            self._try("held-out encoder", lambda: self._show_encoder("held out", self.recipe.heldout_encoder))
         self._show_batch(len(prompts))
         if prompts and outline:
             self._try("lengths", self._show_lengths)
         for number, prompt in enumerate(prompts[:SHOWN_PROMPTS], start=1):
-            text = self._try("prompt", lambda one=prompt: prepared.rendered(one)) if outline else prompt.prompt
-            shown = str(text)
+            shown = str(self._try("prompt", lambda one=prompt: prepared.rendered(one)) if outline else prompt.prompt)
             if len(shown) > SHOWN_CHARACTERS:
                 shown = f"{shown[:SHOWN_CHARACTERS]} … ({len(shown):,} characters)"
             print(f"\n--- prompt {number}, {prompt.id}\n{shown}")
@@ -76,111 +77,76 @@ class DryRun:
             self.unresolved[what] = str(error)
             return None
 
-    def _check_folder(self) -> None:
-        # Where there is no folder, the nearest above it must take a new one.
-        path = Path(self.recipe.output_dir).expanduser().absolute()
-        if path.is_dir():
-            RunFolder(self.recipe.output_dir).check_content(self.resume)
-        there = next(above for above in (path, *path.parents) if above.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            raise RecipeError(f"expected a place that can be written, got {str(there)!r}; set output_dir to another.")
-
-    def _show_data(self, count: int) -> None:
-        counts = [f"{count:,} to train on"]
-        for split in ("dev", "test"):
-            try:
-                counts.append(f"{len(self.prepared.task.prompts(split)):,} {split}")
-            except DQOError:
-                # A task that reads files may have been given none for this split.
-                counts.append(f"no {split}")
-        _show("task", f"{self.recipe.task}: {', '.join(counts)} (from {self.recipe.data.get('path') or 'its source'})")
+    def _show_data(self) -> None:
+        counts = ", ".join(f"{count:,} {split}" for split, count in count_prompts(self.prepared.task).items())
+        _show("task", f"{self.recipe.task}: {counts} (from {self.recipe.data.get('path') or 'its source'})")
         for note in self.prepared.notes:
             _show("", note)
 
     def _show_policy(self, shape: Any) -> None:
+        text = shape.text
         trained = "all trained" if shape.trained == shape.parameters else f"LoRA trains {shape.trained / 1e6:,.1f} M"
         _show(
             "policy",
             f"{self.recipe.model}: {shape.kind}, {shape.parameters / 1e6:,.1f} M weights in {self.recipe.dtype}, "
-            f"{trained}; {shape.layers} layers of width {shape.width}, {shape.positions or 'any number of'} positions",
+            f"{trained}; {text.num_hidden_layers} layers of width {text.hidden_size}, "
+            f"{shape.positions or 'any number of'} positions",
         )
 
     def _show_reward(self, entry: Entry) -> None:
-        options = ", ".join(f"{name}={value!r}" for name, value in entry.options.items())
-        if self._try(f"reward {entry.reward}", lambda: self._score_one(entry)):
-            _show("reward", f"{entry.weight:g} × {entry.reward}" + (f" ({options})" if options else ""))
-
-    def _score_one(self, entry: Entry) -> bool:
         """Scores one response where no model is needed: a dead judge, a missing column or a bug shows here."""
         task = self.prepared.task
-        # Prompts that could not be read are reported by themselves.
-        prompts = [] if "data" in self.unresolved else self.prepared.prompts[:1]
-        if entry.reward == QUALITY:
-            reward = task_quality(task) if isinstance(task, JsonlTask) else None
-        elif entry.reward == "reward_model":
-            from dqo.rewards.reward_model import check_outline
-
+        if entry.reward == "reward_model":
             check_outline(str(entry.options.get("model")))
-            reward = None
         elif entry.reward in ("fluency", "likelihood"):
             load_outline(entry.options.get("model", DEFAULT_POLICY))
-            reward = None
-        else:
-            reward = load_reward(entry)
-        for prompt in prompts if reward else ():
-            check_scoring(prompt, reward)
-        return True
+        elif entry.reward != QUALITY or isinstance(task, JsonlTask):
+            reward = task_quality(task) if entry.reward == QUALITY else load_reward(entry)
+            # Prompts that could not be read are reported by themselves.
+            for prompt in self.prepared.prompts[:1] if "data" not in self.unresolved else ():
+                check_scoring(prompt, reward)
+        options = ", ".join(f"{name}={value!r}" for name, value in entry.options.items())
+        _show("reward", f"{entry.weight:g} × {entry.reward}" + (f" ({options})" if options else ""))
 
-    def _show_encoder(self) -> None:
+    def _show_encoder(self, what: str, encoder: str) -> None:
         config = self.config
-        name = outside_training(config.encoder, self.recipe.model)
+        name = outside_training(encoder, self.recipe.model)
         # The weights of a policy may be large: its config tells the width.
         if name.startswith("policy:"):
             width = load_outline(name.removeprefix("policy:"))[0].get_text_config().hidden_size
         else:
             chosen = {"device": config.encoder_device, "batch_size": config.encoder_batch_size}
             width = load_embedder(name, dtype=config.encoder_dtype, **chosen)(["a word"]).shape[1]
-        _show("encoder", f"{config.encoder}: {width} wide; kernel {config.kernel}, ridge {config.ridge:g}")
-
-    def _show_heldout(self) -> None:
-        if self.recipe.heldout_encoder is not None:
-            name = outside_training(self.recipe.heldout_encoder, self.recipe.model)
-            _show("held out", f"{name}: {load_embedder(name)(['a word']).shape[1]} wide, for evaluation only")
+        _show(what, f"{encoder}: {width} wide")
 
     def _show_batch(self, available: int) -> None:
         config, processes = self.config, int(os.environ.get("WORLD_SIZE", "1"))
         group, total = config.num_generations, config.generation_batch_size
+        at_a_time = total // group
         _show(
             "batch",
             f"{processes} process(es) × {config.per_device_train_batch_size} rows × {config.steps_per_generation} "
-            f"passes = {total} responses = {total // group} prompts × {group} responses, sampled at a time",
+            f"passes = {total} responses = {at_a_time} prompts × {group} responses, sampled at a time",
         )
-        at_a_time = total // group
         passes_a_rollout = config.steps_per_generation * getattr(config, "num_iterations", 1)
         prompts_a_step = at_a_time * config.gradient_accumulation_steps / passes_a_rollout
         steps = config.max_steps
-        # TRL leaves out what fills no rollout at the end of an epoch.
         if steps <= 0:
+            # What fills no rollout at the end of an epoch is left out.
             an_epoch = math.ceil(available // at_a_time * passes_a_rollout / config.gradient_accumulation_steps)
             steps = math.ceil(config.num_train_epochs * an_epoch)
         seen = steps * prompts_a_step
         passes = f", {seen / available:.2f} passes over the data" if available else ""
-        if available % at_a_time and seen >= available - available % at_a_time:
-            passes += f", of which each leaves out {available % at_a_time} prompts that fill no rollout"
         _show("steps", f"{steps:,} optimizer steps of {prompts_a_step:g} prompts: {seen:,.0f} prompts{passes}")
 
     def _show_lengths(self) -> None:
-        lengths, parts = self.prepared.lengths, self.prepared.memory
+        lengths = self.prepared.lengths
         _show(
             "tokens",
             f"prompts of {statistics.median(lengths):.0f} (median) to {max(lengths)} tokens, responses of up to "
             f"{self.config.max_completion_length}",
         )
-        _show(
-            "memory",
-            f"about {sum(parts.values()):.1f} GiB a process, not sharded and without encoder and reward models: "
-            + ", ".join(f"{name} {value:.1f}" for name, value in parts.items()),
-        )
+        _show("memory", f"{self.prepared.memory} (a process, not sharded)")
 
 
 def _show(what: str, text: str) -> None:

@@ -1,14 +1,15 @@
 """How much accelerator memory a run will take, from shapes alone: an estimate to plan with, no measurement."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from dqo.errors import ModelError
+from dqo.integrations.trl.config import explaining_refusals
 from dqo.models.weights import first_words
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 GIB = 2**30
 # Numbers a transformer layer keeps for the backward pass, per token and unit of width, attention matrices not stored
@@ -25,61 +26,38 @@ class PolicyShape:
         kind: Class of the model.
         parameters: Number of weights.
         trained: Those that are trained: all of them, or the LoRA additions.
-        layers: Number of layers.
-        width: Hidden width.
-        kv_width: Width of keys (and of values) of one token, over all layers; 0 for a model without attention.
-        vocabulary: Number of tokens.
-        positions: Longest sequence; None where the model does not say.
+        text: Config of the part that writes, which of a model that takes images is a part.
     """
 
     kind: str
     parameters: int
     trained: int
-    layers: int
-    width: int
-    kv_width: int
-    vocabulary: int
-    positions: int | None
+    text: PretrainedConfig
+
+    @property
+    def positions(self) -> int | None:
+        """Longest sequence; None where the model does not say."""
+        return getattr(self.text, "max_position_embeddings", None)
 
 
-def policy_shape(config: "PretrainedConfig", lora_rank: int | None, targets: Sequence[str] | str) -> PolicyShape:
+def policy_shape(config: PretrainedConfig, lora: LoraConfig | None) -> PolicyShape:
     """Shapes of a model that is built without memory for its weights."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
-        text = config.get_text_config()  # of a model that takes images too the part that writes
     except ValueError as error:
         raise ModelError(f"expected a causal language model, but got a {config.model_type} ({first_words(error)}); "
                          "choose another.") from error  # fmt: skip
-    if not hasattr(text, "num_hidden_layers"):
-        raise ModelError(f"expected `num_hidden_layers` in the config of a {config.model_type} to estimate its memory, "
-                         "got none; a run needs no estimate and can start without this dry run.")  # fmt: skip
-    parameters = sum(weight.numel() for weight in model.parameters())
-    trained = parameters
-    if lora_rank is not None:
-        head = model.get_output_embeddings()
-        trained = 0
-        for name, layer in model.named_modules():
-            wanted = layer is not head if targets == "all-linear" else name.split(".")[-1] in targets
-            if isinstance(layer, torch.nn.Linear) and wanted:
-                trained += lora_rank * (layer.in_features + layer.out_features)
-    return PolicyShape(
-        kind=type(model).__name__,
-        parameters=parameters,
-        trained=trained,
-        layers=text.num_hidden_layers,
-        width=text.hidden_size,
-        kv_width=_kv_width(text),
-        vocabulary=text.vocab_size,
-        positions=getattr(text, "max_position_embeddings", None),
-    )
+    kind, parameters = type(model).__name__, model.num_parameters()
+    if lora is not None:
+        with explaining_refusals({"target_modules": lora.target_modules}, "lora: peft"):
+            model = get_peft_model(model, lora)
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return PolicyShape(kind, parameters, trained, config.get_text_config())
 
 
-def _kv_width(config: "PretrainedConfig") -> int:
-    """Width of the keys of one token over all layers; models such as Mamba keep a state of fixed size instead."""
+def kv_width(config: PretrainedConfig) -> int:
+    """Width of one token's keys, or values, over all layers; 0 for models without attention, such as Mamba."""
     alike = not getattr(config, "is_heterogeneous", False)  # else numbers of heads differ from layer to layer
     layers = [config] * config.num_hidden_layers if alike else config.per_layer_config
     total = 0
@@ -95,9 +73,10 @@ def memory_parts(shape: PolicyShape, config: Any, dtype: str, longest_prompt: in
     size = _BYTES[dtype]
     working = 2 if config.bf16 or config.fp16 else size  # bytes of a number in the forward pass
     tuned = size if shape.trained == shape.parameters else 4  # peft keeps additions in float32
+    text = shape.text
     rows, tokens = config.per_device_train_batch_size, longest_prompt + config.max_completion_length
-    layer = rows * tokens * shape.width * working * _KEPT
-    checkpointed = rows * tokens * shape.width * working * shape.layers + layer
+    layer = rows * tokens * text.hidden_size * working * _KEPT
+    checkpointed = rows * tokens * text.hidden_size * working * text.num_hidden_layers + layer
     generated = min(rows * (config.steps_per_generation or 1), config.generation_batch_size)
     parts = {
         "weights": shape.parameters * size,
@@ -105,8 +84,8 @@ def memory_parts(shape: PolicyShape, config: Any, dtype: str, longest_prompt: in
         "Adam's moments": 2 * shape.trained * tuned,
         "critic": 4 * 4 * shape.parameters if hasattr(config, "critic_learning_rate") else 0,
         "reference": shape.parameters * size if config.beta and shape.trained == shape.parameters else 0,
-        "activations": checkpointed if config.gradient_checkpointing else layer * shape.layers,
-        "logits": 2 * rows * config.max_completion_length * shape.vocabulary * 4,
-        "keys and values": 0 if config.use_vllm else 2 * generated * tokens * shape.kv_width * working,
+        "activations": checkpointed if config.gradient_checkpointing else layer * text.num_hidden_layers,
+        "logits": 2 * rows * config.max_completion_length * text.vocab_size * 4,
+        "keys and values": 0 if config.use_vllm else 2 * generated * tokens * kv_width(text) * working,
     }
     return {name: value / GIB for name, value in parts.items() if value}

@@ -4,27 +4,20 @@ Settings travel as one flat table, `trainer.learning_rate: 1e-5`, so that a file
 check. The settings are declared in the dataclasses that use them: `Recipe`, `LoraSettings` and the trainers' configs.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, create_model
+from pydantic import BaseModel, Field, create_model
 
 from dqo.embedders.loading import canonical
 from dqo.errors import RecipeError
-from dqo.integrations.trl.config import (
-    DiversityArguments,
-    DQOConfig,
-    DQOPPOConfig,
-    DQORLOOConfig,
-    explaining_refusals,
-)
+from dqo.integrations.trl.config import DiversityArguments, DQOConfig, DQOPPOConfig, DQORLOOConfig, explaining_refusals
 from dqo.models.policy import DEFAULT_POLICY
 from dqo.rewards.loading import Entry, read_entries
-from dqo.settings.checking import check, model_of, setting
+from dqo.settings.checking import Strict, check, model_of, setting
 from dqo.settings.yaml import parse_yaml, read_yaml_file
 from dqo.tasks import TASKS
 
@@ -50,12 +43,6 @@ NOT_IN_A_RECIPE = {
 )
 
 
-def _check_steps(steps: int) -> int:
-    if steps < 1 and steps != -1:
-        raise ValueError(f"`trainer.max_steps` must be at least 1, or -1 for whole epochs, got {steps}; change it.")
-    return steps
-
-
 # TRL takes what lies outside of these bounds, and computes with it.
 _BOUNDS = (
     dict.fromkeys(
@@ -66,9 +53,13 @@ _BOUNDS = (
     )
     | dict.fromkeys(("beta", "weight_decay", "max_grad_norm", "warmup_steps", "top_k"), Field(ge=0))
     | dict.fromkeys(("min_p", "adam_beta1", "adam_beta2"), Field(ge=0, le=1))
-    | {"top_p": Field(gt=0, le=1), "max_steps": AfterValidator(_check_steps)}
+    | {"top_p": Field(gt=0, le=1)}
 )  # fmt: skip
-_TYPES = {"num_generations": Annotated[int, Field(gt=0)], "importance_sampling_level": Literal["token", "sequence"]}
+_TYPES = {
+    "num_generations": Annotated[int, Field(gt=0)],
+    "importance_sampling_level": Literal["token", "sequence"],
+    "max_steps": Annotated[int, Field(gt=0)] | Literal[-1],  # -1 for whole epochs
+}
 
 
 @dataclass(frozen=True)
@@ -87,10 +78,7 @@ class Recipe:
         None, "System message before every prompt; null leaves it to the model's chat template."
     )
     task_options: dict[str, Any] = setting(dict, "Arguments of the task.")
-    data: dict[str, str] = setting(
-        dict,
-        "`path` is a local copy of the task's data set; a task without one trains on the prompts of this file instead.",
-    )
+    data: dict[str, str] = setting(dict, "`path` is a local copy of the task's data set.")
     rewards: list[dict[str, Any]] = setting(
         list, "What is optimised beside diversity (docs/from_trl.md); the task's quality where there is none."
     )
@@ -117,9 +105,7 @@ class Recipe:
         """TRL's settings, checked by TRL too; checkpoints go to <output_dir>/checkpoints."""
         # Made once: building another one resets accelerate's process state under a trainer that is already there.
         config_class = CONFIGS[self.algorithm]
-        defaults = {spec.name: spec.default for spec in fields(config_class)}
-        check_whole_groups(defaults | self.trainer)
-        encoder = outside_training(self.diversity.get("encoder", defaults["encoder"]), self.model)
+        encoder = outside_training(self.diversity.get("encoder", config_class.encoder), self.model)
         check_heldout(self.heldout_encoder and outside_training(self.heldout_encoder, self.model), encoder)
         return config_class(
             str(Path(self.output_dir).expanduser() / "checkpoints"),
@@ -132,33 +118,26 @@ class Recipe:
 
     def settings(self) -> dict[str, Any]:
         """Lists every setting as it was given, or by a default that is the same on every machine."""
-        # Of the dataclass, not of an instance: that one has asked the machine already.
-        defaults = {
-            spec.name: spec.default if spec.default_factory is MISSING else spec.default_factory()
-            for spec in fields(CONFIGS[self.algorithm])
-        }
         own = asdict(self)
-        given = defaults | own.pop("diversity") | own.pop("trainer")
-        return {
-            **own,
-            **{name: given[name] for name in DIVERSITY},
-            "trainer": {name: given[name] for name in _trainer_names(self.algorithm)},
-        }
+        own |= own.pop("diversity")
+        # An empty section is none: its model would fill it.
+        sections = {name: own.pop(name) for name in ("data", "lora")}
+        # The model's defaults are the dataclass's; an instance of TRL's config has asked the machine already.
+        checked = recipe_model(self.algorithm)(**own)
+        return dict(checked) | sections | {"trainer": dict(checked.trainer)}
 
 
-@dataclass(frozen=True)
-class LoraSettings:
+class LoraSettings(Strict):
     """What a recipe says under `lora`."""
 
-    r: Annotated[int, Field(ge=1)] = setting(16, "Rank of the additions.")
-    alpha: int = setting(32, "Their scale, which is alpha / r.")
-    dropout: Annotated[float, Field(ge=0, lt=1)] = setting(0.0, "Share of their inputs dropped in training.")
-    target_modules: list[str] | str = setting("all-linear", "Names of the layers, or 'all-linear'.")
+    r: int = Field(16, ge=1, description="Rank of the additions.")
+    alpha: int = Field(32, description="Their scale, which is alpha / r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of their inputs dropped in training.")
+    target_modules: list[str] | str = Field("all-linear", description="Names of the layers, or 'all-linear'.")
 
 
-@dataclass(frozen=True)
-class _Data:
-    path: str = setting(MISSING, "File, or folder with train.jsonl and test.jsonl.")
+class _Data(Strict):
+    path: str = Field(description="File, or folder with train.jsonl and test.jsonl.")
 
 
 @cache
@@ -172,12 +151,11 @@ def recipe_model(algorithm: str) -> type[BaseModel]:
         for name, one in trainer.model_fields.items()
         if name in _TYPES or name in _BOUNDS
     }
-    sections = {"data": _Data, "lora": LoraSettings}
+    sections = {"data": _Data, "lora": LoraSettings, "trainer": create_model("Trainer", __base__=trainer, **narrowed)}
     return create_model(
         "Recipe",
         __base__=(model_of(Recipe, own), model_of(config, DIVERSITY)),
-        **{name: (model_of(part), Field(default_factory=dict)) for name, part in sections.items()},
-        trainer=(create_model("Trainer", __base__=trainer, **narrowed), Field(default_factory=dict)),
+        **{name: (part, Field(default_factory=dict)) for name, part in sections.items()},
     )
 
 
@@ -217,10 +195,11 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         key, equals, text = override.partition("=")
         if not equals or not key:
             raise RecipeError(f"override {override!r}: expected key=value, such as alpha=0.5; add the missing part.")
-        document = {key: _override_value(key, text)}
-        changed = flat_settings(document, f"override {override!r}")
+        place = f"override {override!r}"
+        document = {key: parse_yaml(text, place)}
+        changed = flat_settings(document, place)
         settings = not_cleared(settings, document) | changed
-        origin |= dict.fromkeys(changed, f"override {override!r}")
+        origin |= dict.fromkeys(changed, place)
     return build_recipe(settings, origin, str(path))
 
 
@@ -230,31 +209,20 @@ def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source:
     # A wrong algorithm is reported with all other mistakes.
     known = algorithm if algorithm in list(CONFIGS) else "grpo"
     nested = nested_settings(settings)
-    check(recipe_model(known), nested, {"": source, **origin}, _advice(known))
-    if "data.path" in settings and "task_options.path" in settings:
-        raise RecipeError(
-            f"{source}: expected the place of the data once, got `data.path` {settings['data.path']!r} and "
-            f"`task_options.path` {settings['task_options.path']!r}; remove the second."
-        )
+    check(recipe_model(known), nested, {"": source, **origin}, _advice())
     diversity = {name: nested.pop(name) for name in DIVERSITY if name in nested}
     return Recipe(**nested, diversity=diversity)
 
 
-@cache
-def _advice(algorithm: str) -> dict[str, str]:
-    """What to do about keys that other algorithms have, or that a recipe sets elsewhere."""
-    owners: dict[str, list[str]] = {}
-    for other in CONFIGS:
-        for name in _trainer_names(other):
-            owners.setdefault(f"trainer.{name}", []).append(other)
-    belongs = {name: f"it belongs to algorithm {' and '.join(those)}, remove it" for name, those in owners.items()}
+def _advice() -> dict[str, str]:
+    """What to do about keys that only other algorithms have, or that a recipe sets elsewhere."""
+    # PPO's settings include GRPO's, so GRPO comes last and is named for its own.
+    belongs = {
+        f"trainer.{name}": f"it belongs to algorithm {algorithm}, remove it"
+        for algorithm in reversed(CONFIGS)
+        for name in _trainer_names(algorithm)
+    }
     return belongs | {f"trainer.{name}": remedy for name, remedy in NOT_IN_A_RECIPE.items()}
-
-
-def _override_value(key: str, text: str) -> Any:
-    """The value of an override; names and paths stay text even where YAML would read a number."""
-    one = recipe_model("grpo").model_fields.get(key)
-    return text if one is not None and one.annotation is str else parse_yaml(text, f"override {key + '=' + text!r}")
 
 
 # The settings of a recipe as one flat table, `trainer.learning_rate: 1e-5`, and back to sections.
@@ -300,25 +268,7 @@ def nested_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-# What no single setting shows: whole groups, two encoders, LoRA.
-
-
-def check_whole_groups(trainer: Mapping[str, Any]) -> None:
-    """Refuses a generation batch that does not hold whole groups."""
-    size, processes = trainer["num_generations"], int(os.environ.get("WORLD_SIZE", "1"))
-    rows, passes = trainer["per_device_train_batch_size"], trainer["steps_per_generation"]
-    passes = passes or trainer["gradient_accumulation_steps"]
-    given = trainer["generation_batch_size"]
-    total = given or rows * processes * passes
-    if total % size:
-        product = (
-            f"{total} rows (trainer.per_device_train_batch_size {rows} x {processes} processes x {passes} accumulated)"
-        )
-        came = f"trainer.generation_batch_size = {given}" if given else product
-        raise RecipeError(
-            f"a step must hold whole groups of trainer.num_generations = {size} responses, got {came}; make it a "
-            f"multiple of {size}, or choose a num_generations that divides {total}."
-        )
+# What no single setting shows: two encoders, LoRA.
 
 
 def outside_training(encoder: str, model: str) -> str:
@@ -329,10 +279,9 @@ def outside_training(encoder: str, model: str) -> str:
 def check_heldout(heldout: str | None, encoder: str) -> None:
     """Refuses a held-out encoder that is the training encoder, be it by another name."""
     if heldout is not None and canonical(heldout) == canonical(encoder):
-        names = f"{heldout!r} for both" if heldout == encoder else f"{heldout!r}, another name of {encoder!r}"
         raise RecipeError(
-            f"heldout_encoder: expected another encoder than `encoder`, which it checks, got {names}; choose another, "
-            "or remove it."
+            f"heldout_encoder: expected another encoder than `encoder`, which it checks, got {heldout!r} beside "
+            f"{encoder!r}, which are the same; choose another, or remove it."
         )
 
 

@@ -11,24 +11,25 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate.utils import broadcast_object_list
+from accelerate.utils.memory import should_reduce_batch_size
 
-from dqo.errors import DataError, DQOError, RecipeError, TrainingError
-from dqo.files.jsonio import parse_object, read_text, writing
-from dqo.files.records import Prompt
-from dqo.files.run import STATE, newest_whole, remembered
+from dqo.errors import RecipeError, TrainingError
+from dqo.files.jsonio import writing
+from dqo.files.records import write_text
+from dqo.files.run import RunPaths, newest_whole, owning
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.faults import SaveOnSignal
 from dqo.integrations.trl.log import RunLog, showing_progress
 from dqo.models.chat import conversation
 from dqo.models.policy import load_policy
 from dqo.models.weights import first_words
-from dqo.tasks import Task, option_flags
+from dqo.settings.yaml import to_yaml
+from dqo.tasks import option_flags
 from dqo.train.dry_run import DryRun
-from dqo.train.folder import RunFolder, check_same_run, machine_notes, resolved_settings, save_settings
-from dqo.train.prepare import Prepared, PromptsDigest, task_options
-from dqo.train.recipe import Recipe, load_recipe, outside_training, peft_config, read_settings
+from dqo.train.folder import check_free, check_same_run, machine_change, resolved_settings
+from dqo.train.prepare import Prepared, count_prompts, digest
+from dqo.train.recipe import Recipe, load_recipe, outside_training, peft_config
 
 TRAINERS = {"grpo": DQOTrainer, "rloo": DQORLOOTrainer, "ppo": DQOPPOTrainer}
 
@@ -38,54 +39,49 @@ def run(args: argparse.Namespace) -> int | None:
     recipe = load_recipe(args.recipe, args.settings)
     if args.dry_run:
         return DryRun(recipe, args.resume).run()
-    folder = RunFolder(recipe.output_dir)
+    folder = RunPaths(recipe.output_dir)
     # One process of several owns the folder: a lock by each would be a quarrel among themselves.
-    with folder.owned(args.resume) if _is_main_process() else nullcontext():
+    with owning(folder.path) if _is_main_process() else nullcontext():
+        if _is_main_process():
+            check_free(folder, args.resume)
         return _train(recipe, folder, args.resume)
 
 
-def _train(recipe: Recipe, folder: RunFolder, resume: bool) -> int | None:
+def _train(recipe: Recipe, folder: RunPaths, resume: bool) -> int | None:
     """Trains in a folder that this run owns."""
     prepared = Prepared(recipe)
-    settings = prepared.recipe.settings()
+    settings, prompts = prepared.recipe.settings(), digest(prepared.prompts)
     # Before the models are looked up: a resume with another model is refused as that.
-    found = _resumed(settings, folder, prepared.prompts) if resume and _is_main_process() else (None, False)
-    prepared.look_up()
+    checkpoint = _resumed(settings, folder, prompts) if resume and _is_main_process() else None
+    prepared.check_machine()
+    # Asking is looking up: the tokenizer and every length come before the policy.
+    _ = prepared.lengths
     for sentence in prepared.notes:
         _say(sentence)
     # The main process alone has read every file of the checkpoint.
-    checkpoint, finished = broadcast_object_list(list(found))
-    if finished:
-        _say(f"{folder.path} has finished with these settings; there is nothing left to train")
-        return None
+    [checkpoint] = broadcast_object_list([checkpoint])
     trainer = build_trainer(prepared, folder)
     start, stop = time.monotonic(), SaveOnSignal()
-    try:
-        with stop.listening(), showing_progress(trainer), _explaining_out_of_memory(prepared, trainer):
-            if _is_main_process():
-                resolved = resolved_settings(settings, trainer)
-                for note in machine_notes(folder.resolved, resolved) if checkpoint else ():
-                    _say(note)
-                save_settings(folder.config, settings)
-                save_settings(folder.resolved, resolved)
-            trainer.add_callback(stop)
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-            if stop.asked:
-                step = trainer.state.global_step
-                _say(f"{stop.reason}: step {step} is saved; the same command with --resume goes on")
-                return 128 + stop.signal
-            _save_final(trainer, folder)
-    except DQOError:
-        # What was refused leaves the folder free for the corrected recipe.
-        if _is_main_process() and checkpoint is None:
-            folder.forget_start()
-        raise
+    with stop.listening(), showing_progress(trainer), _explaining_out_of_memory(prepared, trainer):
+        if _is_main_process():
+            resolved = resolved_settings(settings, prompts, trainer)
+            if checkpoint and (change := machine_change(folder.resolved, resolved)):
+                _say(f"this machine continues the run differently: {change}")
+            write_text(folder.config, to_yaml(settings))
+            write_text(folder.resolved, to_yaml(resolved))
+        trainer.add_callback(stop)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if stop.asked:
+            step = trainer.state.global_step
+            _say(f"{stop.reason}: step {step} is saved; the same command with --resume goes on")
+            return 128 + stop.signal
+        _save_final(trainer, folder)
     if _is_main_process():
-        print(_farewell(prepared.recipe, prepared.task, folder, trainer.state.global_step, time.monotonic() - start))
+        print(_farewell(prepared, folder, trainer.state.global_step, time.monotonic() - start))
     return None
 
 
-def build_trainer(prepared: Prepared, folder: RunFolder) -> Any:
+def build_trainer(prepared: Prepared, folder: RunPaths) -> Any:
     """Loads the policy and makes the trainer, with the run's log."""
     from datasets import Dataset
 
@@ -110,7 +106,6 @@ def build_trainer(prepared: Prepared, folder: RunFolder) -> Any:
         callbacks=[RunLog(folder.metrics)],
     )
     trainer.fault_folder = folder.path
-    trainer.remember("prompts", PromptsDigest(prompts))
     return trainer
 
 
@@ -119,67 +114,42 @@ def _explaining_out_of_memory(prepared: Prepared, trainer: Any) -> Iterator[None
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # On a CPU torch raises a bare RuntimeError.
-        cpu = "can't allocate memory" in str(error)
-        if not cpu and not isinstance(error, MemoryError | torch.OutOfMemoryError):
+        if not isinstance(error, MemoryError) and not should_reduce_batch_size(error):
             raise
-        parts = prepared.memory
         # The estimate of the dry run, which says what to make smaller.
-        listed = ", ".join(f"{name} {value:.2g}" for name, value in parts.items())
         raise TrainingError(
-            f"step {trainer.state.global_step + 1}: out of memory ({first_words(error)}); a process takes about "
-            f"{sum(parts.values()):.2g} GiB ({listed}); set trainer.gradient_checkpointing=true or lora={{r: 16}}, or "
+            f"step {trainer.state.global_step + 1}: out of memory ({first_words(error)}); a process takes "
+            f"{prepared.memory}; set trainer.gradient_checkpointing=true or lora={{r: 16}}, or "
             "start anew with half of trainer.per_device_train_batch_size and twice trainer.gradient_accumulation_steps."
         ) from error
 
 
-def _resumed(settings: Mapping[str, Any], folder: RunFolder, prompts: list[Prompt]) -> tuple[Path | None, bool]:
-    """Finds the checkpoint to continue from, None to start anew, and says whether the run has finished with it."""
+def _resumed(settings: Mapping[str, Any], folder: RunPaths, prompts: str) -> Path | None:
+    """Finds the checkpoint to continue from; None to start anew."""
     search = newest_whole(folder.checkpoints)
     for passed_over, reason in search.skipped:
         _say(f"{passed_over} is skipped: {reason}")
     if search.newest is None:
-        if search.damaged:
+        if search.damaged or folder.final.exists():
             raise RecipeError(
-                f"{folder.checkpoints}: expected a whole checkpoint to continue from, got {len(search.damaged)} that "
-                "were written and are no longer whole; restore one, or start anew in another output_dir."
-            )
-        if folder.final.exists():
-            raise RecipeError(
-                f"{folder.path}: expected a run to continue, but it has finished and its checkpoints are gone; a run "
-                "of other settings needs another output_dir."
+                f"{folder.checkpoints}: expected a whole checkpoint to continue from, but the run has finished or lost "
+                "them; restore one, or start anew in another output_dir."
             )
         _say(f"{folder.path} holds no complete checkpoint yet, so the run starts from scratch")
-        return None, False
-    check_same_run(folder.config, settings)
-    step, until = int(search.newest.name.rpartition("-")[2]), settings["trainer"].get("max_steps", -1)
-    if 0 < until < step:
-        raise RecipeError(
-            f"`trainer.max_steps` must be at least {step}, the step that {search.newest} goes on from, got {until}; "
-            "raise it."
-        )
-    if kept := remembered(search.newest).get("prompts"):
-        PromptsDigest(prompts).load(kept)
-    if _has_finished(folder, search.newest, settings):
-        return search.newest, True
+        return None
+    check_same_run(folder, settings, prompts)
     _say(f"continuing from {search.newest}")
-    return search.newest, False
+    return search.newest
 
 
-def _has_finished(folder: RunFolder, checkpoint: Path, settings: Mapping[str, Any]) -> bool:
-    """Whether a run has come to its end, which these settings leave where it was."""
-    before = read_settings(folder.config)
-    if any(before.get(f"trainer.{name}") != settings["trainer"][name] for name in ("max_steps", "num_train_epochs")):
-        return False
-    state = parse_object(read_text(checkpoint / STATE, "state of a checkpoint"), str(checkpoint / STATE))
-    return folder.final.is_dir() and state["global_step"] >= state["max_steps"]
-
-
-def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds: float) -> str:
+def _farewell(prepared: Prepared, folder: RunPaths, steps: int, seconds: float) -> str:
     """What there is now, and the command that comes next."""
+    recipe, counts = prepared.recipe, count_prompts(prepared.task)
+    # On the best prompts there are: those trained on come last.
+    split = next(split for split in ("test", "dev", "train") if counts.get(split))
     command = ["dqo", "eval", "--model", str(folder.path), "--task", recipe.task]
-    command += option_flags(task_options(recipe))
-    command += [*_unseen_prompts(recipe, task), "--max-new-tokens", str(recipe.config.max_completion_length)]
+    command += option_flags(recipe.task_options | recipe.data)
+    command += ["--split", split, "--max-new-tokens", str(recipe.config.max_completion_length)]
     command += ["--encoder", outside_training(recipe.config.encoder, recipe.model)]
     if recipe.heldout_encoder:
         command += ["--heldout-encoder", outside_training(recipe.heldout_encoder, recipe.model)]
@@ -191,19 +161,7 @@ def _farewell(recipe: Recipe, task: Task, folder: RunFolder, steps: int, seconds
     )
 
 
-def _unseen_prompts(recipe: Recipe, task: Task) -> list[str]:
-    """Flags of `dqo eval` for the best prompts there are: the task's test split before dev, before those trained on."""
-    for split in ("test", "dev", "train"):
-        try:
-            if task.prompts(split):
-                return ["--split", split]
-        except DataError:
-            # A task that reads files may have been given no file for this split.
-            continue
-    return ["--data", recipe.data["path"]]
-
-
-def _save_final(trainer: Any, folder: RunFolder) -> None:
+def _save_final(trainer: Any, folder: RunPaths) -> None:
     """Policy and tokenizer under a passing name first, so that a `final` that exists is whole."""
     partial = folder.final.with_name("final.partial")
     with writing(folder.checkpoints, "add --resume"):
