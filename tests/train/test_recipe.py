@@ -160,7 +160,7 @@ def test_bad_file_is_refused_in_a_sentence(recipe_file, text, message):
 
 
 def test_missing_file_is_named(tmp_path):
-    with pytest.raises(RecipeError, match=r"absent.yaml: expected a readable recipe in UTF-8, got No such file"):
+    with pytest.raises(RecipeError, match=r"absent.yaml: expected a readable recipe, got No such file"):
         load_recipe(tmp_path / "absent.yaml")
 
 

@@ -80,7 +80,7 @@ def read_yaml_file(path: str | Path) -> dict[str, Any]:
         text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # not there, or no UTF-8
         came = getattr(error, "strerror", None) or error
-        raise RecipeError(f"{path}: expected a readable recipe in UTF-8, got {came}; check path and file.") from error
+        raise RecipeError(f"{path}: expected a readable recipe, got {came}; check path and encoding.") from error
     value = parse_yaml(text, str(path))
     if value is not None and not isinstance(value, dict):
         raise RecipeError(f"{path}: expected `key: value` lines, got a {type(value).__name__}; see recipes/.")
