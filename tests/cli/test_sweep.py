@@ -227,7 +227,7 @@ def test_what_lies_there_from_other_settings_is_refused(sweep_file, stand_in, re
             {"arms": {"dqo": {"encoder": "multilingual"}},
              "evaluation": {"split": "dev", "heldout_encoder": "paraphrase-multilingual-MiniLM-L12-v2"}},
             "arm 'dqo': heldout_encoder: expected another encoder than `encoder`, which it checks, got "
-            "'paraphrase-multilingual-MiniLM-L12-v2', another name of 'multilingual'",
+            "'paraphrase-multilingual-MiniLM-L12-v2' beside 'multilingual'",
         ),
         ({"keep": "some"}, "`keep` must be one of all, final, none, got 'some'"),
     ],
@@ -244,7 +244,7 @@ def test_the_run_s_own_start_as_encoder_is_named_for_the_evaluation(sweep_file, 
     assert sweep.evaluation.encoder == start
     for heldout in (start, "policy"):
         given = {"split": "train", "encoder": "hashed", "heldout_encoder": heldout}
-        with pytest.raises(RecipeError, match=f"arm 'reward-only': heldout_encoder: .* got '{start}' for both"):
+        with pytest.raises(RecipeError, match=f"arm 'reward-only': heldout_encoder: .* got '{start}' beside"):
             read_sweep(sweep_file(recipe=recipe, evaluation=given))
     sweep, _ = read_sweep(sweep_file(recipe={"encoder": "hashed", "heldout_encoder": "policy"}))
     assert sweep.evaluation.heldout_encoder == start

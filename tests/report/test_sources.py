@@ -60,8 +60,7 @@ GROWING = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     [
         (GROWING, "it has an alias"),
         ("a: &a [*a]\n", "it has an alias"),
-        ("a: " + "[" * 5000 + "]" * 5000, "expected some hundred levels of YAML at most"),
-        ("a: " + "x" * 300_000, "expected at most 200000 characters of YAML"),
+        ("a: " + "[" * 5000 + "]" * 5000, "maximum recursion depth exceeded"),
         ("a: !!python/object/apply:os.system [id]\n", "it has the tag"),
         ("- 1\n", "expected the settings of a run, got list"),
         ("alpha: 1\nalpha: 2\n", "the key 'alpha' comes twice"),
