@@ -123,7 +123,7 @@ def test_bad_override_is_refused_in_a_sentence(recipe_file, override, message):
             "heldout_encoder=sentence-transformers/all-MiniLM-L6-v2",
             "got 'sentence-transformers/all-MiniLM-L6-v2' beside 'all-MiniLM-L6-v2', which are the same",
         ),
-        ("rewards=[{reward: quality, wieght: 2}]", "expected nothing beside `reward` and `weight`, got wieght"),
+        ("rewards=[{reward: quality, wieght: 2}]", "rewards, entry 1: quality has no options, got wieght; remove them"),
     ],
 )
 def test_what_only_the_host_s_settings_show_is_refused_too(recipe_file, override, message):
