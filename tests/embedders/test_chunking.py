@@ -31,7 +31,7 @@ class Toy(ChunkedEmbedder):
 
 
 def embed(texts, encode=first_letter):
-    toy = Toy("toy", 2, batch_size=2, reads=6, fixed=2)
+    toy = Toy("toy", 2, batch_size=2, reads=4)
     toy._encode = encode
     return toy(texts)
 
@@ -112,4 +112,4 @@ def test_a_number_that_is_not_finite_names_the_row_of_the_caller(value):
 @pytest.mark.parametrize("size", [0, -1])
 def test_batch_size_is_checked(size):
     with pytest.raises(EncoderError, match="whole number of at least 1, got"):
-        Toy("toy", 2, size)
+        Toy("toy", 2, size, reads=4)

@@ -5,10 +5,10 @@ import warnings
 import pytest
 import torch
 
-from dqo.embedders import OnnxEmbedder, load_embedder
+from dqo.embedders import load_embedder
 from dqo.embedders.loading import canonical
 from dqo.embedders.local import packaged_minilm
-from dqo.embedders.onnx import packaged_paraphrase
+from dqo.embedders.onnx import OnnxEmbedder, packaged_paraphrase
 from dqo.errors import EncoderError
 
 NAMES = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")
@@ -77,11 +77,7 @@ class TestTheirFiles:
         """The file also returns its own pooled vectors, an independent computation of ours."""
         ours = load_embedder(NAMES[1], device="cpu")._embedder
         texts = ["Short.", "A sentence that is a good deal longer than the first."]
-        encoded = ours._tokenizer.encode_batch(texts)
-        feed = {
-            "input_ids": [e.ids for e in encoded],
-            "attention_mask": [e.attention_mask for e in encoded],
-        }
+        feed = dict(ours._tokenizer(texts, padding=True, return_tensors="np", return_token_type_ids=False))
         pooled = next(
             torch.from_numpy(value)
             for value in ours._session.run(None, feed)

@@ -228,6 +228,22 @@ def test_a_pickle_is_never_taken(pickle, tmp_path):
         load_embedder(str(folder), device="cpu")
 
 
+def test_an_encoder_without_a_tokenizer_of_transformers_reads_a_text_of_any_length(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    raw = Tokenizer(models.WordLevel({"[UNK]": 0, "dog": 1, "cat": 2}, unk_token="[UNK]"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    with torch.random.fork_rng():
+        layer = StaticEmbedding(raw, embedding_dim=4)
+    SentenceTransformer(modules=[layer], device="cpu").save(str(tmp_path))
+    dog, cat = layer.embedding.weight.detach()[1:]
+    E = load_embedder(str(tmp_path), device="cpu")(["dog " * 2000 + "cat " * 1000, ""])
+    torch.testing.assert_close(E[0], normalize(2 * dog + cat, dim=0), atol=1e-5, rtol=0)
+    assert E[1].count_nonzero() == 0
+
+
 class TestKinship:
     def evaluated(self, encoder, heldout, tmp_path):
         from dqo.evaluation.run import evaluate

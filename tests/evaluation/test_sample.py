@@ -164,11 +164,11 @@ def test_finished_groups_are_not_sampled_again(tiny_policy, tiny_tokenizer, tmp_
         ({"temperature": 0.7}, r"'temperature' was 1\.0 and is now 0\.7"),
         (
             {"prompts": PROMPTS[:2]},
-            r"groups\.jsonl: expected groups of the 2 prompts asked for, but one is of 'three', none",
+            r"groups\.jsonl: expected groups of the prompts asked for, but 'three' is none",
         ),
         (
             {"prompts": [Prompt("one", "cat", [], {}), *PROMPTS[1:]]},
-            r"but one is of 'one', with another text; ask for the same",
+            r"but 'one' is none of them or has another text; ask for the same",
         ),
     ],
 )

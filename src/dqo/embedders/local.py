@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from dqo.embedders.chunking import ChunkedEmbedder, digest, mean_states
+from dqo.embedders.chunking import ChunkedEmbedder, mean_states
 from dqo.embedders.naming import POOLINGS
 from dqo.errors import EncoderError, check_choice
 from dqo.models.policy import DTYPES, best_device, load_policy
@@ -55,25 +55,18 @@ class SentenceEmbedder(ChunkedEmbedder):
         pooling: str | None = None,
         prompt: str | None = None,
     ) -> None:
-        self._model = _load(source, device, dtype, pooling)
-        self._prompt = self._model.prompts.get(self._model.default_prompt_name, "") if prompt is None else prompt
-        tokenizer = self._model.tokenizer
+        from transformers import PreTrainedTokenizerBase
+
+        model = self._model = _load(source, device, dtype, pooling)
+        if prompt is None:
+            prompt = model.prompts.get(model.default_prompt_name, "")
         # Averages of word vectors have another kind of tokenizer, and read a text of any length.
-        self._tokenizer = tokenizer if hasattr(tokenizer, "num_special_tokens_to_add") else None
-        reads, fixed = None, 0
-        if self._tokenizer:
-            # The prompt takes its share of what the encoder reads.
-            fixed = self._tokenizer.num_special_tokens_to_add() + len(self._ids([self._prompt])[0])
-            reads = self._model.max_seq_length
-            self.vocabulary = digest(self._tokenizer.get_vocab())
-            self._unknown = getattr(self._tokenizer, "unk_token_id", None)
-        super().__init__(name or source, self._model.get_embedding_dimension(), batch_size, reads, fixed)
+        known = isinstance(model.tokenizer, PreTrainedTokenizerBase)
+        reads, tokenizer = (model.max_seq_length, model.tokenizer) if known else (None, None)
+        super().__init__(name or source, model.get_embedding_dimension(), batch_size, reads, tokenizer, prompt)
         self.notes = _notes(self.name, source, self._model, pooling)
         for note in self.notes:
             warnings.warn(note, stacklevel=3)
-
-    def _count(self, texts: list[str]) -> list[int]:
-        return super()._count(texts) if self._tokenizer else [len(text.split()) for text in texts]
 
     def _encode(self, pieces: list[str]) -> Tensor:
         return self._model.encode(pieces, prompt=self._prompt, batch_size=self.batch_size, **_TO_TENSOR)  # (B, D)
@@ -235,13 +228,12 @@ class HiddenStateEmbedder(ChunkedEmbedder):
     def __init__(
         self, model: str, *, name: str | None = None, device: Any = None, dtype: str = "float32", batch_size: int = 64
     ) -> None:
-        whole, self._tokenizer = load_policy(model, device=device or best_device(), dtype=dtype)
-        self.vocabulary = digest(self._tokenizer.get_vocab())
+        whole, tokenizer = load_policy(model, device=device or best_device(), dtype=dtype)
         # Without the head, whose logits nobody reads; frozen, because training could talk a moving judge round.
         self._model = whole.base_model.requires_grad_(False)
         config = whole.config.get_text_config()
         reads = getattr(config, "max_position_embeddings", None)
-        super().__init__(name or f"policy:{model}", config.hidden_size, batch_size, reads)
+        super().__init__(name or f"policy:{model}", config.hidden_size, batch_size, reads, tokenizer)
 
     @torch.no_grad()
     def _encode(self, pieces: list[str]) -> Tensor:

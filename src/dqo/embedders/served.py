@@ -37,22 +37,15 @@ class ServedEmbedder(ChunkedEmbedder):
         EncoderError: A batch size below 1.
     """
 
-    def __init__(
-        self,
-        base_url: str,
-        model: str,
-        *,
-        batch_size: int = 64,
-        prompt: str = "",
-        **options: Any,
-    ) -> None:
-        self._prompt, self._request = prompt, batch_size
+    def __init__(self, base_url: str, model: str, *, batch_size: int = 64, prompt: str = "", **options: Any) -> None:
+        self._request = batch_size
         self._endpoint = Endpoint(base_url, model, **options)
         super().__init__(
             str(EncoderName(f"endpoint:{base_url}#{model}", prompt=prompt or None)),
             self._vectors([["probe"]]).shape[1],
             batch_size * max(1, self._endpoint.concurrency),
-            reads=max(PIECE_BYTES // 2, PIECE_BYTES - len(prompt.encode())),
+            max(PIECE_BYTES // 2, PIECE_BYTES - len(prompt.encode())),
+            prompt=prompt,
         )
 
     @property

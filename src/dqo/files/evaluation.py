@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from dqo.errors import DataError
 from dqo.files.jsonio import parse_object, read_text
 from dqo.files.records import Group, Prompt, append_jsonl, line_of, read_groups, read_records, write_groups, write_json
 from dqo.files.run import check_unchanged
-from dqo.settings.checking import STRICT, check
+from dqo.settings.checking import Strict, check
 
 # What stands under `scoring` where rewards came with the responses and nothing says what gave them.
 UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
@@ -24,8 +24,7 @@ SAMPLED = ("temperature", "max_new_tokens", "system_prompt", "chat_template", "c
            "parameters", "adapted")  # fmt: skip
 
 
-class _Interval(BaseModel):
-    model_config = STRICT | {"extra": "ignore"}
+class _Interval(Strict, extra="ignore"):
     mean: float
     low: float
     high: float
@@ -33,8 +32,7 @@ class _Interval(BaseModel):
 
 # What the readers of a metrics.json rely on. Comparison, sweep and report all read it here, so that a file is taken by
 # all three or refused by all three.
-class _Metrics(BaseModel):
-    model_config = STRICT | {"extra": "ignore"}
+class _Metrics(Strict, extra="ignore"):
     metrics: dict[str, _Interval | None]
     n_prompts: int = Field(ge=1)
     n_samples: int = Field(ge=1)
@@ -51,8 +49,7 @@ class _Metrics(BaseModel):
 
 
 # One line of a prompt_metrics.jsonl.
-class _PromptMetrics(BaseModel):
-    model_config = STRICT | {"extra": "allow"}
+class _PromptMetrics(Strict, extra="allow"):
     __pydantic_extra__: dict[str, float | None]
     id: str
 
@@ -206,8 +203,7 @@ class SamplingFolder:
         refused = {"adapted": before.get("adapted", {}) | adapted}
         refused |= {} if left_out is None else {"left_out": dict(left_out)}
         after = {name: value for name, value in (before | refused).items() if value or name not in refused}
-        if after != before:
-            write_json(self.path.with_name("sampling.json"), after)
+        write_json(self.path.with_name("sampling.json"), after)
 
 
 def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:
@@ -252,8 +248,7 @@ def _resume(out: Path, settings: dict[str, Any], prompts: Sequence[Prompt]) -> d
     asked = {prompt.id: prompt.prompt for prompt in prompts}
     if odd := next((group.id for group in done.values() if asked.get(group.id) != group.prompt), None):
         raise DataError(
-            f"{path}: expected groups of the {len(asked)} prompts asked for, but one is of {odd!r}, "
-            f"{'with another text' if odd in asked else 'none of them'}; ask for the same prompts or more, or choose "
-            "another folder."
+            f"{path}: expected groups of the prompts asked for, but {odd!r} is none of them or has another text; ask "
+            "for the same prompts or more, or choose another folder."
         )
     return done

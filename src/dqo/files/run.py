@@ -8,16 +8,14 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
 
 from dqo.errors import DataError, FolderBusyError, RecipeError
 from dqo.files.jsonio import read_lines, writing
-from dqo.settings.checking import STRICT, check
+from dqo.settings.checking import Strict, check
 
 LOCK = ".lock"
 STATE = "trainer_state.json"
@@ -64,8 +62,7 @@ def check_unchanged(
             )
 
 
-class _Step(BaseModel):
-    model_config = STRICT | {"extra": "ignore"}
+class _Step(Strict, extra="ignore"):
     step: int
 
 
@@ -109,15 +106,13 @@ def owning(folder: str | Path, name: str = LOCK, grace: float = _GRACE) -> Itera
         with writing(folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=grace)
+            _sign(path)
     except Timeout:
         raise FolderBusyError(
             f"{folder}: expected a folder that no other process writes to, but {_signature(path)} does; wait for it, "
             "stop it, or choose another folder."
         ) from None
     try:
-        if lock.lock_counter == 1:
-            with writing(folder):
-                _sign(path)
         yield
     finally:
         if lock.lock_counter == 1:
@@ -161,8 +156,7 @@ def _signature(path: Path) -> str:
 # or a part of one afterwards shows it.
 
 
-@dataclass(frozen=True)
-class Search:
+class Search(NamedTuple):
     """What was found in a folder of checkpoints.
 
     Attributes:
