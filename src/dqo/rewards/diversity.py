@@ -67,10 +67,8 @@ class DiversityReward:
         trace_markers: str = EncoderFields.trace_markers,
     ) -> None:
         if num_generations < 3:
-            raise GroupError(
-                f"DiversityReward needs `num_generations` of at least 3, got {num_generations}: in a group of two both "
-                "credits are equal and cancel in the group mean; sample more responses."
-            )
+            why = "in a group of two both credits are equal and cancel in the group mean; sample more responses"
+            raise GroupError(f"DiversityReward needs `num_generations` of at least 3, got {num_generations}: {why}.")
         self.__name__ = "diversity"
         self.group_sizes = sorted({num_generations, num_generations_eval or num_generations}, reverse=True)
         combine = "add" if quality is None else "quality_weighted"

@@ -133,10 +133,8 @@ class JudgeReward:
         read = self._values["score"].values()
         if self._asked > asked and all(value is None for value in read):
             found = f"none of {len(read)} did, the first was {self._unreadable[:120]!r}"
-            raise EndpointError(
-                f"{self.name}: expected replies that hold 'Score: <number>', but {found}; raise max_tokens or use "
-                "another judge."
-            )
+            expected = f"{self.name}: expected replies that hold 'Score: <number>', but {found}"
+            raise EndpointError(f"{expected}; raise max_tokens or use another judge.")
         return scores
 
     def quality(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:

@@ -30,12 +30,13 @@ _STATED = re.compile(
     rf"(?:{_IS}|(?:\s+of)?(?:\s+|\s*[-–—]\s+))"
     rf"|\b(?:overall|total|verdict|answer|result)[\"' ]*[:=]\s*){_SCORE}{_AFTER}"
 )
-_FINAL = ("final", "overall", "total")
-_WHOLE = ("", "my", "the", "a", "your", "its", "this", "quality", "response", "judge", "so", "therefore", "thus", "new")
+_WHOLE = ("", "final", "overall", "total", "my", "the", "a", "your", "its", "this", "quality", "response", "so")
 _ALONE = re.compile(rf"(?i)[\s\"'(\[<:]*{_SCORE}\s*(?:points?|stars?)?(?:[\s\"')\]>.!]*|\s+[-–—]\s.*)")
 _FRACTION = re.compile(rf"(?i)(?<![\w./-]){_SCORE}{_AFTER}")
+# A sentence that makes its number depend on something, or denies the number behind.
 _DENIED = re.compile(
-    r"(?i)\b(?:if|unless|had it|could have|would have|not|never|cannot|otherwise|short|below|above|than)\b|n't\b"
+    r"(?i)\b(?:if|unless|only when)\b"
+    r"|(?:\b(?:had it|could have|would have|not|never|cannot|otherwise|short|below|above|than)\b|n't\b)(?=.*\d)"
 )
 # In parentheses, about the scale.
 _ASIDE = re.compile(
@@ -111,14 +112,13 @@ def _field(form: type[_Score] | type[_Verdict], reply: str) -> Any:
 def _in_words(text: str) -> float | None:
     """The score of a reply in words, by the surest form that occurs."""
     text = _ASIDE.sub(" ", re.sub(r"(?<=\d)\s*\((?:out )?of (\d+)\)", r"/\1", text))
-    stated = [(found, (found["of"] or "").strip("-").lower()) for found in _sure(_STATED, text)]
-    lines = [line for line in text.split("\n") if line.strip()]
+    text = "\n".join(part for part in re.split(r"(?<=[.!?;])\s|\n", text) if part.strip() and not _DENIED.search(part))
+    lines = text.split("\n")
     forms = (
         list(_MARKED.finditer(text))[-1:],
-        [found for found, of in stated if found["of"] is None or of in _FINAL][-1:],
-        [found for found, of in stated if of in _WHOLE][-1:],
-        [found for line in (text, *lines[-1:], *lines[:1]) if (found := _ALONE.fullmatch(line))][:1],
-        [found for found in _sure(_FRACTION, text) if found["top"]],
+        [found for found in _STATED.finditer(text) if (found["of"] or "").strip("-").lower() in _WHOLE][-1:],
+        [found for line in (text, lines[-1], lines[0]) if (found := _ALONE.fullmatch(line))][:1],
+        [found for found in _FRACTION.finditer(text) if found["top"]],
     )
     # Several fractions have to agree, and one of another highest score is none.
     scores = {
@@ -126,17 +126,6 @@ def _in_words(text: str) -> float | None:
         for found in next(filter(None, forms), [])
     }
     return scores.pop() if len(scores) == 1 else None
-
-
-def _sure(form: re.Pattern[str], text: str) -> list[re.Match[str]]:
-    """Matches of a form, without those that their sentence denies or makes depend on something."""
-    return [found for found in form.finditer(text) if not _is_denied(text, found)]
-
-
-def _is_denied(text: str, found: re.Match[str]) -> bool:
-    before = re.split(r"[.!?;\n](?:\s|$)", text[: found.start("score")])[-1]
-    after = re.split(r"[.!?;\n](?:\s|$)", text[found.end() :])[0]
-    return bool(_DENIED.search(before) or re.search(r"(?i)\b(?:if|unless|only when)\b", after))
 
 
 def _plain(reply: str) -> str:

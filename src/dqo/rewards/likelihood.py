@@ -99,10 +99,9 @@ class LikelihoodReward:
         answer = self._tokenizer(response, add_special_tokens=False).input_ids
         room = getattr(self._model.config, "max_position_embeddings", None)
         if not ids or (room and len(ids) + len(answer) > room):
-            raise RewardError(
-                f"reward 'likelihood': expected a prompt of at least one token and no more than {room} with its "
-                f"response, got {len(ids)} and {len(ids) + len(answer)}; shorten them."
-            )
+            expected = f"expected a prompt of at least one token and no more than {room} with its response"
+            got = f"got {len(ids)} and {len(ids) + len(answer)}"
+            raise RewardError(f"reward 'likelihood': {expected}, {got}; shorten them.")
         return ids, answer
 
     def _asked(self, prompt: Any) -> str:

@@ -98,10 +98,8 @@ class MathReward:
         self._timeouts += 1
         # Below 0 by a signal, the alarm's or that of the memory's end.
         if process.wait() > 0:
-            raise RewardError(
-                "the reward 'math' needs the package math-verify, but its process did not start; run "
-                "`pip install -e '.[data]'`."
-            )
+            needed = "the reward 'math' needs the package math-verify, but its process did not start"
+            raise RewardError(f"{needed}; run `pip install -e '.[data]'`.")
         return False
 
 

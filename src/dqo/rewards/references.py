@@ -18,10 +18,8 @@ def references_of(reward: str, reference: Sequence[Reference]) -> list[list[str]
     rows = [[texts] if isinstance(texts, str) else list(texts) for texts in reference]
     for row, texts in enumerate(rows):
         if not any(text.strip() for text in texts):
-            raise RewardError(
-                f"reward {reward!r}: expected at least one text in `reference` of row {row}, got none; use data with "
-                "references, or another reward."
-            )
+            expected = f"reward {reward!r}: expected at least one text in `reference` of row {row}"
+            raise RewardError(f"{expected}, got none; use data with references, or another reward.")
     return rows
 
 
@@ -103,10 +101,8 @@ class RougeReward:
         references = [[text for text in texts if has_latin_words(text)] for texts in given]
         for row, texts in enumerate(references):
             if not texts:  # every response would be worth 0, or all that shares a digit worth 1
-                raise RewardError(
-                    f"reward {self.__name__!r}: expected a `reference` of letters a to z in row {row}, the only ones "
-                    f"ROUGE reads, got {given[row][0][:40]!r}; use `chrf` or `similarity`."
-                )
+                expected = f"reward {self.__name__!r}: expected a `reference` of letters a to z in row {row}"
+                raise RewardError(f"{expected}, got {given[row][0][:40]!r}; use `chrf` or `similarity`.")
         return [
             self._best(completion_text(completion), texts)
             for completion, texts in zip(completions, references, strict=True)

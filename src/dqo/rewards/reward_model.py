@@ -28,7 +28,6 @@ class RewardModel:
         device: Device of torch; None takes the accelerator where there is one.
         dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on an accelerator and float32 on a CPU.
         batch_size: Responses scored at once; one by one where neither model nor tokenizer has a token to pad with.
-        max_length: Most tokens of a conversation; None for what the model reads.
 
     Raises:
         ModelError: No such model, no classifier, or one with more than one label.
@@ -40,7 +39,6 @@ class RewardModel:
         device: str | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] | None = None,
         batch_size: Annotated[int, Field(ge=1)] = 8,
-        max_length: Annotated[int, Field(ge=8)] | None = None,
     ):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -55,7 +53,7 @@ class RewardModel:
             AutoModelForSequenceClassification, source, what, _REMEDY, device=self._device, dtype=getattr(torch, dtype)
         ).requires_grad_(False)
         reads = min(self._tokenizer.model_max_length, getattr(self._model.config, "max_position_embeddings", _LONGEST))
-        self._max_length = max_length or int(reads if reads < 10**6 else _LONGEST)
+        self._max_length = int(reads if reads < 10**6 else _LONGEST)
         self._batch_size = batch_size if self._has_padding() else 1
         self._shortened = 0
 
@@ -76,22 +74,19 @@ class RewardModel:
         return scores.tolist()
 
     def _encode(self, prompt: Any, completion: Any) -> dict[str, list[int]]:
-        row = self._whole(prompt, completion)
-        longer = len(row["input_ids"]) > self._max_length
-        self._shortened += longer
-        if longer and self._tokenizer.chat_template:
-            return {"input_ids": row["input_ids"][-self._max_length :]}
-        return self._whole(prompt, completion, truncation=True, max_length=self._max_length) if longer else row
-
-    def _whole(self, prompt: Any, completion: Any, **limit: Any) -> dict[str, list[int]]:
-        response = completion_text(completion)
-        if not self._tokenizer.chat_template:
-            return dict(self._tokenizer(prompt_text(prompt), str(response), verbose=False, **limit))
-        asked = conversation(prompt) if isinstance(prompt, str) else prompt
-        talk = [*asked, {"role": "assistant", "content": str(response)}]
-        text = chat_text(self._tokenizer, talk, answer_next=False)
-        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]  # the template wrote them
-        return {"input_ids": ids}
+        response, options = str(completion_text(completion)), {}
+        texts = [prompt_text(prompt), response]
+        if self._tokenizer.chat_template:
+            asked = conversation(prompt) if isinstance(prompt, str) else list(prompt)
+            talk = [*asked, {"role": "assistant", "content": response}]
+            texts = [chat_text(self._tokenizer, talk, answer_next=False)]
+            # The template wrote the special tokens, and of one text there is one type.
+            options = {"add_special_tokens": False, "return_token_type_ids": False}
+        row = self._tokenizer(*texts, verbose=False, **options)
+        if len(row["input_ids"]) > self._max_length:
+            self._shortened += 1
+            row = self._tokenizer(*texts, truncation=True, max_length=self._max_length, **options)
+        return dict(row)
 
     def _has_padding(self) -> bool:
         """Whether rows can be padded without moving the token whose score counts; sets both pad tokens."""
@@ -99,7 +94,7 @@ class RewardModel:
         # was trained, be it eos. A model without one scores the very last token, and takes the tokenizer's only where
         # no row ends in it: many templates close with eos, which many tokenizers pad with.
         config, tokenizer = self._model.config.get_text_config(), self._tokenizer
-        if config.pad_token_id is None and tokenizer.pad_token_id not in self._whole("a", "b")["input_ids"]:
+        if config.pad_token_id is None and tokenizer.pad_token_id not in self._encode("a", "b")["input_ids"]:
             config.pad_token_id = tokenizer.pad_token_id  # which may be None too
         pad = config.pad_token_id
         # Some configs say -1 for none.

@@ -1,7 +1,7 @@
 """What makes a good sentence, as rewards: the words it was to use, and how fluent it is."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import simplemma
@@ -18,18 +18,12 @@ class ConceptReward:
 
     def __call__(self, *, completions: Sequence[Any], meta: Sequence[dict[str, Any]], **columns: Any) -> list[float]:
         """Scores N responses; N numbers in [0, 1]."""
+        for fields in meta:
+            if not isinstance(fields.get("concepts"), list) or not fields["concepts"]:
+                expected = "reward 'concepts': expected a list of words in meta.concepts of every prompt"
+                raise RewardError(f"{expected}, got {fields.get('concepts')!r}; use data of the task commongen.")
         rows = zip(completions, meta, strict=True)
-        return [coverage(completion_text(completion), _concepts(fields)) for completion, fields in rows]
-
-
-def _concepts(meta: Mapping[str, Any]) -> list[str]:
-    concepts = meta.get("concepts")
-    if not isinstance(concepts, list) or not concepts:
-        raise RewardError(
-            f"reward 'concepts': expected a list of words in meta.concepts of every prompt, got {concepts!r}; use data "
-            "of the task commongen, or another reward."
-        )
-    return concepts
+        return [coverage(completion_text(completion), fields["concepts"]) for completion, fields in rows]
 
 
 # How many of the given words a sentence uses, by lemma, without paying for text that is about the words.
@@ -86,11 +80,7 @@ _STARTER = (
 # Abbreviations whose dots end no sentence; in doubt they do.
 _ABBREVIATION = re.compile(
     # before a name or an example, so that the next word may have a capital: Mr. Hill, Mt. Fuji, e.g. Rex
-    r"\b(?:(?:Mrs?|Ms|Dr|Prof|St|Mt|Ft|Capt|Sgt|Lt|Gen|Gov|Rev|vs|e\.g|i\.e|cf|approx)\.(?=\s+\w)"
-    # a time at the beginning, where no verb has stood: At 5 p.m. Ann runs
-    r"|\A(?:At|Around|About|By|Before|After|Until|From|Since) \S+ [ap]\.m\.(?=\s+\w)"
-    # initials of a name, behind a capital unlike "plan B.": J. R. Hill, George W. Bell
-    r"|(?P<name>(?:\A|[A-Z]\w+\s+)(?:[A-Z]\.\s?)+(?=\s*[A-Z])))"
+    r"\b(?:Mrs?|Ms|Dr|Prof|St|Mt|Ft|Capt|Sgt|Lt|Gen|Gov|Rev|vs|e\.g|i\.e|cf|approx)\.(?=\s+\w)"
     rf"(?!\s*{_STARTER})"
     # what a sentence may end with as well goes on in lower case: etc. in the park, the U.S. flag
     r"|\b(?:[ap]\.m|etc|Jr|Sr|Inc|Co|Ltd|Ph\.D|[A-Z](?:\.[A-Z])+)\.(?=\s+[a-z])"
@@ -112,7 +102,7 @@ _IRREGULAR = {
 
 def coverage(text: str, concepts: Sequence[str]) -> float:
     """Finds the share of the concepts that a text uses in one sentence; 0 for talk about the task, or a bare list."""
-    text = _ABBREVIATION.sub(lambda found: _undotted(found, concepts), text.strip())
+    text = _ABBREVIATION.sub(lambda found: found.group().replace(".", ""), text.strip())
     if "\n" in text or _SENTENCE_END.search(text):
         return 0.0
     if _is_about_words(text, concepts):
@@ -155,13 +145,6 @@ def _inflections(concept: str) -> set[str]:
     if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", concept):
         doubled = stem = concept + last
     return plural | {stem + "ed", doubled + "ing"}
-
-
-def _undotted(found: re.Match[str], concepts: Sequence[str]) -> str:
-    following = _WORD.search(found.string, found.end())
-    # "Dog A. Ball B. Run." are no initials.
-    is_sentence = found["name"] and following and _uses(following.group(), concepts)
-    return found.group() if is_sentence else found.group().replace(".", "")
 
 
 def _is_about_words(text: str, concepts: Sequence[str]) -> bool:
