@@ -107,15 +107,15 @@ class JudgeReward:
         self._kept = _read_cache(self._file)  # key -> reply
         # By kind and key, what was read; None for what was asked in this process and is unreadable.
         self._values: dict[str, dict[str, float | bool | None]] = {kind: {} for kind in _FORMS}
-        self._asked, self._unreadable = 0, ""
+        self._unreadable = ""
 
     def check(self) -> None:
         """Asks the server for its models, so that one that is not there says so before hours of work."""
         self._endpoint.models()
 
     def counts(self) -> dict[str, int]:
-        """Responses that were asked about and those whose judgement could not be read, so far."""
-        return {"asked": self._asked, "unreadable": self._unread("score")}
+        """Different responses that were judged and those whose judgement could not be read, so far."""
+        return {"asked": len(self._values["score"]), "unreadable": self._unread("score")}
 
     @property
     def notes(self) -> list[str]:
@@ -128,11 +128,10 @@ class JudgeReward:
 
     def __call__(self, *, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         """Scores N responses; N numbers in [0, 1], None where no score could be read."""
-        asked = self._asked
         scores = self.quality(prompts, completions)
-        read = self._values["score"].values()
-        if self._asked > asked and all(value is None for value in read):
-            found = f"none of {len(read)} did, the first was {self._unreadable[:120]!r}"
+        asked = len(self._values["score"])
+        if asked and self._unread("score") == asked:
+            found = f"none of {asked} did, the first was {self._unreadable[:120]!r}"
             expected = f"{self.name}: expected replies that hold 'Score: <number>', but {found}"
             raise EndpointError(f"{expected}; raise max_tokens or use another judge.")
         return scores
@@ -172,12 +171,11 @@ class JudgeReward:
                 unread.append(answer)
             if self._file is not None and isinstance(answer, Reply):
                 append_jsonl(self._file, {"key": question.key, "reply": answer.text})
-        self._asked += sum(question.kind == "score" for question in new)
-        refused = [answer for answer in unread if isinstance(answer, Unanswered)]
-        if refused and len(refused) == sum(map(len, self._values.values())):
-            raise refused[0].error  # nothing was ever answered
         if unread:
-            self._unreadable = unread[0].reason if isinstance(unread[0], Unanswered) else unread[0].text
+            first, every = unread[0], [value for values in self._values.values() for value in values.values()]
+            if isinstance(first, Unanswered) and every.count(None) == len(every):
+                raise first.error
+            self._unreadable = first.reason if isinstance(first, Unanswered) else first.text
         return [self._values[question.kind][question.key] for question in questions]
 
     async def _ask(self, client: "AsyncOpenAI", question: Question) -> Reply:

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,11 +88,9 @@ class MathReward:
                 start_new_session=True,  # a training that Ctrl-C stops still scores the step in progress
             )  # fmt: skip
         process, reply = self._process, ""
-        try:
+        with suppress(BrokenPipeError):  # it ended between two answers
             print(json.dumps([gold, answer]), file=process.stdin, flush=True)
             reply = process.stdout.readline()
-        except BrokenPipeError:  # it ended between two answers
-            pass
         if reply:
             return json.loads(reply)
         self._process = None

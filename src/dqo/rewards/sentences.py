@@ -103,9 +103,7 @@ _IRREGULAR = {
 def coverage(text: str, concepts: Sequence[str]) -> float:
     """Finds the share of the concepts that a text uses in one sentence; 0 for talk about the task, or a bare list."""
     text = _ABBREVIATION.sub(lambda found: found.group().replace(".", ""), text.strip())
-    if "\n" in text or _SENTENCE_END.search(text):
-        return 0.0
-    if _is_about_words(text, concepts):
+    if "\n" in text or _SENTENCE_END.search(text) or _is_about_words(text, concepts):
         return 0.0
     text = _MENTION.sub(" ", text)
     words = list(_WORD.finditer(text))
@@ -122,29 +120,24 @@ def is_form(word: str, concept: str) -> bool:
     the concept are added, so that "leaves" is a form of both "leaf" and "leave", and "building" of "build".
     """
     word, concept = re.sub(r"['’]s$", "", word.lower()), concept.lower()
-    if word == concept or word in _inflections(concept) or _IRREGULAR.get(word) == concept:
-        return True
-    return simplemma.lemmatize(word, lang="en") == concept
+    known = {concept, *_inflections(concept)}
+    return word in known or _IRREGULAR.get(word) == concept or simplemma.lemmatize(word, lang="en") == concept
 
 
 def _inflections(concept: str) -> set[str]:
-    """Regular plural and third person, past and -ing form of a word, noun or verb."""
-    last, before = concept[-1:], concept[-2:-1]
-    stem, doubled = concept, concept
-    if last in ("s", "x", "z") or concept.endswith(("ch", "sh")):
-        plural = {concept + "es"}
-    elif last == "y" and before not in "aeiou":
-        plural, stem = {concept[:-1] + "ies"}, concept[:-1] + "i"
-    elif last == "f" or concept.endswith("fe"):
-        plural = {concept + "s", concept.removesuffix("e")[:-1] + "ves"}
-    else:
-        plural = {concept + "s", concept + "es"} if last == "o" else {concept + "s"}
-    if last == "e":
-        return plural | {concept + "d", (concept if before in ("e", "o", "y") else concept[:-1]) + "ing"}
+    """Regular plural and third person, past and -ing form of a word, noun or verb, and some that nobody writes."""
+    stem = concept.removesuffix("e")
     # Run, chop: one short vowel doubles the consonant.
     if re.fullmatch(r"[^aeiou]*(?:qu)?[aeiou][^aeiouwxy]", concept):
-        doubled = stem = concept + last
-    return plural | {stem + "ed", doubled + "ing"}
+        stem = concept + concept[-1]
+    forms = {concept + "s", stem + "ed", stem + "ing"}
+    forms |= {re.sub(r"(?<![aeiou])y$", end, concept) for end in ("ies", "ied")}  # carry
+    forms |= {re.sub(r"fe?$", "ves", concept)}  # leaf, knife
+    if concept.endswith(("e", "y")):
+        forms.add(concept + "ing")  # see, carry
+    if re.search(r"(?:[sxzo]|ch|sh)$", concept):
+        forms.add(concept + "es")
+    return forms
 
 
 def _is_about_words(text: str, concepts: Sequence[str]) -> bool:
