@@ -182,7 +182,7 @@ def test_rouge_by_hand():
 def test_rouge_refuses_references_in_a_script_it_does_not_read():
     assert call("rouge", ["GPT 4", "Müller"], reference=[["Кошка", "GPT 4"], "Müller"]) == [1.0, 1.0]
     assert call("rouge", ["Кошка"], reference=["a cat"]) == [0.0], "a response in another script shares no word"
-    with pytest.raises(RewardError, match=r"letters a to z in row 1, .* got 'Кошка сидит'; use `chrf` or `similarity`"):
+    with pytest.raises(RewardError, match=r"letters a to z in row 1, got 'Кошка сидит'; use `chrf` or `similarity`"):
         call("rouge", ["Кошка", "Кошка сидит"], reference=["a cat", ["Кошка сидит", "猫坐"]])
 
 

@@ -112,13 +112,13 @@ def _field(form: type[_Score] | type[_Verdict], reply: str) -> Any:
 def _in_words(text: str) -> float | None:
     """The score of a reply in words, by the surest form that occurs."""
     text = _ASIDE.sub(" ", re.sub(r"(?<=\d)\s*\((?:out )?of (\d+)\)", r"/\1", text))
-    text = "\n".join(part for part in re.split(r"(?<=[.!?;])\s|\n", text) if part.strip() and not _DENIED.search(part))
-    lines = text.split("\n")
+    lines = text.strip().split("\n")
+    sure = "\n".join(part for part in re.split(r"(?<=[.!?;])\s|\n", text) if not _DENIED.search(part))
     forms = (
-        list(_MARKED.finditer(text))[-1:],
-        [found for found in _STATED.finditer(text) if (found["of"] or "").strip("-").lower() in _WHOLE][-1:],
+        list(_MARKED.finditer(sure))[-1:],
+        [found for found in _STATED.finditer(sure) if (found["of"] or "").strip("-").lower() in _WHOLE][-1:],
         [found for line in (text, lines[-1], lines[0]) if (found := _ALONE.fullmatch(line))][:1],
-        [found for found in _FRACTION.finditer(text) if found["top"]],
+        [found for found in _FRACTION.finditer(sure) if found["top"]],
     )
     # Several fractions have to agree, and one of another highest score is none.
     scores = {

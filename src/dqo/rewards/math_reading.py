@@ -86,8 +86,7 @@ def _last(text: str, stop: int) -> tuple[str, int] | None:
 
 def _tagged(text: str, stop: int) -> Iterator[tuple[str, int]]:
     for found in _TAGGED.finditer(text, 0, stop):
-        inside = final_answer(found[1])
-        yield inside.text if inside else found[1].strip(), found.end()
+        yield found[1].strip(), found.end()
 
 
 def _boxed(text: str, stop: int) -> Iterator[tuple[str, int]]:
@@ -145,7 +144,6 @@ _EMPHASIS = re.compile(r"(?<![\w)*])(\*{1,3}|__?|`+)(?=[^\s*])([^*`]*?[^\s*`])\1
 _INLINE = re.compile(r"(?<!\\)\$(?=[^\s$])([^$]*?[^\s$\\])\$(?!\d)")
 _WRAPPED = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|it|sf)|bm|mbox|boldsymbol|boxed)\s*\{([^{}]*)\}")
 _FRAC = re.compile(r"\\[dtc]?frac\s*(?:\{\s*([^{}]*?)\s*\}|(\d))\s*(?:\{\s*([^{}]*?)\s*\}|(\d))")
-_DEGREES = re.compile(r"\^?\s*\{?\s*(?:\\circ|\\degree|°)\s*\}?")
 _TIMES = re.compile(r"\\(?:times|cdot|ast)\b")
 _BLANK = re.compile(
     r"\\(?:[,;:! ()\[\]]|q?quad\b|thinspace\b|left\b|right\b|displaystyle\b)|\$\$|(?<=\d)~(?=\d{3}\b)|~(?=[A-Za-z])|\s+"
@@ -216,7 +214,7 @@ def simplified(text: str) -> str:
     text = _SUPERSCRIPT.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found.group())}}}", text)
     text = _INLINE.sub(r" \1 ", text.translate(_CHARACTERS)).replace("\\%", "%").replace("\\$", "$").replace("{,}", ",")
     text = _EMPHASIS.sub(r"\2", text)
-    for pattern, by in ((_WRAPPED, r" \1 "), (_DEGREES, "°"), (_TIMES, "*"), (_BLANK, " ")):
+    for pattern, by in ((_WRAPPED, r" \1 "), (_TIMES, "*"), (_BLANK, " ")):
         text = pattern.sub(by, text)
     return text.strip(" $*`_").rstrip(" .,;*`_$").strip()
 

@@ -57,22 +57,18 @@ class SimilarityReward:
     """
 
     def __init__(self, encoder: str):
-        from dqo.embedders import load_embedder
+        from dqo.embedders import CachedEmbedder, load_embedder
 
         self.__name__ = "similarity"
-        self._embed = load_embedder(encoder)
+        self._embed = CachedEmbedder(load_embedder(encoder))
 
     def __call__(self, *, completions: Sequence[Any], reference: Sequence[Reference], **columns: Any) -> list[float]:
         """Scores N responses; N numbers in [-1, 1]."""
         rows = references_of(self.__name__, reference)
         texts = [completion_text(completion) for completion in completions]
-        distinct = list(dict.fromkeys([*texts, *(text for row in rows for text in row)]))
-        place = {text: at for at, text in enumerate(distinct)}
-        E = self._embed(distinct)  # (distinct, D) rows of norm 1
-        return [
-            (E[[place[near] for near in row]] @ E[place[text]]).max().item()
-            for text, row in zip(texts, rows, strict=True)
-        ]
+        E = self._embed([*texts, *(text for row in rows for text in row)])  # (N + references, D) rows of norm 1
+        own, *near = E.split([len(texts), *map(len, rows)])
+        return [(those @ this).max().item() for this, those in zip(own, near, strict=True)]
 
 
 class RougeReward:
