@@ -65,19 +65,14 @@ def run(args: argparse.Namespace) -> None:
             "equivalence": load_equivalence(args.equivalence or "embedding"),
             "reward": _reward(args.reward, args.out) if args.reward else None,
             "scoring": _scoring(args),
+            "trace_markers": markers,
+            "task": task,
+            "protocol": protocol,
         } | _judged(args)
         for folder, groups in _groups(args, prompts, task, given["reward"]):
             carried = {} if task or given["reward"] else _carried(args, groups)
-            document = evaluate(
-                groups,
-                out=folder,
-                sampling=sampled if args.responses else read_settings(folder),
-                trace_markers=markers,
-                seed=args.seed,
-                task=task,
-                protocol=protocol,
-                **given | carried,
-            )
+            drawn = sampled if args.responses else read_settings(folder)
+            document = evaluate(groups, out=folder, sampling=drawn, seed=args.seed, **given | carried)
             print(summary(document, protocol.headline if protocol else ()))
             print(f"written: {folder / 'metrics.json'}")
 

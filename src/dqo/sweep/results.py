@@ -136,21 +136,21 @@ def _axes(evaluated: Sequence[Evaluated]) -> list[str] | None:
 
 
 def _point(arm: str, alpha: float | str | None, runs: list[Evaluated]) -> dict[str, Any]:
-    metrics: dict[str, Any] = {}
-    for name in runs[0].document["metrics"]:
-        values = [one.document["metrics"].get(name) for one in runs]
-        if None in values:
-            metrics[name] = None
-        else:
-            metrics[name] = values[0] if len(runs) == 1 else student_interval([value["mean"] for value in values])
+    values = {name: [one.document["metrics"].get(name) for one in runs] for name in runs[0].document["metrics"]}
     return {
         "arm": arm,
         "alpha": alpha,
         "seeds": [one.run.seed for one in runs if one.run.seed is not None],
         "interval": OVER_PROMPTS if len(runs) == 1 else OVER_SEEDS,
         "on_front": None,
-        "metrics": metrics,
+        "metrics": {name: _over_seeds(found) for name, found in values.items()},
     }
+
+
+def _over_seeds(values: list[dict[str, float] | None]) -> dict[str, float] | None:
+    if len(values) == 1 or None in values:
+        return None if None in values else values[0]
+    return student_interval([value["mean"] for value in values])
 
 
 def _add_fronts(document: dict[str, Any], runs: list[list[Evaluated]]) -> bool:
