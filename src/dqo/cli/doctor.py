@@ -3,7 +3,6 @@
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -74,12 +73,11 @@ def packages() -> Iterator[Finding]:
 
 
 def _load(what: str, load: Callable[[], object], package: str, vital: bool = True) -> Finding:
-    start = time.monotonic()
     try:
         load()
     except (DQOError, ImportError) as error:
         return Finding(False, f"{what}: {error}", f"pip install --no-deps {package}", vital)
-    return Finding(True, f"{what} loads in {time.monotonic() - start:.1f} s", vital=vital)
+    return Finding(True, f"{what} loads", vital=vital)
 
 
 def look_at_gpu() -> Iterator[Finding]:
