@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
 from dqo.evaluation.definitions import shown_in
-from dqo.evaluation.statistics import FEW, FEW_PROMPTS, NOTE, SHOWN_BELOW, on_common_prompts, pairwise, pareto_front
+from dqo.evaluation.statistics import (
+    FEW,
+    FEW_PROMPTS,
+    NOTE,
+    SHOWN_BELOW,
+    on_common_prompts,
+    paired_differences,
+    pareto_front,
+)
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, short_names, unlike
 from dqo.files.records import Group, read_groups, write_json
 from dqo.files.run import owning
@@ -41,7 +49,7 @@ def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
 
     Returns:
         The content of comparison.json. "runs" holds each metrics.json, "shared" the means over the shared prompts,
-        "pairs" the differences as `pairwise` returns them, "differences" those to the baseline, "front" the runs that
+        "pairs" the differences of pairs of runs, "differences" those to the baseline, "front" the runs that
         no other beats in quality and diversity, None without quality.
 
     Raises:
@@ -52,8 +60,7 @@ def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     loaded = _load(runs)
     shared = _shared_prompts(loaded)
     means = on_common_prompts([run.values for run in loaded], [run.document["metrics"] for run in loaded])
-    metrics = shown_in(loaded[0].document["metrics"], "compare")
-    pairs = pairwise({run.name: {key: run.values[key] for key in shared} for run in loaded}, metrics)
+    pairs = _pairs(loaded, shared)
     comparison = {
         "baseline": loaded[0].name,
         "n_shared": len(shared),
@@ -70,30 +77,41 @@ def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     return comparison
 
 
+def _pairs(runs: list[Run], shared: list[str]) -> list[dict[str, Any]]:
+    """The differences of pairs of runs; None for a metric that too few prompts have."""
+    metrics = shown_in(runs[0].document["metrics"], "compare")
+    found = paired_differences([{key: run.values[key] for key in shared} for run in runs], metrics)
+    return [
+        {"a": runs[a].name, "b": runs[b].name}
+        | {"metrics": {m: there[m]._asdict() if m in there else None for m in metrics}}
+        for (a, b), there in found.items()
+    ]
+
+
 def comparison_table(comparison: dict[str, Any]) -> "Table":
-    """A rich table: metrics down, runs across; a star marks a difference to the first with corrected p < 0.05."""
-    caption = f"95 % intervals over the shared prompts; * differs from {comparison['baseline']}"
-    columns = {}
-    for name, values in comparison["shared"].items():
-        differences = comparison["differences"].get(name, {})
-        columns[name] = {m: value and _cell(value, _star(differences.get(m))) for m, value in values.items()}
+    """A rich table: metrics down, runs across."""
+    columns = {
+        name: {metric: value and _cell(value) for metric, value in values.items()}
+        for name, values in comparison["shared"].items()
+    }
     metrics = shown_in(comparison["runs"][comparison["baseline"]]["metrics"], "compare")
-    return _table("metric", metrics, columns, caption)
+    return _table("metric", metrics, columns, "95 % intervals over the shared prompts")
 
 
 def difference_table(comparison: dict[str, Any]) -> "Table":
-    """A rich table: metrics down, pairs of runs across; of many pairs only those with the baseline."""
+    """A rich table: metrics down, pairs of runs across; of many only those with the baseline. A star marks p < 0.05."""
     pairs = comparison["pairs"]
     if len(pairs) > _PAIRS_SHOWN:
         pairs = [pair for pair in pairs if pair["a"] == comparison["baseline"]]
     columns = {
-        f"{pair['b']} − {pair['a']}": {
-            metric: value and _cell(value, f" p {value['p_holm']:.4f}{_star(value)}", sign="+")
-            for metric, value in pair["metrics"].items()
-        }
-        for pair in pairs
+        f"{pair['b']} − {pair['a']}": {m: v and _tested(v) for m, v in pair["metrics"].items()} for pair in pairs
     }
     return _table("difference", list(pairs[0]["metrics"]), columns, f"* p < 0.05. {NOTE}")
+
+
+def _tested(value: dict[str, float]) -> str:
+    star = "*" if value["p_holm"] < SHOWN_BELOW else " "
+    return f"{_cell(value, sign='+')} p {value['p_holm']:.4f}{star}"
 
 
 def _table(head: str, rows: Sequence[str], columns: dict[str, dict[str, str | None]], caption: str) -> "Table":
@@ -108,13 +126,9 @@ def _table(head: str, rows: Sequence[str], columns: dict[str, dict[str, str | No
     return table
 
 
-def _cell(value: dict[str, float], after: str, sign: str = "") -> str:
+def _cell(value: dict[str, float], sign: str = "") -> str:
     mean, low, high = (f"{value[part]:{sign}.3f}" for part in ("mean", "low", "high"))
-    return f"{mean} [{low}, {high}]{after}"
-
-
-def _star(difference: dict[str, float] | None) -> str:
-    return "*" if difference and difference["p_holm"] < SHOWN_BELOW else " "
+    return f"{mean} [{low}, {high}]"
 
 
 def _load(folders: Sequence[str | Path]) -> list[Run]:
@@ -124,12 +138,8 @@ def _load(folders: Sequence[str | Path]) -> list[Run]:
     runs = [_read(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
     for fact, told in unlike({run.name: run.document for run in runs}).items():
         if fact in MUST_AGREE:
-            (first, value), *rest = told.items()
-            other, another = next((name, found) for name, found in rest if found != value)
-            raise DataError(
-                f"Runs must agree on {fact} to be compared, got {value!r} in {first} and {another!r} in {other}; "
-                "evaluate both alike."
-            )
+            got = " and ".join(f"{value!r} in {name}" for name, value in told.items())
+            raise DataError(f"Runs must agree on {fact} to be compared, got {got}; evaluate all alike.")
     return runs
 
 

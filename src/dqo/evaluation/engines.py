@@ -6,8 +6,7 @@ top-p, penalties) are set aside, because they would change the diversity that is
 
 import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -141,31 +140,25 @@ class LocalModel(Source):
 
     def _by_host(self, prompts: list[list[int]], uniforms: Tensor) -> list[list[int]]:
         """Samples by transformers' own `generate`, for models whose prompts cannot be shared."""
+        from transformers import GenerationConfig
+
         width = max(map(len, prompts))
         ids = torch.tensor([[self._pad] * (width - len(row)) + row for row in prompts])  # (N, width)
         mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in prompts])  # (N, width)
-        with self._plain_decoding():
-            whole = self.model.generate(  # (N, width + T)
+        was_training, own = self.model.training, self.model.generation_config
+        plain = {"max_new_tokens": self.asked.max_new_tokens, "do_sample": False, "pad_token_id": self._pad}
+        # In place of the model's own, from which `generate` would fill up what is not given.
+        self.model.generation_config = GenerationConfig(eos_token_id=self._stops or None, **plain)
+        try:
+            whole = self.model.eval().generate(  # (N, width + T)
                 input_ids=ids.to(self.model.device),
                 attention_mask=mask.to(self.model.device),
                 logits_processor=[SeededChoice(uniforms, self.asked.temperature, width)],
             )
-        return whole[:, width:].tolist()
-
-    @contextmanager
-    def _plain_decoding(self) -> Iterator[None]:
-        """Sets evaluation mode and plain generation settings, and puts both back."""
-        from transformers import GenerationConfig
-
-        was_training, own = self.model.training, self.model.generation_config
-        plain = {"max_new_tokens": self.asked.max_new_tokens, "do_sample": False, "pad_token_id": self._pad}
-        self.model.eval()
-        self.model.generation_config = GenerationConfig(eos_token_id=self._stops or None, **plain)
-        try:
-            yield
         finally:
             self.model.generation_config = own
             self.model.train(was_training)
+        return whole[:, width:].tolist()
 
     def _answer(self, tokens: list[int]) -> Answer:
         length = next((place for place, token in enumerate(tokens) if token in self._stops), None)
@@ -204,6 +197,7 @@ class ServedModel(Source):
     def __init__(self, model: str, url: str, asked: Asked, **connection: Any):
         self._endpoint = Endpoint(url, model, **{"timeout": 600.0, "retries": 5, "concurrency": 32} | connection)
         self.asked, self.server = asked, self._endpoint.models().get(model, "unknown")
+        self.adapted = self._endpoint.adapted
         variables = asked.chat_template_kwargs
         self._sent = ({"chat_template_kwargs": variables} if variables else {}) | _NEUTRAL.get(self.server, {})
 
@@ -216,11 +210,6 @@ class ServedModel(Source):
     def trust(self, request: Request) -> None:
         """Names a request that the server answered at an earlier start."""
         self._endpoint.trust(self._ask, request)
-
-    @property
-    def adapted(self) -> Mapping[str, str]:
-        """Parameters that the server refused, each with what was sent in its place."""
-        return self._endpoint.adapted
 
     def draw(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Answer | Unanswered]]:
         """The answers as they come."""

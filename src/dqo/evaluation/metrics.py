@@ -165,18 +165,17 @@ def undefined_notes(groups: Sequence[Group], values: PromptValues) -> list[str]:
     """Says which metrics are undefined for how many prompts, and why; what lacks rewards is left out."""
     found: dict[tuple[int, int, str], list[str]] = {}
     for name, column in values.items():
-        whole = explain(name).undefined
-        why = whole.removeprefix(f"{NO_REWARD}, or ")
-        rows = zip(column, groups, strict=True)
-        asked = [value for value, group in rows if why == whole or group.rewards is not None]
-        missing = sum(value is None for value in asked)
-        if missing and why != NO_REWARD:
-            found.setdefault((missing, len(asked), why), []).append(name)
+        why = explain(name).undefined
+        if why.startswith(NO_REWARD):
+            column = [value for value, group in zip(column, groups, strict=True) if group.rewards is not None]
+        why = why.removeprefix(NO_REWARD).removeprefix(", or ")
+        if why and None in column:
+            found.setdefault((column.count(None), len(column), why), []).append(name)
     notes = []
     for (missing, asked, why), names in found.items():
-        most = f"over {asked - missing} of {asked} prompts; in the other{'s' * (missing > 1)} {why}"
-        verb = "is" if len(names) == 1 else "are"
-        notes.append(f"{', '.join(names)} {verb} {f'null: {why}' if missing == asked else most}.")
+        where = f"over {asked - missing} of {asked} prompts; in the other{'s' * (missing > 1)}"
+        where = "null:" if missing == asked else where
+        notes.append(f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} {where} {why}.")
     return notes
 
 

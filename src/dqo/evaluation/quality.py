@@ -36,13 +36,10 @@ def pass_at_k(n: int, c: int, k: int) -> float:
     Raises:
         DQOError: If k > n (there is no unbiased estimate), or a count is out of range.
     """
-    for name, count in (("n", n), ("c", c), ("k", k)):
-        if int(count) != count:
-            raise DQOError(f"`{name}` must be a whole number, got {count}.")
-    n, c, k = int(n), int(c), int(k)
     _check_draws(k, n)
-    if not 0 <= c <= n:
-        raise DQOError(f"pass_at_k needs a number of correct samples from 0 to n, got c={c} with n={n}.")
+    if any(int(count) != count for count in (n, c, k)) or not 0 <= c <= n:
+        raise DQOError(f"pass_at_k needs whole numbers, and c correct samples from 0 to n, got n={n}, c={c}, k={k}.")
+    n, c, k = int(n), int(c), int(k)
     # Chen et al. 2021 (docs/math.md eq. 7.1); `max_at_k` of 0/1 rewards gives the same number.
     # In whole numbers up to the last division: no overflow for large n, no digit of a small probability lost.
     few, many = sorted((c, k))  # C(n-c, k)/C(n, k) is symmetric in c and k: take the smaller numbers
@@ -175,11 +172,12 @@ def judged(
     `sampling` is the content of sampling.json. Where it does not say whether prompts open a trace, that is inferred.
     """
     known = sampling or {}
-    opened = False  # of several responses per call, which are read from what stood after the trace
-    if str(known.get("form", "plain")) == "plain":
-        # Where a prompt opens the trace, a response that was cut off within it shows no marker at all.
-        recorded = known.get("prompt_opens_trace")
-        opened = _prompts_seem_to_open(groups, markers) if recorded is None else recorded
+    # Where a prompt opens the trace, a response that was cut off within it shows no marker at all.
+    opened = known.get("prompt_opens_trace")
+    if known.get("form", "plain") != "plain":
+        opened = False  # several responses per call are read from what stood after the trace
+    elif opened is None:
+        opened = _prompts_seem_to_open(groups, markers)
 
     def read(group: Group, text: str) -> Response:
         plain_prompt_opens = not known.get("chat_template") and markers.opened_by(group.prompt)
@@ -193,15 +191,13 @@ def judged(
 
 def trace_notes(groups: Sequence[Group]) -> list[str]:
     """Says how many responses had a trace, in one sentence or none; groups as `judged` returns them."""
-    responses = [response for group in groups for response in group.responses]
-    traced = sum(response.traced for response in responses)
-    unclosed = sum(response.unclosed for response in responses)
-    if not traced:
-        return []
-    return [
-        f"{traced / len(responses):.1%} of {len(responses)} responses have a reasoning trace, which is neither judged "
-        f"nor measured; {unclosed / len(responses):.1%} never close it, so that they hold no answer."
-    ]
+    found = [(response.traced, response.unclosed) for group in groups for response in group.responses]
+    traced, unclosed = (sum(column) / len(found) for column in zip(*found, strict=True))
+    note = (
+        f"{traced:.1%} of {len(found)} responses have a reasoning trace, which is neither judged nor measured; "
+        f"{unclosed:.1%} never close it, so that they hold no answer."
+    )
+    return [note] if traced else []
 
 
 def _prompts_seem_to_open(groups: Sequence[Group], markers: TraceMarkers) -> bool:

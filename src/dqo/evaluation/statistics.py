@@ -3,9 +3,10 @@
 `dqo compare`, the sweep and the report all take their numbers here, so that one pair of folders has one p-value.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from itertools import combinations, product
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -117,10 +118,8 @@ def _means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Means of every column over prompts drawn with replacement, the same draws for all of them: (R, M)."""
     P = len(table)
     rng = np.random.default_rng(seed)
-    at_once = max(1, _DRAWS_AT_ONCE // P)
     means = []
-    for first in range(0, resamples, at_once):
-        size = min(at_once, resamples - first)
+    for size in _batches(resamples, P):
         drawn = rng.integers(P, size=(size, P)) + P * np.arange(size)[:, None]  # (R', P)
         # How often each prompt is drawn, times the table: one matrix product for all metrics.
         often = np.bincount(drawn.ravel(), minlength=size * P).reshape(size, P)  # (R', P)
@@ -130,24 +129,24 @@ def _means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 def _sign_flips(table: np.ndarray, flips: int, seed: int) -> np.ndarray:
     """Two-sided p-values of every column of (P, M), the same signs for all of them: (M,)."""
+    P = len(table)
     # Equal totals may differ in their last digits.
     noise = 1e-12 * np.abs(table).sum(axis=0)  # (M,)
     seen = np.abs(table.sum(axis=0)) - noise  # (M,)
-    as_far = sum((np.abs(signs @ table) >= seen).sum(axis=0) for signs in _signs(len(table), flips, seed))  # (M,)
-    every = 2 ** len(table)
-    return as_far / every if every <= flips else (as_far + 1) / (flips + 1)
-
-
-def _signs(P: int, flips: int, seed: int) -> Iterator[np.ndarray]:
-    """Sign vectors as rows (R', P): each of the 2^P once where they are no more than `flips`, else so many drawn."""
     if flips >= 2**P:
-        yield np.array(list(product((-1.0, 1.0), repeat=P)))
-        return
+        signs = np.array(list(product((-1.0, 1.0), repeat=P)))  # (2^P, P)
+        return (np.abs(signs @ table) >= seen).mean(axis=0)
     # Other draws than those of the prompts.
-    rng = np.random.default_rng([seed, 1])
-    at_once = max(1, _DRAWS_AT_ONCE // P)
-    for first in range(0, flips, at_once):
-        yield rng.choice([-1.0, 1.0], size=(min(at_once, flips - first), P))
+    rng, as_far = np.random.default_rng([seed, 1]), np.ones(table.shape[1])
+    for size in _batches(flips, P):
+        as_far += (np.abs(rng.choice([-1.0, 1.0], size=(size, P)) @ table) >= seen).sum(axis=0)
+    return as_far / (flips + 1)
+
+
+def _batches(draws: int, P: int) -> list[int]:
+    """Sizes of the parts in which so many draws of P prompts fit into memory."""
+    most = max(1, _DRAWS_AT_ONCE // P)
+    return [min(most, draws - first) for first in range(0, draws, most)]
 
 
 def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] | None]:
@@ -164,44 +163,29 @@ def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] 
     return found
 
 
-def compared_pairs(runs: int) -> list[tuple[int, int]]:
-    """Places (a, b) of the runs that are compared: any two of up to eight, otherwise each with the first."""
-    return [(a, b) for a, b in combinations(range(runs), 2) if a == 0 or runs <= MOST_RUNS]
+def paired_differences(runs: Sequence[Values], metrics: Sequence[str]) -> dict[tuple[int, int], dict[str, Difference]]:
+    """Compares runs prompt by prompt: places (a, b) -> metric -> difference b - a.
 
-
-def paired_differences(
-    runs: Sequence[Values], pairs: Sequence[tuple[int, int]], metrics: Sequence[str]
-) -> dict[tuple[int, int], dict[str, Difference]]:
-    """Compares pairs (a, b) of runs prompt by prompt: (a, b) -> metric -> difference b - a.
-
-    Holm's correction is over all metrics of all pairs. A metric with fewer than two prompts that have a value in both
-    runs is left out.
+    Up to eight runs are compared with each other, more with the first one only. Holm's correction is over all metrics
+    of all pairs. A metric with fewer than two prompts that have a value in both runs is left out.
     """
+    pairs = [(a, b) for a, b in combinations(range(len(runs)), 2) if a == 0 or len(runs) <= MOST_RUNS]
     # Prompts -> pairs and metrics that have values for them -> the differences.
     columns: dict[tuple[str, ...], dict[tuple[int, int, str], list[float]]] = {}
-    for a, b in pairs:
-        for metric in metrics:
-            both = {key: (row.get(metric), runs[b].get(key, {}).get(metric)) for key, row in runs[a].items()}
-            known = {key: after - before for key, (before, after) in both.items() if None not in (before, after)}
-            if len(known) >= 2:
-                columns.setdefault(tuple(known), {})[a, b, metric] = list(known.values())
+    for (a, b), metric in product(pairs, metrics):
+        both = {key: (row.get(metric), runs[b].get(key, {}).get(metric)) for key, row in runs[a].items()}
+        known = {key: after - before for key, (before, after) in both.items() if None not in (before, after)}
+        if len(known) >= 2:
+            columns.setdefault(tuple(known), {})[a, b, metric] = list(known.values())
     flips = max(_FLIPS, _FLIPS_PER_TEST * sum(map(len, columns.values())))
-    found: dict[tuple[int, int, str], Difference] = {}
+    tested: dict[tuple[int, int, str], Difference] = {}
     for some in columns.values():
-        found |= zip(some, bootstrap_differences(list(some.values()), flips=flips), strict=True)
-    for place, p in zip(found, holm([difference.p for difference in found.values()]), strict=True):
-        found[place] = found[place]._replace(p_holm=p)
-    return {(a, b): {m: found[a, b, m] for m in metrics if (a, b, m) in found} for a, b in pairs}
-
-
-def pairwise(runs: Mapping[str, Values], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """Differences of the pairs that are compared, as plain data by run name; None for a metric that is left out."""
-    names = list(runs)
-    found = paired_differences(list(runs.values()), compared_pairs(len(runs)), metrics)
-    return [
-        {"a": names[a], "b": names[b], "metrics": {m: there[m]._asdict() if m in there else None for m in metrics}}
-        for (a, b), there in found.items()
-    ]
+        tested |= zip(some, bootstrap_differences(list(some.values()), flips=flips), strict=True)
+    found: dict[tuple[int, int], dict[str, Difference]] = {pair: {} for pair in pairs}
+    corrected = holm([difference.p for difference in tested.values()])
+    for ((a, b, metric), difference), p in zip(tested.items(), corrected, strict=True):
+        found[a, b][metric] = difference._replace(p_holm=p)
+    return found
 
 
 def on_common_prompts(
@@ -246,11 +230,9 @@ def pareto_front(points: Points) -> list[int]:
     """
     import moocore
 
-    rows = _rows(points)
-    if not rows:
+    if not points:
         return []
-    kept = moocore.is_nondominated(rows, maximise=True, keep_weakly=True)
-    return [place for place, keep in enumerate(kept) if keep]
+    return np.flatnonzero(moocore.is_nondominated(_rows(points), maximise=True, keep_weakly=True)).tolist()
 
 
 def hypervolume(points: Points, reference: Sequence[float]) -> float:
@@ -268,14 +250,12 @@ def hypervolume(points: Points, reference: Sequence[float]) -> float:
     """
     import moocore
 
-    rows = _rows([*points, reference])[:-1]
-    better = [row for row in rows if all(value > low for value, low in zip(row, reference, strict=True))]
-    return float(moocore.hypervolume(better, ref=list(reference), maximise=True)) if better else 0.0
+    rows = _rows([*points, reference])  # (K + 1, D)
+    return float(moocore.hypervolume(rows[:-1], ref=rows[-1], maximise=True))
 
 
-def _rows(points: Points) -> list[list[float]]:
-    rows = [[float(value) for value in point] for point in points]
-    for place, row in enumerate(rows):
-        if len(row) != len(rows[0]) or not all(abs(value) < float("inf") for value in row):
-            raise DQOError(f"Points must have {len(rows[0])} finite coordinates each, got {row} at place {place}.")
-    return rows
+def _rows(points: Points) -> np.ndarray:
+    for place, point in enumerate(points):
+        if len(point) != len(points[0]) or not all(map(math.isfinite, point)):
+            raise DQOError(f"Points must have {len(points[0])} finite coordinates each, got {point} at place {place}.")
+    return np.array(points, dtype=np.float64)  # (K, D)

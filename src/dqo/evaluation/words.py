@@ -78,7 +78,6 @@ def corpus_distinct_n(groups: Sequence[Sequence[str]], n: int) -> float:
     Returns:
         A number in (0, 1]; NaN where no text has n tokens.
     """
-    _check_texts(groups)
     for texts in groups:
         _check_texts(texts)
     # It falls with the number of prompts and responses: compare equal numbers of both only.

@@ -10,7 +10,6 @@ from dqo.evaluation.statistics import (
     MOST_RUNS,
     Difference,
     Values,
-    compared_pairs,
     on_common_prompts,
     paired_differences,
 )
@@ -153,9 +152,8 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def all_differences(runs: Sequence[Values], metrics: Sequence[str]) -> list[list[dict[str, Difference]]]:
     """Compares runs prompt by prompt."""
-    places = compared_pairs(len(runs))
     found: list[list[dict[str, Difference]]] = [[{} for _ in runs] for _ in runs]
-    for (a, b), there in paired_differences(runs, places, metrics).items():
+    for (a, b), there in paired_differences(runs, metrics).items():
         found[a][b] = there
         found[b][a] = {metric: difference.mirrored() for metric, difference in there.items()}
     return found
