@@ -37,11 +37,6 @@ class _Metrics(Strict, extra="ignore"):
     n_prompts: int = Field(ge=1)
     n_samples: int = Field(ge=1)
     encoder: str | None = None
-    heldout_encoder: str | None = None
-    task: str | None = None
-    equivalence: str | None = None
-    protocol: str | None = None
-    version: str | None = None
     pass_threshold: float = 0.5
     scoring: dict[str, Any] | None = None
     sampling: dict[str, Any] | None = None
@@ -62,8 +57,7 @@ def read_metrics(path: str | Path) -> dict[str, Any]:
 
     Returns:
         Its content: `metrics` maps names to None or {"mean", "low", "high"}, `n_prompts` and `n_samples` are at least
-        1, `notes`, where there are any, a list of texts, `scoring` and `sampling` are objects or None, and what names
-        something is a text or None.
+        1, `notes`, where there are any, a list of texts, `scoring` and `sampling` are objects or None.
 
     Raises:
         DataError: A file that is missing, broken or incomplete.

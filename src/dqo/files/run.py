@@ -101,16 +101,20 @@ def owning(folder: str | Path, name: str = LOCK, grace: float = _GRACE) -> Itera
         DataError: The folder cannot be written.
     """
     path = Path(folder) / name
-    lock = _lock(path)
+    # A soft lock would outlive an owner that was killed.
+    lock = FileLock(path, is_singleton=True, fallback_to_soft=False)
     try:
         with writing(folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=grace)
             _sign(path)
     except Timeout:
+        holder = ""
+        with suppress(OSError):
+            holder = path.read_text(encoding="utf-8", errors="replace")
         raise FolderBusyError(
-            f"{folder}: expected a folder that no other process writes to, but {_signature(path)} does; wait for it, "
-            "stop it, or choose another folder."
+            f"{folder}: expected a folder that no other process writes to, but {holder or 'another process'} does; "
+            "wait for it, stop it, or choose another folder."
         ) from None
     try:
         yield
@@ -120,35 +124,11 @@ def owning(folder: str | Path, name: str = LOCK, grace: float = _GRACE) -> Itera
         lock.release()
 
 
-def owner(folder: str | Path, name: str = LOCK) -> str | None:
-    """Describes the other process that holds a folder: number, command and start; None where the folder is free."""
-    path = Path(folder) / name
-    if not path.exists():
-        return None
-    try:
-        with _lock(path).acquire(timeout=0):
-            return None
-    except Timeout:
-        return _signature(path)
-
-
-def _lock(path: Path) -> FileLock:
-    # A soft lock would outlive an owner that was killed.
-    return FileLock(path, is_singleton=True, fallback_to_soft=False)
-
-
 def _sign(path: Path) -> None:
     # In place, because another file would be another lock.
     command = shlex.join([Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]])
     signature = f"process {os.getpid()} (`{command}`, since {time.strftime('%Y-%m-%d %H:%M:%S')})"
     path.write_text(f"{signature} on {socket.gethostname()}", encoding="utf-8", errors="backslashreplace")
-
-
-def _signature(path: Path) -> str:
-    with suppress(OSError):
-        if signature := path.read_text(encoding="utf-8", errors="replace"):
-            return signature
-    return "another process"  # which has not signed yet
 
 
 # TRL writes trainer_state.json last. The trainers put a list of all other files into it, each with its size, and have
@@ -188,7 +168,8 @@ def newest_whole(folder: str | Path) -> Search:
 def damage(checkpoint: Path) -> str | None:
     """Names the file that keeps a checkpoint from being resumed; None where the checkpoint is whole."""
     try:
-        files = remembered(checkpoint)["files"]
+        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        files = state["stateful_callbacks"][KEY]["files"]
     except FileNotFoundError:
         return f"{STATE} is missing, so it was not written to its end"
     except (OSError, ValueError, LookupError, TypeError):
@@ -200,11 +181,6 @@ def damage(checkpoint: Path) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} of {size} bytes"
     return None
-
-
-def remembered(checkpoint: str | Path) -> dict[str, Any]:
-    """Reads what the parts of a run had in memory at a checkpoint."""
-    return json.loads((Path(checkpoint) / STATE).read_text(encoding="utf-8"))["stateful_callbacks"][KEY]
 
 
 def list_files(checkpoint: str | Path) -> dict[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dqo.errors import DQOError, FolderBusyError
-from dqo.files.run import owner, owning
+from dqo.files.run import owning
 from dqo.files.stop_signals import StopSignals
 
 # A scheduler holds a lock on the folder of each job it works on, so that two sweeps over one folder share the work. The
@@ -107,8 +107,8 @@ class _Scheduler:
     def _do(self, job: Job, environment: Mapping[str, str]) -> None:
         """Runs the stages of a job that are not done; returns early when a signal asked to stop."""
         for stage in (stage for stage in job.stages if not stage.done()):
-            if holder := owner(stage.folder):  # what an earlier sweep has started may still write there
-                raise FolderBusyError(f"{stage.folder}: {holder} writes to it.")
+            with owning(stage.folder, grace=0):  # what an earlier sweep has started may still write there
+                pass
             stage.prepare()
             stage.log.parent.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()
