@@ -180,7 +180,7 @@ def test_a_limit_does_not_shorten_the_file_it_reads(refused, tmp_path):
     text = "".join(json.dumps({"id": name} | row) + "\n" for name in "abc")
     path.write_text(text)
     flags = ["eval", "--responses", path, "--encoder", "hashed", "--limit"]
-    assert "1 groups would replace what is sampled there; choose another --out" in refused(
+    assert "expected no samples that would be replaced, got some; choose another" in refused(
         *flags, "1", "--out", tmp_path
     )
     assert path.read_text() == text
@@ -193,7 +193,7 @@ def test_responses_do_not_take_the_place_of_others(refused, tmp_path):
     path.write_text(json.dumps({"id": "a", "prompt": "p", "responses": ["x", "y"], "finish": ["eos", "eos"]}) + "\n")
     out.mkdir()
     (out / "sampling.json").write_text("{}")
-    assert "1 groups would replace what is sampled there" in refused(
+    assert "expected no samples that would be replaced" in refused(
         "eval", "--responses", path, "--encoder", "hashed", "--out", out
     )
     assert [entry.name for entry in out.iterdir()] == ["sampling.json"]

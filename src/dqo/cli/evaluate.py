@@ -166,9 +166,7 @@ def _responses(args: argparse.Namespace) -> list[Group]:
     kept = groups[: args.limit]
     own = Path(args.responses).resolve() == Path(args.out, "groups.jsonl").resolve()
     if len(kept) < len(groups) if own else Path(args.out, "sampling.json").exists():
-        raise RecipeError(
-            f"--out {args.out}: {len(kept)} groups would replace what is sampled there; choose another --out."
-        )
+        raise RecipeError(f"--out {args.out}: expected no samples that would be replaced, got some; choose another.")
     return kept
 
 

@@ -74,7 +74,7 @@ def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[
         lines = {key: line for line, key in enumerate(run.groups, start=1)}
         table.append([_group(run, key, lines[key], cap, metrics) if key in lines else None for key in keys])
     cut = sum(len(whole) for *_, whole in prompts) + sum(len(group["n"]) for row in table for group in row if group)
-    note = f"{cut:,} texts are longer than {cap:,} characters and cut; the reader names the file that has the rest."
+    note = f"Texts longer than {cap:,} characters are cut ({cut:,} here); the reader names the file that has the rest."
     return {"prompts": prompts, "metrics": metrics, "runs": table, "cap": cap}, [note] if cut else []
 
 
