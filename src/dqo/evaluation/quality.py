@@ -1,7 +1,5 @@
 """Quality of responses: unbiased pass@k, max@k and distinct right answers, scoring, and the text that is judged."""
 
-import asyncio
-import inspect
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -15,7 +13,7 @@ from dqo.core import reaches
 from dqo.errors import DQOError, NonFiniteError
 from dqo.files.records import Group, Prompt
 from dqo.models.chat import DEFAULT_MARKERS, Response, TraceMarkers, joined
-from dqo.rewards import CheckedReward
+from dqo.rewards.calling import CheckedReward, reward_records
 
 Reward = Callable[..., Any]
 Item = TypeVar("Item")
@@ -136,8 +134,11 @@ def scored(groups: Sequence[Group], reward: Reward) -> list[Group]:
     """
     checked, found = CheckedReward(reward), []
     for first in tqdm(range(0, len(groups), _GROUPS_AT_ONCE), desc=f"scoring ({checked.__name__})", unit="batch"):
-        batch = groups[first : first + _GROUPS_AT_ONCE]
-        numbers = iter(_rewards(batch, checked))
+        batch = judged(groups[first : first + _GROUPS_AT_ONCE])
+        records = [Prompt(g.id, g.prompt, g.reference, g.meta) for g in batch for _ in g.responses]
+        texts = [response for group in batch for response in group.responses]
+        ended = [finish == "eos" for group in batch for finish in group.finish]
+        numbers = iter(reward_records(checked, records, texts, ended))
         for group in batch:
             rewards = [next(numbers) for _ in group.responses]
             found.append(replace(group, rewards=None if None in rewards else rewards))
@@ -146,22 +147,7 @@ def scored(groups: Sequence[Group], reward: Reward) -> list[Group]:
 
 def check_scoring(prompt: Prompt, reward: Reward) -> None:
     """Scores a made-up response to a prompt, so that a reward which lacks something says so before any sampling."""
-    group = Group(prompt.id, prompt.prompt, prompt.reference, ["Hello!"], ["eos"], None, prompt.meta)
-    _rewards([group], CheckedReward(reward))
-
-
-def _rewards(groups: Sequence[Group], checked: CheckedReward) -> list[float | None]:
-    """One number per response, group after group."""
-    rows = [group for group in groups for _ in group.responses]
-    values = checked(
-        prompts=[group.prompt for group in rows],
-        completions=[response for group in judged(groups) for response in group.responses],
-        reference=[group.reference for group in rows],
-        meta=[group.meta for group in rows],
-        record=[Prompt(group.id, group.prompt, group.reference, group.meta) for group in rows],
-        ended=[finish == "eos" for group in groups for finish in group.finish],
-    )
-    return asyncio.run(values) if inspect.iscoroutine(values) else values
+    reward_records(CheckedReward(reward), [prompt], [Response("Hello!")], [True])
 
 
 def judged(

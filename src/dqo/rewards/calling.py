@@ -136,6 +136,21 @@ def _shown_text(completion: Any) -> str:
     return _shown(completion_text(completion).sampled)
 
 
+def reward_records(
+    reward: CheckedReward, records: Sequence[Prompt], completions: Sequence[str], ended: Sequence[bool]
+) -> list[float | None]:
+    """Rewards N completions by their N prompts; waits for an asynchronous function."""
+    values = reward(
+        prompts=[record.prompt for record in records],
+        completions=completions,
+        reference=[record.reference for record in records],
+        meta=[record.meta for record in records],
+        record=records,
+        ended=ended,
+    )
+    return asyncio.run(values) if inspect.iscoroutine(values) else values
+
+
 class RecordReward:
     """Calls a reward function with the texts, references and meta of the prompts that a batch was drawn from.
 
@@ -164,15 +179,7 @@ class RecordReward:
         texts = [completion_text(completion) for completion in completions]
         ended = [bool(len(ids)) and int(ids[-1]) in self.eos_token_ids for ids in completion_ids]
         records = [self.rows[place] for place in row]
-        values = self.reward(
-            prompts=[record.prompt for record in records],
-            completions=texts,
-            reference=[record.reference for record in records],
-            meta=[record.meta for record in records],
-            record=records,
-            ended=ended,
-        )
-        values = asyncio.run(values) if inspect.iscoroutine(values) else values
+        values = reward_records(self.reward, records, texts, ended)
         if log_metric and texts:
             log_metric("responses/truncated", 1 - sum(ended) / len(texts))
             log_metric("responses/empty", sum(not text.strip() for text in texts) / len(texts))
