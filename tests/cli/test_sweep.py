@@ -29,7 +29,7 @@ if command == "train":
     sys.exit()
 flag = lambda name: next(word.partition("=")[2] for word in rest if word.startswith(name + "="))
 out, n, seed = Path(flag("--out")), int(flag("--n")), int(flag("--seed"))
-out.mkdir()
+out.mkdir(exist_ok=True)
 alpha, run_seed = [float(x[0]) if (x := re.findall(key + r"([0-9.]+?)(?:-|$)", out.parent.name)) else 0.0
                    for key in ("alpha", "seed")]
 prompts = [json.loads(line)["prompt"] for line in open(flag("--data"))][: int(flag("--limit"))]
