@@ -77,28 +77,12 @@ class _GivenEvaluation(Strict):
     max_new_tokens: int = Field(ge=1)
     temperature: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=32, ge=1)
+    # inside the run folder; another name keeps evaluations of other settings beside it
     folder: str = Field(default="eval", pattern=r"^eval[A-Za-z0-9._-]*$")
 
 
 class Evaluation(_GivenEvaluation):
-    """How every run of a sweep is measured.
-
-    Attributes:
-        split: The task's prompts to use; None where `data` names a file.
-        data: A file of prompts.
-        prompts: Use the first so many prompts; None uses all.
-        n: Responses per prompt.
-        seed: Of samples and bootstrap.
-        encoder: Judge of diversity.
-        heldout_encoder: Second judge, which no arm is trained against.
-        max_new_tokens: Longest response in tokens.
-        temperature: Of sampling.
-        batch_size: Responses sampled at once.
-        folder: Where an evaluation lies inside its run folder; another name keeps those of other settings beside it.
-        task: Name of the task that scores; the base recipe's, as the next two are.
-        task_options: Its options, whatever an arm trains with.
-        system_prompt: Message before every prompt.
-    """
+    """How every run of a sweep is measured: the keys of docs/sweep.md, and what the base recipe says."""
 
     task: str
     task_options: dict[str, Any]
@@ -142,14 +126,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A whole experiment.
-
-    Attributes:
-        output_dir: Folder of the results; `runs/` below it holds the run folders.
-        runs: In the order they are done.
-        evaluation: Of every run.
-        keep: What stays of a finished run's checkpoints: "all", "final" or "none".
-    """
+    """A whole experiment: runs in the order they are done, one evaluation for all, and what stays on disk."""
 
     output_dir: Path
     runs: list[Run]
