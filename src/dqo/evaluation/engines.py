@@ -68,8 +68,7 @@ class LocalModel(Source):
         self.model, self.tokenizer, self.asked, self.batch_size = model, tokenizer, asked, batch_size
         self._reader = ResponseReader(tokenizer, TraceMarkers.parse(asked.trace_markers))
         own = model.generation_config.eos_token_id
-        stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
-        self._stops = sorted(stops)
+        self._stops = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
         # Any token will do: the mask hides it, and an answer ends before it.
         self._pad = (self._stops or [0])[0]
         self._encoded: dict[str, list[int]] = {}

@@ -155,9 +155,9 @@ def prompt_values(
     for part in parts:
         for row, more in zip(rows, part, strict=True):
             row |= more
+    of_rewards = dict.fromkeys(name for name in rows[0] if explain(name).undefined.startswith(NO_REWARD))
     for row, group in zip(rows, groups, strict=True):
-        if group.rewards is None:
-            row |= dict.fromkeys(name for name in row if explain(name).undefined.startswith(NO_REWARD))
+        row |= of_rewards if group.rewards is None else {}
     return {name: [defined(row[name]) for row in rows] for name in rows[0]}
 
 
