@@ -107,8 +107,9 @@ class _Scheduler:
     def _do(self, job: Job, environment: Mapping[str, str]) -> None:
         """Runs the stages of a job that are not done; returns early when a signal asked to stop."""
         for stage in (stage for stage in job.stages if not stage.done()):
-            with owning(stage.folder, grace=0):  # what an earlier sweep has started may still write there
-                pass
+            if stage.folder.exists():  # what an earlier sweep has started may still write there
+                with owning(stage.folder, grace=0):
+                    pass
             stage.prepare()
             stage.log.parent.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()

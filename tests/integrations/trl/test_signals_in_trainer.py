@@ -363,9 +363,9 @@ def test_a_log_that_is_none_is_refused_with_its_line(tmp_path):
     for text, told in (
         (b'{"step": 1}\n', "lines with a `quality`"),
         (b'{"step": 1, "quality": true}\n', "lines with a `quality`"),
-        (b"{}\n", "line 1: expected a JSON object"),
-        (b'{"step": 1.9, "quality": 1}\n', "line 1: expected a JSON object with a whole number"),
-        (b'{"step": 1, "quality": NaN}\n', "line 1: expected one JSON object, got the number NaN"),
+        (b"{}\n", "line 1: expected the field `step`, got none"),
+        (b'{"step": 1.9, "quality": 1}\n', "line 1: `step` must be a whole number, got 1.9"),
+        (b'{"step": 1, "quality": NaN}\n', "line 1: expected finite numbers in JSON, got another"),
         (b"\xff\n", "expected UTF-8, got byte 0xff at offset 0"),
     ):
         (tmp_path / "metrics.jsonl").write_bytes(text)
