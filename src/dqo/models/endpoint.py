@@ -5,19 +5,18 @@ that refuses a parameter, and tell a server that is down from a request that get
 """
 
 import asyncio
-import contextlib
 import os
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import islice
 from queue import SimpleQueue
-from threading import Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from dqo.errors import EndpointError, RecipeError
-from dqo.models.endpoint_replies import NoAnswer, Reply, read_models, read_reply, read_words, refused_parameter, without
+from dqo.errors import EndpointError
+from dqo.models.endpoint_replies import NoAnswer, Reply, read_reply, read_words, refused_parameter, without
 from dqo.models.weights import first_words
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ Answer = TypeVar("Answer")
 _FATAL = (401, 402, 404, 405)
 # So many different requests fail before any is answered: the server is down.
 _DEAD = 3
-# Seconds that requests under way have to end after Ctrl-C.
-_PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,6 @@ class Endpoint:
         parameters: Set in every request, in place of what would be sent; None leaves a parameter out.
 
     Raises:
-        RecipeError: The package openai is missing.
         EndpointError: A URL that `checked_url` refuses.
     """
 
@@ -74,13 +70,6 @@ class Endpoint:
         concurrency: int = 16,
         parameters: Mapping[str, Any] | None = None,
     ):
-        try:
-            import openai  # noqa: F401
-        except ImportError as error:
-            raise RecipeError(
-                f"an endpoint needs the package openai, which failed to import ({first_words(error)}); run "
-                "`pip install -e '.[endpoint]'`."
-            ) from error
         self.base_url, self.model, self.api_key_env = checked_url(base_url, api_key_env), model, api_key_env
         self.timeout, self.retries, self.concurrency = timeout, retries, concurrency
         self.parameters = dict(parameters or {})
@@ -89,6 +78,8 @@ class Endpoint:
         self._offered: list[str] = []
         # A request that was answered; whether the server is still there is found out by asking it again.
         self._answered: Any = None
+        # Different requests that failed before any was answered.
+        self._failed: set[str] = set()
         self._begun = False
 
     @property
@@ -106,14 +97,16 @@ class Endpoint:
 
         limits = {"timeout": min(self.timeout, 10.0), "max_retries": min(self.retries, 1)}
         try:
-            models = read_models(OpenAI(**self._client_options() | limits).get("/models", cast_to=object))
+            document = OpenAI(**self._client_options() | limits).get("/models", cast_to=object)
         except (OpenAIError, ValueError) as error:
             # The list is a courtesy: completions may work without it, unless nothing listens.
             if isinstance(error, APIConnectionError) and type(error.__cause__).__name__ == "ConnectError":
                 raise self._failure(error) from error
             return {}
-        self._offered = sorted(models)
-        return models
+        listed = document.get("data") if isinstance(document, dict) else document
+        named = [entry for entry in listed or [] if isinstance(entry, dict) and "id" in entry]
+        self._offered = sorted(str(entry["id"]) for entry in named)
+        return {str(entry["id"]): str(entry.get("owned_by") or "unknown") for entry in named}
 
     async def complete(self, client: "AsyncOpenAI", messages: list[dict[str, str]], **settings: Any) -> Reply:
         """Asks for one chat completion; NoAnswer for a document without an answer in it."""
@@ -163,64 +156,38 @@ class Endpoint:
         """
         if not items:
             return
+        from anyio.from_thread import start_blocking_portal
+
         arrived: SimpleQueue[Any] = SimpleQueue()
         # The loop has a thread of its own, so that a notebook, which runs one already, can call this too.
-        loop = asyncio.new_event_loop()
-        task = loop.create_task(self._ask_all(ask, items, distinct, arrived.put))
-
-        def work() -> None:
-            end: BaseException | None = None
-            try:
-                loop.run_until_complete(task)
-            except BaseException as error:  # handed to the thread that asked
-                end = error
-            finally:
-                loop.close()
-                arrived.put(end)
-
-        thread = Thread(target=work, name="endpoint", daemon=True)
-        thread.start()
-        try:
+        with start_blocking_portal() as portal:
+            work = portal.start_task_soon(self._ask_all, ask, items, distinct, arrived.put)
+            work.add_done_callback(arrived.put)
             while isinstance(arrival := arrived.get(), tuple):
                 yield arrival
-            if arrival is not None:
-                raise self._failure(arrival) from arrival
-        finally:
-            with contextlib.suppress(RuntimeError):  # the loop may have just closed
-                loop.call_soon_threadsafe(task.cancel)
-            thread.join(_PATIENCE)
+        if error := work.exception():
+            raise self._failure(error) from error
 
     async def _ask_all(self, ask: Any, items: Sequence[Any], distinct: Any, put: Any) -> None:
         from openai import AsyncOpenAI
 
-        # Failed before anything was answered; asked again once something is.
-        held: dict[int, Exception] = {}
-        waiting = iter(range(len(items)))
+        waiting = iter(enumerate(items))
 
-        async def work(places: Iterable[int]) -> None:
-            for place in places:
-                answer = await self._answer(client, ask, items[place])
-                if not isinstance(answer, Exception):
-                    put((place, answer))
-                    continue
-                held[place] = answer
-                if len({distinct(items[other]) for other in held}) >= _DEAD:
-                    raise answer
+        async def work(places: Iterable[tuple[int, Any]]) -> None:
+            for place, item in places:
+                put((place, await self._answer(client, ask, item, distinct)))
 
         async with AsyncOpenAI(**self._client_options()) as client:
             # The first request goes alone, so that a refused parameter is refused once.
             if not self._begun:
                 self._begun = True
-                await work([next(waiting)])
+                await work(islice(waiting, 1))
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.concurrency, len(items))):
                     group.create_task(work(waiting))
-            if held and self._answered is None:
-                raise next(iter(held.values()))
-            await work(list(held))
 
-    async def _answer(self, client: "AsyncOpenAI", ask: Any, item: Any) -> Any:
-        """The answer, `Unanswered`, or the error where it is not known yet whether the server is there."""
+    async def _answer(self, client: "AsyncOpenAI", ask: Any, item: Any, distinct: Any) -> Any:
+        """The answer or `Unanswered`; the error where the server is down, or refuses whatever it is asked."""
         from openai import OpenAIError
 
         try:
@@ -229,21 +196,18 @@ class Endpoint:
             error: Exception = failure
         else:
             self._answered = (ask, item)
+            self._failed.clear()
             return answer
-        # Status 403 means the key or a filter.
-        if self._answered is None and (_is_passing(error) or getattr(error, "status_code", None) == 403):
-            return error
-        if _is_passing(error):
+        status = getattr(error, "status_code", None)
+        if self._answered is None and (_is_passing(error) or status == 403):  # 403 means the key or a filter
+            self._failed.add(distinct(item))
+        elif _is_passing(error):
             known, good = self._answered
             try:
                 await known(client, good)
             except (OpenAIError, NoAnswer):
                 raise error from None
-            try:
-                return await ask(client, item)
-            except (OpenAIError, NoAnswer) as again:
-                error = again
-        if getattr(error, "status_code", None) in _FATAL:
+        if status in _FATAL or len(self._failed) >= _DEAD:
             raise error
         return Unanswered(self._said(error), self._failure(error))
 
@@ -259,12 +223,10 @@ class Endpoint:
 
     def _note(self, name: str, sent: Mapping[str, Any], error: Exception) -> str:
         """Says what is done about a refused parameter."""
-        parameter = name.split(" ")[0]
-        value = sent[parameter]
-        came = f"{parameter}={value!r}" if isinstance(value, int | float) and parameter != "seed" else parameter
-        after = without(sent, [*self.adapted, name])
-        new = [f"{other}={after[other]!r} was sent instead" for other in after if sent.get(other) != after[other]]
-        done = new[0] if new else f"it was left out, so that the server's own default {parameter} holds"
+        value = sent[name]
+        came = f"{name}={value!r}" if isinstance(value, int | float) and name != "seed" else name
+        new = [f"{other}={value!r} was sent instead" for other in without(sent, [*self.adapted, name]).keys() - sent]
+        done = new[0] if new else f"it was left out, so that the server's own default {name} holds"
         return f"endpoint {self.base_url} refused {came} ({self._said(error)}): {done}."
 
     def _failure(self, error: BaseException) -> EndpointError:

@@ -1,4 +1,4 @@
-"""Reads what servers that speak OpenAI's protocol say: replies, lists of models, and refusals of parameters."""
+"""Reads what servers that speak OpenAI's protocol say: replies, and refusals of parameters."""
 
 import json
 import re
@@ -6,9 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 _LENGTHS = ("max_tokens", "max_completion_tokens")
-_NEARLY_ZERO = 0.01
-# Refused by servers that take 0.01.
-_ZERO = "temperature 0"
 _ABOUT_THE_PROMPT = ("content_filter", "content_policy_violation", "context_length_exceeded", "invalid_prompt",
                      "moderation_blocked", "messages", "prompt")  # fmt: skip
 _TOO_LONG = re.compile(r"(?i)too (large|long|big|high)|context|greater|exceed|at most|at least|maximum|must be|reduce")
@@ -66,19 +63,6 @@ def _read_text(content: Any) -> str | None:
     return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def read_models(document: Any) -> dict[str, str]:
-    """Reads a list of models in any of the forms that servers give it, as name -> owner."""
-    if isinstance(document, dict):
-        document = document.get("data") or document.get("models")
-    named = {}
-    for entry in document if isinstance(document, list) else []:
-        fields = entry if isinstance(entry, dict) else {"id": entry}
-        name = fields.get("id") or fields.get("name") or fields.get("model")
-        if isinstance(name, str):
-            named[name] = str(fields.get("owned_by") or "unknown")
-    return named
-
-
 def read_words(error: BaseException) -> str:
     """Reads what a server said about an error, in its own words, on one line of at most 300 characters."""
     words = " ".join(_message(getattr(error, "body", None) or str(error)).split()).rstrip(" .:")
@@ -108,7 +92,7 @@ def refused_parameter(error: Any, sent: Mapping[str, Any]) -> str | None:
         return "response_format" if "response_format" in sent else None
     if name in _LENGTHS and _TOO_LONG.search(said):
         return None
-    return _ZERO if name == "temperature" and sent["temperature"] == 0 else name
+    return name
 
 
 def _mention(name: str, text: str) -> int | None:
@@ -122,11 +106,9 @@ def _mention(name: str, text: str) -> int | None:
 
 
 def without(body: Mapping[str, Any], refused: Iterable[str]) -> dict[str, Any]:
-    """Leaves out of a request what a server refuses, or sends the length and temperature 0 in another form."""
+    """Leaves out of a request what a server refuses, or sends the length by its other name."""
     refused, kept = set(refused), dict(body)
     for name, other in (_LENGTHS, _LENGTHS[::-1]):
         if name in refused and name in kept and other not in refused:
             kept.setdefault(other, kept[name])
-    if _ZERO in refused and kept.get("temperature") == 0:
-        kept["temperature"] = _NEARLY_ZERO
     return {name: value for name, value in kept.items() if name not in refused}
