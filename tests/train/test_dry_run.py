@@ -231,12 +231,10 @@ def test_entries_are_trained_on_with_their_weights_and_logged(own_recipe, tmp_pa
         ),
         (["rewards=[{reward: math}]"], "reward math: "),
         (["task_options.reward={tmp}/own.py:boom"], "reward quality: reward function 'boom': raised ZeroDivisionError"),
-        (["trainer.push_to_hub=true"], "machine: trainer.push_to_hub: expected a hub that can be reached and a login"),
         (["rewards=[{reward: concepts}]"], "reward concepts: reward 'concepts': expected a list of words in meta"),
     ],
 )
-def test_what_a_run_would_find_out_late_is_not_resolved(own_recipe, tmp_path, capsys, overrides, told, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.HfApi.whoami", lambda self: (_ for _ in ()).throw(OSError("no network")))
+def test_what_a_run_would_find_out_late_is_not_resolved(own_recipe, tmp_path, capsys, overrides, told):
     (tmp_path / "own.py").write_text(
         "def boom(prompts, completions, **columns):\n    return [1 / 0 for _ in prompts]\n"
     )

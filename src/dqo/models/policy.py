@@ -136,11 +136,6 @@ def _load_tokenizer(name: str) -> "tuple[str, PreTrainedTokenizerBase]":
     source = find_model(name)
     tokenizer = read_part(AutoTokenizer, source, "tokenizer", padding_side="left")
     if tokenizer.pad_token_id is None:
-        if tokenizer.eos_token_id is None:
-            raise ModelError(
-                f"expected the tokenizer of {name!r} to have a pad or an end-of-sequence token, but it has neither; "
-                "set eos_token in its tokenizer_config.json."
-            )
         tokenizer.pad_token = tokenizer.eos_token
     return source, tokenizer
 

@@ -4,11 +4,12 @@ A check of the files' names alone would have to know each model's renamed, tied 
 transformers gives of a load is read instead.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dqo.errors import ModelError, RecipeError
+from dqo.errors import ModelError
 from dqo.files.jsonio import parse_object, read_text
 
 if TYPE_CHECKING:
@@ -21,31 +22,30 @@ REMEDY = "save model and tokenizer again with save_pretrained from the class it 
 _SHOWN = 3  # names of weights in a message
 
 
-def load_whole(
-    loader: Any,
-    source: str,
-    what: str,
-    remedy: str = REMEDY,
-    *,
-    read: "Callable[[PreTrainedModel], Tensor] | None" = None,
-    device: Any = None,
-    **options: Any,
-) -> "PreTrainedModel":
-    """Loads a model in eval mode; ModelError where loading fails, or where its output reads a weight of no file.
+class _Unsound(Exception):
+    """A model that loads, but with weights that stand in no file, or without some that do."""
 
-    `read` computes the output that counts, of any input; every weight counts where it is not given. `what` says what
-    was expected and from where, `options` go to `from_pretrained`.
-    """
+
+@contextmanager
+def expecting(what: str, remedy: str = REMEDY) -> Iterator[None]:
+    """Makes one ModelError of whatever fails to load inside; `what` says what was expected and from where."""
     try:
-        model, accounts = _load(loader, source, **options)
-        fault = _fault(model, accounts, read and (lambda: read(model)))
-        model = model.to(device or "cpu")
+        yield
     except Exception as problem:
         # The hub's, the network's or the files': all of them mean the same to the user.
-        raise ModelError(f"expected {what}, but loading failed ({why_failed(problem)}); {remedy}.") from problem
-    if fault:
-        raise ModelError(f"expected {what}, but {fault}; {remedy}.")
-    return model
+        reason = str(problem) if isinstance(problem, _Unsound) else f"loading failed ({why_failed(problem)})"
+        raise ModelError(f"expected {what}, but {reason}; {remedy}.") from problem
+
+
+def load_whole(
+    loader: Any, source: str, what: str, remedy: str = REMEDY, *, device: Any = None, **options: Any
+) -> "PreTrainedModel":
+    """Loads a model in eval mode; ModelError where loading fails, or where a weight of it stands in no file.
+
+    `what` says what was expected and from where, `options` go to `from_pretrained`.
+    """
+    with expecting(what, remedy):
+        return _load(loader, source, **options).to(device or "cpu")
 
 
 def check_loaded(module: "nn.Module", source: str, read: "Callable[[], Tensor]") -> None:
@@ -61,17 +61,10 @@ def check_loaded(module: "nn.Module", source: str, read: "Callable[[], Tensor]")
         check_files(place, loader=type(model), live=model, read=read, config=model.config)
 
 
-def check_files(
-    source: str,
-    *,
-    loader: Any = None,
-    live: "PreTrainedModel | None" = None,
-    read: "Callable[[], Tensor] | None" = None,
-    **options: Any,
-) -> None:
+def check_files(source: str, *, loader: Any = None, **options: Any) -> None:
     """Refuses a model by its files, of which only names and shapes are read.
 
-    `live` is the model as it was loaded, for `read`. The class is the one that the files name where not given.
+    The class is the one that the files name where not given. `live` and `read` of the options are those of `_load`.
     """
     import transformers
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -83,26 +76,28 @@ def check_files(
     if getattr(config, "quantization_config", None):
         return
     loader = loader or getattr(transformers, config.architectures[0], transformers.AutoModelForCausalLM)
-    try:
-        model, accounts = _load(loader, source, device_map="meta", **options)
-        fault = _fault(live or model, accounts, read)
-    except Exception as problem:
-        raise ModelError(f"expected a model in {source!r}, but {why_failed(problem)}; {REMEDY}.") from problem
-    if fault:
-        raise ModelError(f"expected a whole model in {source!r}, but {fault}; {REMEDY}.")
+    with expecting(f"a whole model in {source!r}"):
+        _load(loader, source, device_map="meta", **options)
 
 
 def read_part(loader: Any, source: str, what: str, **options: Any) -> Any:
     """Reads what stands beside the weights of a model, its config or its tokenizer; ModelError where that fails."""
-    try:
+    with expecting(f"a {what} from {source!r}"):
         return loader.from_pretrained(source, trust_remote_code=False, **options)
-    except Exception as error:
-        raise ModelError(
-            f"expected a {what} from {source!r}, but loading failed ({why_failed(error)}); {REMEDY}."
-        ) from error
 
 
-def _load(loader: Any, source: str, **options: Any) -> "tuple[PreTrainedModel, Accounts]":
+def _load(
+    loader: Any,
+    source: str,
+    live: "PreTrainedModel | None" = None,
+    read: "Callable[[], Tensor] | None" = None,
+    **options: Any,
+) -> "PreTrainedModel":
+    """Loads a model in eval mode; `_Unsound` where what counts of it stands in no file.
+
+    `read` computes the output that counts, by the model `live` as another library has loaded it. Every weight counts
+    where it is not given.
+    """
     base = _base_of(source) or source
     model, account = loader.from_pretrained(
         base,
@@ -117,7 +112,9 @@ def _load(loader: Any, source: str, **options: Any) -> "tuple[PreTrainedModel, A
     if base != source:
         # Of an adapter that is loaded in one go, transformers gives no account of the base.
         accounts.append((source, model.load_adapter(source, use_safetensors=True).to_dict()))
-    return model.eval(), accounts
+    if fault := _fault(live or model, accounts, read):
+        raise _Unsound(fault)
+    return model.eval()
 
 
 def _base_of(source: str) -> str | None:
@@ -192,19 +189,6 @@ def why_absent(name: str) -> str | None:
     except Exception as error:  # the hub's, its client's or the socket's: all of them mean the same to the user
         return f"no such folder exists and the hub said no ({first_words(error)})"
     return None
-
-
-def check_login() -> None:
-    """Asks the hub who is logged in, before a run that is to end there starts; RecipeError where nobody is."""
-    from huggingface_hub import HfApi
-
-    try:
-        HfApi().whoami()
-    except Exception as error:  # the hub's, its client's or the socket's: all of them mean the same to the user
-        raise RecipeError(
-            f"trainer.push_to_hub: expected a hub that can be reached and a login there, got {first_words(error)}; log "
-            "in with `hf auth login`, or remove the setting."
-        ) from error
 
 
 def asks_for_code(error: Exception) -> bool:

@@ -21,7 +21,6 @@ from dqo.integrations.trl.config import DQOConfig, explaining_refusals
 from dqo.integrations.trl.faults import check_one_device
 from dqo.models.chat import check_system, rendered
 from dqo.models.policy import check_whole, load_outline
-from dqo.models.weights import check_login
 from dqo.rewards.calling import CheckedReward, RecordReward, task_quality
 from dqo.rewards.loading import QUALITY, Entry, load_reward
 from dqo.tasks import Task, load_task
@@ -53,7 +52,7 @@ class Prepared:
         self.config = self.recipe.config
 
     def check_machine(self) -> None:
-        """Refuses what TRL notices late, after the policy is loaded: several GPUs, missing packages, no login."""
+        """Refuses what TRL notices late, after the policy is loaded: several GPUs, missing packages."""
         config = self.config
         check_one_device(config)
         given = {name: value for name, value in self.recipe.trainer.items() if name in _READ_LATE}
@@ -64,8 +63,6 @@ class Prepared:
             for setting, package in _LATE_PACKAGES.items():
                 if getattr(config, setting, False):
                     version(package)
-        if config.push_to_hub:
-            check_login()
 
     @cached_property
     def prompts(self) -> list[Prompt]:
