@@ -41,7 +41,6 @@ def scaled_advantage(
     Source: docs/math.md eq. 5.5, 5.11 and 5.12.
     """
     check_choice("scale_rewards", scale, REWARD_SCALES)
-    assert 0.0 <= std_floor < float("inf")
     task, shaped = task.double(), shaped.double()  # (P, G) each
     # A small standard deviation would turn the rounding of tied rewards into advantages, so they count as their mean.
     settled = torch.where(tied_groups(task).unsqueeze(1) & ~task.isnan(), task.nanmean(1, keepdim=True), task)  # (P, G)

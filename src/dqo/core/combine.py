@@ -57,12 +57,8 @@ def quality_weights(
     if center is not None:
         return torch.sigmoid((reward - center) / scale).masked_fill(~scored, 0.0)
     outside = scored & ((reward < -RELATIVE) | (reward > 1 + RELATIVE))  # (..., G)
-    if outside.any():
-        row = outside.flatten().nonzero()[0].item()
-        raise DQOError(
-            f"combine='quality_weighted' takes rewards in [0, 1] as weights, row {row} has "
-            f"{reward.flatten()[row]:.4g}; rescale it, or set `quality_center` and `quality_scale` for a sigmoid."
-        )
+    problem = "takes rewards in [0, 1] as weights, {}; rescale it, or set `quality_center` and `quality_scale`."
+    _check_rows(outside, reward, rule, problem)
     return reward.masked_fill(~scored, 0.0).clamp(0.0, 1.0)
 
 
@@ -135,10 +131,13 @@ def combine_reward(reward: Tensor, credit: Tensor, rule: str, alpha: float) -> T
     reward = reward.to(torch.float64)
     if rule != "multiply":
         return reward + alpha * credit
-    if (reward < 0).any():
-        row = (reward.flatten() < 0).nonzero()[0].item()
-        raise DQOError(
-            f"combine='multiply' needs rewards >= 0, row {row} has {reward.flatten()[row]:.4g}, for which more "
-            "diversity would mean less reward; shift the reward or use combine='add'."
-        )
+    problem = "needs rewards >= 0, {}, for which more diversity would mean less reward; shift it or use combine='add'."
+    _check_rows(reward < 0, reward, rule, problem)
     return reward * (1.0 + alpha * credit)
+
+
+def _check_rows(bad: Tensor, reward: Tensor, rule: str, problem: str) -> None:
+    if bad.any():
+        row = bad.flatten().nonzero()[0].item()
+        which = f"row {row} has {reward.flatten()[row]:.4g}"
+        raise DQOError(f"combine={rule!r} {problem.format(which)}")

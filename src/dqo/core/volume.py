@@ -125,7 +125,6 @@ def credit_range(n: int, ridge: float = 1.0) -> tuple[float, float]:
     Source: docs/math.md eq. 3.4.
     """
     check_ridge(ridge)
-    assert n >= 1, "a group without a non-empty response has no credits"
     return math.log1p(1.0 / (ridge + n - 1.0)), math.log1p(1.0 / ridge)
 
 

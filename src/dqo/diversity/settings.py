@@ -1,5 +1,6 @@
 """The settings that the mathematics sees: what diversity means in a run and how it joins the task reward."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
@@ -86,9 +87,8 @@ class DiversitySpec(DiversityFields):
         check_fields(self)
         check_choice("diversity", self.diversity, SIGNALS)
         check_kernel(self.kernel, self.sigma)
-        self._check_signal()
-        self._check_own_settings()
-        self._check_quality()
+        if found := list(self._contradictions()):
+            raise DQOError("\n".join(found))
 
     @property
     def signal(self) -> Signal:
@@ -104,60 +104,57 @@ class DiversitySpec(DiversityFields):
         """True where a task reward counts as good; of reward's shape, None where the signal does not ask for it."""
         return reaches(reward, self.quality_threshold) if "correct" in self.needs else None
 
-    def _check_signal(self) -> None:
+    def _contradictions(self) -> Iterator[str]:
+        """Yields, a sentence each, settings that contradict each other, that would do nothing, or that are missing."""
         name, signal = self.diversity, self.signal
         if self.alpha > signal.highest_alpha:
-            raise DQOError(
+            yield (
                 f"diversity={name!r} takes an `alpha` of at most {signal.highest_alpha:g}, got {self.alpha:g}; "
                 f"{signal.usual_alpha:g} is a usual start."
             )
         if signal.place != "credit" and self.combine != "add":
-            raise DQOError(
+            yield (
                 f"`combine` says how a credit joins the reward, got combine={self.combine!r} with diversity={name!r}, "
                 "which is no credit; set combine='add', without quality_threshold where the signal takes none."
             )
-        if self.combine == "quality_weighted" and not signal.takes_quality_weights:
-            raise DQOError(
+        elif self.combine == "quality_weighted" and not signal.takes_quality_weights:
+            yield (
                 f"combine='quality_weighted' needs a signal defined for weighted vectors, got diversity={name!r}; use "
                 "combine='gate', or diversity='dqo'."
             )
         any_length = (signal.takes_quality_weights or signal.place == "none") and self.credit_scale == "nats"
         if self.kernel == "linear" and not any_length:
-            raise DQOError(
+            yield (
                 f"diversity={name!r} with credit_scale={self.credit_scale!r} needs a kernel with unit diagonal, got "
                 "kernel='linear'; use kernel='cosine'."
             )
-
-    def _check_own_settings(self) -> None:
-        """Refuses settings of another signal, and a signal without the setting that it needs."""
         defaults = {one.name: one.default for one in fields(self)}
-        own = self.signal.settings
-        for name, signal in SIGNALS.items():
-            for key in set(signal.settings).difference(own):
+        for owner, other in SIGNALS.items():
+            for key in set(other.settings).difference(signal.settings):
                 if getattr(self, key) != defaults[key]:
-                    raise DQOError(
-                        f"`{key}` belongs to diversity={name!r}, got {key}={getattr(self, key)!r} with "
-                        f"diversity={self.diversity!r}; remove it."
+                    yield (
+                        f"`{key}` belongs to diversity={owner!r}, got {key}={getattr(self, key)!r} with "
+                        f"diversity={name!r}; remove it."
                     )
-        needed = {key: getattr(self, key) for key in own if defaults[key] is None}
+        needed = {key: getattr(self, key) for key in signal.settings if defaults[key] is None}
         if needed and sum(value is not None for value in needed.values()) != 1:
-            raise DQOError(
-                f"diversity={self.diversity!r} needs {'one of ' * (len(needed) > 1)}`{'` and `'.join(needed)}`, got "
+            yield (
+                f"diversity={name!r} needs {'one of ' * (len(needed) > 1)}`{'` and `'.join(needed)}`, got "
                 f"{' and '.join(map(repr, needed.values()))}; set one."
             )
+        yield from self._quality_contradictions()
 
-    def _check_quality(self) -> None:
-        """Refuses a threshold or sigmoid that would do nothing, one that is missing, and half a sigmoid."""
+    def _quality_contradictions(self) -> Iterator[str]:
         if (self.combine in GATES or "correct" in self.needs) != (self.quality_threshold is not None):
             judges = [name for name, signal in SIGNALS.items() if "correct" in signal.needs]
-            raise DQOError(
+            yield (
                 f"`quality_threshold` belongs to combine='gate' and 'spread' and to diversity={' and '.join(judges)}, "
                 f"got {self.quality_threshold!r} with combine={self.combine!r} and diversity={self.diversity!r}; set "
                 "it to the lowest reward that counts as good, or remove it (null in a recipe)."
             )
         center, scale = self.quality_center, self.quality_scale
         if (center is None) != (scale is None) or (center is not None and self.combine != "quality_weighted"):
-            raise DQOError(
+            yield (
                 "`quality_center` and `quality_scale` make one sigmoid for combine='quality_weighted', got "
                 f"{center!r} and {scale!r} with combine={self.combine!r}; give both or neither."
             )
