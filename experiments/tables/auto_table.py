@@ -11,7 +11,7 @@ from group_size_table import ALPHAS, crossing, read_off, trained, what_is_paid, 
 from table_policy import SEEDS, End, Tables, Training, make_tables, train
 from tqdm import tqdm
 
-from dqo.diversity.alpha import AlphaBounds, AlphaControl, FlooredAlpha
+from dqo.diversity.alpha import AlphaControl, FlooredAlpha
 
 GROUP = 8
 SETTINGS = (("add", "group"), ("spread", "group"))
@@ -24,7 +24,7 @@ def controlled(tables: Tables, rule: str, scale: str, floor: float) -> tuple[End
     training = Training(what_is_paid(rule), scale, GROUP)
     ends, last = [], []
     for seed in range(SEEDS):
-        source = FlooredAlpha(AlphaControl(AlphaBounds()), floor, ramp=RAMP)
+        source = FlooredAlpha(AlphaControl(), floor, ramp=RAMP)
         ends.append(
             train(
                 tables.of_seed(seed), training,

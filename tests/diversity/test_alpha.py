@@ -9,7 +9,6 @@ import torch
 
 from dqo.core import mean_error
 from dqo.diversity.alpha import (
-    AlphaBounds,
     AlphaControl,
     AlphaSchedule,
     FlooredAlpha,
@@ -52,7 +51,7 @@ def drive(policy, control, steps, floor=FLOOR):
 
 
 def test_batches_of_one_step_teach_their_mean_once():
-    once, often = (StepwiseAlpha(FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR)) for _ in range(2))
+    once, often = (StepwiseAlpha(FlooredAlpha(AlphaControl(), FLOOR)) for _ in range(2))
     for step, qualities in enumerate([(0.9, 0.5, 1.0), (0.7, 0.9, math.nan), (0.2, 0.3, 0.4)]):
         held = often.now(step, 10)
         for quality in qualities:
@@ -62,7 +61,7 @@ def test_batches_of_one_step_teach_their_mean_once():
         assert once.now(step, 10) == held
         once.observe(sum(known) / len(known), 2.0, step, 10)
         assert often.logs() == pytest.approx(once.logs())
-    resumed = StepwiseAlpha(FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR))
+    resumed = StepwiseAlpha(FlooredAlpha(AlphaControl(), FLOOR))
     resumed.load(json.loads(json.dumps(often.state())))
     assert resumed.now(3, 10) == often.now(3, 10) == pytest.approx(once.now(3, 10))
 
@@ -72,39 +71,39 @@ def test_batches_of_one_step_teach_their_mean_once():
 @pytest.mark.parametrize("tau", [3, 10, 30])
 @pytest.mark.parametrize("start", [0.1, 1.0, 8.0])
 def test_quality_settles_at_the_floor(tau, price, noise, start):
-    control = AlphaControl(AlphaBounds(start=start))
+    control = AlphaControl(start=start)
     tail = drive(Policy(tau, price, noise), control, 300)[-60:]
     assert sum(q for q, _ in tail) / 60 == pytest.approx(FLOOR, abs=0.01)
     assert max(abs(q - FLOOR) for q, _ in tail) < (0.03 if noise else 0.005)
 
 
 def test_a_drifting_policy_is_held_at_its_balance():
-    tail = drive(Eroded(1, 0, 0.02), AlphaControl(AlphaBounds(start=1.0)), 400)[-100:]
+    tail = drive(Eroded(1, 0, 0.02), AlphaControl(start=1.0), 400)[-100:]
     assert sum(q for q, _ in tail) / 100 == pytest.approx(FLOOR, abs=0.02)
     assert math.exp(sum(math.log(a) for _, a in tail) / 100) == pytest.approx(2.0, rel=0.15)
 
 
 def test_a_fixed_alpha_does_not_hold_the_floor():
     """Negative control: the plants do leave the floor when nothing holds them there."""
-    fixed = AlphaControl(AlphaBounds(start=8.0, low=8.0, high=8.0))
+    fixed = AlphaControl(start=8.0, low=8.0, high=8.0)
     assert drive(Policy(10, 0.2, 0.0), fixed, 300)[-1][0] < 0.5
-    fixed = AlphaControl(AlphaBounds(start=8.0, low=8.0, high=8.0))
+    fixed = AlphaControl(start=8.0, low=8.0, high=8.0)
     assert drive(Eroded(1, 0, 0.0), fixed, 300)[-1][0] == 0.0
 
 
 def test_alpha_stays_in_its_bounds_and_moves_no_faster_than_promised():
-    control = AlphaControl(AlphaBounds(start=1.0, low=0.2, high=5.0))
+    control = AlphaControl(start=1.0, low=0.2, high=5.0)
     wild, before = random.Random(1), control.alpha
     for _ in range(500):
         control.observe(wild.choice([-1e6, -3.0, 0.0, 3.0, 1e6]))
         assert 0.2 - 1e-12 <= control.alpha <= 5.0 + 1e-12
-    control = AlphaControl(AlphaBounds(start=1.0))
+    control = AlphaControl(start=1.0)
     control.observe(1e9)
     assert control.alpha <= before * math.exp(1.5) + 1e-9
 
 
 def test_no_wind_up_after_a_long_time_at_a_bound():
-    control = AlphaControl(AlphaBounds())
+    control = AlphaControl()
     for _ in range(1000):
         control.observe(0.3)
     assert control.alpha == pytest.approx(10.0)
@@ -116,7 +115,7 @@ def test_no_wind_up_after_a_long_time_at_a_bound():
 
 
 def test_nothing_scored_teaches_nothing():
-    control = AlphaControl(AlphaBounds())
+    control = AlphaControl()
     control.observe(0.1)
     before = control.state()
     control.observe(math.nan)
@@ -126,9 +125,9 @@ def test_nothing_scored_teaches_nothing():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR, ramp=0.5),
-        lambda: FlooredAlpha(AlphaControl(AlphaBounds()), {1: 0.7, 30: 0.8}, slack=0.02),
-        lambda: TargetedAlpha(AlphaControl(AlphaBounds()), 4.0),
+        lambda: FlooredAlpha(AlphaControl(), FLOOR, ramp=0.5),
+        lambda: FlooredAlpha(AlphaControl(), {1: 0.7, 30: 0.8}, slack=0.02),
+        lambda: TargetedAlpha(AlphaControl(), 4.0),
     ],
     ids=["floor", "baseline", "target"],
 )
@@ -158,7 +157,7 @@ def test_ramp_by_hand():
 
 
 def test_a_slow_start_of_learning_does_not_lower_alpha():
-    source = FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR, ramp=0.5)
+    source = FlooredAlpha(AlphaControl(), FLOOR, ramp=0.5)
     for step, quality in enumerate((0.0, 0.02, 0.03, 0.13, 0.42)):  # of 28 steps; a straight line has .11 for the .03
         source.observe(quality, 3.0, step, 28)
     assert source.now(5, 28) == 1.0
@@ -167,14 +166,14 @@ def test_a_slow_start_of_learning_does_not_lower_alpha():
 def test_error_under_a_rising_floor_by_hand():
     """Held at .4 of .8, a batch's standard error .03: rest from .37 to .8."""
     for quality, error in ((0.3, -0.07), (0.38, 0.0), (0.4, 0.0), (0.6, 0.0), (0.8, 0.0), (0.9, 0.1)):
-        control = AlphaControl(AlphaBounds())
+        control = AlphaControl()
         control.observe(quality - 0.4, room=0.4, noise=0.03)
         assert control.error == pytest.approx(error), quality
     for error, rest in ((-0.03, -0.02), (-0.01, 0.0), (0.01, 0.0), (0.03, 0.02)):  # no wider below than the room above
-        control = AlphaControl(AlphaBounds())
+        control = AlphaControl()
         control.observe(error, room=0.01, noise=0.03)
         assert control.error == pytest.approx(rest), error
-    control = AlphaControl(AlphaBounds())
+    control = AlphaControl()
     control.observe(-0.01, room=0.0, noise=0.03)
     assert control.error == pytest.approx(-0.01), "under the whole floor nothing rests"
 
@@ -187,7 +186,7 @@ def drift(quality, seeds=200, steps=80, said=NOISE, ramp=1.0, until=1.0):
     ends = []
     for seed in range(seeds):
         noise = random.Random(seed)
-        source = FlooredAlpha(AlphaControl(AlphaBounds(start=1.0, low=1e-9, high=1e9)), FLOOR, ramp=ramp)
+        source = FlooredAlpha(AlphaControl(start=1.0, low=1e-9, high=1e9), FLOOR, ramp=ramp)
         for step in range(int(steps * until)):
             source.observe(quality(step / steps) + noise.gauss(0.0, NOISE), 3.0, step, steps, said)
         ends.append(math.log(source.now(steps, steps)) / (steps * until))
@@ -246,7 +245,7 @@ def test_standard_error_of_a_batch_by_hand():
 
 
 def test_quality_on_its_way_up_does_not_raise_alpha():
-    source = FlooredAlpha(AlphaControl(AlphaBounds()), FLOOR, ramp=0.5)
+    source = FlooredAlpha(AlphaControl(), FLOOR, ramp=0.5)
     alphas = []
     for step in range(40):
         source.observe(min(FLOOR, 0.1 + 0.05 * step), 3.0, step, 60)  # far above the floor that rises over 30 steps
@@ -257,7 +256,7 @@ def test_quality_on_its_way_up_does_not_raise_alpha():
 
 
 def test_a_baseline_s_floor_is_that_of_the_same_step():
-    source = FlooredAlpha(AlphaControl(AlphaBounds()), {2: 0.5, 4: 0.7}, slack=0.1)
+    source = FlooredAlpha(AlphaControl(), {2: 0.5, 4: 0.7}, slack=0.1)
     floors = []
     for step in (0, 1, 2, 3, 9):
         source.observe(0.9, 3.0, step, 10)
@@ -266,7 +265,7 @@ def test_a_baseline_s_floor_is_that_of_the_same_step():
 
 
 def test_a_target_raises_alpha_while_diversity_is_missing():
-    source = TargetedAlpha(AlphaControl(AlphaBounds()), 4.0)
+    source = TargetedAlpha(AlphaControl(), 4.0)
     source.observe(0.5, 2.0, 0, 10)
     low = source.now(1, 10)
     assert source.logs()["alpha/error"] == pytest.approx(math.log(2))
@@ -288,8 +287,8 @@ def test_schedules_by_hand():
 @pytest.mark.parametrize(
     ("build", "told"),
     [
-        (lambda: AlphaBounds(start=20.0), "needs 0 < alpha_min <= alpha_start <= alpha_max, got 0.01, 20.0 and 10.0"),
-        (lambda: AlphaBounds(low=0.0), "needs 0 < alpha_min"),
+        (lambda: AlphaControl(start=20.0), "needs 0 < alpha_min <= alpha_start <= alpha_max, got 0.01, 20.0 and 10.0"),
+        (lambda: AlphaControl(low=0.0), "needs 0 < alpha_min"),
     ],
 )
 def test_refusals(build, told):
@@ -300,7 +299,7 @@ def test_refusals(build, told):
 
 @pytest.mark.parametrize("high", [0.05, 0.1, 0.5, 10.0])
 def test_the_bounds_are_kept_to_the_last_bit(high):
-    control = AlphaControl(AlphaBounds(start=high, low=high / 10, high=high))
+    control = AlphaControl(start=high, low=high / 10, high=high)
     control.observe(5.0)
     assert high * 0.999 < control.alpha <= high
     for _ in range(100):

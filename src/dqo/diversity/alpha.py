@@ -84,31 +84,6 @@ class AlphaSchedule(AlphaSource):
         return self.alpha + (self.end - self.alpha) * moved
 
 
-@dataclass(frozen=True)
-class AlphaBounds:
-    """Where a controlled alpha starts, what it may reach, and how fast it moves; checked when made.
-
-    Attributes:
-        start: alpha of the first step, within the bounds.
-        low: smallest alpha, > 0.
-        high: largest alpha.
-        rate: e-folds of alpha per step for one unit of error, > 0. The unit is a reward unit for a quality floor and an
-            e-fold of the Vendi score for a target.
-    """
-
-    start: float = 1.0
-    low: float = 0.01
-    high: float = 10.0
-    rate: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.low <= self.start <= self.high < math.inf:
-            raise DQOError(
-                "alpha='auto' needs 0 < alpha_min <= alpha_start <= alpha_max, got "
-                f"{self.low!r}, {self.start!r} and {self.high!r}; change the one that is out of order."
-            )
-
-
 class AlphaControl:
     """Proportional-integral control of log alpha by the sign and size of an error.
 
@@ -116,23 +91,32 @@ class AlphaControl:
     soon as the smoothed error changes its sign.
 
     Args:
-        bounds: start, limits and rate.
+        start: alpha of the first step, within the bounds.
+        low: smallest alpha, > 0.
+        high: largest alpha.
+        rate: e-folds of alpha per step for one unit of error, > 0. The unit is a reward unit for a quality floor and an
+            e-fold of the Vendi score for a target.
     """
 
-    def __init__(self, bounds: AlphaBounds) -> None:
-        self.bounds = bounds
+    def __init__(self, start: float = 1.0, low: float = 0.01, high: float = 10.0, rate: float = 0.5) -> None:
+        if not 0 < low <= start <= high < math.inf:
+            raise DQOError(
+                f"alpha='auto' needs 0 < alpha_min <= alpha_start <= alpha_max, got {low!r}, {start!r} and {high!r}; "
+                "change the one that is out of order."
+            )
+        self.start, self.low, self.high, self.rate = start, low, high, rate
         # Error, room and variance are smoothed; a new one has weight 1/min(seen, _SMOOTHING).
-        self._state = {"memory": math.log(bounds.start), "error": 0.0, "room": 0.0, "variance": 0.0, "seen": 0}
+        self._state = {"memory": math.log(start), "error": 0.0, "room": 0.0, "variance": 0.0, "seen": 0}
 
     @property
     def alpha(self) -> float:
         """The weight to train the next batch with."""
         if self._state["seen"] == 0:
-            return self.bounds.start
-        proportional = _clip(self.bounds.rate * _DAMPING * self.error, 2.0 * _LARGEST_STEP)
+            return self.start
+        proportional = _clip(self.rate * _DAMPING * self.error, 2.0 * _LARGEST_STEP)
         alpha = math.exp(self._inside(self._state["memory"] + proportional))
         # The logarithm and back can be a last bit outside.
-        return min(max(alpha, self.bounds.low), self.bounds.high)
+        return min(max(alpha, self.low), self.high)
 
     @property
     def error(self) -> float:
@@ -159,7 +143,7 @@ class AlphaControl:
         weight = 1.0 / min(self._state["seen"], _SMOOTHING)
         for name, new in (("error", error), ("room", room), ("variance", noise**2)):
             self._state[name] += (new - self._state[name]) * weight
-        step = _clip(self.bounds.rate * self.error, _LARGEST_STEP)
+        step = _clip(self.rate * self.error, _LARGEST_STEP)
         self._state["memory"] = self._inside(self._state["memory"] + step)
 
     def state(self) -> dict[str, float]:
@@ -171,7 +155,7 @@ class AlphaControl:
         self._state = {name: state[name] for name in self._state}
 
     def _inside(self, log_alpha: float) -> float:
-        return min(max(log_alpha, math.log(self.bounds.low)), math.log(self.bounds.high))
+        return min(max(log_alpha, math.log(self.low)), math.log(self.high))
 
 
 def ramped_floor(floor: float, first: float, progress: float, ramp: float) -> float:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerControl, TrainerState, TrainingArguments
 
 from dqo import DQOConfig, DQOPPOConfig, DQOPPOTrainer, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
-from dqo.diversity.alpha import AlphaBounds, AlphaControl, FlooredAlpha
+from dqo.diversity.alpha import AlphaControl, FlooredAlpha
 from dqo.errors import ModelError, RecipeError
 from dqo.files.run import KEY
 from dqo.integrations.trl.resume import RunMemory
@@ -147,7 +147,7 @@ def test_log_lines_of_several_steps_are_whole_after_a_resume(tiny_policy_folder,
 
 
 def test_a_memory_of_another_version_is_refused_in_a_sentence(tmp_path):
-    alpha = FlooredAlpha(AlphaControl(AlphaBounds(low=0.1, start=0.5, high=2.0, rate=1.0)), floor=0.5)
+    alpha = FlooredAlpha(AlphaControl(low=0.1, start=0.5, high=2.0, rate=1.0), floor=0.5)
     older = {"control": {"memory": 0.0, "error": 0.0, "seen": 3}, "first": 0.4}  # before the band of rest
     state = TrainerState(global_step=3, stateful_callbacks={KEY: {"alpha": older}})
     args = TrainingArguments(str(tmp_path), use_cpu=True)

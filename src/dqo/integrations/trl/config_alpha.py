@@ -6,15 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dqo.diversity.alpha import (
-    ALPHA_SCHEDULES,
-    AlphaBounds,
-    AlphaControl,
-    AlphaSchedule,
-    AlphaSource,
-    FlooredAlpha,
-    TargetedAlpha,
-)
+from dqo.diversity.alpha import ALPHA_SCHEDULES, AlphaControl, AlphaSchedule, AlphaSource, FlooredAlpha, TargetedAlpha
 from dqo.diversity.settings import DiversityFields
 from dqo.errors import DataError, DQOError
 from dqo.files.jsonio import is_number
@@ -73,7 +65,7 @@ class AlphaArguments(DiversityFields):
         self._check_alpha()
         if self.alpha != "auto":
             return AlphaSchedule(self.alpha, self.alpha_schedule, self.alpha_end, self.alpha_warmup_steps)
-        control = AlphaControl(AlphaBounds(self.alpha_start, self.alpha_min, self.alpha_max, self.alpha_rate))
+        control = AlphaControl(self.alpha_start, self.alpha_min, self.alpha_max, self.alpha_rate)
         if self.vendi_target is not None:
             return TargetedAlpha(control, self.vendi_target)
         if self.quality_floor_of is not None:
