@@ -106,14 +106,7 @@ def canonical(text: str) -> str:
 
 
 def with_whole_path(text: str) -> str:
-    """Rewrites a name with the whole path of its folder, for a process that runs in another one.
-
-    Args:
-        text: As `load_embedder` takes it.
-
-    Returns:
-        A name of the same encoder; `text` itself where it names no folder.
-    """
+    """Rewrites a name with the whole path of its folder, if it names one, for a process that runs in another one."""
     named = read_name(text)
     return str(named.folder.resolve()) + named.options if named.folder else text
 

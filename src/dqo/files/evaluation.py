@@ -185,12 +185,7 @@ class SamplingFolder:
         return groups
 
     def record(self, adapted: Mapping[str, str], left_out: Mapping[str, str] | None = None) -> None:
-        """Writes what a server refused beside the settings; what an earlier start adapted stays.
-
-        Args:
-            adapted: Parameter -> what was done about it, a sentence.
-            left_out: Prompt id -> the server's reason; None where the run goes on.
-        """
+        """Writes beside the settings what a server refused: parameters, to those of earlier starts, and prompts."""
         if self.path is None or (not adapted and left_out is None):
             return
         before = read_settings(self.path.parent) or {}

@@ -43,17 +43,9 @@ class RunPaths:
 def check_unchanged(
     place: str | Path, before: Mapping[str, Any], now: Mapping[str, Any], expected: str, remedy: str
 ) -> None:
-    """Refuses to go on with what was begun with other settings.
+    """Refuses to go on with what was begun with other settings, those `before` in the file `place`.
 
-    Args:
-        place: File that holds the earlier settings, for messages.
-        before: Those settings.
-        now: Settings of the continuation.
-        expected: What the file should be, for messages.
-        remedy: What to do about a difference, for messages.
-
-    Raises:
-        RecipeError: Names the first setting that differs.
+    The RecipeError names the first that differs; `expected` says what the file should be.
     """
     for name, value in now.items():
         if before.get(name) != value:
