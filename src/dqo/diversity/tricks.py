@@ -73,14 +73,9 @@ def post_answer_share(text: str, answer: str) -> float:
 
 
 def repetition(text: str, n: int = 3) -> float:
-    """Computes the share of a response's n-grams that repeat an earlier one of the same response.
+    """Computes the share of a response's n-grams of words that repeat an earlier one: 1 - distinct/all, in [0, 1).
 
-    Args:
-        text: the response, split at white space.
-        n: words of an n-gram.
-
-    Returns:
-        1 - distinct/all in [0, 1); NaN for fewer than n words, and where white space does not separate them.
+    NaN for fewer than n words, and where white space does not separate them.
     """
     words = text.split()
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
@@ -165,12 +160,8 @@ _TOGETHER = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HANGUL": "CJK", "IDEOGRAPHIC
 def separates_words(text: str) -> bool:
     """Says whether white space separates the words of a text, as counting words needs.
 
-    Args:
-        text: Any text.
-
-    Returns:
-        False where more than a quarter of the letters stand in runs of two or more of scripts without spaces, such as
-        Chinese, Japanese or Thai.
+    It does not where more than a quarter of the letters stand in runs of two or more of scripts without spaces, such as
+    Chinese, Japanese or Thai.
     """
     if text.isascii():
         return True
@@ -181,11 +172,7 @@ def separates_words(text: str) -> bool:
 def has_latin_words(text: str) -> bool:
     """Says whether the letters a to z and the digits 0 to 9, all that ROUGE keeps, carry a text.
 
-    Args:
-        text: Any text.
-
-    Returns:
-        False where more than a quarter of the letters are others, and where there is no letter and no digit 0 to 9.
+    They do not where more than a quarter of the letters are others, nor where there is no letter and no such digit.
     """
     letters = len(_LETTER.findall(_UNSPACED.sub("字", text)))
     if not letters:
@@ -194,16 +181,9 @@ def has_latin_words(text: str) -> bool:
 
 
 def language_mixing(text: str, prompt: str) -> float:
-    """Computes the share of a response's words that stand in a script which the prompt does not use.
+    """Computes the share of a response's words that stand in a script which the prompt does not use; NaN without words.
 
-    Mixing languages is a known way to look different to an encoder.
-
-    Args:
-        text: the response.
-        prompt: what was asked, chat template left out.
-
-    Returns:
-        share in [0, 1]; NaN where the response or the prompt holds no word.
+    Mixing languages is a known way to look different to an encoder. The prompt comes without its chat template.
     """
     own = {_script(word) for word in _WORD.findall(prompt)}
     words = _WORD.findall(text)

@@ -288,12 +288,7 @@ class _Rollout:
 def inverse_cdf(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Draws one token per row from one random number per row, where `torch.multinomial` takes V: (R,).
 
-    Args:
-        probabilities: (R, V), of any scale per row.
-        uniforms: (R,) float64 in [0, 1).
-
-    Returns:
-        (R,) token ids.
+    Probabilities, (R, V), may have any scale per row; the numbers, (R,) float64, lie in [0, 1).
     """
     # In two stages, a block of tokens and then a token of it, so that the sums in float64, in which a large vocabulary
     # loses no token, are over blocks and not over all tokens. The first place where a sum exceeds the drawn number is

@@ -151,16 +151,8 @@ def grouped_attention(
 ) -> tuple[Tensor, None]:
     """Attends in the form that transformers calls: its own attention for prompts, grouped for tokens after them.
 
-    Args:
-        module: the attention layer.
-        query: (R, heads, 1, width) of the newest tokens, or (U, heads, L, width) of prompts.
-        key: what `RolloutLayer.update` returned: the layer itself after the prompt.
-        value: the same.
-        attention_mask: for prompts; the rows' own is in the cache.
-        **kwargs: `scaling` and whatever else the layer hands over.
-
-    Returns:
-        (R, 1, heads, width), and None for the weights.
+    `query` is (R, heads, 1, width) of the newest tokens, or (U, heads, L, width) of prompts; `key` and `value` are what
+    `RolloutLayer.update` returned, the layer itself after the prompt. The result is (R, 1, heads, width).
     """
     if not isinstance(key, RolloutLayer):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
