@@ -165,19 +165,15 @@ def outcome_warning(task: Task, entries: Sequence[Entry], alpha: float, combine:
     )
     if alpha == 0 or not paid or not outcome:
         return None
-    faults, remedies = [], []
+    ways = []
     if not getattr(task, "cuts_span", False):
-        faults.append("to answer and then to write something unique, which the whole embedded response is paid for")
-        remedies.append("embed the answer span only (a task whose answer_span cuts, such as gsm8k)")
+        ways.append("to answer and then to write something unique (embed the answer alone, by a task that cuts it out)")
     if combine in ("add", "multiply"):
-        faults.append("to be wrong in new ways")
-        remedies.append("set combine: quality_weighted or gate, or use a reward model")
-    if not faults:
-        return None
-    return (
-        f"the reward tells right from wrong and nothing else, so with alpha={alpha:g} and combine={combine!r} a policy "
-        f"can learn {' and '.join(faults)}; {' and '.join(remedies)}."
+        ways.append("to be wrong in new ways (set combine: quality_weighted or gate, or use a reward model)")
+    told = (
+        f"the reward tells right from wrong and nothing else, so with alpha={alpha:g} and combine={combine!r} a policy"
     )
+    return f"{told} can learn {' and '.join(ways)}." if ways else None
 
 
 def _scaling_warning(config: Any) -> str | None:
