@@ -5,6 +5,7 @@
 
 import inspect
 from functools import cache
+from pkgutil import resolve_name
 
 import pytest
 import yaml
@@ -94,9 +95,7 @@ def test_overrides(given, folder):
 
 def options_of(table, names):
     """Options by right and by wrong names, for the entries of a table."""
-    from dqo.settings.checking import find
-
-    own = {name: list(inspect.signature(find("entry", table, name, "data")).parameters) for name in names}
+    own = {name: list(inspect.signature(resolve_name(table[name])).parameters) for name in names}
     return st.sampled_from(sorted(own)).flatmap(
         lambda name: st.tuples(
             st.just(name), st.dictionaries(st.one_of(st.sampled_from([*own[name], "x"]), text), anything, max_size=3)

@@ -4,8 +4,8 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, field, fields
 from functools import cache
-from importlib import import_module
 from itertools import groupby
+from pkgutil import resolve_name
 from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -204,7 +204,15 @@ def build(kind: str, table: Mapping[str, str], name: str, options: Mapping[str, 
     Raises:
         RecipeError: An unknown name, options that are unknown, missing or of another type, or a missing package.
     """
-    target = find(kind, table, name, extra)
+    if name not in table:
+        raise RecipeError(f"{kind}: expected {choices(name, table)}, got {name!r}.")
+    try:
+        target = resolve_name(table[name])
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"{kind} {name!r} needs the package {error.name!r}, which is not installed; run "
+            f"`pip install -e '.[{extra}]'`."
+        ) from error
     hints = get_type_hints(target.__init__, include_extras=True)
     parameters = {
         one.name: (hints.get(one.name, Any), ... if one.default is one.empty else one.default)
@@ -212,20 +220,6 @@ def build(kind: str, table: Mapping[str, str], name: str, options: Mapping[str, 
     }
     check(create_model(name, __base__=Strict, **parameters), options, f"{kind} {name!r}")
     return target(**options)
-
-
-def find(kind: str, table: Mapping[str, str], name: str, extra: str) -> Any:
-    """Imports the class of a name; arguments and errors as for `build`."""
-    if name not in table:
-        raise RecipeError(f"{kind}: expected {choices(name, table)}, got {name!r}.")
-    module, class_name = table[name].split(":")
-    try:
-        return getattr(import_module(module), class_name)
-    except ModuleNotFoundError as error:
-        raise RecipeError(
-            f"{kind} {name!r} needs the package {error.name!r}, which is not installed; run "
-            f"`pip install -e '.[{extra}]'`."
-        ) from error
 
 
 def plain(value: Any) -> Any:
