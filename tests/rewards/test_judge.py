@@ -3,7 +3,7 @@
 import local_server
 import pytest
 
-from dqo.errors import EndpointError
+from dqo.errors import DataError, EndpointError
 from dqo.rewards.judge import JudgeReward
 
 
@@ -47,12 +47,14 @@ def test_scores_outlive_the_process_in_a_file(serve, tmp_path):
     judge(server, cache=cache)(prompts=["p"], completions=["aaaa"])
     with (tmp_path / "scores.jsonl").open("a") as file:
         file.write('{"key": "ab')  # a kill in the middle of a line
-    with (tmp_path / "scores.jsonl").open("ab") as file:
-        file.write(b"\xff\n")  # a damaged block
     assert judge(server, cache=cache)(prompts=["p"], completions=["aaaa"]) == pytest.approx([1 / 3])
     assert len(server.requests) == 1
     judge(server, cache=cache, rubric="Another.")(prompts=["p"], completions=["aaaa"])
     assert len(server.requests) == 2, "another rubric is another question"
+    with (tmp_path / "scores.jsonl").open("ab") as file:
+        file.write(b"\xff\n")  # a damaged block
+    with pytest.raises(DataError, match=r"scores.jsonl: expected UTF-8, got byte 0xff"):
+        judge(server, cache=cache)
 
 
 def test_a_server_that_stumbles_is_asked_again(serve):

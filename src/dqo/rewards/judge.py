@@ -4,7 +4,6 @@ A judge reads what it judges: a response may try to talk it into a score. Read s
 another than the policy's.
 """
 
-import contextlib
 import hashlib
 import json
 import re
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import Field
 
 from dqo.errors import EndpointError
+from dqo.files.jsonio import read_lines
 from dqo.files.records import append_jsonl
 from dqo.models.chat import completion_text, conversation, prompt_text
 from dqo.models.endpoint import Endpoint, Unanswered
@@ -104,7 +104,10 @@ class JudgeReward:
         self._endpoint = Endpoint(base_url, model, api_key_env, timeout, retries, concurrency, parameters)
         self._rubric, self._max_tokens = rubric, max_tokens
         self._file = Path(cache).expanduser() if cache else None
-        self._kept = _read_cache(self._file)  # key -> reply
+        self._kept: dict[str, str] = {}  # key -> reply
+        if self._file is not None and self._file.is_file():
+            lines = read_lines(self._file, "file of a judge's replies", whole_lines=True)
+            self._kept = {str(line.get("key")): str(line.get("reply")) for _, _, line in lines}
         # By kind and key, what was read; None for what was asked in this process and is unreadable.
         self._values: dict[str, dict[str, float | bool | None]] = {kind: {} for kind in _FORMS}
         self._unreadable = ""
@@ -200,13 +203,3 @@ class JudgeReward:
     def _question(self, kind: str, text: str) -> Question:
         asked = [self._endpoint.base_url, self._endpoint.model, text, self._max_tokens, self._endpoint.parameters]
         return Question(kind, hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:32], text)
-
-
-def _read_cache(file: Path | None) -> dict[str, str]:
-    """Remembered replies; lines that hold none, as a kill may leave one, are passed over."""
-    replies: dict[str, str] = {}
-    for line in file.read_bytes().split(b"\n") if file is not None and file.is_file() else []:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            record = json.loads(line)
-            replies[record["key"]] = str(record["reply"])
-    return replies
