@@ -14,7 +14,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from dqo.core import REWARD_SCALES
 from dqo.diversity.settings import DiversitySpec, EncoderFields
-from dqo.errors import DQOError, RecipeError
+from dqo.errors import RecipeError
 from dqo.integrations.trl.config_alpha import AlphaArguments
 from dqo.models.chat import TraceMarkers
 from dqo.models.policy import best_device, native_bf16
@@ -35,14 +35,10 @@ def explaining_refusals(
     """Turns what a library raises about settings into a RecipeError; `by` is their section and the library."""
     try:
         yield
-    except kinds as error:
+    except (*kinds, FileNotFoundError) as error:  # a setting may name a file
         named = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "these settings"
         said = first_words(error).removeprefix("ValueError: ")
         raise RecipeError(f"{by} refuses {named}: {said}; change them.") from error
-    except OSError as error:
-        if error.filename is None:  # a connection; with a name it is a file that a setting gives
-            raise
-        raise RecipeError(f"{by} cannot read {error.filename!r}: {error.strerror}; correct it.") from error
 
 
 @dataclass
@@ -78,33 +74,41 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         """Refuses, before anything is loaded, what would train on something else than was asked for."""
         check_fields(self)
         TraceMarkers.parse(self.trace_markers)
+        for found, sentence in self._contradictions():
+            if found:
+                raise RecipeError(sentence)
         self.alpha_source()
-        spec = self.diversity_spec()
+        # What alpha may become must be allowed too.
+        replace(self.diversity_spec(), alpha=self.largest_alpha)
         if self.same_answer is not None:
             import_function(self.same_answer, "same_answer", "pairs")
-        # What alpha may become must be allowed too.
-        replace(spec, alpha=self.largest_alpha)
-        shapes_reward = self.largest_alpha > 0 and spec.signal.acts_on_reward
-        if shapes_reward and spec.signal.place == "credit" and self.centres_groups and self.num_generations == 2:
-            raise DQOError(
-                "DQO needs num_generations of at least 3, got 2: the two credits of a group of two are equal and "
-                "cancel in the group mean; sample more responses per prompt, or set alpha=0."
-            )
-        if shapes_reward and getattr(self, "multi_objective_aggregation", None) == "normalize_then_sum":
-            raise DQOError(
-                "DQO needs multi_objective_aggregation='sum_then_normalize', got 'normalize_then_sum', which blows the "
-                "credit up to unit variance in every group so that alpha loses its meaning; remove the setting."
-            )
-        if shapes_reward and getattr(self, "reward_clip_range", None) is not None:
-            raise DQOError(
-                f"`reward_clip_range` clips the task reward and the credit in one sum, got {self.reward_clip_range!r}, "
-                "so that responses at its end would earn no credit; remove it, and clip within the reward function."
-            )
-        if spec.pass_k is not None and spec.pass_k > self.num_generations:
-            raise DQOError(
-                f"`pass_k` must be at most num_generations={self.num_generations}, got {spec.pass_k}; lower it or "
-                "sample more responses per prompt."
-            )
+
+    def _contradictions(self) -> Iterator[tuple[bool, str]]:
+        """Lists settings that do not go together: whether these hold them, and what to say of it."""
+        yield from super()._contradictions()
+        signal, G = self.diversity_spec().signal, self.num_generations
+        shapes_reward = self.largest_alpha > 0 and signal.acts_on_reward
+        yield (
+            shapes_reward and signal.place == "credit" and self.centres_groups and G == 2,
+            "DQO needs num_generations of at least 3, got 2: the two credits of a group of two are equal and cancel in "
+            "the group mean; sample more responses per prompt, or set alpha=0.",
+        )
+        yield (
+            shapes_reward and getattr(self, "multi_objective_aggregation", None) == "normalize_then_sum",
+            "DQO needs multi_objective_aggregation='sum_then_normalize', got 'normalize_then_sum', which blows the "
+            "credit up to unit variance in every group so that alpha loses its meaning; remove the setting.",
+        )
+        clip = getattr(self, "reward_clip_range", None)
+        yield (
+            shapes_reward and clip is not None,
+            f"`reward_clip_range` clips the task reward and the credit in one sum, got {clip!r}, so that responses at "
+            "its end would earn no credit; remove it, and clip within the reward function.",
+        )
+        yield (
+            (self.pass_k or 0) > G,
+            f"`pass_k` must be at most num_generations={G}, got {self.pass_k}; lower it or sample more responses per "
+            "prompt.",
+        )
 
     def _given(self) -> dict[str, Any]:
         """TRL's settings that are not at their defaults, for errors about them."""
@@ -118,11 +122,16 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         # TRL turns bf16 on everywhere, and transformers then refuses a machine without accelerator unless `use_cpu`.
         if not self.use_cpu and best_device().type == "cpu":
             self.use_cpu = True
-            if torch.accelerator.is_available():
-                found = torch.accelerator.current_accelerator()
+            if found := torch.accelerator.is_available() and torch.accelerator.current_accelerator():
                 print(f"dqo: training on the processor, because {found} has no float64", file=sys.stderr)
         if self.bf16 is None and not self.fp16:
             self.bf16 = native_bf16(cpu=self.use_cpu)
+
+    def __post_init__(self) -> None:
+        with explaining_refusals(self._given()):
+            self._choose_precision()
+            super().__post_init__()  # TRL's
+        self._check_diversity()
 
 
 @dataclass
@@ -147,16 +156,13 @@ class DQOConfig(DiversityArguments, GRPOConfig):
     )
     logging_steps: float = setting(1, "Log every so many optimizer steps.")
 
-    def __post_init__(self) -> None:
-        with explaining_refusals(self._given()):
-            self._choose_precision()
-            super().__post_init__()
-        self._check_diversity()
-        if self.scale_rewards == "none" and (self.std_floor or self.decouple_credit):
-            raise DQOError(
-                "`std_floor` and `decouple_credit` guard against a std, got scale_rewards='none', which divides by "
-                "none; remove them" + (" or set scale_rewards='group' or 'batch'." if self.centres_groups else ".")
-            )
+    def _contradictions(self) -> Iterator[tuple[bool, str]]:
+        yield from super()._contradictions()
+        yield (
+            self.scale_rewards == "none" and bool(self.std_floor or self.decouple_credit),
+            "`std_floor` and `decouple_credit` guard against a std, got scale_rewards='none', which divides by none; "
+            "remove them" + (" or set scale_rewards='group' or 'batch'." if self.centres_groups else "."),
+        )
 
 
 @dataclass
@@ -170,24 +176,21 @@ class DQORLOOConfig(DiversityArguments, RLOOConfig):
     num_generations: int | None = setting(8, "Responses per prompt, at least 3.")
     logging_steps: float = setting(1, "Log every so many optimizer steps.")
 
-    def __post_init__(self) -> None:
-        with explaining_refusals(self._given()):
-            self._choose_precision()
-            super().__post_init__()
-        self._check_diversity()
-        signal = self.diversity_spec().signal
-        if "old_logps" in signal.needs:
-            raise DQOError(
-                f"diversity={self.diversity!r} weighs each token by its probability under the policy that sampled it, "
-                "which RLOO does not keep; use algorithm grpo or diversity='entropy'."
-            )
-        if (signal.place == "advantage" or self.skip_tied_groups) and (self.beta or self.normalize_advantages):
-            setter = "`skip_tied_groups`" if self.skip_tied_groups else f"diversity={self.diversity!r}"
-            raise DQOError(
-                f"{setter} sets the advantages, in which RLOO keeps its KL and normalisation, got beta={self.beta!r} "
-                f"and normalize_advantages={self.normalize_advantages!r}; set beta=0 and leave the other off, or use "
-                "grpo."
-            )
+    def _contradictions(self) -> Iterator[tuple[bool, str]]:
+        yield from super()._contradictions()
+        signal, setter = self.diversity_spec().signal, f"diversity={self.diversity!r}"
+        yield (
+            "old_logps" in signal.needs,
+            f"{setter} weighs each token by its probability under the policy that sampled it, which RLOO does not "
+            "keep; use algorithm grpo or diversity='entropy'.",
+        )
+        sets_advantages = signal.place == "advantage" or self.skip_tied_groups
+        yield (
+            sets_advantages and bool(self.beta or self.normalize_advantages),
+            f"{'`skip_tied_groups`' if self.skip_tied_groups else setter} sets the advantages, in which RLOO keeps its "
+            f"KL and normalisation, got beta={self.beta!r} and normalize_advantages={self.normalize_advantages!r}; set "
+            "beta=0 and leave the other off, or use grpo.",
+        )
 
 
 @dataclass
@@ -221,31 +224,28 @@ class DQOPPOConfig(DQOConfig):
     )
 
     def __post_init__(self) -> None:
-        self._check_ppo()
-        super().__post_init__()
-        if self.fp16:
-            raise RecipeError("PPO's critic has no loss scaling, got fp16=True; use bf16, or neither.")
-
-    def _check_ppo(self) -> None:
-        check_fields(self)
+        # TRL would start DeepSpeed.
         if self.deepspeed or str_to_bool(os.environ.get("ACCELERATE_USE_DEEPSPEED", "false")):
             raise RecipeError(
                 "DeepSpeed drives one network per process, got PPO, which trains a critic as well; start with FSDP or "
                 "plain data parallelism."
             )
-        if self.kl_in == "reward" and self.beta == 0:
-            raise RecipeError("kl_in='reward' needs `beta` above 0, got 0; set beta, or remove kl_in.")
+        super().__post_init__()
 
-    def _check_diversity(self) -> None:
-        """Refuses what acts on the advantages of a group, too: PPO has none."""
-        super()._check_diversity()
-        if self.off_policy_mask_threshold is not None or self.loss_type == "vespo":
-            raise RecipeError(
-                "`off_policy_mask_threshold` and loss_type='vespo' go by the sign of a response's one advantage, got "
-                "one of them with PPO, whose advantages differ by token; remove it or use algorithm grpo."
-            )
-        if self.diversity_spec().signal.place == "advantage" or self.skip_tied_groups:
-            raise RecipeError(
-                "diversity='pass_at_k' and `skip_tied_groups` replace the advantages of a group, got them with PPO, "
-                "whose advantages come from its critic; remove them or use algorithm grpo."
-            )
+    def _contradictions(self) -> Iterator[tuple[bool, str]]:
+        yield from super()._contradictions()
+        yield self.fp16, "PPO's critic has no loss scaling, got fp16=True; use bf16, or neither."
+        yield (
+            self.kl_in == "reward" and self.beta == 0,
+            "kl_in='reward' needs `beta` above 0, got 0; set beta, or remove kl_in.",
+        )
+        yield (
+            self.off_policy_mask_threshold is not None or self.loss_type == "vespo",
+            "`off_policy_mask_threshold` and loss_type='vespo' go by the sign of a response's one advantage, got one "
+            "of them with PPO, whose advantages differ by token; remove it or use algorithm grpo.",
+        )
+        yield (
+            self.diversity_spec().signal.place == "advantage" or self.skip_tied_groups,
+            "diversity='pass_at_k' and `skip_tied_groups` replace the advantages of a group, got them with PPO, whose "
+            "advantages come from its critic; remove them or use algorithm grpo.",
+        )

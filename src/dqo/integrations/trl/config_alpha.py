@@ -1,5 +1,6 @@
 """Settings of alpha: a number with a schedule, or "auto" under a floor on quality or towards a diversity target."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,13 +9,13 @@ from pydantic import Field
 
 from dqo.diversity.alpha import ALPHA_SCHEDULES, AlphaControl, AlphaSchedule, AlphaSource, FlooredAlpha, TargetedAlpha
 from dqo.diversity.settings import DiversityFields
-from dqo.errors import DataError, DQOError
+from dqo.errors import DataError
 from dqo.files.jsonio import is_number
 from dqo.files.run import read_steps
 from dqo.settings.checking import setting
 
-_AUTO_ONLY = ("quality_floor", "quality_floor_of", "quality_slack", "quality_floor_ramp", "vendi_target",
-              "alpha_start", "alpha_min", "alpha_max", "alpha_rate")  # fmt: skip
+_GOALS = ("quality_floor", "quality_floor_of", "vendi_target")
+_AUTO_ONLY = (*_GOALS, "quality_slack", "quality_floor_ramp", "alpha_start", "alpha_min", "alpha_max", "alpha_rate")
 _FIXED_ONLY = ("alpha_schedule", "alpha_end", "alpha_warmup_steps")
 
 
@@ -62,7 +63,6 @@ class AlphaArguments(DiversityFields):
         Raises:
             DQOError: settings that contradict each other, or a baseline that cannot be read.
         """
-        self._check_alpha()
         if self.alpha != "auto":
             return AlphaSchedule(self.alpha, self.alpha_schedule, self.alpha_end, self.alpha_warmup_steps)
         control = AlphaControl(self.alpha_start, self.alpha_min, self.alpha_max, self.alpha_rate)
@@ -85,36 +85,33 @@ class AlphaArguments(DiversityFields):
         scheduled = self.alpha_schedule != "constant" and self.alpha_end != self.alpha
         return self.alpha == "auto" or scheduled or self.alpha_warmup_steps > 1
 
-    def _check_alpha(self) -> None:
-        """Refuses every setting that would do nothing."""
+    def _contradictions(self) -> Iterator[tuple[bool, str]]:
+        """Lists settings that would do nothing: whether these hold them, and what to say of it."""
         automatic = self.alpha == "auto"
-        defaults = {spec.name: spec.default for spec in fields(AlphaArguments)}
-        for name in _FIXED_ONLY if automatic else _AUTO_ONLY:
-            if getattr(self, name) != defaults[name]:
-                belongs = "a number as `alpha`" if automatic else "alpha='auto'"
-                raise DQOError(
-                    f"`{name}` belongs to {belongs}, got {name}={getattr(self, name)!r} with alpha={self.alpha!r}; "
-                    "remove it or change `alpha`."
-                )
-        if not automatic:
-            if self.alpha_schedule == "constant" and self.alpha_end != 0.0:
-                raise DQOError(
-                    f"`alpha_end` belongs to alpha_schedule='linear' or 'cosine', got {self.alpha_end!r} with "
-                    "'constant'; remove it or choose one of these."
-                )
-            return
-        goals = {name: getattr(self, name) for name in ("quality_floor", "quality_floor_of", "vendi_target")}
-        given = [name for name, value in goals.items() if value is not None]
-        if len(given) != 1:
-            raise DQOError(
-                f"alpha='auto' needs exactly one of {', '.join(goals)}, got {' and '.join(given) or 'none'}; say what "
-                "quality must be kept or which diversity held."
+        belongs = "a number as `alpha`" if automatic else "alpha='auto'"
+        for one in fields(AlphaArguments):
+            value = getattr(self, one.name)
+            yield (
+                one.name in (_FIXED_ONLY if automatic else _AUTO_ONLY) and value != one.default,
+                f"`{one.name}` belongs to {belongs}, got {one.name}={value!r} with alpha={self.alpha!r}; remove it or "
+                "change `alpha`.",
             )
-        if self.vendi_target is not None and self.vendi_target > self.num_generations:
-            raise DQOError(
-                f"`vendi_target` counts different responses of a group, got {self.vendi_target!r} with "
-                f"num_generations={self.num_generations}; set it to that at most."
-            )
+        yield (
+            self.alpha_schedule == "constant" and self.alpha_end != 0.0,
+            f"`alpha_end` belongs to alpha_schedule='linear' or 'cosine', got {self.alpha_end!r} with 'constant'; "
+            "remove it or choose one of these.",
+        )
+        given = [name for name in _GOALS if getattr(self, name) is not None]
+        yield (
+            automatic and len(given) != 1,
+            f"alpha='auto' needs exactly one of {', '.join(_GOALS)}, got {' and '.join(given) or 'none'}; say what "
+            "quality must be kept or which diversity held.",
+        )
+        yield (
+            automatic and (self.vendi_target or 0) > self.num_generations,
+            f"`vendi_target` counts different responses of a group, got {self.vendi_target!r} with "
+            f"num_generations={self.num_generations}; set it to that at most.",
+        )
 
 
 def read_quality_curve(path: str | Path) -> dict[int, float]:
