@@ -108,6 +108,13 @@ def check_choice(name: str, value: object, allowed: Iterable[str], error: type[D
         raise error(f"`{name}` must be {choices(value, allowed)}, got {value!r}; choose one of these.")
 
 
+def refuse(found: Iterable[tuple[bool, str]]) -> None:
+    """Raises a RecipeError with the sentence of the first pair that is true; pairs are made as they are asked for."""
+    for wrong, sentence in found:
+        if wrong:
+            raise RecipeError(sentence)
+
+
 def nearest(wrong: str, names: Iterable[str]) -> str | None:
     """Finds the name that a wrong one was meant to be, judged by the part behind the last dot.
 

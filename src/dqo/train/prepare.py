@@ -15,10 +15,10 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.integrations import get_reporting_integration_callbacks
 
-from dqo.errors import DataError
+from dqo.errors import DataError, refuse
 from dqo.files.records import Prompt
 from dqo.integrations.trl.config import DQOConfig, explaining_refusals
-from dqo.integrations.trl.faults import check_one_device
+from dqo.integrations.trl.faults import list_misfits
 from dqo.models.chat import check_system, rendered
 from dqo.models.policy import check_whole, load_outline
 from dqo.rewards.calling import CheckedReward, RecordReward, task_quality
@@ -54,7 +54,7 @@ class Prepared:
     def check_machine(self) -> None:
         """Refuses what TRL notices late, after the policy is loaded: several GPUs, missing packages."""
         config = self.config
-        check_one_device(config)
+        refuse(list_misfits(config, type(config)))
         given = {name: value for name, value in self.recipe.trainer.items() if name in _READ_LATE}
         with explaining_refusals(given, kinds=(ValueError, RuntimeError, ImportError)):
             for logger in get_reporting_integration_callbacks(config.report_to):

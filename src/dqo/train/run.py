@@ -71,7 +71,7 @@ def _train(recipe: Recipe, folder: RunPaths, resume: bool) -> int | None:
             write_text(folder.resolved, to_yaml(resolved))
         trainer.add_callback(stop)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-        if stop.asked:
+        if stop.signal:
             step = trainer.state.global_step
             _say(f"{stop.reason}: step {step} is saved; the same command with --resume goes on")
             return 128 + stop.signal

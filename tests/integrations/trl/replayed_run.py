@@ -83,7 +83,7 @@ def main(kind: str, rows: int, policy: str, out: str) -> None:
         processing_class=AutoTokenizer.from_pretrained(policy), eval_dataset=asked if evaluates else None,
     )  # fmt: skip
     if kind == "ppo":  # Adam would blow rounding up to whole steps where a gradient is nearly zero
-        trainer.critic_optimizer.adam = torch.optim.SGD(trainer.critic.parameters())
+        trainer.critic.adam = torch.optim.SGD(trainer.critic.parameters())
     trainer.train()
     if evaluates:
         seen["tables"].clear()

@@ -104,7 +104,7 @@ def test_sharing_the_prompt_trains_the_same_critic_and_policy(
         )  # fmt: skip
         trainer.shares_rollouts = False  # other random numbers would give other completions
         # Adam would blow rounding up to whole steps where a gradient is nearly zero
-        trainer.critic_optimizer.adam = torch.optim.SGD(trainer.critic.parameters())
+        trainer.critic.adam = torch.optim.SGD(trainer.critic.parameters())
         trainer.train()
         trained.append([policy.state_dict(), trainer.critic.state_dict()])
     assert trained[0][1]["head.weight"].abs().max() > 1e-4, "the critic has not learned"
@@ -167,7 +167,7 @@ def test_checkpoint_is_the_policy_alone_and_training_resumes_exactly(
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     torch.testing.assert_close(again.critic.state_dict(), whole.critic.state_dict(), atol=0, rtol=0)
     torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), atol=0, rtol=0)
-    state, other = (t.critic_optimizer.adam.state_dict() for t in (again, whole))
+    state, other = (t.critic.adam.state_dict() for t in (again, whole))
     torch.testing.assert_close(state["state"], other["state"], atol=0, rtol=0)
     assert state["state"][0]["step"] == 4
     if lora:
@@ -177,10 +177,10 @@ def test_checkpoint_is_the_policy_alone_and_training_resumes_exactly(
 
 def test_checkpoint_of_another_critic_is_refused(tiny_policy, tiny_tokenizer, tmp_path):
     trainer = make(tiny_policy, tiny_tokenizer, tmp_path)
-    trainer.critic_optimizer.save(tmp_path)
+    trainer.critic.save(tmp_path)
     trainer.critic.head = torch.nn.Linear(3, 1)
-    with pytest.raises(ModelError, match="critic: expected the critic of the run that is continued"):
-        trainer.critic_optimizer.load(tmp_path)
+    with pytest.raises(ModelError, match=r"critic\.pt: expected the critic of the run that is continued"):
+        trainer.critic.load(tmp_path)
 
 
 def test_promised_numbers_are_logged_over_epochs_and_minibatches(tiny_policy_folder, tiny_tokenizer, tmp_path):

@@ -226,13 +226,13 @@ def test_an_evaluation_and_a_resume_keep_the_alpha_of_the_rollout(make, tmp_path
     trainer = make(**moving, save_strategy="steps", save_steps=1)
     trainer.train()
     of_the_last_rollout = 0.1 * (1 - 2 / 3)  # two updates each: sampled after 0 and after 2 of 4 steps
-    assert trainer._rollout_alpha.value == pytest.approx(of_the_last_rollout)
+    assert trainer.rollout_alpha == pytest.approx(of_the_last_rollout)
     trainer.evaluate(Dataset.from_dict({"prompt": PROMPTS}))
-    assert trainer._rollout_alpha.value == pytest.approx(of_the_last_rollout)
+    assert trainer.rollout_alpha == pytest.approx(of_the_last_rollout)
     again = make(**moving)
-    assert again._rollout_alpha.value == 0.1
+    assert again.rollout_alpha == 0.1
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))  # between the two updates
-    assert again._rollout_alpha.value == pytest.approx(of_the_last_rollout)
+    assert again.rollout_alpha == pytest.approx(of_the_last_rollout)
 
 
 def test_entropy_on_right_responses_leaves_the_wrong_ones_alone(make):
@@ -283,7 +283,7 @@ def test_automatic_alpha_and_drift_resume_where_the_checkpoint_left_them(make, t
     document = json.loads(state.read_text())
     del document["stateful_callbacks"]["dqo"]
     state.write_text(json.dumps(document))
-    with pytest.raises(RecipeError, match="without the state of alpha='auto'"):
+    with pytest.raises(RecipeError, match=r"other settings of 'alpha' .* lacks 'alpha'"):
         make(max_steps=4, **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
 

@@ -14,7 +14,7 @@ from trl import GRPOConfig, RLOOConfig
 
 from dqo.core import REWARD_SCALES
 from dqo.diversity.settings import DiversitySpec, EncoderFields
-from dqo.errors import RecipeError
+from dqo.errors import RecipeError, refuse
 from dqo.integrations.trl.config_alpha import AlphaArguments
 from dqo.models.chat import TraceMarkers
 from dqo.models.policy import best_device, native_bf16
@@ -46,6 +46,9 @@ class DiversityArguments(EncoderFields, AlphaArguments):
     """What DQO adds to a trainer's settings; `diversity_spec()` is the part the mathematics sees."""
 
     centres_groups: ClassVar[bool] = True  # whether advantages are rewards less a mean over their group
+    # Settings where advantages are divided by a std; RLOO divides by none.
+    std_floor: ClassVar[float] = 0.0
+    decouple_credit: ClassVar[bool] = False
 
     skip_tied_groups: bool = setting(False, "No advantage in groups whose task rewards are all equal.")
     shared_prefix: bool = setting(
@@ -64,19 +67,11 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         settings = {name: getattr(self, name) for name in DiversitySpec.__dataclass_fields__}
         return DiversitySpec(**settings | {"alpha": self.alpha_start if self.alpha == "auto" else self.alpha})
 
-    @property
-    def needs_rivals(self) -> bool:
-        """Whether the signal needs more of the trainer than embeddings and a reward."""
-        spec = self.diversity_spec()
-        return bool(spec.needs) or spec.signal.place in ("advantage", "loss")
-
     def _check_diversity(self) -> None:
         """Refuses, before anything is loaded, what would train on something else than was asked for."""
         check_fields(self)
         TraceMarkers.parse(self.trace_markers)
-        for found, sentence in self._contradictions():
-            if found:
-                raise RecipeError(sentence)
+        refuse(self._contradictions())
         self.alpha_source()
         # What alpha may become must be allowed too.
         replace(self.diversity_spec(), alpha=self.largest_alpha)
@@ -110,13 +105,6 @@ class DiversityArguments(EncoderFields, AlphaArguments):
             "prompt.",
         )
 
-    def _given(self) -> dict[str, Any]:
-        """TRL's settings that are not at their defaults, for errors about them."""
-        # A recipe never says the last two, and always gives them.
-        left_out = {*DiversityArguments.__dataclass_fields__, "output_dir", "reward_weights"}
-        own = {name: value for name, value in vars(self).items() if name not in left_out}
-        return {name: value for name, value in own.items() if value != getattr(type(self), name, value)}
-
     def _choose_precision(self) -> None:
         """Mixed precision where it is faster, and the processor where there is no accelerator that will do."""
         # TRL turns bf16 on everywhere, and transformers then refuses a machine without accelerator unless `use_cpu`.
@@ -128,7 +116,11 @@ class DiversityArguments(EncoderFields, AlphaArguments):
             self.bf16 = native_bf16(cpu=self.use_cpu)
 
     def __post_init__(self) -> None:
-        with explaining_refusals(self._given()):
+        # TRL's that are not at their defaults; a recipe never says the last two, and always gives them.
+        left_out = {*DiversityArguments.__dataclass_fields__, "output_dir", "reward_weights"}
+        own = {name: value for name, value in vars(self).items() if name not in left_out}
+        given = {name: value for name, value in own.items() if value != getattr(type(self), name, value)}
+        with explaining_refusals(given):
             self._choose_precision()
             super().__post_init__()  # TRL's
         self._check_diversity()

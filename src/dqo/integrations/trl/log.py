@@ -1,7 +1,7 @@
 """What a run reports: one JSON line per step, however often it was killed and resumed, and progress while it runs."""
 
-import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,7 +25,9 @@ from dqo.files.records import append_jsonl, write_text
 from dqo.models.chat import Response
 
 PANEL = [name for name in shown_in(DEFINITIONS, "panel") if name != "step"]
+_TOKENS = "num_tokens"  # that TRL has counted so far
 _SECONDS_PER_LINE = 10.0  # at least, in a log file
+_LINE = re.compile(r'\{"step": (\d+).*\}')  # half a line, which a kill can leave, has no end
 _ALWAYS = ("quality", "diversity/credit", "diversity/vendi", "alpha", "kl")
 
 
@@ -45,8 +47,8 @@ class RunLog(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         """Drop what an earlier, killed process logged beyond the step that is resumed."""
         if state.is_world_process_zero and self.path.exists():
-            until = range(state.global_step + 1)
-            kept = [line for line in self.path.read_text(encoding="utf-8").split("\n") if _step(line) in until]
+            found = [_LINE.fullmatch(line) for line in self.path.read_text(encoding="utf-8").split("\n")]
+            kept = [line[0] for line in found if line and int(line[1]) <= state.global_step]
             write_text(self.path, "".join(line + "\n" for line in kept))
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
@@ -54,14 +56,6 @@ class RunLog(TrainerCallback):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
             numbers = {name: _number(value) for name, value in logs.items() if not isinstance(value, str)}
             append_jsonl(self.path, {"step": state.global_step} | dict.fromkeys(_ALWAYS) | numbers)
-
-
-def _step(line: str) -> int | None:
-    """The step of a line; None for the half line that a kill can leave."""
-    try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _number(value: Any) -> float | None:
@@ -86,9 +80,8 @@ class LiveProgress(TrainerCallback):
             TextColumn("{task.description}"), console=self._console, get_time=clock, disable=not self._live,
             speed_estimate_period=600,
         )  # fmt: skip
-        self._tokens = 0.0, 0.0  # time and count of the newest rollout
-        self._speed: float | None = None  # tokens per second of the whole step: rollout, rewards and update
         self._values: dict[str, float] = {}
+        self._first: tuple[float, float] | None = None  # time and tokens of the first line
         self._due = clock()  # of the next line
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
@@ -97,31 +90,25 @@ class LiveProgress(TrainerCallback):
             self._bar.add_task("", total=state.max_steps, completed=state.global_step)
             self._bar.start()
 
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Count the step; TRL logs its numbers after this."""
-        if state.is_world_process_zero:
-            self._bar.update(self._bar.task_ids[0], completed=state.global_step)
-
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
         """Show the newest values; TRL's summary after the last step has none of them."""
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         now = self._clock()
-        # Absent on steps that use a rollout again.
-        if "num_tokens" in logs:
-            then, before = self._tokens
-            self._speed = (logs["num_tokens"] - before) / (now - then) if before and now > then else None
-            self._tokens = now, logs["num_tokens"]
-        self._values |= {name: logs[name] for name in PANEL if _number(logs.get(name)) is not None}
+        self._values |= {name: logs[name] for name in (*PANEL, _TOKENS) if _number(logs.get(name)) is not None}
         shown = [f"{explain(name).label} {_short(self._values[name])}" for name in PANEL if name in self._values]
-        text = "  ".join(shown + ([f"{self._speed:,.0f} tokens/s"] if self._speed else []))
-        self._bar.update(self._bar.task_ids[0], description=text)
+        tokens = self._values.get(_TOKENS, 0)
+        then, before = self._first = self._first or (now, tokens)
+        if now > then:  # of the whole steps: rollouts, rewards and updates
+            shown.append(f"{(tokens - before) / (now - then):,.0f} tokens/s")
+        text = "  ".join(shown)
+        self._bar.update(self._bar.task_ids[0], completed=state.global_step, description=text)
         if not self._live and (now >= self._due or state.global_step >= state.max_steps):
             self._due = now + _SECONDS_PER_LINE
             left = self._bar.tasks[0].time_remaining
             remaining = f"  {timedelta(seconds=int(left))} left" if left else ""
-            self._console.file.write(f"step {state.global_step:,}/{state.max_steps:,}  {text}{remaining}\n")
-            self._console.file.flush()
+            line = f"step {state.global_step:,}/{state.max_steps:,}  {text}{remaining}"
+            print(line, file=self._console.file, flush=True)
 
     def close(self) -> None:
         """Give the terminal back. A second call does nothing."""

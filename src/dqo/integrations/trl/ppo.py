@@ -6,28 +6,26 @@ the policy hold no key of it.
 """
 
 import copy
+import math
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from accelerate.utils import gather, is_peft_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from accelerate.utils import broadcast, gather, is_peft_model, reduce
 from torch import Tensor, nn
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from dqo.core import clipped_value_error, explained_variance, gae
-from dqo.errors import ModelError, RecipeError, TrainingError
+from dqo.errors import TrainingError, refuse
 from dqo.integrations.trl.config import DQOPPOConfig
 from dqo.integrations.trl.faults import describe_way_back
+from dqo.integrations.trl.resume import reading_part
 from dqo.integrations.trl.step import join_rows
 from dqo.integrations.trl.trainer import DQOMixin
-from dqo.models.weights import first_words
 
-FOLDER = "critic"  # in a checkpoint, apart from the policy's files, which loaders of the policy look for at its top
+FILE = "critic.pt"  # in a checkpoint
 
 
 def spread_scores(
@@ -79,30 +77,27 @@ def spread_scores(
 
 
 class Critic(nn.Module):
-    """Reads the value of a state off the hidden states of a network of its own.
+    """Reads the value of a state off the hidden states of a network of its own, a replica in every process.
 
     Args:
         backbone: transformer without head.
-        share: (self, ids, mask, columns) -> (N, columns, D) hidden states, the prompt of a group computed once; None
-            computes it once per response.
+        args: settings of the trainer.
+        share: (backbone, ids, mask, columns) -> (N, columns, D) hidden states, the prompt of a group computed once;
+            None computes it once per response.
     """
 
-    def __init__(self, backbone: nn.Module, share: Callable[..., Tensor] | None = None) -> None:
+    def __init__(self, backbone: nn.Module, args: Any, share: Callable[..., Tensor] | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = nn.Linear(backbone.config.get_text_config().hidden_size, 1)
         for weight in self.head.parameters():  # so that the first advantages are the rewards and no noise
             nn.init.zeros_(weight)
-        self._share = share
-
-    @property
-    def config(self) -> Any:
-        """The backbone's."""
-        return self.backbone.config
-
-    def forward(self, shift_labels: Tensor | None = None, **inputs: Any) -> Any:
-        """The backbone's outputs, in a call made for a causal LM with TRL's fused head."""
-        return self.backbone(use_cache=False, **inputs)
+        self._args, self._share = args, share
+        # Replicas start from process 0's weights and step on the mean of all gradients, so they stay equal.
+        for weight in self.to(args.device).parameters():
+            weight.data = broadcast(weight.data)
+        betas, rate = (args.adam_beta1, args.adam_beta2), args.critic_learning_rate
+        self.adam = torch.optim.AdamW(self.parameters(), rate, betas, args.adam_epsilon, weight_decay=0.0)
 
     def read(self, hidden: Tensor) -> Tensor:
         """Values (N, C) of hidden states (N, C, D): float32 in reward units, outside autocast."""
@@ -114,92 +109,39 @@ class Critic(nn.Module):
         parts = []
         for ids, seen in zip(*(x.split(batch_size or len(x)) for x in (input_ids, attention_mask)), strict=True):
             if self._share is not None:
-                hidden = self._share(self, ids, seen, columns)  # (n, C, D)
+                hidden = self._share(self.backbone, ids, seen, columns)  # (n, C, D)
             else:
-                hidden = self(input_ids=ids, attention_mask=seen).last_hidden_state[:, -columns - 1 : -1]  # (n, C, D)
+                outputs = self.backbone(input_ids=ids, attention_mask=seen, use_cache=False)
+                hidden = outputs.last_hidden_state[:, -columns - 1 : -1]  # (n, C, D)
             parts.append(self.read(hidden))
         return torch.cat(parts)
 
-
-def copy_backbone(policy: nn.Module) -> nn.Module:
-    """Copies a causal LM as it starts, without head and adapters, in float32; a RecipeError for quantised weights."""
-    if getattr(policy, "is_quantized", False) or getattr(policy.config, "quantization_config", None) is not None:
-        raise RecipeError(
-            "PPO's critic is a copy of the policy and needs weights that can learn, got quantised ones; load the "
-            "policy unquantised, or use grpo or rloo."
-        )
-    whole = copy.deepcopy(policy)
-    base = whole.unload() if is_peft_model(policy) else whole
-    return base.base_model.float().requires_grad_(True)
-
-
-class CriticOptimizer:
-    """AdamW over a replica of the critic in every process."""
-
-    def __init__(self, critic: nn.Module, args: Any) -> None:
-        self.critic = critic
-        self.learning_rate, self.max_norm = args.critic_learning_rate, args.max_grad_norm
-        self.folder = args.output_dir
-        betas = (args.adam_beta1, args.adam_beta2)
-        self.adam = torch.optim.AdamW(
-            critic.parameters(), lr=args.critic_learning_rate, betas=betas, eps=args.adam_epsilon, weight_decay=0.0
-        )
-        # Replicas start from process 0's weights and step on the mean of all gradients, so they stay equal.
-        if _processes() > 1:
-            for weight in critic.parameters():
-                dist.broadcast(weight.data, src=0)
-
     def step(self, schedule: float) -> float:
         """Step on the accumulated gradients at a share of the learning rate; return their norm before clipping."""
-        for weight in self.critic.parameters():
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-            if _processes() > 1:
-                dist.all_reduce(weight.grad)
-                weight.grad /= _processes()
-        limit = self.max_norm if self.max_norm and self.max_norm > 0 else float("inf")
-        norm = nn.utils.clip_grad_norm_(self.critic.parameters(), limit)  # ()
-        if not norm.isfinite():
+        for weight in self.parameters():
+            weight.grad = reduce(torch.zeros_like(weight) if weight.grad is None else weight.grad, "mean")
+        limit = self._args.max_grad_norm or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters(), limit).item()
+        if not math.isfinite(norm):
             raise TrainingError(
-                f"expected a finite gradient of the critic, got a norm of {norm.item()}; no weight has changed yet, so "
-                f"lower critic_learning_rate or set bf16=false, and {describe_way_back(self.folder)}."
+                f"expected a finite gradient of the critic, got a norm of {norm}; no weight has changed yet, so lower "
+                f"critic_learning_rate or set bf16=false, and {describe_way_back(self._args.output_dir)}."
             )
         for group in self.adam.param_groups:
-            group["lr"] = self.learning_rate * schedule
+            group["lr"] = self._args.critic_learning_rate * schedule
         self.adam.step()
         self.adam.zero_grad()
-        return norm.item()
+        return norm
 
     def save(self, checkpoint: str | Path) -> None:
-        """Write critic/critic.safetensors and critic/optimizer.safetensors into a checkpoint; one process calls it."""
-        folder = Path(checkpoint) / FOLDER
-        folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.detach().contiguous() for name, tensor in self.critic.state_dict().items()}
-        save_file(weights, folder / "critic.safetensors")
-        state = self.adam.state_dict()["state"]
-        flat = {f"{i}.{name}": tensor.contiguous() for i, slot in state.items() for name, tensor in slot.items()}
-        save_file(flat, folder / "optimizer.safetensors")
+        """Write weights and moments into a checkpoint; one process calls it."""
+        torch.save({"weights": self.state_dict(), "adam": self.adam.state_dict()}, Path(checkpoint) / FILE)
 
     def load(self, checkpoint: str | Path) -> None:
         """Read weights and moments of a checkpoint; a ModelError where it holds none, or those of another critic."""
-        folder = Path(checkpoint) / FOLDER
-        try:
-            weights, flat = (load_file(folder / f"{name}.safetensors") for name in ("critic", "optimizer"))
-            self.critic.load_state_dict(weights)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise ModelError(
-                f"{folder}: expected the critic of the run that is continued, but loading failed "
-                f"({first_words(error)}); resume from another checkpoint of the same settings, or start anew."
-            ) from error
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for key, tensor in flat.items():
-            index, _, name = key.partition(".")
-            state.setdefault(int(index), {})[name] = tensor
-        self.adam.load_state_dict(self.adam.state_dict() | {"state": state})
-
-
-def _processes() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+        with reading_part(Path(checkpoint) / FILE, "critic", self._args.device) as kept:
+            self.load_state_dict(kept["weights"])
+            self.adam.load_state_dict(kept["adam"])
 
 
 class DQOPPOTrainer(DQOMixin, GRPOTrainer):
@@ -220,19 +162,29 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
 
     def _set_up(self) -> None:
         super()._set_up()
-        args = self.args
-        if self._is_vlm:
-            raise RecipeError("PPO's critic reads text only, got a model that takes images; use grpo or rloo.")
-        share = self.fast.hidden_states if self.shares_prefix else None
-        self.critic = Critic(copy_backbone(self.model), share).to(self.accelerator.device)
-        if args.gradient_checkpointing:
-            self.critic.backbone.gradient_checkpointing_enable(args.gradient_checkpointing_kwargs)
-        self.critic_optimizer = CriticOptimizer(self.critic, args)
+        quantised = getattr(self.model.config, "quantization_config", None) is not None
+        refuse(
+            [
+                (self._is_vlm, "PPO's critic reads text only, got a model that takes images; use grpo or rloo."),
+                (
+                    quantised,
+                    "PPO's critic is a copy of the policy and needs weights that can learn, got quantised ones; load "
+                    "the policy unquantised, or use grpo or rloo.",
+                ),
+            ]
+        )
+        # As the policy starts, without head and adapters.
+        whole = copy.deepcopy(self.model)
+        base = whole.unload() if is_peft_model(whole) else whole
+        backbone = base.base_model.float().requires_grad_(True)
+        if self.args.gradient_checkpointing:
+            backbone.gradient_checkpointing_enable(self.args.gradient_checkpointing_kwargs)
+        self.critic = Critic(backbone, self.args, self.fast.hidden_states if self.shares_prefix else None)
 
     def _finish_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
         """TRL's batch with `advantages`, `returns`, `old_values` and `value_mask`, (N_local, C) each."""
         with (
-            self.notes.clock.measuring("time/values"),
+            self.notes.measuring("time/values"),
             torch.no_grad(),
             disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs),
         ):
@@ -320,7 +272,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
     def _step_more(self) -> None:
         """Steps the critic with the policy, on the same course of the learning rate."""
         peak, now = self.args.learning_rate, self.lr_scheduler.get_last_lr()[0]
-        norm = self.critic_optimizer.step(now / peak if peak else 1.0)
+        norm = self.critic.step(now / peak if peak else 1.0)
         self._metrics["train"]["critic/grad_norm"].append(norm)
 
     def _sums(self, mask: Tensor, *values: Tensor) -> Tensor:
@@ -341,7 +293,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.args.should_save:
-            self.critic_optimizer.save(output_dir)
+            self.critic.save(output_dir)
 
     def _load_more(self, checkpoint: str) -> None:
-        self.critic_optimizer.load(checkpoint)
+        self.critic.load(checkpoint)

@@ -5,14 +5,12 @@ updates from, and the numbers that wait for the next log line. It draws the firs
 epoch. A run that is done takes another step.
 """
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
 from dqo.errors import ModelError, RecipeError
@@ -24,55 +22,17 @@ torch.serialization.register_package(
     100, lambda storage: None, lambda storage, place: storage if place.startswith("cpu:") else None
 )
 
-Batch = dict[str, Any]  # of one micro-batch: tensors, None, and for images lists of numbers
 
-
-def rollout_path(checkpoint: str | Path, process: int) -> Path:
-    """The file inside a checkpoint where a process keeps its rows of the rollout under way."""
-    return Path(checkpoint) / f"rollout_{process}.safetensors"
-
-
-def save_rollout(path: Path, batches: list[Batch]) -> None:
-    """Writes the micro-batches that a rollout was cut into, in TRL's order."""
-    tensors = {
-        f"{i}.{name}": value.detach().cpu().clone()  # views of one tensor, which a file cannot hold
-        for i, batch in enumerate(batches)
-        for name, value in batch.items()
-        if isinstance(value, Tensor)
-    }
-    rest = [{name: value for name, value in batch.items() if not isinstance(value, Tensor)} for batch in batches]
-    save_file(tensors, path, metadata={"rest": json.dumps(rest)})
-
-
-def load_rollout(path: Path, device: torch.device | str) -> list[Batch]:
-    """Reads the micro-batches back; a ModelError for a damaged or another file."""
+@contextmanager
+def reading_part(path: Path, what: str, device: torch.device | str) -> Iterator[Any]:
+    """Reads what `torch.save` wrote into a checkpoint; a ModelError for a damaged file, or where the block fails."""
     try:
-        with safe_open(path, "pt") as file:
-            batches = json.loads(file.metadata()["rest"])
-            for key in file.keys():  # noqa: SIM118
-                index, _, name = key.partition(".")
-                batches[int(index)][name] = file.get_tensor(key).to(device)  # its own `device` refuses DDP's "cpu:0"
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError) as error:
+        yield torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch has many for a file that is no archive, or whose tensors have no place
         raise ModelError(
-            f"{path}: expected the rollout of the run that is continued, but reading it failed "
-            f"({first_words(error)}); resume from another checkpoint."
+            f"{path}: expected the {what} of the run that is continued, but reading it failed ({first_words(error)}); "
+            "resume from another checkpoint of the same settings, or start anew."
         ) from error
-    return batches
-
-
-class RolloutAlpha:
-    """Alpha of the newest rollout of training, for updates from it after an evaluation or in a resumed run."""
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-
-    def state(self) -> dict[str, float]:
-        """The number."""
-        return {"value": self.value}
-
-    def load(self, state: dict[str, float]) -> None:
-        """Continue where `state` was taken."""
-        self.value = state["value"]
 
 
 class RunMemory(TrainerCallback):
@@ -88,22 +48,15 @@ class RunMemory(TrainerCallback):
         self.parts = parts
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
-        """Take up the memories of the checkpoint that is resumed; a controlled alpha may not start anew in a run."""
+        """Take up the memories of the checkpoint that is resumed; a part without its own would start anew in a run."""
         kept = state.stateful_callbacks.get(KEY, {})
-        if state.global_step > 0 and self.parts["alpha"].state() and not kept.get("alpha"):
-            raise RecipeError(
-                f"the checkpoint of step {state.global_step} was written without the state of alpha='auto', which "
-                "would start anew; resume with the alpha of that run, or start another run."
-            )
-        for name, part in self.parts.items():
-            if not kept.get(name):
-                continue
+        for name, part in self.parts.items() if state.global_step > 0 else ():
             try:
                 part.load(kept[name])
             except KeyError as error:
                 raise RecipeError(
-                    f"the checkpoint of step {state.global_step} was written by another version of dqo: its memory of "
-                    f"{name!r} lacks {error}; resume with that version, or start another run."
+                    f"the checkpoint of step {state.global_step} was written with other settings of {name!r} or by "
+                    f"another version of dqo: its memory lacks {error}; resume with those, or start another run."
                 ) from error
 
     def state(self) -> dict[str, Any]:
@@ -111,36 +64,32 @@ class RunMemory(TrainerCallback):
         return {name: part.state() for name, part in self.parts.items()}
 
 
-def rollout_length(trainer: Any) -> int:
-    """Micro-steps from one rollout to the next."""
-    return trainer.args.steps_per_generation * trainer.num_iterations
-
-
 def save_memory(trainer: Any, folder: str) -> None:
     """Writes the rollout under way into a checkpoint, and the memories into the trainer's state."""
-    if trainer._step % rollout_length(trainer):
-        save_rollout(rollout_path(folder, trainer.accelerator.process_index), trainer._buffered_inputs)
+    if trainer._step % _rollout_length(trainer):
+        torch.save(trainer._buffered_inputs, _rollout_path(trainer, folder))
     # The memories are of all processes, so they are asked for on all; then the files of all are there.
-    kept = trainer._memory.state()
+    kept = trainer.memory.state()
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         trainer.state.stateful_callbacks[KEY] = kept | {"files": list_files(folder)}
 
 
-def resume_rollout(trainer: Any, checkpoint: str) -> list[Batch] | None:
+def resume_rollout(trainer: Any, checkpoint: str) -> list[dict[str, Any]] | None:
     """Reads the rollout that a checkpoint lies in, None between two; turns the sampler to the checkpoint's epoch."""
-    path = rollout_path(checkpoint, trainer.accelerator.process_index)
-    rollout = load_rollout(path, trainer.accelerator.device) if path.exists() else None
-    updates = trainer.args.gradient_accumulation_steps
+    path, rollout = _rollout_path(trainer, checkpoint), None
+    if path.exists():
+        with reading_part(path, "rollout", trainer.accelerator.device) as rollout:
+            pass
+    updates, every = trainer.args.gradient_accumulation_steps, _rollout_length(trainer)
     counters = trainer.state.stateful_callbacks.get(KEY, {}).get("host", {})
     # Fewer than steps times micro-batches after an epoch whose last update was short.
     micro_step = counters.get("step", trainer.state.global_step * updates)
-    if micro_step % rollout_length(trainer) and rollout is None:
-        every = max(1, rollout_length(trainer) // updates)
+    if micro_step % every and rollout is None:
         raise RecipeError(
             f"the checkpoint of step {trainer.state.global_step} lies between two updates from one rollout and was "
-            f"written without that rollout; resume from a checkpoint at the end of one, every {every} steps, or start "
-            "anew."
+            "written without that rollout; resume from a checkpoint at the end of one, every "
+            f"{max(1, every // updates)} steps, or start anew."
         )
     sampler = trainer._sampler
     if sampler is not None and sampler.shuffle:
@@ -150,6 +99,16 @@ def resume_rollout(trainer: Any, checkpoint: str) -> list[Batch] | None:
     return rollout
 
 
+def _rollout_path(trainer: Any, checkpoint: str) -> Path:
+    """Where a process keeps its rows of the rollout under way: the micro-batches that TRL cut it into."""
+    return Path(checkpoint) / f"rollout_{trainer.accelerator.process_index}.pt"
+
+
+def _rollout_length(trainer: Any) -> int:
+    """Micro-steps from one rollout to the next."""
+    return trainer.args.steps_per_generation * trainer.num_iterations
+
+
 class TrlCounters:
     """Where a trainer of TRL is in its rollout and in its log, as a memory of the run."""
 
@@ -157,11 +116,12 @@ class TrlCounters:
         self._trainer = trainer
 
     def state(self) -> dict[str, Any]:
-        """Micro-steps done, number of processes, and what the next log line is made of."""
+        """Micro-steps done, number of processes, alpha of the rollout, and what the next log line is made of."""
         trainer = self._trainer
         return {
             "step": trainer._step,
             "processes": trainer.accelerator.num_processes,
+            "alpha": trainer.rollout_alpha,
             "metrics": dict(trainer._metrics["train"]),
             "loss": trainer.accelerator.gather(trainer._tr_loss).mean().item(),
             "logged": trainer._globalstep_last_logged,
@@ -176,6 +136,7 @@ class TrlCounters:
                 f"processes, which wrote it, got {now}, with which batches and prompts would be others; start as many."
             )
         trainer._step, trainer._globalstep_last_logged = state["step"], state["logged"]
+        trainer.rollout_alpha = state["alpha"]
         trainer._tr_loss += state["loss"]
         for name, values in state["metrics"].items():
             trainer._metrics["train"][name].extend(values)

@@ -68,16 +68,10 @@ class Rival:
         trainer = self._trainer
         if trainer.spec.signal.place != "loss":
             return policy_loss(model, inputs)
-        with trainer.notes.keeping_forwards() as forwards:
-            loss = policy_loss(model, inputs)
-        term = self._term(forwards[-1], inputs)  # () nats
-        trainer._log({"diversity/entropy_term": gather(term.detach()).mean().item()})
-        # GRPOTrainer scales its loss for accumulated micro-batches itself; RLOOTrainer leaves that to the Trainer.
-        steps = 1 if isinstance(trainer, RLOOTrainer) else trainer.current_gradient_accumulation_steps
-        return loss - trainer._rollout_alpha.value * term / steps
-
-    def _term(self, forward: tuple, inputs: dict) -> Tensor:
-        """The () term of the signal."""
+        # Kept while the loss is computed, so that no forward has to run twice.
+        trainer.notes.forwards = []
+        loss = policy_loss(model, inputs)
+        forward, trainer.notes.forwards = trainer.notes.forwards[-1], None
         logps, entropies, _ = forward  # (N, T) each
         mask = inputs["completion_mask"]  # (N, T)
         if inputs.get("tool_mask") is not None:
@@ -86,19 +80,21 @@ class Rival:
         old = logps.detach() if old is None else old  # (N, T)
         correct = inputs["correct"].to(torch.bool) if "correct" in inputs else None  # (N,)
         seen = Evidence(logps=logps, old_logps=old, entropies=entropies, mask=mask, correct=correct)
-        return read_signal(seen, self._trainer.spec)
+        term = read_signal(seen, trainer.spec)  # () nats
+        trainer._log({"diversity/entropy_term": gather(term.detach()).mean().item()})
+        # GRPOTrainer scales its loss for accumulated micro-batches itself; RLOOTrainer leaves that to the Trainer.
+        steps = 1 if isinstance(trainer, RLOOTrainer) else trainer.current_gradient_accumulation_steps
+        return loss - trainer.rollout_alpha * term / steps
 
     def _sequence_logps(self, completion_ids: list[list[int]]) -> Tensor:
         """Log-probability of each completion under the policy as it is: (N_local,) nats."""
         trainer, args, batch = self._trainer, self._trainer.args, {}
         for part, rows, side in (("prompt", trainer.notes.prompt_ids, "left"), ("completion", completion_ids, "right")):
-            ids = [torch.tensor(row, dtype=torch.long) for row in rows]
-            for kind, values, filler in (
-                ("ids", ids, trainer._tokenizer.pad_token_id),
-                ("mask", [torch.ones_like(row) for row in ids], 0),
-            ):
-                padded = pad(values, padding_value=filler, padding_side=side)  # (N_local, P) or (N_local, C)
-                batch[f"{part}_{kind}"] = padded.to(trainer.accelerator.device)
+            ids = [torch.tensor(row, dtype=torch.long, device=trainer.accelerator.device) for row in rows]
+            seen = [torch.ones_like(row) for row in ids]
+            # (N_local, P) or (N_local, C) each
+            batch[f"{part}_ids"] = pad(ids, trainer._tokenizer.pad_token_id, padding_side=side)
+            batch[f"{part}_mask"] = pad(seen, 0, padding_side=side)
         size = args.per_device_train_batch_size if trainer.model.training else args.per_device_eval_batch_size
         with torch.no_grad(), disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs):
             logps = trainer.completion_logps(trainer.model, batch, size)  # (N_local, C)

@@ -12,41 +12,19 @@ import torch
 from torch import Tensor
 
 from dqo.diversity.credit import Evidence
-from dqo.errors import RecipeError
+from dqo.errors import refuse
 from dqo.rewards import CheckedReward, prompt_key
 
 COLUMN = "diversity"  # of TRL's reward table, ours
-
-
-class StepClock:
-    """Adds up named spans of wall time until they are collected, once per optimizer step."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def measuring(self, name: str) -> Iterator[None]:
-        """Time the block under this name, in seconds; an exception inside is timed too and passes on."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[name] += time.perf_counter() - start
-
-    def collect(self) -> dict[str, float]:
-        """Seconds by name since the last call, with "time/update"; starts anew."""
-        # Spans nest: "time/step" holds "time/rollout", which holds generation, rewards, embedding and credit.
-        seconds = dict(self._seconds)
-        seconds["time/update"] = seconds.get("time/step", 0.0) - seconds.get("time/rollout", 0.0)
-        self._seconds.clear()
-        return seconds
+NO_GOAL = "DQO needs at least one task reward, got none; pass `reward_funcs`, diversity alone has no goal."
 
 
 @dataclass
 class Step:
     """Notes of the step under way, which the parts of a trainer read and write."""
 
-    clock: StepClock = field(default_factory=StepClock)
+    # wall time by name since the last `collect`
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     # () of each micro-batch since the last optimizer step
     losses: list[Tensor] = field(default_factory=list)
     # from the start of a rollout until its rewards are computed
@@ -62,21 +40,25 @@ class Step:
     forwards: list[tuple] | None = None
 
     @contextmanager
-    def keeping_forwards(self) -> Iterator[list[tuple]]:
-        """Collects the results of the forwards inside the block, so that none has to run twice."""
-        self.forwards = []
+    def measuring(self, name: str) -> Iterator[None]:
+        """Time the block under this name, in seconds; an exception inside is timed too and passes on."""
+        start = time.perf_counter()
         try:
-            yield self.forwards
+            yield
         finally:
-            self.forwards = None
+            self.seconds[name] += time.perf_counter() - start
+
+    def collect(self) -> dict[str, float]:
+        """Seconds by name since the last call, with "time/update"; starts anew."""
+        # Spans nest: "time/step" holds "time/rollout", which holds generation, rewards, embedding and credit.
+        seconds, self.seconds = self.seconds, defaultdict(float)
+        return {**seconds, "time/update": seconds["time/step"] - seconds["time/rollout"]}
 
 
 def join_rows(batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask of prompts and completions together: (N, P+C) each."""
-    ids, masks = (
-        torch.cat([batch[f"prompt_{kind}"], batch[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask")
-    )  # (N, P+C) each
-    return ids, masks
+    ids, mask = (torch.cat([batch[f"prompt_{kind}"], batch[f"completion_{kind}"]], dim=1) for kind in ("ids", "mask"))
+    return ids, mask
 
 
 def hash_rows(rows: list[dict[str, Any]], device: torch.device) -> Tensor:
@@ -98,29 +80,23 @@ def list_rewards(reward_funcs: Any, args: Any, environments: bool) -> list:
     """The task rewards as a list, their outputs checked; our column gets weight 1 in `args`."""
     several = isinstance(reward_funcs, list | tuple)
     funcs = [*reward_funcs] if several else [reward_funcs] if reward_funcs is not None else []
-    if args.reward_weights is not None:
-        if len(args.reward_weights) != len(funcs):
-            raise RecipeError(
-                f"`reward_weights` needs one number for each of {len(funcs)} rewards, got {len(args.reward_weights)}."
-            )
-        args.reward_weights = [*args.reward_weights, 1.0]
-    for func in funcs:
-        if getattr(func, "__name__", None) == COLUMN:
-            raise RecipeError(
+    weights = args.reward_weights
+    refuse(
+        [
+            (
+                weights is not None and len(weights) != len(funcs),
+                f"`reward_weights` needs one number for each of {len(funcs)} rewards, got {len(weights or ())}.",
+            ),
+            (
+                COLUMN in [getattr(func, "__name__", None) for func in funcs],
                 "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, "
-                "or, if it is a DiversityReward, remove it: DQOTrainer adds the credit itself."
-            )
-    if not environments:  # which may bring rewards of their own
-        check_task_rewards(len(funcs))
+                "or, if it is a DiversityReward, remove it: DQOTrainer adds the credit itself.",
+            ),
+            (not funcs and not environments, NO_GOAL),  # environments may bring rewards of their own
+        ]
+    )
+    args.reward_weights = weights and [*weights, 1.0]
     return [*map(checked, funcs)]
-
-
-def check_task_rewards(number: int) -> None:
-    """Refuses a run without a task reward; those that environments bring count too."""
-    if number < 1:
-        raise RecipeError(
-            "DQO needs at least one task reward, got none; pass `reward_funcs`, diversity alone has no goal."
-        )
 
 
 def checked(func: Any) -> Any:

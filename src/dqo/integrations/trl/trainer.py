@@ -30,12 +30,12 @@ from dqo.diversity.alpha import StepwiseAlpha
 from dqo.diversity.credit import Evidence, GroupCredit, shape_reward
 from dqo.diversity.tricks import DriftOfRun
 from dqo.embedders import Embedder, OwnEmbedder, load_embedder
-from dqo.errors import RewardError
+from dqo.errors import RewardError, refuse
 from dqo.files.jsonio import writing
 from dqo.integrations.trl import faults, step
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.log import measure_batch, measure_texts
-from dqo.integrations.trl.resume import RolloutAlpha, RunMemory, TrlCounters, resume_rollout, save_memory
+from dqo.integrations.trl.resume import RunMemory, TrlCounters, resume_rollout, save_memory
 from dqo.models.chat import ResponseReader, TraceMarkers, completion_text, prompt_text, with_response
 from dqo.rewards.loading import checked_span
 
@@ -81,10 +81,11 @@ class DQOMixin:
         **kwargs: Any,
     ) -> None:
         # Everything that can be refused is refused before TRL loads the policy.
-        kwargs = _by_name(super().__init__, rest, kwargs)
+        # Positional arguments behind `args`, too, get the names that TRL has for them.
+        given = signature(super().__init__).bind_partial(*[None] * 3, *rest, **kwargs)
+        kwargs = dict(list(given.arguments.items())[3:])
         args = copy.copy(self._config_class("dqo-output") if args is None else args)  # the caller's stays the caller's
-        faults.check_settings(args, self._config_class)
-        faults.check_trainable(model, kwargs.get("peft_config"))
+        refuse(faults.list_misfits(args, self._config_class, model, kwargs.get("peft_config")))
         if args.encoder == "policy":  # of the run's own starting point, frozen
             args.encoder = f"policy:{model if isinstance(model, str) else model.config._name_or_path}"
         self.spec = args.diversity_spec()  # its alpha is that of the newest batch
@@ -98,7 +99,7 @@ class DQOMixin:
         faults.check_named(model, funcs, args, kwargs.get("peft_config"))
         super().__init__(model, [*funcs, step.reserved_column], args, **kwargs)
         # Environments may have brought rewards of their own, behind our column.
-        step.check_task_rewards(len(self.reward_funcs) - 1)
+        refuse([(len(self.reward_funcs) < 2, step.NO_GOAL)])
         self.reward_funcs = [func if func is step.reserved_column else step.checked(func) for func in self.reward_funcs]
         self.reward_func_names = step.number_repeats(self.reward_func_names)  # one name would be one column of the log
         self._read = ResponseReader(self._tokenizer, TraceMarkers.parse(args.trace_markers))
@@ -113,20 +114,16 @@ class DQOMixin:
         self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
         self._template_warning = faults.TemplateWarning(self.processing_class)
         self.add_callback(faults.OutweighedWarning())
-        self._rollout_alpha = RolloutAlpha(self.spec.alpha)
-        self._memory = RunMemory({"alpha": self._alpha, "drift": self._drift, "host": TrlCounters(self)})
-        self.remember("rollout_alpha", self._rollout_alpha)
-        self.add_callback(self._memory)
+        # Of the newest rollout of training, for updates from it after an evaluation or in a resumed run.
+        self.rollout_alpha = self.spec.alpha
+        self.memory = RunMemory({"alpha": self._alpha, "drift": self._drift, "host": TrlCounters(self)})
+        self.add_callback(self.memory)
         if self.args.shared_prefix and find_spec(FAST):
             import_module(FAST).attach(self)
         elif self.args.shared_prefix:
             logger.warning("dqo: every response is computed with its own prompt, because %s is missing", FAST)
-        if self.args.needs_rivals:
+        if self.spec.needs or self.spec.signal.place in ("advantage", "loss"):
             import_module(RIVALS).attach(self)
-
-    def remember(self, name: str, part: Any) -> None:
-        """Keep what `part.state()` returns in checkpoints, and give it to `part.load` on a resume."""
-        self._memory.parts[name] = part
 
     # Before the first step, of a run or of its continuation.
 
@@ -153,11 +150,11 @@ class DQOMixin:
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """Run one forward and backward; after the last of an optimizer step, log its times."""
-        with self.notes.clock.measuring("time/step"):
+        with self.notes.measuring("time/step"):
             loss = super().training_step(*args, **kwargs)
         self.notes.losses.append(loss)
         if self._step % self.current_gradient_accumulation_steps == 0:
-            self._log(self.notes.clock.collect())
+            self._log(self.notes.collect())
         return loss
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
@@ -176,12 +173,12 @@ class DQOMixin:
         blocks(len(keys), self._group_size(), keys)
         self._template_warning.look(inputs)
         self.notes.sampling = True
-        with self.notes.clock.measuring("time/rollout"):
+        with self.notes.measuring("time/rollout"):
             batch = super()._generate_and_score_completions(inputs)
             self._replace_advantages(batch)
         batch = self._finish_batch(batch)
         if not self.model.training:
-            self.notes.clock.collect()  # an evaluation is no part of the next step
+            self.notes.collect()  # an evaluation is no part of the next step
         return batch
 
     def _finish_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +186,7 @@ class DQOMixin:
         return batch
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
-        with self.notes.clock.measuring("time/generate"):
+        with self.notes.measuring("time/generate"):
             generated = super()._generate(*args, **kwargs)
         # What is judged and embedded comes from tokens and mask: all turns of the assistant, no trace, no tool output.
         self.notes.prompt_ids, ids = generated[:2]
@@ -215,11 +212,13 @@ class DQOMixin:
         # -> (N, F) rewards of all processes, our column filled in. Whole groups and the task reward are complete here.
         self.notes.sampling = False  # TRL asks for old policy and reference before the rewards, for nothing after
         done, process = self.state.global_step, self.accelerator.process_index
-        with self.notes.clock.measuring("time/reward"), faults.keeping_failed_batch(self.fault_folder, done, process):
+        with self.notes.measuring("time/reward"), faults.keeping_failed_batch(self.fault_folder, done, process):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
         texts = [completion_text(completion) for completion in completions]
         answers = [self._answer_span(text) for text in texts]
-        E = self._gathered_embeddings(answers)  # (N, D)
+        with self.notes.measuring("time/embed"):
+            E = self._embed(answers)  # (N_local, D)
+        E = gather(E.to(self.accelerator.device))  # (N, D) in TRL's order of rows
         P = blocks(len(rewards), self._group_size())
         # By name: TRL appends the rewards of environments behind ours.
         ours = self.reward_func_names.index(step.COLUMN)
@@ -227,7 +226,7 @@ class DQOMixin:
         alpha = 0.0 if self.spec.signal.place == "none" else self._alpha.now(done, self.state.max_steps)
         self.spec = replace(self.spec, alpha=alpha)
         evidence = Evidence() if self.rival is None else self.rival.evidence(answers, completion_ids_list, task)
-        with self.notes.clock.measuring("time/credit"):
+        with self.notes.measuring("time/credit"):
             combined, group = shape_reward(task, E.unflatten(0, (P, -1)), self.spec, evidence)  # (P, G)
         # TRL adds up the columns by their weights, and ours has weight 1.
         rewards[:, ours] = (combined - task).flatten().to(rewards.dtype)
@@ -256,7 +255,7 @@ class DQOMixin:
         norm = super()._get_grad_norm(*args, **kwargs)
         losses, self.notes.losses = self.notes.losses, []
         if not self.args.fp16:  # its loss scaler meets such gradients by design and skips their steps
-            faults.check_finite(losses, norm, self)
+            faults.stop_before_nan(losses, norm, self)
         self._step_more()
         return norm
 
@@ -282,12 +281,6 @@ class DQOMixin:
         task = (rewards[:, others].double() * weights[others]).nansum(dim=1)  # (N,)
         return task.masked_fill(rewards[:, others].isnan().all(dim=1), torch.nan)
 
-    def _gathered_embeddings(self, texts: list[str]) -> Tensor:
-        """Embeddings of every process's answers in TRL's row order: (N, D)."""
-        with self.notes.clock.measuring("time/embed"):
-            E = self._embed(texts)  # (N_local, D)
-        return gather(E.to(self.accelerator.device))
-
     def _group_size(self) -> int:
         return self.num_generations if self.model.training else self.num_generations_eval
 
@@ -298,7 +291,7 @@ class DQOMixin:
                 f"step {self.state.global_step + 1}: no reward function could score any of {task.numel()} responses "
                 "(all None), so there is nothing to learn; fix the reward or the data."
             )
-        self._rollout_alpha.value = self.spec.alpha
+        self.rollout_alpha = self.spec.alpha
         self._log(self._drift.observe(lengths, E.norm(dim=1)))
         quality, noise = float(task.nanmean()), mean_error(task)
         done, last = self.state.global_step, self.state.max_steps
@@ -309,19 +302,16 @@ class DQOMixin:
         scaling = getattr(self, "scale_rewards", "centred" if getattr(self, "normalize_advantages", False) else "none")
         if not self.spec.signal.acts_on_reward:
             scaling = "none"  # what acts on advantages or in the loss is divided by nothing
-        floor, decoupled = self._guards()
-        buys = effective_alpha(self.spec.alpha, combined, scaling, std_floor=floor, decoupled=decoupled)
+        guards = {"std_floor": self.args.std_floor, "decoupled": self.args.decouple_credit}
+        buys = effective_alpha(self.spec.alpha, combined, scaling, **guards)
         self._log(measure_batch(task, combined, group) | {"alpha": self.spec.alpha, "alpha_effective": buys})
-
-    def _guards(self) -> tuple[float, bool]:
-        """Least std that advantages are divided by, and whether the credit is added after; RLOO has neither."""
-        return getattr(self.args, "std_floor", 0.0), getattr(self.args, "decouple_credit", False)
 
     def _replace_advantages(self, batch: dict[str, Any]) -> None:
         """Puts advantages in the place of TRL's where a setting or the signal asks for others."""
         task, shaped = self.notes.task, self.notes.combined  # (P, G) each
         here = self._own_rows(len(batch["advantages"]))
-        (floor, decoupled), set_by_signal = self._guards(), self.rival is not None and self.rival.sets_advantages
+        floor, decoupled = self.args.std_floor, self.args.decouple_credit
+        set_by_signal = self.rival is not None and self.rival.sets_advantages
         if floor or decoupled or set_by_signal or self.args.skip_tied_groups:
             trls = gather(batch["advantages"])  # (N,)
             advantages = trls.view_as(task).double()  # (P, G)
@@ -378,9 +368,3 @@ class DQORLOOTrainer(DQOMixin, RLOOTrainer):
     """RLOO with the diversity credit. Arguments are DQOTrainer's, with a DQORLOOConfig."""
 
     _config_class = DQORLOOConfig
-
-
-def _by_name(trls_init: Callable, rest: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Arguments after `args`, positional ones too, by the names that a trainer of TRL has for them."""
-    given = signature(trls_init).bind_partial(*[None] * 3, *rest, **kwargs)  # model, reward_funcs, args
-    return dict(list(given.arguments.items())[3:])

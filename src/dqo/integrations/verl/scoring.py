@@ -107,7 +107,7 @@ class ActorScorer:
         actor = ray.remote(_ScorerActor).options(
             num_cpus=settings.encoder_cpus, num_gpus=settings.encoder_gpus, scheduling_strategy="SPREAD"
         )
-        self._actors = [actor.remote(settings) for _ in range(settings.encoder_actors)]
+        self._actors = [actor.remote() for _ in range(settings.encoder_actors)]
         started = [actor.__ray_ready__.remote() for actor in self._actors]
         _, waiting = ray.wait(started, num_returns=len(started), timeout=_START_SECONDS)
         # Without a limit, Ray waits for ever for a node that has what an actor reserves.
@@ -118,49 +118,31 @@ class ActorScorer:
                 f"{ray.available_resources()} free; lower dqo.encoder_actors, dqo.encoder_cpus or dqo.encoder_gpus."
             )
         with own_errors():
-            ray.get([actor.load.remote() for actor in self._actors])
+            ray.get([actor.load.remote(settings) for actor in self._actors])
 
     def __call__(self, groups: list[Group]) -> list[ScoredGroup]:
         """Scores groups; order and errors are those of GroupScorer."""
         # A group never straddles actors, so each credit is the one that a single process would compute.
-        shares = _divide([sum(map(len, group.texts)) for group in groups], len(self._actors))
-        calls = [
-            actor.score.remote([groups[p] for p in share]) for actor, share in zip(self._actors, shares, strict=True)
-        ]
+        n, scored = len(self._actors), [None] * len(groups)
+        calls = [actor.score.remote(groups[first::n]) for first, actor in enumerate(self._actors)]
         with own_errors():
-            results = ray.get(calls)
-        scored: dict[int, ScoredGroup] = {}
-        for share, result in zip(shares, results, strict=True):
-            scored.update(zip(share, result, strict=True))
-        return [scored[p] for p in range(len(groups))]
+            for first, result in enumerate(ray.get(calls)):
+                scored[first::n] = result
+        return scored
 
 
 class _ScorerActor:
     """A GroupScorer in a process of its own."""
 
-    def __init__(self, settings: DQOSettings) -> None:
-        self._settings = settings
-
-    def load(self) -> None:
-        # Not in __init__: Ray reports an error there as the death of the actor.
-        torch.set_num_threads(self._settings.encoder_cpus)
+    # Not in __init__: Ray reports an error there as the death of the actor.
+    def load(self, settings: DQOSettings) -> None:
+        torch.set_num_threads(settings.encoder_cpus)
         # Without a GPU of its own the encoder must not take memory on one that belongs to verl.
-        device = self._settings.encoder_device or (None if self._settings.encoder_gpus else "cpu")
-        self._scorer = GroupScorer(self._settings, device)
+        device = settings.encoder_device or (None if settings.encoder_gpus else "cpu")
+        self._scorer = GroupScorer(settings, device)
 
     def score(self, groups: list[Group]) -> list[ScoredGroup]:
         return self._scorer(groups)
-
-
-def _divide(sizes: list[int], n: int) -> list[list[int]]:
-    """Indices of groups for each of n actors: the longest first, each to the actor with least to do."""
-    shares: list[list[int]] = [[] for _ in range(n)]
-    load = [0] * n
-    for p in sorted(range(len(sizes)), key=lambda p: -sizes[p]):
-        least = load.index(min(load))
-        shares[least].append(p)
-        load[least] += sizes[p] + 1  # an empty group still costs a call
-    return shares
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pydantic import Field
 from dqo.diversity.settings import DiversitySpec, EncoderFields
 from dqo.diversity.signals import SIGNALS
 from dqo.embedders.naming import with_whole_path
-from dqo.errors import RecipeError
+from dqo.errors import RecipeError, refuse
 from dqo.models.chat import TraceMarkers
 from dqo.settings.checking import check, model_of, setting
 
@@ -68,26 +68,28 @@ def read_settings(config: DictConfig) -> DQOSettings:
     """
     section = config.get("dqo") or OmegaConf.create()
     if not isinstance(section, DictConfig):
-        raise RecipeError(
-            f"dqo: expected settings such as +dqo.alpha=0.5, got {section!r}; name the setting after a dot."
-        )
+        raise RecipeError(f"dqo: expected settings such as +dqo.alpha=0.5, got {section!r}; name one after a dot.")
     section = OmegaConf.to_container(section, resolve=True)
     check(model_of(DQOSettings), section, "dqo")
     settings = DQOSettings(**section)
-    if settings.diversity not in reachable_signals() or settings.needs:
-        raise RecipeError(
-            f"dqo.diversity: expected one of {', '.join(reachable_signals())} without `same_answer`, got "
-            f"{settings.diversity!r}, which reads or changes what stays verl's; choose one of these."
-        )
     # Two responses have equal credits, which a group mean cancels; one response has nobody to differ from.
     n, estimator = config.actor_rollout_ref.rollout.n, config.algorithm.adv_estimator
-    least = 2 if estimator in _NO_GROUP_MEAN else 3
-    if settings.signal.acts_on_reward and settings.alpha > 0 and n < least:
-        raise RecipeError(
-            f"actor_rollout_ref.rollout.n: expected at least {least} responses per prompt for "
-            f"algorithm.adv_estimator={estimator}, got {n}, with which the credit cancels; raise it, or "
-            "set dqo.alpha=0."
-        )
+    least, known = 2 if estimator in _NO_GROUP_MEAN else 3, reachable_signals()
+    refuse(
+        [
+            (
+                settings.diversity not in known or bool(settings.needs),
+                f"dqo.diversity: expected one of {', '.join(known)} without `same_answer`, got "
+                f"{settings.diversity!r}, which reads or changes what stays verl's; choose one of these.",
+            ),
+            (
+                settings.signal.acts_on_reward and settings.alpha > 0 and n < least,
+                f"actor_rollout_ref.rollout.n: expected at least {least} responses per prompt for "
+                f"algorithm.adv_estimator={estimator}, got {n}, with which the credit cancels; raise it, or set "
+                "dqo.alpha=0.",
+            ),
+        ]
+    )
     return settings
 
 
@@ -119,13 +121,11 @@ def divides_by_group_std(config: DictConfig) -> bool:
 
 def warn_of_group_std(config: DictConfig) -> None:
     """Warns before training, given verl's whole configuration, that alpha will mean something else in every group."""
-    estimator = config.algorithm.adv_estimator
     if divides_by_group_std(config):
         logger.warning(
             "algorithm.adv_estimator=%s divides each group by its own std: where task rewards tie, alpha loses its "
-            "meaning; %salgorithm.norm_adv_by_std_in_grpo=false keeps it.",
-            estimator,
-            "algorithm.adv_estimator=grpo with " if estimator == "grpo_vectorized" else "",
+            "meaning; algorithm.adv_estimator=grpo with algorithm.norm_adv_by_std_in_grpo=false keeps it.",
+            config.algorithm.adv_estimator,
         )
 
 

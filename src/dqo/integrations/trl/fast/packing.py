@@ -44,12 +44,12 @@ def shared_prefix_logps(
         where the fused head was made without them.
     """
     rows = input_ids, attention_mask, logits_to_keep
-    outputs, pick = shared_prefix_forward(model, partial(score_labels, model), rows, completions)
+    outputs, pick = shared_prefix_forward(partial(score_labels, model), rows, completions)
     return pick(outputs.log_probs), None if outputs.entropy is None else pick(outputs.entropy)
 
 
 def shared_prefix_forward(
-    model: nn.Module, call: Callable, rows: tuple[Tensor, Tensor, int], completions: int | None = None
+    call: Callable, rows: tuple[Tensor, Tensor, int], completions: int | None = None
 ) -> tuple[Any, Pick]:
     """Runs one forward of rows that share their prompts.
 
@@ -57,8 +57,7 @@ def shared_prefix_forward(
     log-probability is computed from, and the state whose value a critic estimates.
 
     Args:
-        model: as for `shared_prefix_logps`, or any backbone.
-        call: what computes the outputs from the packed inputs and `shift_labels`; may be the model itself.
+        call: what computes the outputs from the packed inputs and `shift_labels`, with SDPA as attention.
         rows: (N, P+C) ids, (N, P+C) mask and C, as for `shared_prefix_logps`.
         completions: per packed row.
 
@@ -69,7 +68,7 @@ def shared_prefix_forward(
     packed = pack_rows(split_groups(shared, completions))
     outputs = call(
         input_ids=packed.input_ids,
-        attention_mask=_dense_mask(model, packed.visible),
+        attention_mask=packed.visible,
         position_ids=packed.position_ids,
         shift_labels=packed.shift_labels,
     )
@@ -82,15 +81,6 @@ def shared_prefix_forward(
         return wide
 
     return outputs, pick
-
-
-def _dense_mask(model: nn.Module, visible: Tensor) -> Tensor:
-    """(U, 1, S, S) mask in the form the model's attention takes: boolean for sdpa, added to the scores for eager."""
-    config = extract_model_from_parallel(model).config
-    if config._attn_implementation == "sdpa":
-        return visible
-    dtype = next(model.parameters()).dtype
-    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)  # (U, 1, S, S)
 
 
 def score_labels(model: nn.Module, *, shift_labels: Tensor, **inputs: Any) -> Any:
@@ -149,11 +139,6 @@ class SharedRows:
     labels: Tensor  # (N, T) long, completion tokens, `IGNORED` on padding
     offset: int  # columns dropped on the left, where every prompt is padding; added to every position
 
-    @property
-    def prefix_length(self) -> int:
-        """L, columns of the shared prefix."""
-        return self.prompts.shape[1] - 1
-
 
 @dataclass(frozen=True)
 class PackedRows:
@@ -200,7 +185,7 @@ def share_rows(input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int) -
 
 def pack_rows(rows: SharedRows) -> PackedRows:
     """Lays each prompt and its completions out as one row, without the padding of either."""
-    L, device = rows.prefix_length, rows.prompts.device
+    L, device = rows.prompts.shape[1] - 1, rows.prompts.device
     U, (N, T) = len(rows.prompts), rows.labels.shape
     slot = _rank(rows.prompt_of_row)  # (N,)
     m = int(slot.max()) + 1
@@ -255,28 +240,29 @@ def split_groups(rows: SharedRows, completions: int | None = None) -> SharedRows
     """
     # Old, reference and new log-probabilities of a ratio must come from one arithmetic. So the number follows from the
     # rows alone: never from the grad mode, gradient checkpointing or the model.
-    N, rank = len(rows.prompt_of_row), _rank(rows.prompt_of_row)  # (N,) completions of the same prompt before each
-    m = completions or _cheapest(rows, rank)
-    packs, pack_of_row = torch.unique(rows.prompt_of_row * N + rank // m, return_inverse=True)  # (U,), (N,)
-    prompts = packs // N  # (U,)
+    packs, pack_of_row = _divide(rows.prompt_of_row, completions or _cheapest(rows))  # (U,), (N,)
+    prompts = packs // len(pack_of_row)  # (U,)
     return replace(
         rows, prompt_of_row=pack_of_row, prompts=rows.prompts[prompts], prompt_mask=rows.prompt_mask[prompts]
     )
 
 
-def _cheapest(rows: SharedRows, rank: Tensor) -> int:
+def _divide(prompt_of_row: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Key of each packed row of at most m completions, N * prompt and more: (U,), and where each row goes: (N,)."""
+    return torch.unique(prompt_of_row * len(prompt_of_row) + _rank(prompt_of_row) // m, return_inverse=True)
+
+
+def _cheapest(rows: SharedRows) -> int:
     """Completions per packed row with the least work: tokens through the network, and queries times keys."""
-    counts = (rows.labels != IGNORED).sum(1).tolist()  # N
-    prefix = rows.prompt_mask[:, :-1].sum(1).tolist()  # one per prompt
-    places = list(zip(rows.prompt_of_row.tolist(), rank.tolist(), counts, strict=True))
+    counts = (rows.labels != IGNORED).sum(1).cpu()  # (N,) so that the device is waited for once
+    prefix = rows.prompt_mask[:, :-1].sum(1).cpu()  # one per prompt
+    prompt_of_row = rows.prompt_of_row.cpu()  # (N,)
 
     def work(m: int) -> float:
-        tokens: dict[tuple[int, int], int] = {}  # of each packed row
-        for prompt, place, count in places:
-            pack = prompt, place // m
-            tokens[pack] = tokens.get(pack, prefix[prompt]) + count
-        S = max(tokens.values())  # the others are padded
+        packs, pack_of_row = _divide(prompt_of_row, m)  # (U,), (N,)
+        tokens = prefix[packs // len(counts)].index_add(0, pack_of_row, counts)  # (U,)
+        S = int(tokens.max())  # the others are padded
         return len(tokens) * S * (1 + S / KEYS_PER_TOKEN)
 
-    largest = int(rank.max()) + 1
+    largest = int(prompt_of_row.bincount().max())
     return min(sorted({1, largest, *(2**power for power in range(1, largest.bit_length()))}), key=work)

@@ -22,12 +22,13 @@ from dqo.models.rollout import effective_sampling, full_float32, generate_shared
 from dqo.models.weights import first_words
 
 logger = get_logger(__name__)
-_LOSS_OVER_EXPERTS = "its load-balancing loss over experts counts every token, the repeated prompt included."
 
 
 def attach(trainer: Any) -> None:
     """Shares prompts in a trainer where its model allows it, and warns once where it does not."""
-    reason = _LOSS_OVER_EXPERTS if trainer.aux_loss_enabled else why_not_shared(trainer.model)
+    reason = why_not_shared(trainer.model)
+    if trainer.aux_loss_enabled:
+        reason = "its load-balancing loss over experts counts every token, the repeated prompt included."
     if reason is not None:
         logger.warning("dqo: every response is computed with its own copy of the prompt, because %s", reason)
         return
@@ -80,7 +81,11 @@ class SharedPrompts:
 
     def hidden_states(self, backbone: nn.Module, input_ids: Tensor, attention_mask: Tensor, columns: int) -> Tensor:
         """Hidden states from which each of the last `columns` tokens of every row was predicted: (N, columns, D)."""
-        outputs, pick = shared_prefix_forward(backbone, backbone, (input_ids, attention_mask, columns))
+
+        def read(shift_labels: Tensor, **inputs: Tensor) -> Any:
+            return backbone(use_cache=False, **inputs)
+
+        outputs, pick = shared_prefix_forward(read, (input_ids, attention_mask, columns))
         return pick(outputs.last_hidden_state)
 
     def lay_out(self, micro_batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -211,11 +216,8 @@ def why_not_shared(model: nn.Module) -> str | None:
     config, adapter = model.config, getattr(model, "active_peft_config", None)
     if config is not config.get_text_config():
         return f"{config.model_type} takes more than text, and image tokens cannot be shared between rows."
-    if config._attn_implementation not in ("sdpa", "eager"):
-        return (
-            f"the attention backend {config._attn_implementation!r} takes no custom mask; "
-            "load the model with attn_implementation='sdpa'."
-        )
+    if config._attn_implementation != "sdpa":
+        return f"its attention {config._attn_implementation!r} takes no such mask; choose attn_implementation='sdpa'."
     if adapter is not None and adapter.is_prompt_learning:
         return f"the {adapter.peft_type.value} adapter puts tokens of its own before the prompt."
     # The configuration tells what shows on long sequences only. Layers that leak state from one response into the next,
