@@ -107,15 +107,16 @@ def test_graph_cut_takes_half_of_half_from_two_that_are_alike(make):
 
 def test_unlikeliness_ranks_by_the_log_probability_of_the_sampling_policy(make, tiny_policy):
     trainer = make(diversity="unlikeliness", alpha=0.25, learning_rate=0.0, reward=all_equal)
+    gather, seen, expected = trainer.rival.evidence, [], []
+    trainer.rival.evidence = lambda *args: seen.append(gather(*args)) or seen[-1]
     trainer.train()
-    expected = []
     for row, completion in zip(trainer.batch["prompt_ids"], trainer.ids, strict=True):
         prompt = row[row != 0].tolist()
         with torch.no_grad():
             logps = tiny_policy(torch.tensor([prompt + list(completion)])).logits[0].log_softmax(-1)
         places = range(len(prompt) - 1, len(prompt) + len(completion) - 1)
         expected.append(sum(logps[at, token].item() for at, token in zip(places, completion, strict=True)))
-    got = trainer.notes.evidence.logp.flatten()
+    got = seen[-1].logp.flatten()
     assert_close(got, torch.tensor(expected, dtype=torch.float64), atol=1e-4, rtol=0)
     least, most = got[:4].argmin().item(), got[:4].argmax().item()
     assert trainer.table[least, 1] == 0.0

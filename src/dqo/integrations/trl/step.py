@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqo.diversity.credit import Evidence
 from dqo.errors import refuse
 from dqo.rewards import CheckedReward, prompt_key
 
@@ -29,13 +28,13 @@ class Step:
     losses: list[Tensor] = field(default_factory=list)
     # from the start of a rollout until its rewards are computed
     sampling: bool = False
+    # groups of the newest batch of all processes
+    groups: int = 0
     # tokens of each prompt of this process's rows
     prompt_ids: list[list[int]] = field(default_factory=list)
     # (P, G) task rewards of the newest batch of all processes, and what is optimised
     task: Tensor | None = None
     combined: Tensor | None = None
-    # what the signal was given beside the embeddings
-    evidence: Evidence = field(default_factory=Evidence)
     # log-probabilities, entropies and auxiliary loss of each forward; None while nobody asks for them
     forwards: list[tuple] | None = None
 

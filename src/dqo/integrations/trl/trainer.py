@@ -170,7 +170,8 @@ class DQOMixin:
     def _generate_and_score_completions(self, inputs: list) -> dict[str, Any]:
         # Before environments write observations into the prompts: rows of a group may get different ones.
         keys = gather(step.hash_rows(inputs, self.accelerator.device)).tolist()  # (N,)
-        blocks(len(keys), self._group_size(), keys)
+        size = self.num_generations if self.model.training else self.num_generations_eval
+        self.notes.groups = blocks(len(keys), size, keys)
         self._template_warning.look(inputs)
         self.notes.sampling = True
         with self.notes.measuring("time/rollout"):
@@ -219,7 +220,7 @@ class DQOMixin:
         with self.notes.measuring("time/embed"):
             E = self._embed(answers)  # (N_local, D)
         E = gather(E.to(self.accelerator.device))  # (N, D) in TRL's order of rows
-        P = blocks(len(rewards), self._group_size())
+        P = self.notes.groups
         # By name: TRL appends the rewards of environments behind ours.
         ours = self.reward_func_names.index(step.COLUMN)
         task = self._task_reward(rewards, ours).unflatten(0, (P, -1))  # (P, G)
@@ -230,7 +231,7 @@ class DQOMixin:
             combined, group = shape_reward(task, E.unflatten(0, (P, -1)), self.spec, evidence)  # (P, G)
         # TRL adds up the columns by their weights, and ours has weight 1.
         rewards[:, ours] = (combined - task).flatten().to(rewards.dtype)
-        self.notes.task, self.notes.combined, self.notes.evidence = task, combined, evidence
+        self.notes.task, self.notes.combined = task, combined
         self._log_diversity(task, combined, group)
         asked, lengths = [prompt_text(prompt) for prompt in prompts], [len(ids) for ids in completion_ids_list]
         signs, lengths = measure_texts(texts, asked, lengths, self._answer_span, E.device)  # (N,) lengths
@@ -280,9 +281,6 @@ class DQOMixin:
         weights = self.reward_weights.to(rewards.device)  # (F,)
         task = (rewards[:, others].double() * weights[others]).nansum(dim=1)  # (N,)
         return task.masked_fill(rewards[:, others].isnan().all(dim=1), torch.nan)
-
-    def _group_size(self) -> int:
-        return self.num_generations if self.model.training else self.num_generations_eval
 
     def _observe(self, task: Tensor, group: GroupCredit, lengths: Tensor, E: Tensor) -> None:
         """Updates what follows the run: alpha for the next rollout, and the drift of lengths and norms."""

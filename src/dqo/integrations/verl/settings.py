@@ -74,7 +74,9 @@ def read_settings(config: DictConfig) -> DQOSettings:
     settings = DQOSettings(**section)
     # Two responses have equal credits, which a group mean cancels; one response has nobody to differ from.
     n, estimator = config.actor_rollout_ref.rollout.n, config.algorithm.adv_estimator
-    least, known = 2 if estimator in _NO_GROUP_MEAN else 3, reachable_signals()
+    least = 2 if estimator in _NO_GROUP_MEAN else 3
+    # Those that act through rewards; likelihoods, advantages and the loss stay verl's.
+    known = [name for name, row in SIGNALS.items() if (row.acts_on_reward or row.place == "none") and not row.needs]
     refuse(
         [
             (
@@ -91,11 +93,6 @@ def read_settings(config: DictConfig) -> DQOSettings:
         ]
     )
     return settings
-
-
-def reachable_signals() -> list[str]:
-    """Lists the signals that act through rewards; likelihoods, advantages and the loss stay verl's."""
-    return [name for name, row in SIGNALS.items() if (row.acts_on_reward or row.place == "none") and not row.needs]
 
 
 def base_mode(config: DictConfig) -> str:

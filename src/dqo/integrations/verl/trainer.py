@@ -79,7 +79,11 @@ class DQOMixin:
     def _shape_scores(self, batch: KVBatchMeta, columns: dict[str, list[Tensor]], metrics: dict) -> list[Tensor]:
         """N rows of reward by token with diversity's part; the step's numbers go into the metrics."""
         groups = _group_rows(batch.keys, batch.tags)
-        texts = self._read_texts(columns, [row for sessions in groups for session in sessions for row in session])
+        # What the policy wrote, by row; what tools and users wrote is masked and no merit of the policy.
+        reader = ResponseReader(self.tokenizer, TraceMarkers.parse(self.dqo.trace_markers))
+        parts = [columns[name] for name in ("prompts", "responses", "response_mask")]
+        rows = [row for sessions in groups for session in sessions for row in session]
+        texts = {row: reader(*(part[row].tolist() for part in parts)) for row in rows}
         read = [_read_group(sessions, batch.keys, texts, columns["rm_scores"]) for sessions in groups]
         # A response that is alone has nobody to differ from: a constant credit would be a reward for surviving.
         several = [p for p, group in enumerate(read) if len(group.texts) > 1]
@@ -91,12 +95,6 @@ class DQOMixin:
         return _add_credit(
             columns["rm_scores"], columns["response_mask"], [groups[p] for p in several], found, compared
         )
-
-    def _read_texts(self, columns: dict[str, list[Tensor]], rows: list[int]) -> dict[int, Response]:
-        """What the policy wrote, by row; what tools and users wrote is masked and no merit of the policy."""
-        reader = ResponseReader(self.tokenizer, TraceMarkers.parse(self.dqo.trace_markers))
-        parts = [columns[name] for name in ("prompts", "responses", "response_mask")]
-        return {row: reader(*(part[row].tolist() for part in parts)) for row in rows}
 
     def _diversity_metrics(self, read: list[Group], found: list[ScoredGroup]) -> dict[str, Any]:
         """Means over the batch, under the names that they have in TRL runs."""
