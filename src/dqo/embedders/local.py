@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import shake_256
 from importlib.util import find_spec
@@ -182,13 +183,17 @@ class HashedEmbedder:
 
     def __call__(self, texts: list[str]) -> Tensor:
         """(N, D) float32 rows of norm 1; a zero row where a text is blank."""
-        total = torch.zeros(len(texts), self.dimension)  # (N, D)
-        for row, text in enumerate(texts):
-            times = Counter(features(text))
-            if times:
-                directions = torch.stack([direction(feature, self.dimension) for feature in times])  # (features, D)
-                total[row] = torch.tensor(list(times.values()), dtype=torch.float32) @ directions
-        return normalize(total)
+        return hashed_rows([Counter(features(text)) for text in texts], self.dimension)
+
+
+def hashed_rows(weights: Sequence[Mapping[str, float]], dimension: int) -> Tensor:
+    """Sums one pseudo-random direction per feature by its weight: (N, D) rows of norm 1, zeros without features."""
+    total = torch.zeros(len(weights), dimension)  # (N, D)
+    for row, by_feature in enumerate(weights):
+        if by_feature:
+            directions = torch.stack([direction(feature, dimension) for feature in by_feature])  # (features, D)
+            total[row] = torch.tensor(list(by_feature.values()), dtype=torch.float32) @ directions
+    return normalize(total)
 
 
 def features(text: str) -> list[str]:

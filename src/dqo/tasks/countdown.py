@@ -4,13 +4,17 @@ import ast
 import random
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property, lru_cache
+from itertools import chain, combinations, product
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
+from dqo.embedders.local import hashed_rows
 from dqo.errors import RecipeError
 from dqo.files.records import Prompt
 from dqo.tasks.splits import GeneratedTask, meta_field
@@ -20,12 +24,19 @@ PARTIAL = 0.1
 MAX_CHARACTERS = 200
 MAX_DIGITS = 6
 
+# Normal forms of right answers that a puzzle has: below, there is little to be diverse about.
+FEWEST_SOLUTIONS = 8
+
 _TARGETS = range(10, 100)
 # A 1 would make "times 1" a cheap second solution.
 _SMALLEST = 2
-# Random expressions among which a target with two solutions is looked for.
-_DRAWS = 150
-_ATTEMPTS = 50
+_ATTEMPTS = 1000
+# Numbers whose expressions are all written down, 70 of three; those of more are built for one value.
+_LISTED = 3
+# A puzzle of a user's file may have more numbers; it takes minutes to solve.
+_MOST_SOLVED = 6
+# At this width features that differ have a cosine of about 0 ± 0.05.
+_WIDTH = 512
 _QUESTION = (
     "Use the numbers {numbers} with + - * / and parentheses to make {target}. "
     "Use each number at most once and no other number. Write only the expression."
@@ -35,6 +46,10 @@ _ARITHMETIC = re.compile(r"[0-9+\-*/() \t]+")
 _TOO_LONG = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 _LEADING_ZEROS = re.compile(r"\b0+(?=[0-9])")
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+
+
+Exact = int | Fraction
+Numbers = tuple[int, ...]
 
 
 class ExpressionError(ValueError):
@@ -52,17 +67,22 @@ class Expression:
         parts: Of a sum, its terms with sign; of a product, its factors with exponent ±1; of a number, itself. Sorted.
     """
 
-    value: Fraction
-    numbers: tuple[int, ...]
+    value: Exact
+    numbers: Numbers
     kind: str
     parts: tuple[tuple[int, str], ...]
 
-    @property
+    @cached_property
     def text(self) -> str:
         """The normal form: equal for expressions that differ by commuting or regrouping alone."""
         plus, minus = (" + ", " - ") if self.kind == "sum" else (" * ", " / ")
         first, *rest = self.parts
         return first[1] + "".join((plus if sign > 0 else minus) + part for sign, part in rest)
+
+    @property
+    def steps(self) -> list[str]:
+        """The operations of the normal form, in the order of a reader: from left to right, inner ones first."""
+        return [_read_tree(node).text for node in _operations(ast.parse(self.text, mode="eval").body)]
 
 
 def parse(text: str) -> Expression:
@@ -86,8 +106,15 @@ def _read_tree(node: ast.expr) -> Expression:
     raise ExpressionError(f"expected + - * / between numbers, got {type(node).__name__}")
 
 
+def _operations(node: ast.expr) -> Iterator[ast.BinOp]:
+    if isinstance(node, ast.BinOp):
+        yield from _operations(node.left)
+        yield from _operations(node.right)
+        yield node
+
+
 def _number(value: int) -> Expression:
-    return Expression(Fraction(value), (value,), "number", ((1, str(value)),))
+    return Expression(value, (value,), "number", ((1, str(value)),))
 
 
 def _combine(left: Expression, operator: str, right: Expression) -> Expression:
@@ -97,10 +124,16 @@ def _combine(left: Expression, operator: str, right: Expression) -> Expression:
     if kind == "sum":
         value = left.value + sign * right.value
     else:
-        value = left.value * right.value if sign > 0 else left.value / right.value
+        value = left.value * right.value if sign > 0 else _divided(left.value, right.value)
     parts = [*_parts(left, kind), *((sign * s, text) for s, text in _parts(right, kind))]
     parts.sort(key=lambda part: (-part[0], len(part[1]), part[1]))
     return Expression(value, left.numbers + right.numbers, kind, tuple(parts))
+
+
+def _divided(value: Exact, by: Exact) -> Exact:
+    exact = Fraction(value, by)
+    # A whole number is equal to its fraction and calculated with ten times as fast.
+    return exact.numerator if exact.denominator == 1 else exact
 
 
 def _parts(expression: Expression, kind: str) -> tuple[tuple[int, str], ...]:
@@ -112,16 +145,16 @@ def _parts(expression: Expression, kind: str) -> tuple[tuple[int, str], ...]:
 
 @dataclass(frozen=True)
 class Puzzle:
-    """Numbers in ascending order, a target, and two solutions in normal form that are no part of its identity."""
+    """Numbers in ascending order, a target, and its solutions by length, which are no part of its identity."""
 
-    numbers: tuple[int, ...]
+    numbers: Numbers
     target: int
     solutions: tuple[str, ...] = field(compare=False)
 
 
 @dataclass(kw_only=True)
 class CountdownTask(GeneratedTask):
-    """Numbers and a target, each prompt with at least two solutions that differ by more than order or grouping.
+    """Numbers and a target, each prompt with `FEWEST_SOLUTIONS` that differ by more than order or grouping.
 
     Quality is 1 for an expression that equals the target and uses each number at most once, `PARTIAL` for another
     expression of two or more of the numbers, else 0; a response that did not end by itself is worth 0. An expression
@@ -130,33 +163,30 @@ class CountdownTask(GeneratedTask):
     No two splits share a set of numbers.
 
     Attributes:
-        numbers: How many numbers a puzzle has, 3 to 6.
+        numbers: How many numbers a puzzle has, 4 or 5.
         max_number: The largest of them, 5 to 99.
     """
 
-    numbers: Annotated[int, Field(ge=3, le=6)] = 4
-    max_number: Annotated[int, Field(ge=5, le=99)] = 25
+    numbers: Annotated[int, Field(ge=4, le=5)] = 4
+    max_number: Annotated[int, Field(ge=5, le=99)] = 12
 
     name: ClassVar[str] = "countdown"
     max_completion_length: ClassVar[int] = 48
 
     def draw(self, rng: random.Random) -> Puzzle:
-        """Draws numbers, and a target among those that random expressions reach in two ways."""
+        """Draws numbers, and a target among those that they reach in many ways."""
         for _ in range(_ATTEMPTS):
-            numbers = sorted(rng.randint(_SMALLEST, self.max_number) for _ in range(self.numbers))
-            # Value -> solutions in the order of their drawing.
-            found: dict[int, dict[str, None]] = {}
-            for expression in (_random_expression(rng, numbers) for _ in range(_DRAWS)):
-                value = None if expression is None or expression.value.denominator > 1 else int(expression.value)
-                if value in _TARGETS and value not in numbers:
-                    found.setdefault(value, {})[expression.text] = None
-            rich = [value for value, texts in found.items() if len(texts) >= 2]
-            if rich:
-                target = rng.choice(rich)
-                return Puzzle(tuple(numbers), target, tuple(found[target])[:2])
+            numbers = tuple(sorted(rng.randint(_SMALLEST, self.max_number) for _ in range(self.numbers)))
+            # What a few of the numbers reach in two ways already is reached in many ways by all of them.
+            short = Counter(chain(*(_values(some) for some in _subsets(numbers, _LISTED))))
+            values = [value for value in _TARGETS if short[value] >= 2 and value not in numbers]
+            target = rng.choice(values) if values else _SMALLEST
+            found = solve(numbers, target)
+            if len(found) >= FEWEST_SOLUTIONS:
+                return Puzzle(numbers, target, tuple(sorted(found, key=lambda text: (len(text), text))))
         raise RecipeError(
-            f"countdown: no target with two solutions was found for {self.numbers} numbers up to {self.max_number}; "
-            "raise one of them."
+            f"countdown: no target with {FEWEST_SOLUTIONS} solutions was found for {self.numbers} numbers up to "
+            f"{self.max_number}; raise one of them."
         )
 
     def clash(self, one: Puzzle, other: Puzzle) -> bool:
@@ -164,9 +194,10 @@ class CountdownTask(GeneratedTask):
         return one.numbers == other.numbers
 
     def ask(self, item: Puzzle) -> tuple[str, list[str], dict]:
-        """Asks for an expression; the references are two known solutions, `meta` holds numbers and target."""
+        """Asks for an expression; references are the shortest solutions, `meta` holds numbers, target and their count."""
         text = _QUESTION.format(numbers=", ".join(map(str, item.numbers)), target=item.target)
-        return text, list(item.solutions), {"numbers": list(item.numbers), "target": item.target}
+        meta = {"numbers": list(item.numbers), "target": item.target, "solutions": len(item.solutions)}
+        return text, list(item.solutions[:2]), meta
 
     def answer_span(self, response: str) -> str:
         """Writes the expression in normal form, equal for answers that differ by order or grouping alone."""
@@ -176,6 +207,24 @@ class CountdownTask(GeneratedTask):
     def answer_key(self, prompt: Prompt, response: str) -> str | None:
         """Writes a solution in normal form; None for another response."""
         return self.answer_span(response) if self._score(prompt, response, ended=True) == 1.0 else None
+
+    def right_answers(self, prompt: Prompt) -> Mapping[str, str]:
+        """Lists the normal form of every solution with its first step; none for a puzzle of too many numbers."""
+        numbers = tuple(sorted(meta_field(prompt, "numbers", list[int], self.name)))
+        if len(numbers) > _MOST_SOLVED:
+            return {}
+        found = solve(numbers, meta_field(prompt, "target", int, self.name))
+        return {text: expression.steps[0] for text, expression in found.items()}
+
+    def features(self, responses: Sequence[str]) -> Tensor:
+        """Describes each expression by its steps, its operators and its first step; any other text by zeros.
+
+        The cosine of two rows is the mean of three cosines, one of each kind: 1 for one normal form, 0 where nothing
+        is shared.
+        """
+        # Hashed, not by a vocabulary of the batch: a row then depends on its own text alone, so that every process
+        # and every batch places it alike.
+        return hashed_rows(list(map(_described, responses)), _WIDTH)  # (N, D)
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows 1, `PARTIAL` or 0."""
@@ -199,13 +248,72 @@ def _read(response: str) -> Expression | None:
     return sides[0] if len({side.value for side in sides}) == 1 else None
 
 
-def _random_expression(rng: random.Random, numbers: list[int]) -> Expression | None:
-    pool = [_number(value) for value in rng.sample(numbers, rng.randint(2, len(numbers)))]
-    while len(pool) > 1:
-        left = pool.pop(rng.randrange(len(pool)))
-        right = pool.pop(rng.randrange(len(pool)))
-        operator = rng.choice("+-*/")
-        if operator == "/" and right.value == 0:
-            return None
-        pool.append(_combine(left, operator, right))
-    return pool[0]
+def _described(response: str) -> dict[str, float]:
+    """Features of a response with their weights, those of each kind of norm 1."""
+    expression, found = _read(response), {}
+    steps = expression.steps if expression else []
+    operators = re.findall(r"[-+*/]", expression.text) if expression else []
+    for kind, features in (("step", steps), ("operator", operators), ("first", steps[:1])):
+        times = Counter(features)
+        norm = sum(count**2 for count in times.values()) ** 0.5
+        found |= {f"{kind} {feature}": count / norm for feature, count in times.items()}
+    return found
+
+
+def solve(numbers: Numbers, target: Exact) -> dict[str, Expression]:
+    """Finds every solution that uses two or more of the numbers, each once at most, by its normal form."""
+    return {found.text: found for some in _subsets(numbers, len(numbers)) for found in _reaching(some, target)}
+
+
+def _subsets(numbers: Numbers, most: int) -> list[Numbers]:
+    return sorted({some for size in range(2, most + 1) for some in combinations(numbers, size)})
+
+
+def _reaching(numbers: Numbers, value: Exact) -> list[Expression]:
+    """Lists the expressions of all these numbers that have a value, perhaps one normal form twice."""
+    # Of 0 there is no dividing, and no way back from a product with it.
+    if len(numbers) <= _LISTED or value == 0:
+        return _forms(numbers).get(value, [])
+    found = []
+    for fewer, others in _splits(numbers):
+        for one in chain(*_forms(fewer).values()):
+            a = one.value
+            wanted = {value - a, value + a, a - value} | (
+                {value * a, _divided(value, a), _divided(a, value)} if a else set()
+            )
+            pairs = product([one], chain(*(_reaching(others, each) for each in wanted)))
+            found += [made for pair in pairs for made in _joined(*pair) if made.value == value]
+    return found
+
+
+@lru_cache(maxsize=512)
+def _forms(numbers: Numbers) -> dict[Exact, list[Expression]]:
+    """Lists the expressions of all these numbers, one of each normal form, by value."""
+    if len(numbers) == 1:
+        return {numbers[0]: [_number(numbers[0])]}
+    found = {}
+    for halves in _splits(numbers):
+        for pair in product(*(chain(*_forms(half).values()) for half in halves)):
+            found |= {(made.kind, made.parts): made for made in _joined(*pair)}
+    by_value: dict[Exact, list[Expression]] = {}
+    for made in found.values():
+        by_value.setdefault(made.value, []).append(made)
+    return by_value
+
+
+def _values(numbers: Numbers) -> list[Exact]:
+    return [made.value for made in chain(*_forms(numbers).values())]
+
+
+def _splits(numbers: Numbers) -> Iterator[tuple[Numbers, Numbers]]:
+    """Parts numbers in two, the first half no larger than the second."""
+    places = range(len(numbers))
+    for size in range(1, len(numbers) // 2 + 1):
+        for chosen in combinations(places, size):
+            yield tuple(numbers[i] for i in chosen), tuple(numbers[i] for i in places if i not in chosen)
+
+
+def _joined(one: Expression, other: Expression) -> list[Expression]:
+    made = [_combine(one, "+", other), _combine(one, "-", other), _combine(other, "-", one), _combine(one, "*", other)]
+    divisions = [_combine(a, "/", b) for a, b in ((one, other), (other, one)) if b.value]
+    return made + divisions
