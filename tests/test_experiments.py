@@ -37,7 +37,7 @@ def tables(study, monkeypatch):
     return policy.make_tables().of_seed(3)
 
 
-def test_teaching_countdown_learns_the_solutions(study, tiny_policy, tiny_tokenizer, tmp_path, monkeypatch):
+def test_teaching_countdown_learns_the_solutions(study, tiny_policy, tiny_tokenizer, tmp_path, monkeypatch, capsys):
     script = study("teach_countdown")
     rows, trained = [], script.SFTTrainer.__init__
 
@@ -48,16 +48,39 @@ def test_teaching_countdown_learns_the_solutions(study, tiny_policy, tiny_tokeni
     monkeypatch.setattr(script.SFTTrainer, "__init__", watched)
     before = tiny_policy.lm_head.weight.detach().clone()
     monkeypatch.setattr(script, "load_policy", lambda name: (tiny_policy, tiny_tokenizer))
-    monkeypatch.setattr(script, "EXAMPLES", 8)
-    monkeypatch.setattr(script, "BATCH", 4)
+    for name, value in {"PUZZLES": 4, "SOLUTIONS": 2, "BATCH": 4, "EVERY": 1, "ENOUGH": 1.1}.items():
+        monkeypatch.setattr(script, name, value)
     monkeypatch.setattr("sys.argv", ["teach_countdown.py", str(tmp_path / "taught")])
     script.main()
-    solved = {prompt.prompt: prompt.reference for prompt in load_task("countdown", numbers=3).prompts("train")}
+    assert capsys.readouterr().out.count("0.00 of the answers to dev prompts are right") == 2, "two steps of four rows"
+    task = load_task("countdown")
+    asked = {prompt.prompt: task.right_answers(prompt) for prompt in task.prompts("train")}
     assert len(rows) == 8
-    assert all(row["completion"][0]["content"] in solved[row["prompt"][0]["content"]] for row in rows)
+    assert len({row["prompt"][0]["content"] for row in rows}) == 4
+    assert all(row["completion"][0]["content"] in asked[row["prompt"][0]["content"]] for row in rows)
     model, tokenizer = load_policy(str(tmp_path / "taught"))
     assert tokenizer.chat_template == tiny_tokenizer.chat_template
     assert not model.lm_head.weight.equal(before), "two steps must have moved the weights"
+    monkeypatch.setattr(script, "ENOUGH", 0.0)
+    script.main()
+    assert capsys.readouterr().out.count("of the answers to dev prompts are right") == 1, "the first look is enough"
+
+
+def test_the_share_of_right_answers_by_hand(study, tiny_policy, tiny_tokenizer, monkeypatch):
+    """Of four dev prompts, one is answered rightly, one in words, one with a number too many and one is cut off."""
+    script, task = study("teach_countdown"), load_task("countdown", dev_size=4)
+    solved = [next(iter(task.right_answers(prompt))) for prompt in task.prompts("dev")]
+    texts = [solved[0], "I cannot", f"{solved[2]} + 1", solved[3]]
+    ended = torch.tensor([[5, 1], [5, 1], [5, 1], [5, 5]])  # (N, T); 1 is the end
+
+    def generate(input_ids, **options):
+        assert (options["do_sample"], options["temperature"]) == (True, 1.0)
+        return torch.cat([input_ids, ended], dim=1)
+
+    monkeypatch.setattr(tiny_policy, "generate", generate)
+    monkeypatch.setattr(type(tiny_tokenizer), "batch_decode", lambda self, ids, **_: texts[: len(ids)])
+    look = script.StopWhereEnoughIsRight(task, tiny_tokenizer)
+    assert look.share_right(tiny_policy) == 1 / 4
 
 
 def test_tables_collapse_under_reward_alone_and_stay_different_under_dqo(study, tables):

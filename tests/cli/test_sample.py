@@ -84,8 +84,13 @@ def test_a_protocol_without_a_length_leaves_that_to_the_task(name, length):
         (["--reward", "chrf"], "reward 'chrf': expected at least one text in `reference` of row 0, got none"),
         (
             ["--task", "concepts"],
-            "prompt 'prompts-1': the task 'concepts' needs a non-empty list of str in meta.concepts",
+            "prompt 'prompts-1', meta of the task 'concepts': expected the field `concepts`, got none",
         ),
+        (
+            ["--task", "cities", "--encoder", "task"],
+            "encoder 'task': expected a task with features of its own, such as",
+        ),
+        (["--reward", "ended", "--encoder", "task"], "such as countdown, got no task; choose another encoder"),
         (["--judge", "m"], "--judge needs --judge-endpoint, got none"),
         (["--equivalence", "magic"], "equivalence: expected embedding, noveltybench-1.0"),
         (["--endpoint", "127.0.0.1:9"], "expected a URL such as http://localhost:8000/v1"),

@@ -18,7 +18,11 @@ ROOT = Path(__file__).parents[2]
 OF_EVALUATION = {name: found for name, found in DEFINITIONS.items() if found.kind}
 OF_TRAINING = {name: found for name, found in DEFINITIONS.items() if not found.kind}
 TEXTS = ["red red green", "green", "blue and cyan but no pink", ""]
-SAID = {"answer_key": lambda prompt, response: response}
+SAID = {
+    "answer_key": lambda prompt, response: response,
+    "right_answers": lambda prompt: {text: text for group in GROUPS for text in [*group.responses, *COLOURS]},
+}
+COLOURS = ["red a b c", "green d e f", "blue g h i", "cyan j k l"]
 GROUPS = [Group("a", "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {})]
 
 
@@ -86,8 +90,7 @@ def test_what_a_table_shows_is_what_its_entry_says():
 def test_better_means_more_diverse(words, same_words, name):
     """Four texts with no word in common against four copies."""
     groups = [
-        Group(str(i), "?", [], texts, ["eos"] * 4, [1.0] * 4, {})
-        for i, texts in enumerate([["red a b c", "green d e f", "blue g h i", "cyan j k l"], ["red a b c"] * 4])
+        Group(str(i), "?", [], texts, ["eos"] * 4, [1.0] * 4, {}) for i, texts in enumerate([COLOURS, COLOURS[:1] * 4])
     ]
     measures = PROTOCOLS["paper"].measures
     if name == "corpus/distinct_{n}":

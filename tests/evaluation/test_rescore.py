@@ -14,13 +14,13 @@ SCRIPT = Path(__file__).parents[2] / "runs/rescore.py"
 
 
 def test_old_figures_are_replaced_by_those_of_today_and_lost_responses_are_named(tmp_path):
-    task = load_task("countdown", numbers=3)
+    task = load_task("countdown", numbers=4)
     prompts = task.prompts("train")[:2]
     groups = [Group(p.id, p.prompt, p.reference, [p.reference[0], "1+1"], ["eos"] * 2, None, p.meta) for p in prompts]
     for name in ("kept", "lost"):
         evaluate(
             groups, encoder=load_embedder("hashed"), heldout_encoder=load_embedder("hashed:64"), task=task, seed=5,
-            scoring={"task_options": {"numbers": 3}}, out=tmp_path / "sweep" / name / "eval",
+            scoring={"task_options": {"numbers": 4}}, out=tmp_path / "sweep" / name / "eval",
         )  # fmt: skip
     path = tmp_path / "sweep/kept/eval/metrics.json"
     right = json.loads(path.read_text())

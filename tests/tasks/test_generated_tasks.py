@@ -71,7 +71,7 @@ def test_seed_changes_the_prompts_and_train_size_leaves_the_test_split(name):
 def test_quality_asks_for_the_meta_it_needs(name):
     task = load_task(name, **OPTIONS[name], **SIZES)
     foreign = Prompt("p7", "What is 2 + 2?", "4", {})
-    with pytest.raises(DataError, match=rf"prompt 'p7': the task '{name}' needs .* got nothing"):
+    with pytest.raises(DataError, match=rf"prompt 'p7', meta of the task '{name}': expected the field .* got none"):
         task.quality([foreign], ["4"], [True])
 
 
@@ -96,10 +96,11 @@ def test_unknown_names_are_answered_with_the_nearest():
         ("cities", {"min_population": 10}, "`min_population` must be at least 15000"),
         ("concepts", {"seed": "a"}, "seed` must be a whole number, got 'a'"),
         ("concepts", {"words": 1}, "`words` must be one of 2, 3, 4, 5"),
-        ("countdown", {"numbers": 2}, "`numbers` must be at least 3"),
+        ("countdown", {"numbers": 3}, "`numbers` must be at least 4"),
+        ("countdown", {"max_number": 5, "numbers": 4, "test_size": 90}, "test_size=90: expected no more"),
         ("countdown", {"max_number": 200}, "`max_number` must be at most 99"),
     ],
 )
 def test_bad_options(name, options, message):
     with pytest.raises(RecipeError, match=message):
-        load_task(name, **options)
+        load_task(name, **options).prompts("train")

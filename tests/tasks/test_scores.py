@@ -65,13 +65,36 @@ def test_countdown_cut_off(countdown):
     assert score(countdown, {"numbers": [2, 5, 8], "target": 24}, "8 * (5 - 2)", ended=False) == 0.0
 
 
-def test_countdown_prompts_have_two_distinct_solutions(countdown):
-    for prompt in countdown.prompts("train"):
+@pytest.mark.parametrize("numbers", [4, 5])
+def test_countdown_puzzles_have_the_solutions_they_say(numbers):
+    task = load_task("countdown", numbers=numbers, train_size=4, dev_size=2, test_size=4)
+    for prompt in task.prompts("train"):
+        answers = task.right_answers(prompt)
+        assert prompt.meta["solutions"] == len(answers) >= 8
+        assert len(prompt.meta["numbers"]) == numbers
+        assert [task.answer_key(prompt, text) for text in answers] == list(answers)
         one, other = prompt.reference
-        assert one != other == parse(other).text
-        assert countdown.quality([prompt] * 2, prompt.reference, [True] * 2) == [1.0, 1.0]
+        assert {one, other} < set(answers)
+        assert task.quality([prompt] * 2, prompt.reference, [True] * 2) == [1.0, 1.0]
         assert prompt.meta["target"] not in prompt.meta["numbers"]
-        assert str(prompt.meta["target"]) in prompt.prompt
+        assert f"to make {prompt.meta['target']}." in prompt.prompt
+
+
+def test_countdown_shares_of_what_there_is(countdown):
+    """Five solutions of four first steps: of ten draws two are one solution, and one another with the same step."""
+    meta = {"numbers": [2, 3, 5, 8], "target": 24}
+    texts = ["3 + 5 + 2 * 8", "2*8 + 5 + 3", "8 + (5 + 3) * 2", *["8 + 5"] * 7]
+    group = Group("p", "?", [], texts, ["eos"] * 10, None, meta)
+    unknown = Group("q", "?", [], texts, ["eos"] * 10, None, meta | {"numbers": [2, 3, 5, 8, 1, 1, 1]})
+    how = {"answer_key": countdown.answer_key, "right_answers": countdown.right_answers}
+    found = prompt_values(scored([group, unknown], task_quality(countdown)), load_embedder("hashed"), **how)
+    assert found["distinct_right@k"] == [2.0, 2.0]
+    assert found["right_share@k"] == [pytest.approx(2 / 5), None]
+    assert found["family_share@k"] == [pytest.approx(1 / 4), None]
+    twenty = Group("p", "?", [], [*texts, *["8 + 5"] * 10], ["eos"] * 20, None, meta)
+    found = prompt_values(scored([twenty], task_quality(countdown)), load_embedder("hashed"), **how)
+    begun = 1 - (17 * 16 * 15 * 14 * 13 * 12 * 11 * 10 * 9 * 8) / (20 * 19 * 18 * 17 * 16 * 15 * 14 * 13 * 12 * 11)
+    assert found["family_share@k"] == [pytest.approx(begun / 4)], "one of three rows among 10 of 20 draws"
 
 
 def test_countdown_span_is_the_normal_form(countdown):

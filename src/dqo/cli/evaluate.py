@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dqo.embedders import load_embedder
 from dqo.errors import RecipeError
 from dqo.evaluation.definitions import shown_in
 from dqo.evaluation.engines import Asked, LocalModel, ServedModel
@@ -24,7 +23,7 @@ from dqo.rewards.judge import JudgeReward
 from dqo.rewards.loading import QUALITY, load_reward, read_entries
 from dqo.settings.checking import plain
 from dqo.settings.yaml import parse_yaml
-from dqo.tasks import Task, load_task
+from dqo.tasks import Task, load_encoder, load_task
 from dqo.tasks.jsonl import load_prompts
 from dqo.train.folder import model_source, run_chat_settings
 from dqo.train.recipe import check_heldout
@@ -60,8 +59,8 @@ def run(args: argparse.Namespace) -> None:
     # An unwritable place fails before anything is scored.
     with owning(args.out):
         given = {
-            "encoder": load_embedder(args.encoder),
-            "heldout_encoder": load_embedder(args.heldout_encoder) if args.heldout_encoder else None,
+            "encoder": load_encoder(args.encoder, task),
+            "heldout_encoder": load_encoder(args.heldout_encoder, task) if args.heldout_encoder else None,
             "equivalence": load_equivalence(args.equivalence or "embedding"),
             "reward": _reward(args.reward, args.out) if args.reward else None,
             "scoring": _scoring(args),

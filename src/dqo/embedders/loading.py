@@ -44,6 +44,7 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
     | `hashed`, `hashed:64` | hashed words and letters, 256 or 64 wide; knows no meaning |
     | `policy:NAME` | mean last hidden state of a frozen language model; in a recipe, `policy` is the run's own start |
     | `endpoint:URL#MODEL` | a model behind an OpenAI-compatible server; key in the variable OPENAI_API_KEY |
+    | `task` | not loaded here: the task's own features, in a recipe and in `dqo eval`; in Python pass `task.features` |
     | `multilingual`, `long`, `multilingual-long` | encoders of the hub for some 50 languages, 8,192 tokens, and both |
     | anything else | a folder or hub name of sentence-transformers, whose own come without `sentence-transformers/` |
 
@@ -70,6 +71,11 @@ def load_embedder(name: str, *, device: Any = None, dtype: str = "float32", batc
 def _load(given: EncoderName, options: dict[str, Any]) -> Embedder:
     if given.folder:
         return _sentence(given, str(given.folder), options)
+    if given.name == "task":
+        raise EncoderError(
+            "encoder 'task' stands for the features of a recipe's task, got no task here; choose another encoder, or "
+            "pass `task.features` in Python."
+        )
     named = replace(given, name=ALIASES.get(given.name, given.name))
     kind, _, rest = named.name.partition(":")
     if kind == "endpoint":
@@ -112,12 +118,13 @@ class OwnEmbedder:
 
     Args:
         encode: list[str] -> N rows of D numbers, as tensor, array or lists; or a model of sentence-transformers.
+        name: Name to go by; the function's where not given.
 
     Raises:
         EncoderError: Nothing that can be called. When called: not one row of numbers per text.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Any]) -> None:
+    def __init__(self, encode: Callable[[list[str]], Any], name: str | None = None) -> None:
         if not callable(encode):
             raise EncoderError(
                 f"Expected a function list[str] -> (N, D) as encoder, got a {type(encode).__name__}; pass one, or what "
@@ -125,7 +132,7 @@ class OwnEmbedder:
             )
         # The call of a model of sentence-transformers is a forward of features.
         self._encode = getattr(encode, "encode", encode) if isinstance(encode, torch.nn.Module) else encode
-        self.name = str(getattr(encode, "name", None) or getattr(encode, "__name__", type(encode).__name__))
+        self.name = name or str(getattr(encode, "name", None) or getattr(encode, "__name__", type(encode).__name__))
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Returns (N, D) on whatever device the function returns."""

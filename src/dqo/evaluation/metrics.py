@@ -54,6 +54,7 @@ _DISTINCT_AMONG = 10
 
 Row = dict[str, float | None]
 AnswerKey = Callable[[Prompt, str], str | None]
+RightAnswers = Callable[[Prompt], Mapping[str, str]]
 
 
 def measure(
@@ -112,6 +113,7 @@ def prompt_values(
     equivalence: SamePairs | None = None,
     measures: Mapping[str, Callable[[list[str]], float]] | None = None,
     answer_key: AnswerKey | None = None,
+    right_answers: RightAnswers | None = None,
 ) -> PromptValues:
     """Computes every metric of every prompt.
 
@@ -125,6 +127,8 @@ def prompt_values(
         measures: More metrics by name, each of the answer spans of one prompt.
         answer_key: Prompt and response -> which right answer it is, None where it is wrong; without it no
             `distinct_right@k` is measured.
+        right_answers: Prompt -> the key of every right answer there is, with its family; empty where they are not
+            known. Without it no `right_share@k` and `family_share@k` are measured.
 
     Returns:
         Name -> P finite values in the order of the groups, None where undefined.
@@ -141,7 +145,7 @@ def prompt_values(
         row = _quality(scores, draws, pass_threshold) | _words(texts) | _whole(group)
         rows.append(row | {name: float(own(texts)) for name, own in (measures or {}).items()})
         if answer_key is not None:
-            rows[-1] |= _distinct_right(group, scores, answer_key, draws, pass_threshold)
+            rows[-1] |= _distinct_right(group, scores, answer_key, right_answers, draws, pass_threshold)
     E = _embed(encoder, groups, spans)  # P x (G, D)
     parts = [_meanings(E, rewards, pass_threshold)]
     classes = _classes(E, spans, equivalence, encoder.name)
@@ -202,13 +206,29 @@ def _quality(rewards: list[float], draws: list[int], threshold: float) -> Row:
     return row
 
 
-def _distinct_right(group: Group, rewards: list[float], key: AnswerKey, draws: list[int], threshold: float) -> Row:
+def _distinct_right(
+    group: Group,
+    rewards: list[float],
+    key: AnswerKey,
+    right_answers: RightAnswers | None,
+    draws: list[int],
+    threshold: float,
+) -> Row:
     prompt = Prompt(group.id, group.prompt, group.reference, group.meta)
     # The reward knows what the text does not tell, such as that a response was cut off.
     passed = zip(group.responses, passes(rewards, threshold), strict=True)
     answers = [key(prompt, response) if good else None for response, good in passed]
-    labelled = _labelled(draws, min(_DISTINCT_AMONG, draws[-1]))
-    return {f"distinct_right@{label}": distinct_right_at_k(answers, k) for label, k in labelled}
+    most = min(_DISTINCT_AMONG, draws[-1])
+    row: Row = {f"distinct_right@{label}": distinct_right_at_k(answers, k) for label, k in _labelled(draws, most)}
+    if right_answers is None:
+        return row
+    families = right_answers(prompt)
+    begun = distinct_right_at_k([families.get(answer) for answer in answers], most)
+    shares = {
+        "right_share@k": row["distinct_right@k"] / len(families) if families else None,
+        "family_share@k": begun / len(set(families.values())) if families else None,
+    }
+    return row | shares
 
 
 def _labelled(draws: list[int], k: int) -> list[tuple[str, int]]:

@@ -160,6 +160,7 @@ def evaluate(
         equivalence=by.equivalence,
         measures=by.protocol and by.protocol.measures,
         answer_key=getattr(by.task, "answer_key", None),
+        right_answers=getattr(by.task, "right_answers", None),
         **how,
     )
     facts = {

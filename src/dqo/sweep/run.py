@@ -9,7 +9,6 @@ from importlib import import_module
 
 import torch
 
-from dqo.embedders import load_embedder
 from dqo.errors import RecipeError
 from dqo.files.records import Prompt, write_text
 from dqo.files.run import RunPaths, check_unchanged, newest_whole, owning
@@ -17,6 +16,7 @@ from dqo.settings.yaml import to_yaml
 from dqo.sweep.plan import Run, Sweep, check_evaluation, read_sweep
 from dqo.sweep.results import read_evaluations, summarise, write_results
 from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
+from dqo.tasks import load_encoder, load_task
 from dqo.train.recipe import nested_settings, read_settings
 
 # To evaluate and to write the results, after hours of training.
@@ -58,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
 
 # A misspelt name should not show after the first training.
 def _check_encoders(sweep: Sweep) -> None:
+    task = load_task(sweep.evaluation.task, **sweep.evaluation.task_options)
     for name in (sweep.evaluation.encoder, sweep.evaluation.heldout_encoder):
         if name is not None and not name.startswith("policy:"):  # whose weights may be large
-            load_embedder(name)
+            load_encoder(name, task)
 
 
 def _chosen(sweep: Sweep, only: Sequence[str]) -> list[Run]:

@@ -4,11 +4,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from dqo.errors import DataError
 from dqo.files.records import Prompt
 from dqo.tasks.gazetteer import SMALLEST_CITY, City, Gazetteer
 from dqo.tasks.splits import GeneratedTask, meta_field
@@ -54,7 +53,6 @@ class CitiesTask(GeneratedTask):
     max_completion_length: ClassVar[int] = 24
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         # A response is searched for its reward, for its embedding and for the log.
         self._cities_of = lru_cache(maxsize=4096)(self._search)
 
@@ -93,13 +91,7 @@ class CitiesTask(GeneratedTask):
         return named.pop() if len(named) == 1 else None
 
     def _continent(self, prompt: Prompt) -> str:
-        continent = meta_field(prompt, "continent", str, self.name)
-        if continent not in CONTINENTS:
-            raise DataError(
-                f"prompt {prompt.id!r}: expected meta.continent to be one of {', '.join(CONTINENTS)}, got "
-                f"{continent!r}; use one of these."
-            )
-        return CONTINENTS[continent]
+        return CONTINENTS[meta_field(prompt, "continent", Literal[*CONTINENTS], self.name)]
 
     def _score(self, prompt: Prompt, response: str, ended: bool) -> float:
         continent, city = self._continent(prompt), self._only_city(response)

@@ -42,7 +42,3 @@ class CommonGenTask(SentenceTask, DatasetTask):
     def key(self, prompt: Prompt) -> str:
         """Joins the concept set."""
         return " ".join(sorted(meta_field(prompt, "concepts", list[str], self.name)))
-
-    def check(self, prompt: Prompt) -> None:
-        """Refuses a row without concepts."""
-        meta_field(prompt, "concepts", list[str], self.name)

@@ -46,14 +46,11 @@ _ARITHMETIC = re.compile(r"[0-9+\-*/() \t]+")
 _TOO_LONG = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 _LEADING_ZEROS = re.compile(r"\b0+(?=[0-9])")
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-
+# What reading a text that is no expression raises: it marks a wrong answer, not a mistake of the user.
+NO_EXPRESSION = (ValueError, SyntaxError, ZeroDivisionError)
 
 Exact = int | Fraction
 Numbers = tuple[int, ...]
-
-
-class ExpressionError(ValueError):
-    """Text that is no expression; it marks a wrong answer, not a mistake of the user."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +83,12 @@ class Expression:
 
 
 def parse(text: str) -> Expression:
-    """Reads an expression of + - * / and parentheses over plain integers; ExpressionError for any other text."""
+    """Reads an expression of + - * / and parentheses over plain integers; `NO_EXPRESSION` for any other text."""
     text = text.translate(_SPELLINGS)
     if len(text) > MAX_CHARACTERS or not _ARITHMETIC.fullmatch(text) or _TOO_LONG.search(text):
-        raise ExpressionError(f"{text[:80]!r} holds more than short arithmetic")
-    try:
-        # Python only parses what a model wrote, into a tree of which four operations are read; it evaluates nothing.
-        tree = ast.parse(_LEADING_ZEROS.sub("", text).strip(" \t"), mode="eval").body
-    except SyntaxError as error:
-        raise ExpressionError(f"{text!r} is no expression") from error
-    return _read_tree(tree)
+        raise ValueError(f"{text[:80]!r} holds more than short arithmetic")
+    # Python only parses what a model wrote, into a tree of which four operations are read; it evaluates nothing.
+    return _read_tree(ast.parse(_LEADING_ZEROS.sub("", text).strip(" \t"), mode="eval").body)
 
 
 def _read_tree(node: ast.expr) -> Expression:
@@ -103,7 +96,7 @@ def _read_tree(node: ast.expr) -> Expression:
         return _number(node.value)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         return _combine(_read_tree(node.left), _OPERATORS[type(node.op)], _read_tree(node.right))
-    raise ExpressionError(f"expected + - * / between numbers, got {type(node).__name__}")
+    raise ValueError(f"expected + - * / between numbers, got {type(node).__name__}")
 
 
 def _operations(node: ast.expr) -> Iterator[ast.BinOp]:
@@ -118,8 +111,6 @@ def _number(value: int) -> Expression:
 
 
 def _combine(left: Expression, operator: str, right: Expression) -> Expression:
-    if operator == "/" and right.value == 0:
-        raise ExpressionError("division by zero")
     kind, sign = ("sum" if operator in "+-" else "product"), (1 if operator in "+*" else -1)
     if kind == "sum":
         value = left.value + sign * right.value
@@ -178,12 +169,13 @@ class CountdownTask(GeneratedTask):
         for _ in range(_ATTEMPTS):
             numbers = tuple(sorted(rng.randint(_SMALLEST, self.max_number) for _ in range(self.numbers)))
             # What a few of the numbers reach in two ways already is reached in many ways by all of them.
-            short = Counter(chain(*(_values(some) for some in _subsets(numbers, _LISTED))))
-            values = [value for value in _TARGETS if short[value] >= 2 and value not in numbers]
-            target = rng.choice(values) if values else _SMALLEST
-            found = solve(numbers, target)
-            if len(found) >= FEWEST_SOLUTIONS:
-                return Puzzle(numbers, target, tuple(sorted(found, key=lambda text: (len(text), text))))
+            short = Counter(made.value for some in _subsets(numbers, _LISTED) for made in _every(some))
+            targets = [value for value in _TARGETS if short[value] >= 2 and value not in numbers]
+            if targets:
+                target = rng.choice(targets)
+                found = sorted(solve(numbers, target), key=lambda text: (len(text), text))
+                if len(found) >= FEWEST_SOLUTIONS:
+                    return Puzzle(numbers, target, tuple(found))
         raise RecipeError(
             f"countdown: no target with {FEWEST_SOLUTIONS} solutions was found for {self.numbers} numbers up to "
             f"{self.max_number}; raise one of them."
@@ -194,7 +186,7 @@ class CountdownTask(GeneratedTask):
         return one.numbers == other.numbers
 
     def ask(self, item: Puzzle) -> tuple[str, list[str], dict]:
-        """Asks for an expression; references are the shortest solutions, `meta` holds numbers, target and their count."""
+        """Asks for an expression; `meta` holds numbers, target and how many solutions there are."""
         text = _QUESTION.format(numbers=", ".join(map(str, item.numbers)), target=item.target)
         meta = {"numbers": list(item.numbers), "target": item.target, "solutions": len(item.solutions)}
         return text, list(item.solutions[:2]), meta
@@ -243,7 +235,7 @@ def _read(response: str) -> Expression | None:
     """Reads the expression of a response; None where it is none, or where two sides of its "=" differ."""
     try:
         sides = [parse(side) for side in response.strip().rstrip(".").strip("`*$ ").split("=")]
-    except ExpressionError:
+    except NO_EXPRESSION:
         return None
     return sides[0] if len({side.value for side in sides}) == 1 else None
 
@@ -276,11 +268,10 @@ def _reaching(numbers: Numbers, value: Exact) -> list[Expression]:
         return _forms(numbers).get(value, [])
     found = []
     for fewer, others in _splits(numbers):
-        for one in chain(*_forms(fewer).values()):
+        for one in _every(fewer):
             a = one.value
-            wanted = {value - a, value + a, a - value} | (
-                {value * a, _divided(value, a), _divided(a, value)} if a else set()
-            )
+            wanted = {value - a, value + a, a - value}
+            wanted |= {value * a, _divided(value, a), _divided(a, value)} if a else set()
             pairs = product([one], chain(*(_reaching(others, each) for each in wanted)))
             found += [made for pair in pairs for made in _joined(*pair) if made.value == value]
     return found
@@ -293,7 +284,7 @@ def _forms(numbers: Numbers) -> dict[Exact, list[Expression]]:
         return {numbers[0]: [_number(numbers[0])]}
     found = {}
     for halves in _splits(numbers):
-        for pair in product(*(chain(*_forms(half).values()) for half in halves)):
+        for pair in product(*map(_every, halves)):
             found |= {(made.kind, made.parts): made for made in _joined(*pair)}
     by_value: dict[Exact, list[Expression]] = {}
     for made in found.values():
@@ -301,8 +292,8 @@ def _forms(numbers: Numbers) -> dict[Exact, list[Expression]]:
     return by_value
 
 
-def _values(numbers: Numbers) -> list[Exact]:
-    return [made.value for made in chain(*_forms(numbers).values())]
+def _every(numbers: Numbers) -> Iterator[Expression]:
+    return chain.from_iterable(_forms(numbers).values())
 
 
 def _splits(numbers: Numbers) -> Iterator[tuple[Numbers, Numbers]]:

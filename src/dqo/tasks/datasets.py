@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from dqo.errors import DataError, RecipeError
+from dqo.errors import DataError
 from dqo.files.records import Prompt, read_prompts
 from dqo.models.weights import first_words
 from dqo.rewards.references import RougeReward
@@ -68,18 +68,12 @@ class DatasetTask(SplitTask):
     dev_size: Size | None = None
     test_size: Size | None = None
     seed: int = 0
-    template: str | None = None
+    template: Annotated[str, Field(pattern=r"\{prompt\}")] | None = None
     notes: list[str] = field(default_factory=list, init=False, repr=False)
 
     hub: ClassVar[HubData]
+    needs: ClassVar[str] = "a text"
     default_template: ClassVar[str] = "{prompt}"
-
-    def __post_init__(self) -> None:
-        self.template = self.default_template if self.template is None else self.template
-        if "{prompt}" not in self.template:
-            raise RecipeError(
-                f"template: expected a text that holds {{prompt}}, got {self.template!r}; add {{prompt}}."
-            )
 
     @cached_property
     def splits(self) -> Splits:
@@ -93,7 +87,11 @@ class DatasetTask(SplitTask):
         else:
             test, rows = cut(rows, self.test_size, key=self.key, seed=self.seed, label="test")
         for prompt in (*rows, *test):
-            self.check(prompt)
+            if not self.is_scorable(prompt):
+                raise DataError(
+                    f"prompt {prompt.id!r}: the task {self.name!r} needs {self.needs} in `reference`, got "
+                    f"{prompt.reference!r}; fix the row."
+                )
         seen = set(map(self.key, test))
         kept = [prompt for prompt in rows if self.key(prompt) not in seen]
         if len(kept) < len(rows):
@@ -106,8 +104,9 @@ class DatasetTask(SplitTask):
         """Makes what two splits may not share."""
         return fold_case(prompt.prompt)
 
-    def check(self, prompt: Prompt) -> None:
-        """Raises DataError for a row that cannot be scored."""
+    def is_scorable(self, prompt: Prompt) -> bool:
+        """Tells whether the reference is what the task needs."""
+        return True
 
     def shorten(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Keeps the prompts within the task's limit of length, and notes how many were cut."""
@@ -136,7 +135,7 @@ class DatasetTask(SplitTask):
         return read_prompts(file)
 
     def _render(self, prompt: Prompt) -> Prompt:
-        return replace(prompt, prompt=self.template.replace("{prompt}", prompt.prompt))
+        return replace(prompt, prompt=(self.template or self.default_template).replace("{prompt}", prompt.prompt))
 
 
 def _read_hub(data: HubData, split: str, task: str) -> Any:
@@ -183,16 +182,11 @@ class ReferenceTask(DatasetTask):
     _rouge: RougeReward = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self._rouge = RougeReward(self.measure)
 
-    def check(self, prompt: Prompt) -> None:
-        """Refuses a row without a reference."""
-        if not "".join(prompt.reference).strip():
-            raise DataError(
-                f"prompt {prompt.id!r}: the task {self.name!r} needs a text in `reference`, got {prompt.reference!r}; "
-                "fix the row."
-            )
+    def is_scorable(self, prompt: Prompt) -> bool:
+        """Tells whether there is a reference."""
+        return bool("".join(prompt.reference).strip())
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows that ended by itself with ROUGE, in [0, 1]; the others with 0."""

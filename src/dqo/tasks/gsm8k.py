@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from dqo.errors import DataError
 from dqo.files.records import Prompt
 from dqo.rewards.math_reading import final_answer, read_number
 from dqo.rewards.mathematics import MathReward
@@ -47,6 +46,7 @@ class Gsm8kTask(DatasetTask):
 
     name: ClassVar[str] = "gsm8k"
     max_completion_length: ClassVar[int] = 300
+    needs: ClassVar[str] = "the answer as one number"
     outcome_only: ClassVar[bool] = True
     cuts_span: ClassVar[bool] = True
     default_template: ClassVar[str] = (
@@ -62,7 +62,6 @@ class Gsm8kTask(DatasetTask):
     _reward: MathReward = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self._reward = MathReward(timeout=self.timeout)
 
     def answer_span(self, response: str) -> str:
@@ -70,13 +69,9 @@ class Gsm8kTask(DatasetTask):
         found = final_answer(response)
         return (response[: found.end] if found else response).strip()
 
-    def check(self, prompt: Prompt) -> None:
-        """Refuses a reference that is no number."""
-        if not isinstance(prompt.reference, str) or read_number(prompt.reference) is None:
-            raise DataError(
-                f"prompt {prompt.id!r}: the task 'gsm8k' needs the answer as one number in `reference`, such as "
-                f'"72", got {prompt.reference!r}; fix the row.'
-            )
+    def is_scorable(self, prompt: Prompt) -> bool:
+        """Tells whether the reference is a number."""
+        return isinstance(prompt.reference, str) and read_number(prompt.reference) is not None
 
     def counts(self) -> dict[str, int]:
         """Counts the answers that took too long to compare so far, each taken as wrong; training logs it."""

@@ -5,12 +5,14 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from functools import cache
+from typing import Annotated, Any, ClassVar, get_origin
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from dqo.errors import DataError, RecipeError
 from dqo.files.records import Prompt
+from dqo.settings.checking import check
 
 SPLITS = ("train", "dev", "test")
 # Draws for one item before the space counts as exhausted.
@@ -38,7 +40,11 @@ class SplitTask:
         """Lists the prompts of "train", "dev" or "test"; RecipeError for another name."""
         if split not in SPLITS:
             raise RecipeError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}.")
-        return list(self.splits[split])
+        return list(self.read(split))
+
+    def read(self, split: str) -> list[Prompt]:
+        """Looks the prompts of a split up."""
+        return self.splits[split]
 
     def answer_span(self, response: str) -> str:
         """Takes the whole response as what is embedded."""
@@ -49,8 +55,9 @@ class SplitTask:
 class GeneratedTask(SplitTask):
     """A task that draws its prompts; a subclass says how one is drawn, asked and scored.
 
-    The test split is drawn first, then dev, then train, each with its own generator seeded by a string: a larger
-    train split leaves the test split as it was, and every process and Python version draws the same.
+    The test split is drawn first, then dev, then train, each when it or a later one is asked for, with its own
+    generator seeded by a string: a larger train split leaves the test split as it was, and every process and Python
+    version draws the same.
 
     Attributes:
         seed: Seed of the prompts.
@@ -63,17 +70,17 @@ class GeneratedTask(SplitTask):
     train_size: Size = 400
     dev_size: Size = 60
     test_size: Size = 60
-    splits: Splits = field(init=False, repr=False)
+    splits: Splits = field(default_factory=dict, init=False, repr=False)
+    _others: list[Any] = field(default_factory=list, init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        drawn: dict[str, list[Any]] = {}
-        for split in reversed(SPLITS):
-            size = getattr(self, f"{split}_size")
-            rng, others = random.Random(f"{self.seed}/{split}"), [item for items in drawn.values() for item in items]
-            drawn[split] = []
-            for _ in range(size):
-                drawn[split].append(self._draw_new(rng, drawn[split], others, f"{split}_size"))
-        self.splits = {split: list(map(self._prompt, drawn[split], self._ids(split))) for split in SPLITS}
+    def read(self, split: str) -> list[Prompt]:
+        """Draws the split, and before it those that it must not touch; RecipeError where no new item is found."""
+        for one in reversed(SPLITS[SPLITS.index(split) :]):
+            if one not in self.splits:
+                items = self._draw_items(one)
+                self._others += items
+                self.splits[one] = [self._prompt(item, f"{self.name}-{one}-{i:04d}") for i, item in enumerate(items)]
+        return self.splits[split]
 
     def draw(self, rng: random.Random) -> Any:
         """Draws one item; items compare by `==`."""
@@ -87,19 +94,20 @@ class GeneratedTask(SplitTask):
         """Tells whether two items may not lie in different splits; equal items never occur twice."""
         return one == other
 
-    def _draw_new(self, rng: random.Random, items: list[Any], others: list[Any], setting: str) -> Any:
-        for _ in range(_ATTEMPTS):
+    def _draw_items(self, split: str) -> list[Any]:
+        setting, rng, items, misses = f"{split}_size", random.Random(f"{self.seed}/{split}"), [], 0
+        while len(items) < getattr(self, setting):
             item = self.draw(rng)
-            if item not in items and not any(self.clash(item, other) for other in others):
-                return item
-        raise RecipeError(
-            f"{setting}={getattr(self, setting)}: expected no more prompts than the task can make, but after "
-            f"{len(items)} no new one was found in {_ATTEMPTS} draws; set a smaller one by "
-            f"`task_options: {{{setting}: ...}}`."
-        )
-
-    def _ids(self, split: str) -> list[str]:
-        return [f"{self.name}-{split}-{index:04d}" for index in range(getattr(self, f"{split}_size"))]
+            if item not in items and not any(self.clash(item, other) for other in self._others):
+                items.append(item)
+                misses = 0
+            elif (misses := misses + 1) == _ATTEMPTS:
+                raise RecipeError(
+                    f"{setting}={getattr(self, setting)}: expected no more prompts than the task can make, but after "
+                    f"{len(items)} no new one was found in {_ATTEMPTS} draws; set a smaller one by "
+                    f"`task_options: {{{setting}: ...}}`."
+                )
+        return items
 
     def _prompt(self, item: Any, prompt_id: str) -> Prompt:
         text, reference, meta = self.ask(item)
@@ -149,28 +157,26 @@ def fold_case(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def meta_field(prompt: Prompt, field: str, kind: type, task: str) -> Any:
-    """Reads one field of a prompt's `meta`; DataError where it is missing or of another type.
+def meta_field(prompt: Prompt, field: str, kind: Any, task: str) -> Any:
+    """Reads one field of a prompt's `meta`; DataError where it is missing, an empty list or of another type.
 
     Args:
         prompt: The prompt, perhaps of a user's file.
         field: Name of the field.
-        kind: `int`, `str`, or `list[int]` or `list[str]`, which must not be empty.
+        kind: Its type, such as `int` or `list[str]`.
         task: Name of the task that needs it, for the message.
 
     Returns:
         The value.
     """
-    value = prompt.meta.get(field)
-    item_kind = getattr(kind, "__args__", [None])[0]
-    items = value if isinstance(value, list) and item_kind else [value]
-    if not items or not all(type(item) is (item_kind or kind) for item in items) or bool(item_kind) != (items is value):
-        expected = f"a non-empty list of {item_kind.__name__}" if item_kind else f"a value of type {kind.__name__}"
-        raise DataError(
-            f"prompt {prompt.id!r}: the task {task!r} needs {expected} in meta.{field}, got "
-            f"{'nothing' if field not in prompt.meta else repr(value)[:80]}; use data of this task or another task."
-        )
-    return value
+    place = f"prompt {prompt.id!r}, meta of the task {task!r}"
+    return getattr(check(_meta_model(field, kind), prompt.meta, place, error=DataError), field)
+
+
+@cache
+def _meta_model(name: str, kind: Any) -> type[BaseModel]:
+    bounds = Field(min_length=1) if get_origin(kind) is list else Field()
+    return create_model("Meta", __config__=ConfigDict(strict=True), **{name: (kind, bounds)})
 
 
 def _renamed(prompt: Prompt, name: str) -> Prompt:

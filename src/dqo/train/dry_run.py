@@ -10,7 +10,6 @@ import statistics
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from dqo.embedders import load_embedder
 from dqo.errors import DQOError, printable
 from dqo.evaluation.quality import check_scoring
 from dqo.files.run import RunPaths
@@ -18,6 +17,7 @@ from dqo.models.policy import DEFAULT_POLICY, load_outline
 from dqo.rewards.calling import task_quality
 from dqo.rewards.loading import QUALITY, Entry, load_reward
 from dqo.rewards.reward_model import check_outline
+from dqo.tasks import load_encoder
 from dqo.tasks.jsonl import JsonlTask
 from dqo.train.folder import check_free
 from dqo.train.prepare import Prepared, count_prompts
@@ -116,7 +116,8 @@ class DryRun:
             width = load_outline(name.removeprefix("policy:"))[0].get_text_config().hidden_size
         else:
             chosen = {"device": config.encoder_device, "batch_size": config.encoder_batch_size}
-            width = load_embedder(name, dtype=config.encoder_dtype, **chosen)(["a word"]).shape[1]
+            embed = load_encoder(name, self.prepared.task, dtype=config.encoder_dtype, **chosen)
+            width = embed(["a word"]).shape[1]
         _show(what, f"{encoder}: {width} wide")
 
     def _show_batch(self, available: int) -> None:

@@ -23,7 +23,7 @@ from dqo.models.chat import check_system, rendered
 from dqo.models.policy import check_whole, load_outline
 from dqo.rewards.calling import CheckedReward, RecordReward, task_quality
 from dqo.rewards.loading import QUALITY, Entry, load_reward
-from dqo.tasks import Task, load_task
+from dqo.tasks import OWN_FEATURES, Task, load_encoder, load_task
 from dqo.train.memory import PolicyShape, memory_parts, policy_shape
 from dqo.train.recipe import Recipe, peft_config
 
@@ -42,6 +42,7 @@ class Prepared:
         task: The task of the recipe.
         recipe: The recipe, with the task's length of a response where it sets none.
         config: TRL's settings.
+        own_features: The task's own features where the recipe asks for them; None leaves the encoder to the trainer.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -50,6 +51,7 @@ class Prepared:
         length = {"max_completion_length": self.task.max_completion_length}
         self.recipe = replace(recipe, trainer=length | recipe.trainer)
         self.config = self.recipe.config
+        self.own_features = load_encoder(OWN_FEATURES, self.task) if self.config.encoder == OWN_FEATURES else None
 
     def check_machine(self) -> None:
         """Refuses what TRL notices late, after the policy is loaded: several GPUs, missing packages."""

@@ -101,6 +101,7 @@ def build_trainer(prepared: Prepared, folder: RunPaths) -> Any:
         # A prompt's references and meta stay here: rewards find them by the row.
         train_dataset=Dataset.from_dict({"prompt": asked, "row": range(len(prompts))}),
         processing_class=tokenizer,
+        embedder=prepared.own_features,
         answer_span=prepared.task.answer_span,
         peft_config=peft_config(recipe.lora),
         callbacks=[RunLog(folder.metrics)],
