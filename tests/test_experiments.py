@@ -53,7 +53,7 @@ def test_teaching_countdown_learns_the_solutions(study, tiny_policy, tiny_tokeni
     monkeypatch.setattr("sys.argv", ["teach_countdown.py", str(tmp_path / "taught")])
     script.main()
     assert capsys.readouterr().out.count("0.00 of the answers to dev prompts are right") == 2, "two steps of four rows"
-    task = load_task("countdown")
+    task = load_task("countdown", train_size=4)
     asked = {prompt.prompt: task.right_answers(prompt) for prompt in task.prompts("train")}
     assert len(rows) == 8
     assert len({row["prompt"][0]["content"] for row in rows}) == 4

@@ -1,9 +1,9 @@
 """Teaches the packaged policy to solve some puzzles of countdown, from the solutions of training prompts.
 
-Run `python experiments/countdown/teach_countdown.py FOLDER`; experiments/countdown/README.md says how long it takes. The
-untaught policy of 135 M almost never writes an expression alone, so that a reward of right answers has nothing to tell
-apart; a short supervised start before RL is what the field does. The solutions of a puzzle are its shortest ones, in the
-chat form that RL samples in. Every so many steps the policy answers the dev prompts; once a fair share is right, the
+Run `python experiments/countdown/teach_countdown.py FOLDER`; the README beside says how long it takes. The untaught
+policy of 135 M almost never writes an expression alone, so that a reward of right answers has nothing to tell apart; a
+short supervised start before RL is what the field does. It is taught the shortest solutions of a puzzle, in the chat
+form that RL samples in. Every so many steps the policy answers the dev prompts; once a fair share is right, the
 teaching ends: a policy that solves all would leave nothing to train.
 """
 

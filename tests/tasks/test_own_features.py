@@ -24,9 +24,9 @@ def test_the_name_stands_for_the_features_and_other_names_for_encoders():
 
 
 def test_without_features_or_without_a_task_it_is_refused(own_recipe, capsys):
-    with pytest.raises(RecipeError, match="encoder 'task': expected a task with features .* got 'cities'; choose"):
+    with pytest.raises(RecipeError, match=r"encoder 'task': expected a task with features .* got 'cities'; choose"):
         load_encoder("task", load_task("cities"))
-    with pytest.raises(RecipeError, match="encoder 'task': expected a task with features .* got no task; choose"):
+    with pytest.raises(RecipeError, match=r"encoder 'task': expected a task with features .* got no task; choose"):
         load_encoder("task", None)
     with pytest.raises(EncoderError, match=r"encoder 'task' stands for .* or pass `task.features` in Python"):
         load_embedder("task")

@@ -14,7 +14,6 @@ from dqo.rewards.calling import task_quality
 from dqo.rewards.likelihood import FluencyReward
 from dqo.tasks import load_task
 from dqo.tasks.cities import CONTINENTS
-from dqo.tasks.countdown import parse
 
 SMALL = {"train_size": 30, "dev_size": 4, "test_size": 4}
 
