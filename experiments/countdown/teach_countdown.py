@@ -18,7 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from dqo.models.policy import DEFAULT_POLICY, load_policy
 from dqo.tasks import load_task
 
-PUZZLES, SOLUTIONS, BATCH, SEED = 1000, 8, 16, 0
+PUZZLES, SOLUTIONS, BATCH, SEED = 600, 8, 16, 0
 # Optimizer steps between two looks at the dev prompts, and the share of right answers there that is enough.
 EVERY, ENOUGH = 40, 0.25
 
