@@ -53,7 +53,10 @@ def test_unscorable_and_length(write):
 
 def test_overlap_and_missing_splits(write):
     task = task_of(train=write("train.jsonl", "a", "b"), dev=write("dev.jsonl", "c", "b"))
-    with pytest.raises(DataError, match=r"splits 'train' and 'dev': expected no common prompt, but prompt 'dev-2' of"):
+    with pytest.raises(
+        DataError,
+        match=r"splits 'train' and 'dev': expected no common prompt, but 1 of 'dev' are also in 'train', such as 'dev-2'",
+    ):
         task.prompts("train")
     with pytest.raises(DataError, match=r"expected a file for the split 'test', got none; set the option `test`"):
         task.prompts("test")

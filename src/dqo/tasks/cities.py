@@ -3,7 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -52,10 +52,6 @@ class CitiesTask(GeneratedTask):
     name: ClassVar[str] = "cities"
     max_completion_length: ClassVar[int] = 24
 
-    def __post_init__(self) -> None:
-        # A response is searched for its reward, for its embedding and for the log.
-        self._cities_of = lru_cache(maxsize=4096)(self._search)
-
     def draw(self, rng: random.Random) -> dict[str, str]:
         """Draws continent, season and interest."""
         choices = {"continent": list(CONTINENTS), "season": _SEASONS, "interest": _INTERESTS}
@@ -67,7 +63,7 @@ class CitiesTask(GeneratedTask):
 
     def answer_span(self, response: str) -> str:
         """Finds the usual name of the city named first (with its country where a larger one has it)."""
-        city = next(filter(None, self._cities_of(response)), None)
+        city = next(filter(None, self._gazetteer.cities(response)), None)
         return self._gazetteer.label(city) if city else response.strip()
 
     def answer_key(self, prompt: Prompt, response: str) -> str | None:
@@ -83,11 +79,8 @@ class CitiesTask(GeneratedTask):
     def _gazetteer(self) -> Gazetteer:
         return Gazetteer(self.min_population)
 
-    def _search(self, response: str) -> tuple[City | None, ...]:
-        return tuple(self._gazetteer.cities(response))
-
     def _only_city(self, response: str) -> City | None:
-        named = set(self._cities_of(response))
+        named = set(self._gazetteer.cities(response))
         return named.pop() if len(named) == 1 else None
 
     def _continent(self, prompt: Prompt) -> str:

@@ -8,26 +8,18 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from dqo.files.records import Prompt
-from dqo.tasks.datasets import HubData, ReferenceTask, Row
+from dqo.tasks.datasets import HubData, Record, ReferenceTask, Row
 
 _WORD = re.compile(r"\S+")
 _SENTENCE_END = re.compile(r"[.!?][\"'”’)]*(?=\s|$)")
 
 
-def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:
+def _records(rows: Iterator[Row], split: str) -> Iterator[Record]:
     for row in rows:
         article, highlights = row["article"].strip(), row["highlights"].strip()
-        if not article or not highlights:
-            continue
-        yield {
-            "prompt": article,
-            "reference": highlights,
-            "meta": {
-                "id": f"cnn_dailymail-{split}-{row['id']}",
-                "article_words": len(article.split()),
-                "highlights": len(highlights.splitlines()),
-            },
-        }
+        if article and highlights:
+            meta = {"article_words": len(article.split()), "highlights": len(highlights.splitlines())}
+            yield f"cnn_dailymail-{split}-{row['id']}", article, highlights, meta
 
 
 @dataclass(kw_only=True)

@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from dqo.files.records import Prompt
 from dqo.tasks.concepts import QUESTION, SentenceTask
-from dqo.tasks.datasets import DatasetTask, HubData, Row
+from dqo.tasks.datasets import DatasetTask, HubData, Record, Row
 from dqo.tasks.splits import meta_field
 
 
-def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:
+def _records(rows: Iterator[Row], split: str) -> Iterator[Record]:
     """One prompt per concept set; the hub has one row per sentence, those of a set one after another."""
     sets: dict[tuple[str, ...], list[str]] = {}
     for row in rows:
@@ -18,11 +18,8 @@ def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:
         if row["target"] and row["target"] not in sentences:
             sentences.append(row["target"])
     for number, (concepts, sentences) in enumerate(sets.items()):
-        yield {
-            "prompt": QUESTION.format(words=", ".join(concepts)),
-            "reference": sentences,
-            "meta": {"id": f"commongen-{split}-{number:05d}", "concepts": list(concepts)},
-        }
+        text = QUESTION.format(words=", ".join(concepts))
+        yield f"commongen-{split}-{number:05d}", text, sentences, {"concepts": list(concepts)}
 
 
 @dataclass(kw_only=True)

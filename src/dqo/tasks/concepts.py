@@ -2,18 +2,16 @@
 
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from dqo.files.records import Prompt
 from dqo.models.policy import DEFAULT_POLICY
 from dqo.rewards.sentences import coverage
 from dqo.tasks.splits import GeneratedTask, meta_field
-
-if TYPE_CHECKING:
-    from dqo.rewards.likelihood import FluencyReward
 
 # Scene -> nouns and verbs, separated by blanks. Written for this project: every noun and verb of a scene can meet in
 # one sensible sentence. Verbs are plain infinitives, nouns plain singulars, so that inflected use can be recognised.
@@ -48,14 +46,13 @@ class SentenceTask:
 
     name: ClassVar[str]
     max_completion_length: ClassVar[int] = 48
-    _fluency: "FluencyReward | None" = field(default=None, init=False, repr=False)
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows in [0, 1]."""
         worth = [self._by_rules(*row) for row in zip(prompts, responses, ended, strict=True)]
         # The model is what costs time: it reads a text once, and none that is worth nothing anyway.
         texts = sorted({response for response, value in zip(responses, worth, strict=True) if value > 0})
-        fluency = dict(zip(texts, self._fluency_of(texts), strict=True))
+        fluency = dict(zip(texts, self._fluency(texts), strict=True))
         return [value * fluency.get(response, 0.0) for value, response in zip(worth, responses, strict=True)]
 
     def _by_rules(self, prompt: Prompt, response: str, ended: bool) -> float:
@@ -65,16 +62,14 @@ class SentenceTask:
         closed = response.rstrip().rstrip("\"'”’)").endswith((".", "!", "?"))
         return covered * (1.0 if closed else UNPUNCTUATED)
 
-    def _fluency_of(self, responses: Sequence[str]) -> list[float]:
+    @cached_property
+    def _fluency(self) -> Callable[[Sequence[str]], list[float]]:
         if self.fluency_model is None:
-            return [1.0] * len(responses)
-        if self._fluency is None:
-            from dqo.rewards.likelihood import FluencyReward
+            return lambda responses: [1.0] * len(responses)
+        from dqo.rewards.likelihood import FluencyReward
 
-            bounds = {"low": self.fluency_low, "high": self.fluency_high}
-            given = {name: value for name, value in bounds.items() if value is not None}
-            self._fluency = FluencyReward(self.fluency_model, **given)
-        return self._fluency(responses)
+        bounds = {"low": self.fluency_low, "high": self.fluency_high}
+        return FluencyReward(self.fluency_model, **{name: at for name, at in bounds.items() if at is not None})
 
 
 @dataclass(kw_only=True)

@@ -17,6 +17,8 @@ from dqo.rewards.references import RougeReward
 from dqo.tasks.splits import Size, Splits, SplitTask, cut, distinct_ids, fold_case
 
 Row = dict[str, Any]
+# Id, text, references and the rest of `meta` of a prompt.
+Record = tuple[str, str, str | list[str], dict[str, Any]]
 
 _COMMIT = re.compile("[0-9a-f]{40}")
 
@@ -28,8 +30,8 @@ class HubData:
     Attributes:
         name: "owner/name".
         splits: Our split -> the hub's; without "test", the test prompts are cut from train.
-        to_records: The rows of one split and our name of it -> {"prompt", "reference", "meta"} each. The ids in `meta`
-            are unique in the whole data set, so they carry the split.
+        to_records: The rows of one split and our name of it -> a record each. Ids are unique in the whole data set,
+            so they carry the split.
         revision: Commit, branch or tag that is read; None reads the newest commit there is at the time.
         config: Name of the configuration, None for the only one.
         most: Our split -> prompts read where no size is asked for; all of them where it does not stand here.
@@ -37,7 +39,7 @@ class HubData:
 
     name: str
     splits: Mapping[str, str]
-    to_records: Callable[[Iterator[Row], str], Iterator[Row]]
+    to_records: Callable[[Iterator[Row], str], Iterator[Record]]
     revision: str | None = None
     config: str | None = None
     most: Mapping[str, int] = field(default_factory=dict)
@@ -124,7 +126,7 @@ class DatasetTask(SplitTask):
             hub = replace(self.hub, revision=self.revision or self.hub.revision)
             limit = limit or hub.most.get(split)
             records = islice(hub.to_records(iter(_read_hub(hub, split, self.name)), split), limit)
-            return [Prompt(record["meta"]["id"], **record) for record in records]
+            return [Prompt(own, text, reference, {"id": own, **meta}) for own, text, reference, meta in records]
         place = Path(self.path).expanduser()
         file = place / f"{split}.jsonl" if place.is_dir() else place
         if not file.is_file():

@@ -8,29 +8,21 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from dqo.files.records import Prompt
-from dqo.tasks.datasets import HubData, ReferenceTask, Row
+from dqo.tasks.datasets import HubData, Record, ReferenceTask, Row
 from dqo.tasks.splits import fold_case
 
 # The data set's owners recommend removing these.
 _CITATION = re.compile(r"\[\d+\]")
 
 
-def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:
+def _records(rows: Iterator[Row], split: str) -> Iterator[Record]:
     for number, row in enumerate(rows):
         texts = (_CITATION.sub("", row[column] or "").strip() for column in ("instruction", "context", "response"))
         instruction, context, response = texts
-        if not instruction or not response:
-            continue
-        yield {
-            "prompt": f"{instruction}\n\n{context}" if context else instruction,
-            "reference": response,
-            "meta": {
-                "id": f"dolly-{split}-{number:05d}",
-                "category": row["category"],
-                "instruction_chars": len(instruction),
-                "has_context": bool(context),
-            },
-        }
+        if instruction and response:
+            text = f"{instruction}\n\n{context}" if context else instruction
+            meta = {"category": row["category"], "instruction_chars": len(instruction), "has_context": bool(context)}
+            yield f"dolly-{split}-{number:05d}", text, response, meta
 
 
 @dataclass(kw_only=True)

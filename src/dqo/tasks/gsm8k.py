@@ -8,7 +8,7 @@ from typing import ClassVar
 from dqo.files.records import Prompt
 from dqo.rewards.math_reading import final_answer, read_number
 from dqo.rewards.mathematics import MathReward
-from dqo.tasks.datasets import DatasetTask, HubData, Row
+from dqo.tasks.datasets import DatasetTask, HubData, Record, Row
 
 # An answer is stated where it was asked for, but it is another one.
 WRONG = 0.1
@@ -18,15 +18,12 @@ TAIL = 0.5
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
-def _records(rows: Iterator[Row], split: str) -> Iterator[Row]:
+def _records(rows: Iterator[Row], split: str) -> Iterator[Record]:
     for number, row in enumerate(rows):
         solution, _, answer = row["answer"].rpartition("####")
         solution = _CALCULATOR.sub("", solution).strip()
-        yield {
-            "prompt": row["question"],
-            "reference": answer.strip().replace(",", ""),
-            "meta": {"id": f"gsm8k-{split}-{number:05d}", "solution": solution, "steps": len(solution.splitlines())},
-        }
+        meta = {"solution": solution, "steps": len(solution.splitlines())}
+        yield f"gsm8k-{split}-{number:05d}", row["question"], answer.strip().replace(",", ""), meta
 
 
 @dataclass(kw_only=True)

@@ -3,21 +3,25 @@
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, JsonValue
 
 from dqo.errors import DataError, RecipeError
-from dqo.files.jsonio import is_number
 from dqo.files.records import Prompt, PromptLine, read_prompts
 from dqo.models.weights import first_words
 from dqo.rewards.loading import checked_span, import_function, import_reward
 from dqo.settings.checking import check
 from dqo.tasks.splits import Splits, SplitTask, distinct_ids
 
+# A number is an answer written without quotes.
+_Answer = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]
+
 
 class _HubRow(PromptLine):
+    reference: _Answer | list[_Answer]
     meta: dict[str, JsonValue]
 
 
@@ -73,15 +77,14 @@ class JsonlTask(SplitTask):
     def splits(self) -> Splits:
         """Reads the prompts of each split that has a source; DataError where two splits share one."""
         read = {split: load_prompts(source, split) for split, source in self._sources.items() if source is not None}
-        seen: dict[str, tuple[str, str]] = {}
-        for split, prompts in read.items():
-            for prompt in prompts:
-                other_split, other_id = seen.setdefault(prompt.prompt, (split, prompt.id))
-                if other_split != split:
-                    raise DataError(
-                        f"splits {other_split!r} and {split!r}: expected no common prompt, but prompt {prompt.id!r} of "
-                        f"{split!r} is prompt {other_id!r} of {other_split!r}; remove it from one of them."
-                    )
+        for one, other in combinations(read, 2):
+            texts = {prompt.prompt for prompt in read[one]}
+            common = [prompt.id for prompt in read[other] if prompt.prompt in texts]
+            if common:
+                raise DataError(
+                    f"splits {one!r} and {other!r}: expected no common prompt, but {len(common)} of {other!r} are also "
+                    f"in {one!r}, such as {common[0]!r}; remove them from one of them."
+                )
         return distinct_ids(read)
 
     def prompts(self, split: str) -> list[Prompt]:
@@ -141,12 +144,7 @@ def _from_hub(name: str, hub_split: str, split: str) -> list[Prompt]:
 def _hub_prompt(row: dict[str, Any], name: str, hub_split: str, index: int) -> Prompt:
     """One row, every column such that the responses to it can be written and read again."""
     reference, meta = row.pop("reference", None), {"id": f"{name}-{hub_split}-{index}"}
-    # A number is an answer written without quotes.
-    texts = [str(one) if is_number(one) else one for one in (reference if isinstance(reference, list) else [reference])]
-    line = {
-        "prompt": row.pop("prompt"),
-        "reference": [] if reference in (None, "") else texts if isinstance(reference, list) else texts[0],
-        "meta": row | meta,
-    }
+    reference = [] if reference in (None, "") else reference
+    line = {"prompt": row.pop("prompt"), "reference": reference, "meta": row | meta}
     found = check(_HubRow, line, f"data set {name!r} (split {hub_split!r}), row {index}", error=DataError)
     return Prompt(meta["id"], found.prompt, found.reference, found.meta)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import accumulate
 from typing import Annotated, Any, ClassVar, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
@@ -124,13 +125,10 @@ def cut(
     """
     size = min(_MOST_CUT, len(prompts) // 10) if size is None else size
     members = Counter(map(key, prompts))
-    chosen: set[str] = set()
-    count = 0
-    for text in sorted(members, key=lambda text: _digest(f"{seed}/{label}/{text}")):
-        if count >= size:
-            break
-        chosen.add(text)
-        count += members[text]
+    order = sorted(members, key=lambda text: _digest(f"{seed}/{label}/{text}"))
+    # A key is taken where those before it do not make up the size.
+    before = accumulate((members[text] for text in order), initial=0)
+    chosen = {text for text, count in zip(order, before, strict=False) if count < size}
     left = [prompt for prompt in prompts if key(prompt) not in chosen]
     if not left:
         raise DataError(
