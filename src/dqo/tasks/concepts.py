@@ -57,10 +57,8 @@ class SentenceTask:
 
     def _by_rules(self, prompt: Prompt, response: str, ended: bool) -> float:
         covered = coverage(response, meta_field(prompt, "concepts", list[str], self.name))
-        if not ended:
-            return 0.0
         closed = response.rstrip().rstrip("\"'”’)").endswith((".", "!", "?"))
-        return covered * (1.0 if closed else UNPUNCTUATED)
+        return covered * (1.0 if closed else UNPUNCTUATED) if ended else 0.0
 
     @cached_property
     def _fluency(self) -> Callable[[Sequence[str]], list[float]]:

@@ -5,11 +5,11 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, lru_cache
 from itertools import chain, combinations, product
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 from torch import Tensor
@@ -22,7 +22,6 @@ from dqo.tasks.splits import GeneratedTask, meta_field
 # A well-formed expression over the allowed numbers that misses the target.
 PARTIAL = 0.1
 MAX_CHARACTERS = 200
-MAX_DIGITS = 6
 
 # Normal forms of right answers that a puzzle has: below, there is little to be diverse about.
 FEWEST_SOLUTIONS = 8
@@ -43,7 +42,6 @@ _QUESTION = (
 )
 _SPELLINGS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 _ARITHMETIC = re.compile(r"[0-9+\-*/() \t]+")
-_TOO_LONG = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 _LEADING_ZEROS = re.compile(r"\b0+(?=[0-9])")
 _OPERATORS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 # What reading a text that is no expression raises: it marks a wrong answer, not a mistake of the user.
@@ -85,7 +83,7 @@ class Expression:
 def parse(text: str) -> Expression:
     """Reads an expression of + - * / and parentheses over plain integers; `NO_EXPRESSION` for any other text."""
     text = text.translate(_SPELLINGS)
-    if len(text) > MAX_CHARACTERS or not _ARITHMETIC.fullmatch(text) or _TOO_LONG.search(text):
+    if len(text) > MAX_CHARACTERS or not _ARITHMETIC.fullmatch(text):
         raise ValueError(f"{text[:80]!r} holds more than short arithmetic")
     # Python only parses what a model wrote, into a tree of which four operations are read; it evaluates nothing.
     return _read_tree(ast.parse(_LEADING_ZEROS.sub("", text).strip(" \t"), mode="eval").body)
@@ -134,13 +132,12 @@ def _parts(expression: Expression, kind: str) -> tuple[tuple[int, str], ...]:
     return ((1, f"({text})" if (kind, expression.kind) == ("product", "sum") else text),)
 
 
-@dataclass(frozen=True)
-class Puzzle:
-    """Numbers in ascending order, a target, and its solutions by length, which are no part of its identity."""
+class Puzzle(NamedTuple):
+    """Numbers in ascending order, a target, and its solutions by length."""
 
     numbers: Numbers
     target: int
-    solutions: tuple[str, ...] = field(compare=False)
+    solutions: tuple[str, ...]
 
 
 @dataclass(kw_only=True)
@@ -203,9 +200,8 @@ class CountdownTask(GeneratedTask):
     def right_answers(self, prompt: Prompt) -> Mapping[str, str]:
         """Lists the normal form of every solution with its first step; none for a puzzle of too many numbers."""
         numbers = tuple(sorted(meta_field(prompt, "numbers", list[int], self.name)))
-        if len(numbers) > _MOST_SOLVED:
-            return {}
-        found = solve(numbers, meta_field(prompt, "target", int, self.name))
+        target = meta_field(prompt, "target", int, self.name)
+        found = solve(numbers, target) if len(numbers) <= _MOST_SOLVED else {}
         return {text: expression.steps[0] for text, expression in found.items()}
 
     def features(self, responses: Sequence[str]) -> Tensor:

@@ -116,9 +116,8 @@ class DatasetTask(SplitTask):
 
     @property
     def _has_test(self) -> bool:
-        if self.path is None:
-            return "test" in self.hub.splits
-        return (Path(self.path).expanduser() / "test.jsonl").is_file()
+        in_hub = self.path is None
+        return "test" in self.hub.splits if in_hub else (Path(self.path).expanduser() / "test.jsonl").is_file()
 
     def _rows(self, split: str, limit: int | None) -> list[Prompt]:
         """Prompts of "train" or "test" in the source's order; a local copy is read whole."""
@@ -192,9 +191,5 @@ class ReferenceTask(DatasetTask):
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows that ended by itself with ROUGE, in [0, 1]; the others with 0."""
-        scores = self._rouge(
-            prompts=[prompt.prompt for prompt in prompts],
-            completions=responses,
-            reference=[prompt.reference for prompt in prompts],
-        )
+        scores = self._rouge(completions=responses, reference=[prompt.reference for prompt in prompts])
         return [score if end else 0.0 for score, end in zip(scores, ended, strict=True)]

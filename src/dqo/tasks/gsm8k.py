@@ -76,11 +76,7 @@ class Gsm8kTask(DatasetTask):
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows 1, `WRONG` or 0, halved by text after the answer."""
-        right = self._reward(
-            prompts=[prompt.prompt for prompt in prompts],
-            completions=responses,
-            reference=[prompt.reference for prompt in prompts],
-        )
+        right = self._reward(completions=responses, reference=[prompt.reference for prompt in prompts])
         return [_score(*row) for row in zip(responses, right, ended, strict=True)]
 
 

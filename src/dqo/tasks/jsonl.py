@@ -25,9 +25,6 @@ class _HubRow(PromptLine):
     meta: dict[str, JsonValue]
 
 
-_HUB_SPLITS = {"train": "train", "dev": "validation", "test": "test"}
-
-
 class JsonlTask(SplitTask):
     """Prompts from JSON-lines files or data sets of the hub, scored by a function of the user.
 
@@ -120,7 +117,7 @@ def load_prompts(source: str, split: str = "test") -> list[Prompt]:
             "and no such file exists; check the path."
         )
     name, _, hub_split = source.partition(":")
-    return _from_hub(name, hub_split or _HUB_SPLITS[split], split)
+    return _from_hub(name, hub_split or {"dev": "validation"}.get(split, split), split)
 
 
 def _from_hub(name: str, hub_split: str, split: str) -> list[Prompt]:
@@ -143,8 +140,7 @@ def _from_hub(name: str, hub_split: str, split: str) -> list[Prompt]:
 
 def _hub_prompt(row: dict[str, Any], name: str, hub_split: str, index: int) -> Prompt:
     """One row, every column such that the responses to it can be written and read again."""
-    reference, meta = row.pop("reference", None), {"id": f"{name}-{hub_split}-{index}"}
-    reference = [] if reference in (None, "") else reference
-    line = {"prompt": row.pop("prompt"), "reference": reference, "meta": row | meta}
+    text, reference, meta = row.pop("prompt"), row.pop("reference", None), {"id": f"{name}-{hub_split}-{index}"}
+    line = {"prompt": text, "reference": [] if reference in (None, "") else reference, "meta": row | meta}
     found = check(_HubRow, line, f"data set {name!r} (split {hub_split!r}), row {index}", error=DataError)
     return Prompt(meta["id"], found.prompt, found.reference, found.meta)
