@@ -178,7 +178,7 @@ def test_correct_entropy_by_hand_and_its_gradient_on_right_responses_only():
 
 ROOT = Path(__file__).parents[2]
 READS = {"logp": "log-probabilities", "old_logps": "log-probabilities", "correct": "right or wrong",
-         "entropies": "token entropies"}  # fmt: skip
+         "entropies": "token entropies", "marginal": "prompts and answers"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SIGNALS)

@@ -55,6 +55,9 @@ class DiversityFields:
     same_answer: str | None = setting(
         None, "diversity='partition': function pairs of texts -> booleans, 'pkg.fn' or 'file.py:fn'."
     )
+    set_function: str | None = setting(
+        None, "diversity='set': function (prompt, answers, rewards) -> number, 'pkg.fn' or 'file.py:fn'."
+    )
     pass_k: Annotated[int | None, Field(ge=1)] = setting(None, "diversity='pass_at_k': draws k.")
 
 
@@ -104,6 +107,10 @@ class DiversitySpec(DiversityFields):
         """True where a task reward counts as good; of reward's shape, None where the signal does not ask for it."""
         return reaches(reward, self.quality_threshold) if "correct" in self.needs else None
 
+    def passes(self, reward: Tensor) -> Tensor:
+        """True where a response takes part: scored, and good where only good ones do; of reward's shape."""
+        return reaches(reward, self.quality_threshold) if self.combine in GATES else ~reward.isnan()
+
     def _contradictions(self) -> Iterator[str]:
         """Yields, a sentence each, settings that contradict each other, that would do nothing, or that are missing."""
         name, signal = self.diversity, self.signal
@@ -116,6 +123,11 @@ class DiversitySpec(DiversityFields):
             yield (
                 f"`combine` says how a credit joins the reward, got combine={self.combine!r} with diversity={name!r}, "
                 "which is no credit; set combine='add', without quality_threshold where the signal takes none."
+            )
+        elif self.combine == "multiply" and "marginal" in signal.needs:
+            yield (
+                f"combine='multiply' needs credits of at least 0, and those of diversity={name!r} may be negative; use "
+                "combine='add', 'gate' or 'spread'."
             )
         elif self.combine == "quality_weighted" and not signal.takes_quality_weights:
             yield (

@@ -28,6 +28,7 @@ class Evidence:
         same: (P, G, G) bool, pairs that a classifier holds for the same answer.
         correct: bool, True where the task reward reaches `quality_threshold`: (P, G), or (N,) for a loss.
         scored: (P, G) bool, False where nothing could score the response.
+        marginal: (P, G), what the set function loses without the response.
         logps: (N, T) log-probabilities of the sampled tokens in nats, differentiable.
         old_logps: (N, T) the same under the policy that sampled them.
         entropies: (N, T) nats, differentiable.
@@ -40,6 +41,7 @@ class Evidence:
     same: Tensor | None = None
     correct: Tensor | None = None
     scored: Tensor | None = None
+    marginal: Tensor | None = None
     logps: Tensor | None = None
     old_logps: Tensor | None = None
     entropies: Tensor | None = None
@@ -328,6 +330,15 @@ SIGNALS = {
         lambda seen, spec: elliptical_bonus(seen.kernel, spec.ridge),
         usual_alpha=1.0,
         takes_quality_weights=True,
+    ),
+    "set": Signal(
+        "credit",
+        "what a set function of yours loses without the response",
+        "–",
+        lambda seen, _: seen.marginal.double().masked_fill(~seen.spans, 0.0),
+        usual_alpha=1.0,
+        needs=("marginal",),
+        settings=("set_function",),
     ),
     "partition": Signal(
         "discount",

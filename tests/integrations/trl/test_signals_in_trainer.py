@@ -12,12 +12,14 @@ from torch.testing import assert_close
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
 from dqo.diversity.signals import SIGNALS, Signal
 from dqo.errors import DQOError, RecipeError, RewardError
+from dqo.models.chat import completion_text
 
 AUTO = {"alpha": "auto", "quality_floor": 0.5}
 HOSTS = {"grpo": (DQOTrainer, DQOConfig), "rloo": (DQORLOOTrainer, DQORLOOConfig)}
 NEEDS = {
     "partition": {"same_threshold": 0.05}, "pass_at_k": {"pass_k": 2, "quality_threshold": 0.5, "alpha": 1.0},
-    "entropy": {"alpha": 0.1}, "entropy_correct": {"alpha": 0.1, "quality_threshold": 0.5},
+    "set": {"set_function": "dqo.diversity.set_functions.distinct"}, "entropy": {"alpha": 0.1},
+    "entropy_correct": {"alpha": 0.1, "quality_threshold": 0.5},
 }  # fmt: skip
 
 
@@ -372,3 +374,31 @@ def test_a_log_that_is_none_is_refused_with_its_line(tmp_path):
         (tmp_path / "metrics.jsonl").write_bytes(text)
         with pytest.raises(DQOError, match=told):
             DQOConfig(str(tmp_path), **COMMON, alpha="auto", quality_floor_of=str(tmp_path))
+
+
+def test_a_set_function_sees_what_passes_and_pays_what_the_group_would_lose(make, tmp_path):
+    file = tmp_path / "longest.py"
+    file.write_text("def most(prompt, answers, rewards):\n    return max((len(a) for a in answers), default=0) * 1.0\n")
+    settings = {"diversity": "set", "set_function": f"{file}:most", "combine": "gate", "quality_threshold": 0.3}
+    trainer = make(alpha=2.0, **settings)
+    trainer.train()
+    task, paid = trainer.table.unflatten(0, (2, 4)).unbind(-1)
+    assert (task < 0.3).any()
+    lengths = torch.tensor([len(completion_text(one)) for one in trainer.completions]).view(2, 4)
+    for rewards, credits, length in zip(task, paid, lengths, strict=True):
+        passing = [i for i in range(4) if rewards[i] >= 0.3]
+        for i in range(4):
+            others = [length[j].item() for j in passing if j != i]
+            gain = max(0, length[i].item() - max(others, default=0)) if i in passing else 0
+            assert credits[i].item() == pytest.approx(2.0 * gain)
+
+
+def test_settings_under_which_a_set_function_is_not_what_is_optimised_are_refused(make):
+    chosen = {"diversity": "set", "set_function": "dqo.diversity.set_functions.distinct"}
+    with pytest.raises(DQOError, match="no group's own std divides, got scale_rewards='group'"):
+        make(**chosen, scale_rewards="group")
+    with pytest.raises(DQOError, match="needs credits of at least 0"):
+        make(**chosen, combine="multiply")
+    with pytest.raises(DQOError, match="needs `set_function`"):
+        make(diversity="set")
+    make(**chosen, scale_rewards="group", decouple_credit=True)

@@ -75,8 +75,9 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         self.alpha_source()
         # What alpha may become must be allowed too.
         replace(self.diversity_spec(), alpha=self.largest_alpha)
-        if self.same_answer is not None:
-            import_function(self.same_answer, "same_answer", "pairs")
+        for name, arguments in (("same_answer", "pairs"), ("set_function", "prompt, answers, rewards")):
+            if getattr(self, name) is not None:
+                import_function(getattr(self, name), name, arguments)
 
     def _contradictions(self) -> Iterator[tuple[bool, str]]:
         """Lists settings that do not go together: whether these hold them, and what to say of it."""
@@ -92,6 +93,12 @@ class DiversityArguments(EncoderFields, AlphaArguments):
             shapes_reward and getattr(self, "multi_objective_aggregation", None) == "normalize_then_sum",
             "DQO needs multi_objective_aggregation='sum_then_normalize', got 'normalize_then_sum', which blows the "
             "credit up to unit variance in every group so that alpha loses its meaning; remove the setting.",
+        )
+        group_std = getattr(self, "scale_rewards", "none") == "group" and not getattr(self, "decouple_credit", False)
+        yield (
+            shapes_reward and self.set_function is not None and group_std,
+            "diversity='set' needs advantages that no group's own std divides, got scale_rewards='group', under which "
+            "the set function is not what is optimised; set scale_rewards='batch', or decouple_credit=true.",
         )
         clip = getattr(self, "reward_clip_range", None)
         yield (

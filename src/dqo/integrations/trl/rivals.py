@@ -16,6 +16,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
 from dqo.diversity.credit import Evidence, read_signal
+from dqo.diversity.set_functions import set_credit
 from dqo.errors import RecipeError, RewardError
 from dqo.rewards.loading import import_function
 
@@ -32,6 +33,8 @@ class Rival:
         self._trainer, spec = trainer, trainer.spec
         named = spec.same_answer
         self._same = import_function(named, "same_answer", "pairs") if named else None
+        named = spec.set_function
+        self._worth = import_function(named, "set_function", "prompt, answers, rewards") if named else None
         self.sets_advantages = spec.signal.place == "advantage"
         if "logp" in spec.needs and (trainer._is_vlm or getattr(trainer, "tools", None)):
             raise RecipeError(
@@ -39,16 +42,18 @@ class Rival:
                 "tools; choose a signal that reads embeddings."
             )
 
-    def evidence(self, texts: list[str], completion_ids: list[list[int]], task: Tensor) -> Evidence:
+    def evidence(self, prompts: list[str], texts: list[str], completion_ids: list[list[int]], task: Tensor) -> Evidence:
         """Gather what the signal reads of all processes' rows, of which each gives its texts and tokens."""
-        needs, logp, same = self._trainer.spec.needs, None, None
+        needs, logp, same, marginal = self._trainer.spec.needs, None, None, None
         if "logp" in needs:
             logp = gather(self._sequence_logps(completion_ids)).view_as(task)  # (P, G)
             # What nothing scored is left out of the ranking.
             logp = logp.double().masked_fill(task.isnan(), torch.nan)
         if "same" in needs:
             same = self._same_answers(gather_object(texts), *task.shape)  # (P, G, G)
-        return Evidence(logp=logp, same=same)
+        if "marginal" in needs:
+            marginal = self._marginal(gather_object(prompts), gather_object(texts), task)  # (P, G)
+        return Evidence(logp=logp, same=same, marginal=marginal)
 
     def advantages(self, trls: Tensor, task: Tensor) -> Tensor:
         """Mix the signal's advantages into TRL's by alpha: (P, G) each."""
@@ -99,6 +104,19 @@ class Rival:
         with torch.no_grad(), disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs):
             logps = trainer.completion_logps(trainer.model, batch, size)  # (N_local, C)
         return (logps * batch["completion_mask"]).sum(dim=1)
+
+    def _marginal(self, prompts: list[str], texts: list[str], task: Tensor) -> Tensor:
+        """(P, G) credits of the set function; each process asks about its share of the groups."""
+        accelerator, (P, G) = self._trainer.accelerator, task.shape
+        passes = self._trainer.spec.passes(task.cpu())  # (P, G)
+        filled = torch.tensor([bool(text.strip()) for text in texts]).view(P, G)
+        mine = torch.zeros(P, dtype=torch.bool)
+        mine[accelerator.process_index :: accelerator.num_processes] = True
+        groups = [texts[p * G : (p + 1) * G] for p in range(P)]
+        takes_part = passes & filled & mine[:, None]  # (P, G)
+        name = self._trainer.spec.set_function
+        credit = set_credit(self._worth, name, prompts[::G], groups, task.cpu(), takes_part)  # (P, G)
+        return accelerator.reduce(credit.to(task.device), reduction="sum")
 
     def _same_answers(self, texts: list[str], P: int, G: int) -> Tensor:
         """(P, G, G) bool above the diagonal; each process asks about its share of the groups."""

@@ -215,6 +215,7 @@ class DQOMixin:
         done, process = self.state.global_step, self.accelerator.process_index
         with self.notes.measuring("time/reward"), faults.keeping_failed_batch(self.fault_folder, done, process):
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)  # (N, F)
+        asked = [prompt_text(prompt) for prompt in prompts]
         texts = [completion_text(completion) for completion in completions]
         answers = [self._answer_span(text) for text in texts]
         with self.notes.measuring("time/embed"):
@@ -226,14 +227,14 @@ class DQOMixin:
         task = self._task_reward(rewards, ours).unflatten(0, (P, -1))  # (P, G)
         alpha = 0.0 if self.spec.signal.place == "none" else self._alpha.now(done, self.state.max_steps)
         self.spec = replace(self.spec, alpha=alpha)
-        evidence = Evidence() if self.rival is None else self.rival.evidence(answers, completion_ids_list, task)
+        evidence = Evidence() if self.rival is None else self.rival.evidence(asked, answers, completion_ids_list, task)
         with self.notes.measuring("time/credit"):
             combined, group = shape_reward(task, E.unflatten(0, (P, -1)), self.spec, evidence)  # (P, G)
         # TRL adds up the columns by their weights, and ours has weight 1.
         rewards[:, ours] = (combined - task).flatten().to(rewards.dtype)
         self.notes.task, self.notes.combined = task, combined
         self._log_diversity(task, combined, group)
-        asked, lengths = [prompt_text(prompt) for prompt in prompts], [len(ids) for ids in completion_ids_list]
+        lengths = [len(ids) for ids in completion_ids_list]
         signs, lengths = measure_texts(texts, asked, lengths, self._answer_span, E.device)  # (N,) lengths
         self._log(signs)
         if self.model.training:
