@@ -113,6 +113,26 @@ def test_an_answer_span_that_finds_nothing_is_told(tmp_path):
         scorer([Group(["a dog"], [0.0], ["a_0_0"])])
 
 
+def test_a_set_function_pays_what_the_group_would_lose(tmp_path, verl_config):
+    from dqo.integrations.verl.scoring import Group, GroupScorer
+    from dqo.integrations.verl.settings import DQOSettings, read_settings
+
+    (tmp_path / "count.py").write_text(
+        "def words(prompt, answers, rewards):\n    assert prompt == 'Say.'\n    return float(len(set(answers)))\n"
+    )
+    chosen = {"diversity": "set", "set_function": f"{tmp_path}/count.py:words", "combine": "gate"}
+    scorer = GroupScorer(DQOSettings(encoder="hashed:64", alpha=0.5, quality_threshold=0.5, **chosen))
+    group = Group(["a dog", "a dog", "a cat", "a cow", ""], [1.0, 1.0, 1.0, 0.0, 1.0], list("abcde"), "Say.")
+    (found,) = scorer([group])
+    assert found.credit == [0, 0, 1, 0, 0], "copies, what fails and what is empty add no right answer"
+    assert found.shaped == [1, 1, 1.5, 0, 1]
+    flags = [f"+dqo.{name}={value}" for name, value in (chosen | {"quality_threshold": 0.5}).items()]
+    with pytest.raises(RecipeError, match="no group's own std divides, got"):
+        read_settings(verl_config(*flags, "actor_rollout_ref.rollout.n=4", "algorithm.adv_estimator=grpo"))
+    settings = read_settings(verl_config(*flags, "actor_rollout_ref.rollout.n=4"))
+    assert (settings.diversity, settings.set_function) == ("set", f"{tmp_path}/count.py:words")
+
+
 def test_files_are_meant_from_where_the_command_was_given(tmp_path, monkeypatch):
     from dqo.integrations.verl.settings import DQOSettings, with_whole_paths
 

@@ -9,7 +9,8 @@ import torch
 from ray.exceptions import RayTaskError
 from torch import Tensor
 
-from dqo.diversity.credit import shape_reward
+from dqo.diversity.credit import Evidence, shape_reward
+from dqo.diversity.set_functions import set_credit
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError
 from dqo.integrations.verl.settings import DQOSettings
@@ -28,11 +29,13 @@ class Group:
         texts: G responses, as text.
         rewards: G task rewards.
         keys: G names of the responses, for messages.
+        prompt: What was asked, as the policy read it.
     """
 
     texts: list[str]
     rewards: list[float]
     keys: list[str]
+    prompt: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ class GroupScorer:
         self._settings = settings
         span = settings.answer_span
         self._span = checked_span(import_function(span, "dqo.answer_span", "response") if span else None)
+        named = settings.set_function
+        self._worth = import_function(named, "dqo.set_function", "prompt, answers, rewards") if named else None
         self._embed = load_embedder(
             settings.encoder,
             device=device,
@@ -77,14 +82,20 @@ class GroupScorer:
         """Scores P groups of any sizes, in order."""
         if not groups:
             return []
-        E = self._embed([self._span(text) for group in groups for text in group.texts])  # (N, D)
+        answers = [[self._span(text) for text in group.texts] for group in groups]  # P times G
+        E = self._embed([answer for group in answers for answer in group])  # (N, D)
         parts = E.split([len(group.texts) for group in groups])  # P times (G, D)
-        return [self._score(group, part) for group, part in zip(groups, parts, strict=True)]
+        return [self._score(*group) for group in zip(groups, answers, parts, strict=True)]
 
-    def _score(self, group: Group, E: Tensor) -> ScoredGroup:
-        rewards = torch.tensor([group.rewards], dtype=torch.float64)  # (1, G)
+    def _score(self, group: Group, answers: list[str], E: Tensor) -> ScoredGroup:
+        rewards, spec = torch.tensor([group.rewards], dtype=torch.float64), self._settings  # (1, G)
+        evidence = Evidence()
         try:
-            shaped, credit = shape_reward(rewards, E[None], self._settings)  # (1, G)
+            if self._worth is not None:
+                takes_part = spec.passes(rewards) & torch.tensor([[bool(answer.strip()) for answer in answers]])
+                asked = [group.prompt], [answers], rewards, takes_part
+                evidence = Evidence(marginal=set_credit(self._worth, spec.set_function, *asked).to(E.device))
+            shaped, credit = shape_reward(rewards, E[None], spec, evidence)  # (1, G)
         except DQOError as error:
             # The mathematics counts rows; the user knows responses.
             raise type(error)(f"of the responses {', '.join(group.keys)}, counted from 0: {error}") from error

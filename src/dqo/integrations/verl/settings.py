@@ -17,6 +17,8 @@ from dqo.settings.checking import check, model_of, setting
 
 # Estimators that take no mean over the responses of a prompt.
 _NO_GROUP_MEAN = ("gae", "reinforce_plus_plus")
+# What the scorer gathers for a signal beside embeddings.
+GATHERED = {"marginal"}
 # Our name of a trainer mode -> verl's.
 BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
 
@@ -76,13 +78,19 @@ def read_settings(config: DictConfig) -> DQOSettings:
     n, estimator = config.actor_rollout_ref.rollout.n, config.algorithm.adv_estimator
     least = 2 if estimator in _NO_GROUP_MEAN else 3
     # Those that act through rewards; likelihoods, advantages and the loss stay verl's.
-    known = [name for name, row in SIGNALS.items() if (row.acts_on_reward or row.place == "none") and not row.needs]
+    reached = {name: row for name, row in SIGNALS.items() if row.acts_on_reward or row.place == "none"}
+    known = [name for name, row in reached.items() if set(row.needs) <= GATHERED]
     refuse(
         [
             (
-                settings.diversity not in known or bool(settings.needs),
+                settings.diversity not in known or not set(settings.needs) <= GATHERED,
                 f"dqo.diversity: expected one of {', '.join(known)} without `same_answer`, got "
                 f"{settings.diversity!r}, which reads or changes what stays verl's; choose one of these.",
+            ),
+            (
+                settings.set_function is not None and divides_by_group_std(config),
+                f"dqo.set_function: expected advantages that no group's own std divides, got algorithm.adv_estimator="
+                f"{estimator}; set algorithm.adv_estimator=grpo and algorithm.norm_adv_by_std_in_grpo=false.",
             ),
             (
                 settings.signal.acts_on_reward and settings.alpha > 0 and n < least,
@@ -127,10 +135,11 @@ def warn_of_group_std(config: DictConfig) -> None:
 
 
 def with_whole_paths(settings: DQOSettings) -> DQOSettings:
-    """Gives settings whose `answer_span` and encoder name files and folders here by whole paths, for every node."""
-    span = settings.answer_span
+    """Gives settings whose functions and encoder name files and folders here by whole paths, for every node."""
     # A Ray process runs in a folder of its own.
-    if span and ".py:" in span:
-        file, _, function = span.rpartition(":")
-        span = f"{Path(file).expanduser().resolve()}:{function}"
-    return replace(settings, answer_span=span, encoder=with_whole_path(settings.encoder))
+    whole = {"encoder": with_whole_path(settings.encoder)}
+    for name in ("answer_span", "set_function"):
+        file, _, function = (getattr(settings, name) or "").rpartition(":")
+        if file.endswith(".py"):
+            whole[name] = f"{Path(file).expanduser().resolve()}:{function}"
+    return replace(settings, **whole)

@@ -84,7 +84,10 @@ class DQOMixin:
         parts = [columns[name] for name in ("prompts", "responses", "response_mask")]
         rows = [row for sessions in groups for session in sessions for row in session]
         texts = {row: reader(*(part[row].tolist() for part in parts)) for row in rows}
-        read = [_read_group(sessions, batch.keys, texts, columns["rm_scores"]) for sessions in groups]
+        read = []
+        for sessions in groups:
+            asked = self.tokenizer.decode(columns["prompts"][sessions[0][0]], skip_special_tokens=True)
+            read.append(_read_group(sessions, batch.keys, texts, columns["rm_scores"], asked))
         # A response that is alone has nobody to differ from: a constant credit would be a reward for surviving.
         several = [p for p, group in enumerate(read) if len(group.texts) > 1]
         compared = [read[p] for p in several]
@@ -154,7 +157,7 @@ def _group_rows(keys: Sequence[str], tags: Sequence[dict[str, Any]]) -> list[lis
 
 
 def _read_group(
-    sessions: list[Session], keys: Sequence[str], texts: Mapping[int, Response], scores: list[Tensor]
+    sessions: list[Session], keys: Sequence[str], texts: Mapping[int, Response], scores: list[Tensor], asked: str
 ) -> Group:
     """A session's text is that of all its rows; its reward is the sum over the tokens of its final row."""
     names = [keys[session[-1]] for session in sessions]
@@ -166,7 +169,7 @@ def _read_group(
                 "spoil the advantages of its whole group; fix the reward function."
             )
     written = ["\n".join(str(texts[row]) for row in session if texts[row].strip()) for session in sessions]
-    return Group(written, [reward.item() for reward in rewards], names)
+    return Group(written, [reward.item() for reward in rewards], names, asked)
 
 
 def _add_credit(
