@@ -125,10 +125,9 @@ def prompt_values(
         pass_threshold: Least reward that passes; 0.5 divides 0/1 rewards.
         equivalence: Decides which responses mean the same; by default the encoder's measured threshold, if it has one.
         measures: More metrics by name, each of the answer spans of one prompt.
-        answer_key: Prompt and response -> which right answer it is, None where it is wrong; without it no
-            `distinct_right@k` is measured.
-        right_answers: Prompt -> the key of every right answer there is, with its family; empty where they are not
-            known. Without it no `right_share@k` and `family_share@k` are measured.
+        answer_key: Prompt and response -> which right answer it is, None where it is wrong; for `distinct_right@k`.
+        right_answers: Prompt -> the key of every right answer there is, with its family, empty where they are not
+            known; for `right_share@k` and `family_share@k`.
 
     Returns:
         Name -> P finite values in the order of the groups, None where undefined.
