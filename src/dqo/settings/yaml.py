@@ -95,7 +95,7 @@ def to_yaml(value: Any) -> str:
 def parse_yaml(text: str, origin: str, sent: bool = False) -> Any:
     """Reads a YAML text; `sent`, by somebody else, also refuses aliases."""
     try:
-        return yaml.load(text, Loader=_SentReader if sent else _Reader)
+        return (_SentReader if sent else _Reader)(text).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # the last two of numbers and of levels without end
         mark = getattr(error, "problem_mark", None)
         place = f"{origin}, line {mark.line + 1}" if mark else origin

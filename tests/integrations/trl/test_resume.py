@@ -80,8 +80,8 @@ def test_resumed_run_equals_the_one_never_stopped(kind, stops, tiny_policy_folde
     whole = tmp_path / "whole"
     trainer(kind, tiny_policy_folder, tiny_tokenizer, whole).train()
     end, last = tensors(whole / "checkpoint-14"), state(whole / "checkpoint-14")
-    assert "rollout_0.pt" in end, "14 is between two updates from one rollout"
-    assert "rollout_0.pt" not in tensors(whole / "checkpoint-12")
+    assert "rollout_0.safetensors" in end, "14 is between two updates from one rollout"
+    assert "rollout_0.safetensors" not in tensors(whole / "checkpoint-12")
     assert not torch.equal(*(load_file(whole / f"checkpoint-{step}" / "model.safetensors")["model.norm.weight"]
                              for step in (11, 14))), "three steps must leave a trace"  # fmt: skip
     for stop in stops:
@@ -125,10 +125,10 @@ def test_what_cannot_be_continued_exactly_is_refused(tiny_policy_folder, tiny_to
     file.write_text(json.dumps(document))
     with pytest.raises(RecipeError, match=r"step 3: expected a continuation by 2 processes, .*got 1, .*start as many"):
         resume()
-    (checkpoint / "rollout_0.pt").write_bytes(b"half")
-    with pytest.raises(ModelError, match=r"rollout_0.pt: expected the rollout .* resume from another"):
+    (checkpoint / "rollout_0.safetensors").write_bytes(b"half")
+    with pytest.raises(ModelError, match=r"rollout_0\.safetensors: expected the rollout .* resume from another"):
         resume()
-    (checkpoint / "rollout_0.pt").unlink()
+    (checkpoint / "rollout_0.safetensors").unlink()
     with pytest.raises(RecipeError, match=r"without that rollout; resume from a checkpoint at the end of one, every 4"):
         resume()
 

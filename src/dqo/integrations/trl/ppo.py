@@ -21,11 +21,11 @@ from dqo.core import clipped_value_error, explained_variance, gae
 from dqo.errors import TrainingError, refuse
 from dqo.integrations.trl.config import DQOPPOConfig
 from dqo.integrations.trl.faults import describe_way_back
-from dqo.integrations.trl.resume import reading_part
+from dqo.integrations.trl.resume import reading_part, save_part
 from dqo.integrations.trl.step import join_rows
 from dqo.integrations.trl.trainer import DQOMixin
 
-FILE = "critic.pt"  # in a checkpoint
+FILE = "critic/critic.safetensors"  # in a checkpoint, apart from the policy's files, all of which some loaders read
 
 
 def spread_scores(
@@ -135,13 +135,13 @@ class Critic(nn.Module):
 
     def save(self, checkpoint: str | Path) -> None:
         """Write weights and moments into a checkpoint; one process calls it."""
-        torch.save({"weights": self.state_dict(), "adam": self.adam.state_dict()}, Path(checkpoint) / FILE)
+        save_part(Path(checkpoint) / FILE, [self.state_dict(), *self.adam.state_dict()["state"].values()])
 
     def load(self, checkpoint: str | Path) -> None:
         """Read weights and moments of a checkpoint; a ModelError where it holds none, or those of another critic."""
-        with reading_part(Path(checkpoint) / FILE, "critic", self._args.device) as kept:
-            self.load_state_dict(kept["weights"])
-            self.adam.load_state_dict(kept["adam"])
+        with reading_part(Path(checkpoint) / FILE, "critic", self._args.device) as (weights, *moments):
+            self.load_state_dict(weights)
+            self.adam.load_state_dict(self.adam.state_dict() | {"state": dict(enumerate(moments))})
 
 
 class DQOPPOTrainer(DQOMixin, GRPOTrainer):

@@ -5,12 +5,16 @@ updates from, and the numbers that wait for the next log line. It draws the firs
 epoch. A run that is done takes another step.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
 from dqo.errors import ModelError, RecipeError
@@ -23,12 +27,30 @@ torch.serialization.register_package(
 )
 
 
+def save_part(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes mappings of tensors, and of values that JSON has, into a file of a checkpoint."""
+    tensors = {
+        f"{i}.{name}": value.detach().cpu().clone()  # views of one tensor, which a file cannot hold
+        for i, row in enumerate(rows)
+        for name, value in row.items()
+        if isinstance(value, Tensor)
+    }
+    rest = [{name: value for name, value in row.items() if not isinstance(value, Tensor)} for row in rows]
+    path.parent.mkdir(exist_ok=True)
+    save_file(tensors, path, metadata={"rest": json.dumps(rest)})
+
+
 @contextmanager
-def reading_part(path: Path, what: str, device: torch.device | str) -> Iterator[Any]:
-    """Reads what `torch.save` wrote into a checkpoint; a ModelError for a damaged file, or where the block fails."""
+def reading_part(path: Path, what: str, device: torch.device | str) -> Iterator[list[dict[str, Any]]]:
+    """Reads the mappings of `save_part`; a ModelError for a damaged file, or where the block fails."""
     try:
-        yield torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch has many for a file that is no archive, or whose tensors have no place
+        with safe_open(path, "pt") as file:
+            rows = json.loads(file.metadata()["rest"])
+            for key in file.keys():  # noqa: SIM118
+                index, _, name = key.partition(".")
+                rows[int(index)][name] = file.get_tensor(key).to(device)  # its own `device` refuses DDP's "cpu:0"
+        yield rows
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
         raise ModelError(
             f"{path}: expected the {what} of the run that is continued, but reading it failed ({first_words(error)}); "
             "resume from another checkpoint of the same settings, or start anew."
@@ -67,7 +89,7 @@ class RunMemory(TrainerCallback):
 def save_memory(trainer: Any, folder: str) -> None:
     """Writes the rollout under way into a checkpoint, and the memories into the trainer's state."""
     if trainer._step % _rollout_length(trainer):
-        torch.save(trainer._buffered_inputs, _rollout_path(trainer, folder))
+        save_part(_rollout_path(trainer, folder), trainer._buffered_inputs)
     # The memories are of all processes, so they are asked for on all; then the files of all are there.
     kept = trainer.memory.state()
     trainer.accelerator.wait_for_everyone()
@@ -101,7 +123,7 @@ def resume_rollout(trainer: Any, checkpoint: str) -> list[dict[str, Any]] | None
 
 def _rollout_path(trainer: Any, checkpoint: str) -> Path:
     """Where a process keeps its rows of the rollout under way: the micro-batches that TRL cut it into."""
-    return Path(checkpoint) / f"rollout_{trainer.accelerator.process_index}.pt"
+    return Path(checkpoint) / f"rollout_{trainer.accelerator.process_index}.safetensors"
 
 
 def _rollout_length(trainer: Any) -> int:
