@@ -8,7 +8,7 @@ GPUS=${GPUS:-8}                     # of this node; verl takes them whole
 NODES=${NODES:-1}
 ROLLOUT=${ROLLOUT:-vllm}            # or sglang
 
-# The group does not set the advantage here, yet the credit needs it: n responses a prompt, at least 2.
+# The group does not set the advantage here, yet the credit needs it: n responses per prompt, at least 2.
 python -m dqo.integrations.verl.main \
   trainer.v1.trainer_mode=dqo_sync \
   +dqo.alpha=0.5 \

@@ -19,6 +19,7 @@ TASKS = {
     "concepts": "dqo.tasks.concepts:ConceptsTask",
     "cities": "dqo.tasks.cities:CitiesTask",
     "countdown": "dqo.tasks.countdown:CountdownTask",
+    "kinds": "dqo.tasks.kinds:KindsTask",
     "gsm8k": "dqo.tasks.gsm8k:Gsm8kTask",
     "dolly": "dqo.tasks.dolly:DollyTask",
     "cnn_dailymail": "dqo.tasks.cnn_dailymail:CnnDailymailTask",
