@@ -264,3 +264,8 @@ def test_two_spellings_of_different_settings_belong_together(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("task: concepts\noutput_dir: out\ntrainer: {max_steps: 1}\ntrainer.beta: 0.5\n")
     assert load_recipe(path, ["trainer.max_steps=2"]).trainer == {"max_steps": 2, "beta": 0.5}, "an override may repeat"
+
+
+def test_the_place_of_the_data_is_given_once(recipe_file):
+    with pytest.raises(RecipeError, match=r"got `data.path` 'a' and `task_options.path` 'b'; remove the second"):
+        load_recipe(recipe_file(BASE), ["task=gsm8k", "data.path=a", "task_options.path=b"])

@@ -210,6 +210,11 @@ def build_recipe(settings: Mapping[str, Any], origin: Mapping[str, str], source:
     known = algorithm if algorithm in list(CONFIGS) else "grpo"
     nested = nested_settings(settings)
     check(recipe_model(known), nested, {"": source, **origin}, _advice())
+    if "data.path" in settings and "task_options.path" in settings:
+        raise RecipeError(
+            f"{source}: expected the place of the data once, got `data.path` {settings['data.path']!r} and "
+            f"`task_options.path` {settings['task_options.path']!r}; remove the second."
+        )
     diversity = {name: nested.pop(name) for name in DIVERSITY if name in nested}
     return Recipe(**nested, diversity=diversity)
 
