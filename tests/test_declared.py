@@ -53,7 +53,7 @@ PROMISES = {
          "diversity/signals.py", "files/records.py"],
     "train": ["train/run.py", "cli/evaluate.py", "integrations/trl/__init__.py"],
     "report": ["cli/show.py", "report/page.py", "sweep/results.py", "evaluation/run.py"],
-    "embed": ["embedders/__init__.py", "embedders/onnx.py", "embedders/local.py"],
+    "embed": ["embedders/__init__.py", "embedders/local.py"],
     "data": ["tasks/__init__.py", "tasks/datasets.py", "rewards/sentences.py", "rewards/references.py"],
     "endpoint": ["models/endpoint.py", "embedders/served.py", "rewards/judge.py"],
 }  # fmt: skip

@@ -7,8 +7,7 @@ import torch
 
 from dqo.embedders import load_embedder
 from dqo.embedders.loading import canonical
-from dqo.embedders.local import packaged_minilm
-from dqo.embedders.onnx import OnnxEmbedder, packaged_paraphrase
+from dqo.embedders.local import OnnxEmbedder, packaged_minilm, packaged_paraphrase
 from dqo.errors import EncoderError
 
 NAMES = ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")

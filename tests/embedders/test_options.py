@@ -271,9 +271,8 @@ class TestKinship:
         assert self.evaluated(load_embedder("hashed"), load_embedder("hashed:64"), tmp_path) == [], "not known"
 
     def test_the_packaged_two_are_siblings(self):
-        from dqo.embedders.local import packaged_minilm
+        from dqo.embedders.local import packaged_minilm, packaged_paraphrase
         from dqo.embedders.naming import kinship
-        from dqo.embedders.onnx import packaged_paraphrase
 
         if not (packaged_minilm() and packaged_paraphrase()):
             pytest.skip("needs the packages of requirements-models.txt")

@@ -11,7 +11,7 @@ import yaml
 from dqo.cli.main import main
 from dqo.errors import ModelError, RecipeError
 from dqo.models.policy import load_policy
-from dqo.train.memory import PolicyShape, kv_width, memory_parts, policy_shape
+from dqo.train.prepare import PolicyShape, kv_width, memory_parts, policy_shape
 from dqo.train.recipe import peft_config
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from dqo.embedders.local import MINILM, HashedEmbedder, HiddenStateEmbedder, SentenceEmbedder, packaged_minilm
+from dqo.embedders.local import (
+    MINILM,
+    PARAPHRASE,
+    HashedEmbedder,
+    HiddenStateEmbedder,
+    OnnxEmbedder,
+    SentenceEmbedder,
+    packaged_minilm,
+    packaged_paraphrase,
+)
 from dqo.embedders.naming import ALIASES, OWNER, EncoderName, canonical, read_name
-from dqo.embedders.onnx import PARAPHRASE, OnnxEmbedder, packaged_paraphrase
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EncoderError
 
