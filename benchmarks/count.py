@@ -25,7 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "src/dqo"
-BESIDE_THE_PAPER = ("core/", "diversity/signals.py", "diversity/credit.py", "integrations/trl/trainer.py",
+BESIDE_THE_PAPER = ("core/", "diversity/signals.py", "diversity/evidence.py", "diversity/credit.py", "integrations/trl/trainer.py",
                     "integrations/trl/step.py")  # fmt: skip
 TOP = {"__init__.py", "__main__.py", "_version.py", "errors.py"}
 FAMILIES = ("tasks/",)  # one file a member, however short

@@ -12,9 +12,9 @@ from torch.testing import assert_close
 
 from dqo.core import cosine_kernel, leave_one_out
 from dqo.diversity.credit import DiversitySpec, Evidence, discount, read_signal, shape_reward
+from dqo.diversity.evidence import Signal
 from dqo.diversity.signals import (
     SIGNALS,
-    Signal,
     clusters_by_pairs,
     correct_entropy,
     elliptical_bonus,

@@ -20,8 +20,8 @@ from dqo.core import (
     vendi,
     weight_kernel,
 )
+from dqo.diversity.evidence import Evidence
 from dqo.diversity.settings import GATES, DiversitySpec
-from dqo.diversity.signals import Evidence
 from dqo.errors import DQOError
 
 __all__ = ["DiversitySpec", "Evidence", "GroupCredit", "discount", "group_credit", "read_signal", "shape_reward"]

@@ -10,7 +10,8 @@ from torch import Tensor
 from dqo.core import COMBINE_RULES, CREDIT_SCALES, KERNELS
 from dqo.core.combine import reaches
 from dqo.core.kernels import check_kernel
-from dqo.diversity.signals import SIGNALS, Signal
+from dqo.diversity.evidence import Signal
+from dqo.diversity.signals import SIGNALS
 from dqo.errors import DQOError, check_choice
 from dqo.settings import DEFAULT_ENCODER
 from dqo.settings.checking import check_fields, setting

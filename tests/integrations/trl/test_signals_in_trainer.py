@@ -10,7 +10,8 @@ from tiny_runs import COMMON, PROMPTS, all_equal, recorder, share_of_short_words
 from torch.testing import assert_close
 
 from dqo import DQOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrainer
-from dqo.diversity.signals import SIGNALS, Signal
+from dqo.diversity.evidence import Signal
+from dqo.diversity.signals import SIGNALS
 from dqo.errors import DQOError, RecipeError, RewardError
 from dqo.models.chat import completion_text
 
