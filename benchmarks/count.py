@@ -25,8 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = "src/dqo"
-BESIDE_THE_PAPER = ("core/", "diversity/signals.py", "diversity/evidence.py", "diversity/credit.py", "integrations/trl/trainer.py",
-                    "integrations/trl/step.py")  # fmt: skip
+BESIDE_THE_PAPER = ("core/", "diversity/signals.py", "diversity/evidence.py", "diversity/credit.py",
+                    "integrations/trl/trainer.py", "integrations/trl/step.py")  # fmt: skip
 TOP = {"__init__.py", "__main__.py", "_version.py", "errors.py"}
 FAMILIES = ("tasks/",)  # one file a member, however short
 SMALL = 100  # lines below which a file needs two importers
