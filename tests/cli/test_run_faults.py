@@ -59,6 +59,19 @@ def test_damaged_checkpoints_are_named_and_the_one_before_is_used(own_recipe, tm
     assert steps(run) == [1, 2, 3, 4]
 
 
+def test_half_of_a_checkpoint_that_was_making_room_displaces_no_whole_one(own_recipe, tmp_path, capsys):
+    recipe = own_recipe(trainer={"max_steps": 3, "save_steps": 1, "save_total_limit": 2})
+    assert main(["train", str(recipe)]) == 0
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert names(tmp_path / "run") == ["checkpoint-2", "checkpoint-3"]
+    shutil.rmtree(checkpoints / "final")
+    (checkpoints / "checkpoint-1").mkdir()  # changed last, and not written to its end
+    later = time.time() + 10
+    os.utime(checkpoints / "checkpoint-1", (later, later))
+    assert main(["train", str(recipe), "--resume", "trainer.max_steps=4"]) == 0
+    assert names(tmp_path / "run") == ["checkpoint-3", "checkpoint-4"]
+
+
 @pytest.mark.parametrize(
     ("failure", "words", "remedy"),
     [

@@ -105,7 +105,10 @@ class Gazetteer:
         for name, cities in near.items():
             if _most(self._bearers.get(name, ())) * _FAR_LARGER <= _most(cities):
                 self._bearers[name] |= cities
-        self._longest = max(map(len, (*self._bearers, *self._aliases, *self._regions)))
+        # First word -> words of the longest name it begins.
+        self._longest: dict[str, int] = defaultdict(lambda: 1)
+        for name in filter(None, (*self._bearers, *self._aliases, *self._regions)):
+            self._longest[name[0]] = max(len(name), self._longest[name[0]])
 
     def _cities(self, text: str) -> list[City | None]:
         """Finds the city that each name in a text means; None for a name beside a country that has no such city."""
@@ -192,7 +195,7 @@ class Gazetteer:
         # Not "6th of October City", nor "eMbalenhle"
         if first[0].islower() and first.islower():
             return 0, (), None
-        for length in range(min(self._longest, len(tokens) - at), 0, -1):
+        for length in range(min(self._longest.get(first.lower(), 1), len(tokens) - at), 0, -1):
             words = [token.group() for token in tokens[at : at + length]]
             name, codes = _words(words), self._codes(words, beside)
             if codes is not None or name in self._bearers or name in self._aliases:

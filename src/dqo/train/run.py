@@ -17,7 +17,7 @@ from accelerate.utils.memory import should_reduce_batch_size
 from dqo.errors import RecipeError, TrainingError
 from dqo.files.jsonio import writing
 from dqo.files.records import write_text
-from dqo.files.run import RunPaths, newest_whole, owning
+from dqo.files.run import RunPaths, damage, newest_whole, owning
 from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.faults import SaveOnSignal
 from dqo.integrations.trl.log import RunLog, showing_progress
@@ -139,6 +139,11 @@ def _resumed(settings: Mapping[str, Any], folder: RunPaths, prompts: str) -> Pat
         _say(f"{folder.path} holds no complete checkpoint yet, so the run starts from scratch")
         return None
     check_same_run(folder, settings, prompts)
+    # A kill may leave half of an older one that was making room. Where checkpoints are limited, transformers would take
+    # that half for the newest, since it changed last, and delete a whole one instead.
+    for older in folder.checkpoints.glob("checkpoint-*"):
+        if int(older.name[11:]) < int(search.newest.name[11:]) and damage(older):
+            shutil.rmtree(older)
     _say(f"continuing from {search.newest}")
     return search.newest
 
