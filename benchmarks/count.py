@@ -6,8 +6,9 @@
 
 A line is one of four kinds, judged by tokens: blank, whole-line comment, docstring, or code (everything else).
 Statements are those of the syntax tree, docstrings among them.
-Checking code is every code line of: a function named check, checked or refuse, or check_*, and so on; an `if` without
-else, or an `except`, whose body ends with `raise`; any other `raise`, with its message; `assert`.
+Checking code is every code line of: a function named check, checked or refuse, or check_*, and so on, or
+*contradictions or *misfits; a call of refuse; an `if` without else, or an `except`, whose body ends with `raise`; any
+other `raise`, with its message; `assert`.
 An importer of a file is another file of the package that imports it or a name from it, inside functions too.
 """
 
@@ -46,7 +47,7 @@ BUDGETS = {
     "files under 100 lines with one importer": (None, 0),
 }
 _LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
-_CHECKS = re.compile(r"_?(check|checked|refuse)(_|$)")
+_CHECKS = re.compile(r"_?(check|checked|refuse)(_|$)|.*(contradiction|misfit)s?$")
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -89,7 +90,7 @@ def count_file(name: str, source: str) -> File:
     return found
 
 
-def _span(node: ast.stmt | ast.ExceptHandler) -> set[int]:
+def _span(node: ast.stmt | ast.ExceptHandler | ast.Call) -> set[int]:
     return set(range(node.lineno, node.end_lineno + 1))
 
 
@@ -102,6 +103,8 @@ def _docstrings(tree: ast.Module) -> Iterator[ast.stmt]:
 def _is_check(node: ast.AST) -> bool:
     if isinstance(node, _Function):
         return _CHECKS.match(node.name) is not None
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "refuse"
     if isinstance(node, ast.ExceptHandler) or (isinstance(node, ast.If) and not node.orelse):
         return isinstance(node.body[-1], ast.Raise)
     return isinstance(node, ast.Assert | ast.Raise)

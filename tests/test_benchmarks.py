@@ -186,6 +186,21 @@ def test_figures_are_those_counted_by_hand():
     assert found["files under 100 lines with one importer"] == 0, "volume.py has two, loose.py none"
 
 
+def test_a_rule_in_a_table_is_checking_code_too():
+    source = """def _contradictions(self):
+    yield self.a and self.b, "a and b"
+
+
+def make(a):
+    refuse([
+        (a, "no a"),
+    ])
+    return a
+"""
+    found = figures({"settings/a.py": source})
+    assert found["checking code, % of code lines"] == 71.4  # 2 lines of the generator and 3 of the call, of 7
+
+
 def test_a_missed_budget_is_named():
     sentences = missed(figures(SOURCES))
     assert [sentence.split(":")[0] for sentence in sentences] == [
