@@ -240,6 +240,8 @@ def read_number(text: str) -> Number | None:
 
 def stated_number(text: str) -> Number | None:
     """Reads the one number that an answer states: "x = 5", "24 + 48 = 72", "about 72", "She has 72 apples left"."""
+    if len(text) > MAX_CHARACTERS:
+        return None
     plain = simplified(text)
     for pattern in (_NAMED, _SUM, _ABOUT):
         found = pattern.match(plain)

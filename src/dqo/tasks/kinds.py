@@ -17,7 +17,7 @@ _SHOTS = (("planet", "Mars"), ("season", "autumn"), ("shape", "triangle"), ("wee
           ("school subject", "history"), ("month", "May"))  # fmt: skip
 _WORDINGS = {
     "train": ("Name a common {}.", "Tell me a common {}.", "Give an example of a common {}.", "What is a common {}?"),
-    "dev": ("Which {} is common? Name one.",),
+    "dev": ("Which {} is common? Name one.", "Think of a common {}. Which one?"),
     "test": ("Can you think of a common {}?", "Name one common {}, please."),
 }
 # Never trained on: a wording of dev and test asks for them where `unseen` is set.

@@ -179,7 +179,7 @@ def test_checkpoint_of_another_critic_is_refused(tiny_policy, tiny_tokenizer, tm
     trainer = make(tiny_policy, tiny_tokenizer, tmp_path)
     trainer.critic.save(tmp_path)
     trainer.critic.head = torch.nn.Linear(3, 1)
-    with pytest.raises(ModelError, match=r"critic\.pt: expected the critic of the run that is continued"):
+    with pytest.raises(ModelError, match=r"critic\.safetensors: expected the critic of the run that is continued"):
         trainer.critic.load(tmp_path)
 
 
