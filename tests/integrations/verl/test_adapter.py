@@ -97,12 +97,12 @@ def test_groups_divided_among_actors_give_the_same_numbers(make_trainer, transfe
 
 
 def test_an_encoder_that_does_not_exist_is_told_before_verl_loads_anything(make_trainer):
-    with pytest.raises(EncoderError, match=r"whole number after 'hashed:', got 'hashed:wide'"):
+    with pytest.raises(EncoderError, match=r"hashed:wide' to be 'hashed', a folder or an encoder the hub serves"):
         make_trainer("grpo", "dqo.encoder_actors=1", "dqo.encoder=hashed:wide")
 
 
 def test_a_mistake_found_in_an_actor_is_told_in_one_sentence(transfer_queue):
-    with pytest.raises(EncoderError, match=r"whole number after 'hashed:', got 'hashed:wide'") as caught:
+    with pytest.raises(EncoderError, match=r"hashed:wide' to be 'hashed', a folder or an encoder") as caught:
         ActorScorer(DQOSettings(encoder="hashed:wide"))
     assert "\n" not in str(caught.value)
 
@@ -219,8 +219,8 @@ def test_the_task_score_is_put_back_when_verl_raises(make_trainer, transfer_queu
 def _wrong_sign(trainer):
     real = scoring.shape_reward
 
-    def mutant(reward, E, spec):
-        shaped, group = real(reward, E, spec)
+    def mutant(reward, *rest):
+        shaped, group = real(reward, *rest)
         return 2 * reward - shaped, group
 
     return scoring, "shape_reward", mutant
