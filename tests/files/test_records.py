@@ -66,7 +66,7 @@ def test_a_conversation_is_a_transcript_and_keeps_its_messages(tmp_path):
         ([], r"messages of which the last is the user's, got \[\]"),
         ([{"role": "tool", "content": "x"}], "role"),
         ([{"role": "user", "content": " "}], "content"),
-        ([{"role": "user", "content": "x", "name": "y"}], "name"),
+        ([{"role": "user", "content": "x", "name": "y"}], r"got 'prompt\.0\.name'; remove it\."),
     ],
 )
 def test_messages_that_nobody_can_answer_are_refused(tmp_path, talk, said):

@@ -164,7 +164,8 @@ def _sentence(path: str, group: list[dict[str, Any]], names: list[str], advice: 
     if first["type"] == "extra_forbidden":
         near = nearest(name, names)
         valid = [one.rpartition(".")[2] for one in names if one.rpartition(".")[0] == section]
-        remedy = f"did you mean {near!r}?" if near else f"choose one of {', '.join(valid)}, or remove it."
+        listed = f"choose one of {', '.join(valid)}, or remove it." if valid else "remove it."
+        remedy = f"did you mean {near!r}?" if near else listed
         return f"expected a known {noun}, got {path!r}; {remedy}"
     if first["type"] == "missing":
         missing = " and ".join(f"`{one['path']}`" for one in group)
