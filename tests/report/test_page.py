@@ -132,6 +132,17 @@ def test_a_page_of_what_there_is(missing, tmp_path, samples):
     assert ('id="responses"' in page) == (missing not in ("groups", "evaluation"))
 
 
+def test_a_run_that_is_not_evaluated_stands_beside_one_that_is(tmp_path, samples):
+    shape = {"diversity": 0.5, "skill": 0.7, "prompts": 6}
+    folder = samples.trained(tmp_path / "run", 1.0, 0.9, 5.0, steps=5, **shape)
+    for name in ("metrics.json", "prompt_metrics.jsonl", "groups.jsonl"):
+        (folder / "eval" / name).unlink()
+    page, data, _ = written([folder, samples.evaluated(tmp_path / "base", **shape)], tmp_path)
+    assert [run["name"] for run in data["runs"]] == ["run", "base"]
+    assert 'id="training"' in page
+    assert 'id="evaluation"' in page or 'id="draws"' in page
+
+
 def test_evaluations_that_differ_are_shown_with_a_caution(tmp_path, samples):
     a = samples.evaluated(tmp_path / "a", diversity=1, skill=0.5, n=10, prompts=6)
     b = samples.evaluated(tmp_path / "b", diversity=1, skill=0.5, n=5, prompts=6)
