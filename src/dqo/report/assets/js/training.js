@@ -10,7 +10,7 @@ function training(data) {
   const first = MAIN.filter((name) => logged.includes(name));
   const rest = logged.filter((name) => !first.includes(name) && !hack.includes(name));
   first.forEach((name) => curve(data, name, $("train-charts")));
-  if (!logged.includes("kl")) $("train-charts").append(el("figure", { class: "chart" }, el("figcaption", {}, "KL"), el("p", { class: "meta" }, "Not logged: with beta = 0 the host loads no reference model.")));
+  if (!logged.includes("kl")) $("train-charts").append(el("figure", { class: "chart" }, el("figcaption", {}, "KL"), el("p", { class: "meta" }, "Not logged: with beta = 0 TRL loads no reference model.")));
   hack.forEach((name) => curve(data, name, $("hack-charts")));
   $("hack").hidden = !hack.length;
   $("more-count").textContent = rest.length;
@@ -87,7 +87,7 @@ function times(data, table, i) {
   const mean = (name) => d3.mean(rows.filter((d) => d.name === name), (d) => d.share) ?? 0;
   const figure = el("figure", { class: "chart" });
   const cost = percent(mean("embed") + mean("credit"));
-  caption(figure, plain(data.runs[i].name), "t:time/step", `diversity: ${cost} of ${number(d3.mean(total))} s a step`);
+  caption(figure, plain(data.runs[i].name), "t:time/step", `diversity: ${cost} of ${number(d3.mean(total))} s per step`);
   figure.append(legend(spans.map((name) => `${name} ${percent(mean(name))}`), spans.map((name) => SPAN_COLOURS[SPANS.indexOf(name)])));
   $("time-charts").append(figure);
   mount(figure, (width) => chart({
