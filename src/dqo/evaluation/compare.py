@@ -136,9 +136,9 @@ def _load(folders: Sequence[str | Path]) -> list[Run]:
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise DataError(f"A comparison needs two or more different folders, got {', '.join(map(str, folders))}.")
     runs = [_read(path, name) for path, name in zip(paths, short_names(paths), strict=True)]
-    for fact, told in unlike({run.name: run.document for run in runs}).items():
+    for fact, values in unlike({run.name: run.document for run in runs}).items():
         if fact in MUST_AGREE:
-            got = " and ".join(f"{value!r} in {name}" for name, value in told.items())
+            got = " and ".join(f"{value!r} in {name}" for name, value in values.items())
             raise DataError(f"Runs must agree on {fact} to be compared, got {got}; evaluate all alike.")
     return runs
 
@@ -168,9 +168,9 @@ def _cautions(runs: list[Run], shared: list[str], means: Means) -> list[str]:
     """What to know before a difference is read as one of models."""
     found = []
     if any(len(run.values) > len(shared) for run in runs):
-        told = ", ".join(f"{run.name}: {len(run.values)}" for run in runs)
+        sizes = ", ".join(f"{run.name}: {len(run.values)}" for run in runs)
         found.append(
-            f"The runs did not answer the same prompts ({told}): all that is compared is over the {len(shared)} that "
+            f"The runs did not answer the same prompts ({sizes}): all that is compared is over the {len(shared)} that "
             "all of them answered."
         )
     if all(run.document["metrics"].get("quality") for run in runs):

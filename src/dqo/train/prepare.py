@@ -179,10 +179,10 @@ def outcome_warning(task: Task, entries: Sequence[Entry], alpha: float, combine:
         ways.append("to answer and then to write something unique (embed the answer alone, by a task that cuts it out)")
     if combine in ("add", "multiply"):
         ways.append("to be wrong in new ways (set combine: quality_weighted or gate, or use a reward model)")
-    told = (
+    warning = (
         f"the reward tells right from wrong and nothing else, so with alpha={alpha:g} and combine={combine!r} a policy"
     )
-    return f"{told} can learn {' and '.join(ways)}." if ways else None
+    return f"{warning} can learn {' and '.join(ways)}." if ways else None
 
 
 def _scaling_warning(config: Any) -> str | None:
