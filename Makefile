@@ -18,7 +18,7 @@ test test-oldest: export OMP_NUM_THREADS = 1
 AUDIT_VENV ?= .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest test-verl-full check budget bench audit doctor clean
+.PHONY: help setup demo test test-oldest test-verl-full check budget bench audit dist doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -73,6 +73,10 @@ audit: $(READY)  ## Licences and known vulnerabilities of everything that is bro
 	-test -x $(AUDIT_VENV)/bin/pip-audit || { $(PYTHON) -m venv $(AUDIT_VENV) && \
 	  $(AUDIT_VENV)/bin/python -m pip install --quiet pip-audit; }
 	$(BIN)/python runs/audit.py --pip-audit $(AUDIT_VENV)/bin/pip-audit
+
+dist: $(READY)  ## Build the wheel and the source archive that a release uploads
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
 
 doctor: $(READY)  ## Say what is installed and what would be used
 	$(BIN)/dqo doctor

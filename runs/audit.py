@@ -88,7 +88,7 @@ def _kind(text: str) -> str:
 
 def licences() -> int:
     """Print what is not permissive and a count of the rest; 1 where a licence is copyleft or unknown."""
-    installed, absent = brought_along("dqo", EXTRAS)
+    installed, absent = brought_along("dqo-llm", EXTRAS)
     found = {name: licence(name) for name in sorted(installed)}
     counts = Counter(map(verdict, found.values()))
     for name, text in found.items():

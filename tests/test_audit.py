@@ -21,9 +21,9 @@ def test_a_licence_is_told_by_its_terms(text, kind):
 
 
 def test_packages_are_found_through_others():
-    installed, _ = audit.brought_along("dqo", ("train",))
+    installed, _ = audit.brought_along("dqo-llm", ("train",))
     assert {"torch", "trl", "transformers", "tokenizers"} <= installed, "tokenizers is required by transformers alone"
-    assert "dqo" not in installed
+    assert "dqo-llm" not in installed
     assert "sacrebleu" not in installed, "of another extra"
 
 

@@ -54,6 +54,11 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert not any("__pycache__" in name for name in held)
 
 
+def test_both_files_have_the_name_that_is_free_on_the_index(built):
+    # `dqo` there is another project.
+    assert [path.name.split("-")[0] for path in built] == ["dqo_llm", "dqo_llm"]
+
+
 def test_a_wheel_of_the_sdist_is_the_wheel(built, tmp_path):
     with tarfile.open(built[1]) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")

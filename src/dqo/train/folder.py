@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from dqo._version import __version__
 from dqo.errors import ModelError, RecipeError
 from dqo.files.run import RunPaths, check_unchanged, newest_whole
 from dqo.settings.yaml import read_yaml_file
@@ -75,7 +76,7 @@ def run_chat_settings(name: str) -> dict[str, Any]:
 
 # The settings of a run on disk: config.yaml is what was given, resolved.yaml what this machine made of it.
 
-_VERSIONS = ("dqo", "torch", "trl", "transformers")
+_VERSIONS = ("torch", "trl", "transformers")
 # What may change between a run and its continuation: how long it goes on, and what it costs to watch and keep.
 _MAY_CHANGE = (
     "max_steps", "num_train_epochs", "save_", "logging_", "log_", "disable_tqdm", "report_to", "dataloader_",
@@ -95,7 +96,7 @@ def resolved_settings(settings: Mapping[str, Any], prompts: str, trainer: Any) -
         "processes": trainer.accelerator.num_processes,
         "attention": getattr(trainer.model.config, "_attn_implementation", None),
         "trainer": {name: config[name] for name, given in settings["trainer"].items() if config[name] != given},
-        "versions": {name: version(name) for name in _VERSIONS},
+        "versions": {"dqo": __version__} | {name: version(name) for name in _VERSIONS},
     }
 
 
