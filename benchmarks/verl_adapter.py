@@ -2,8 +2,8 @@
 
     python benchmarks/verl_adapter.py [--prompts 64] [--responses 8] [--tokens 256] [--encoder hashed] [--actors 0]
 
-Runs in verl's environment (docs/verl.md). Prints the median of several steps and the part of each group, by the clock
-and in processor seconds of the trainer's process, which other work on the machine hardly changes.
+Runs in verl's environment (docs/guides/verl.md). Prints the median of several steps and the part of each group, by the
+clock and in processor seconds of the trainer's process, which other work on the machine hardly changes.
 """
 
 import argparse

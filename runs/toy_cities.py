@@ -3,7 +3,7 @@
 A policy over 40 European cities, the largest of each country, is a table of 40 logits, so every group of three can be
 listed and both objectives and their gradients are exact. It starts at probabilities proportional to population.
 
-    python runs/toy_cities.py docs/toy.png       # seconds; prints the table, draws the picture
+    python runs/toy_cities.py docs/explanation/toy.png       # seconds; prints the table, draws the picture
 """
 
 import sys

@@ -37,7 +37,7 @@ def test_the_credit_example_prints_what_it_claims():
     torch.testing.assert_close(leave_one_out(cosine_kernel(E)), expected, atol=5e-5, rtol=0)
 
 
-@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")], ids=lambda path: path.name)
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\((?!https?://|#)([^)\s]+)\)", path.read_text()):
         assert (path.parent / target.split("#")[0]).exists(), target
@@ -54,7 +54,7 @@ def test_nothing_names_a_folder_of_somebody():
 
 def test_tests_that_docs_name_exist():
     named, file = [], ""
-    for page in ROOT.glob("docs/*.md"):
+    for page in ROOT.glob("docs/**/*.md"):
         for path, name in re.findall(r"`(tests/[\w/]+\.py)?(?:::(\w+))?(?:\[[^`]*\])?`", page.read_text()):
             file = path or file
             named += [(file, name)] if path or name else []

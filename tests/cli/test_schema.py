@@ -1,4 +1,4 @@
-"""`dqo schema`: editors complete recipes by it, and docs/settings.md is written from it."""
+"""`dqo schema`: editors complete recipes by it, and docs/reference/settings.md is written from it."""
 
 import json
 from pathlib import Path
@@ -21,8 +21,8 @@ def printed(capsys):
 
 
 def test_the_settings_reference_is_current(printed):
-    assert (ROOT / "docs" / "settings.md").read_text() == printed("reference"), (
-        "dqo schema reference > docs/settings.md"
+    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == printed("reference"), (
+        "dqo schema reference > docs/reference/settings.md"
     )
 
 

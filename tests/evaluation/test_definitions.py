@@ -140,11 +140,12 @@ def test_three_lines_on_plain_strings():
             measure(wrong, rewards, encoder="hashed")
 
 
-DOCS = (ROOT / "docs" / "evaluation.md").read_text()
+DOCS = (ROOT / "docs" / "guides" / "evaluation.md").read_text()
+METRICS = (ROOT / "docs" / "reference" / "metrics.md").read_text()
 
 
 def docs_table(definitions, head, cells):
-    """A table of docs/evaluation.md."""
+    """A table of docs/reference/metrics.md."""
     rows = [head, ["---"] * len(head)]
     rows += [[f"`{name}`" + " E" * found.by_encoder, found.better or "–", found.range, found.text, *cells(found)]
              for name, found in definitions.items()]  # fmt: skip
@@ -163,7 +164,7 @@ def docs_table(definitions, head, cells):
     ],
 )  # fmt: skip
 def test_the_docs_tables_are_made_from_the_table(marker, expected):
-    assert DOCS.split(f"<!-- {marker} -->\n")[1].split(f"\n<!-- /{marker} -->")[0] == expected
+    assert METRICS.split(f"<!-- {marker} -->\n")[1].split(f"\n<!-- /{marker} -->")[0] == expected
 
 
 def test_what_can_be_null_has_a_reason(words):

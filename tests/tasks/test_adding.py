@@ -1,4 +1,4 @@
-"""docs/adding.md, followed step by step: a task is a file, a row and a recipe, a signal a function and a row."""
+"""docs/guides/adding.md, followed step by step: a task is a file, a row and a recipe, a signal a function and a row."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ from dqo.files.records import Prompt
 from dqo.tasks import TASKS, load_task
 from dqo.train.recipe import load_recipe
 
-PAGE = (Path(__file__).parents[2] / "docs" / "adding.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "guides" / "adding.md").read_text()
 FILE, ROW, RECIPE, COMMANDS, FUNCTION, SIGNAL, LINE = re.findall(r"```\w*\n(.*?)```", PAGE, re.DOTALL)
 
 

@@ -98,7 +98,7 @@ def test_example_reward_pays_names_only():
     assert len(read_prompts(ROOT / "recipes" / "names" / "train.jsonl")) == 12
 
 
-@pytest.mark.parametrize("page", ["from_trl.md", "from_verl.md"])
+@pytest.mark.parametrize("page", ["trl.md", "from_verl.md"])
 def test_the_settings_a_how_to_names_are_settings_of_a_recipe(page):
     known = {spec.name for kind in (Recipe, *CONFIGS.values()) for spec in fields(kind)} | {*LoraSettings.model_fields}
     known |= {
@@ -117,7 +117,7 @@ def test_the_settings_a_how_to_names_are_settings_of_a_recipe(page):
         "jsonl",
         "all",
     }
-    rows = re.findall(r"^\| (`.*) \| (.*`.*) \|$", (ROOT / "docs" / page).read_text(), flags=re.M)
+    rows = re.findall(r"^\| (`.*) \| (.*`.*) \|$", (ROOT / "docs" / "guides" / page).read_text(), flags=re.M)
     assert len(rows) >= 6
     for _, ours in rows:
         settings = re.findall(r"(?<![.\w])([a-z]\w*)(?=:)|`([a-z]\w+)`", " ".join(re.findall(r"`[^`]*`", ours)))

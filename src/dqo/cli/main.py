@@ -173,7 +173,7 @@ def _add_report(commands: Any) -> None:
 
 def _add_sweep(commands: Any) -> None:
     add = _command(commands, "sweep", "dqo.sweep.run:run", "train and evaluate arms x alphas x seeds").add_argument
-    add("file", metavar="FILE", help="YAML file of the sweep; docs/sweep.md explains it")
+    add("file", metavar="FILE", help="YAML file of the sweep; docs/guides/sweep.md explains it")
     add("--jobs", type=_whole, default=1, help="runs at a time (default: %(default)s)")
     add("--only", action="append", default=[], metavar="ARM", help="runs of this arm; may be repeated")
     add("--dry-run", action="store_true", help="show what there is to do and what is done")
@@ -181,7 +181,7 @@ def _add_sweep(commands: Any) -> None:
 
 def _add_rest(commands: Any) -> None:
     schema = _command(commands, "schema", "dqo.cli.show:run_schema", "print a JSON schema for editors")
-    schema.add_argument("what", choices=("recipe", "sweep", "reference"), help="reference: docs/settings.md")
+    schema.add_argument("what", choices=("recipe", "sweep", "reference"), help="reference: docs/reference/settings.md")
     doctor = _command(commands, "doctor", "dqo.cli.doctor:run", "show what is missing and how to fix it")
     doctor.add_argument("--gpu", action="store_true", help="ask about the GPU: devices, precision, NCCL, kernels, vLLM")
 

@@ -49,7 +49,7 @@ def run_report(args: argparse.Namespace) -> None:
     print(f"written: {args.output} ({written['prompts']:,} prompts, {written['bytes'] / 1e6:.1f} MB)")
 
 
-# `dqo schema`: what editors need to complete recipes, and docs/settings.md.
+# `dqo schema`: what editors need to complete recipes, and docs/reference/settings.md.
 
 
 def run_schema(args: argparse.Namespace) -> None:
@@ -78,8 +78,8 @@ def reference(schema: dict[str, Any]) -> str:
         "`lora`": parts["lora"]["properties"],
         "`trainer`: what dqo adds to TRL's settings, or has another default for": trainer,
     }
-    lines = ["# Settings", "", "Written by `dqo schema reference > docs/settings.md`. A recipe may also set, under",
-             "`trainer`, every field of TRL's `GRPOConfig` or `RLOOConfig` but those at the end.", ""]  # fmt: skip
+    lines = ["# Settings", "", "Written by `dqo schema reference > docs/reference/settings.md`. A recipe may also",
+             "set, under `trainer`, all fields of TRL's GRPOConfig and RLOOConfig but those below.", ""]  # fmt: skip
     for title, table in tables.items():
         lines += [f"## {title}", "", "| setting | value | default | meaning |", "|---|---|---|---|"]
         lines += [f"| `{name}` | {_value(one)} | {_default(one)} | {one.get('description', '')} |"

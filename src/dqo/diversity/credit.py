@@ -69,7 +69,7 @@ def group_credit(
         DQOError: a rule that weighs by quality got no reward, or a signal lacks its evidence.
         NonFiniteError: NaN or infinity in E; names the row.
 
-    Source: docs/math.md sections 3 and 4, docs/signals.md.
+    Source: docs/math.md sections 3 and 4, docs/reference/signals.md.
     """
     L = kernel_matrix(E, spec.kernel, spec.sigma)  # (P, G, G)
     spans = L.diagonal(dim1=-2, dim2=-1) > 0  # (P, G)

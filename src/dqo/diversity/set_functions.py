@@ -72,7 +72,7 @@ def set_credit(
     Raises:
         RewardError: f returned no finite number, or another one for the same answers in another order.
 
-    Source: docs/set_functions.md; docs/math.md eq. 5.1 and 5.2 for what it optimises.
+    Source: docs/guides/set_functions.md; docs/math.md eq. 5.1 and 5.2 for what it optimises.
     """
     credit = torch.zeros(rewards.shape, dtype=torch.float64)  # (P, G)
     for p, prompt in enumerate(prompts):

@@ -1,10 +1,10 @@
 """Diversity signals by name: what DQO is compared with, in the same trainer and under the same settings.
 
 A new signal is one function and one row of `SIGNALS`, at the end of this file. Checks of settings, help texts, trainers
-and the table of docs/signals.md read the row.
+and the table of docs/reference/signals.md read the row.
 
 A signal acts in one of four places: a *credit* of each response joins its reward by `combine`; a *discount* takes a
-share of the reward; an *advantage* replaces TRL's; a *loss* term is added. docs/signals.md has a section each.
+share of the reward; an *advantage* replaces TRL's; a *loss* term is added. See docs/reference/signals.md.
 """
 
 from typing import Any

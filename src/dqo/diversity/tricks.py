@@ -1,7 +1,7 @@
 """Signs that diversity is earned by a trick: cheap numbers for every batch, watched and not trained on.
 
 Known tricks: longer responses, embeddings whose norm grows, text after the answer, repetition, and credit that goes to
-the poor half of a group (docs/signals.md "Hack detectors"). The last, that only the training encoder sees the
+the poor half of a group (docs/reference/signals.md "Hack detectors"). The last, that only the training encoder sees the
 difference, needs a second encoder and so belongs to evaluation: `encoder_disagreement`.
 """
 

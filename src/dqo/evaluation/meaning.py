@@ -20,7 +20,7 @@ SamePairs = Callable[[list[tuple[str, str]]], Iterable[bool]]
 NOTHING = -1
 # Probability that a reader goes on to the next response.
 _PATIENCE = 0.8
-# Least cosine of equal meaning, by encoder; docs/evaluation.md says what it was measured on. Each encoder has its own.
+# Least cosine of equal meaning, by encoder: each has its own. docs/guides/evaluation.md says what it was measured on.
 SAME_MEANING = {"all-MiniLM-L6-v2": 0.75}
 # Thresholds of NoveltyBench's code.
 _SKYWORK = (-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875)

@@ -77,7 +77,7 @@ def setting(default: Any, text: str) -> Any:
 
     Args:
         default: Its default, or what makes it: `list`, `dict`; MISSING where it must be given.
-        text: What it says, one sentence, for `--help`, editors and docs/settings.md.
+        text: What it says, one sentence, for `--help`, editors and docs/reference/settings.md.
 
     Returns:
         The field, TRL's key "help" in its metadata.

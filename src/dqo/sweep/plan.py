@@ -82,7 +82,7 @@ class _GivenEvaluation(Strict):
 
 
 class Evaluation(_GivenEvaluation):
-    """How every run of a sweep is measured: the keys of docs/sweep.md, and what the base recipe says."""
+    """How every run of a sweep is measured: the keys of docs/guides/sweep.md, and what the base recipe says."""
 
     task: str
     task_options: dict[str, Any]

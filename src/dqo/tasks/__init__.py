@@ -1,7 +1,7 @@
 """Tasks: where prompts come from, which text of a response is embedded, and how good a response is.
 
 A task is any object with the five members of `Task`; a row of `TASKS` names its class, which is imported on first use,
-so that looking up one name loads the packages of no other. docs/adding.md says how to add one.
+so that looking up one name loads the packages of no other. docs/guides/adding.md says how to add one.
 """
 
 import json

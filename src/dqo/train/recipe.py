@@ -80,7 +80,7 @@ class Recipe:
     task_options: dict[str, Any] = setting(dict, "Arguments of the task.")
     data: dict[str, str] = setting(dict, "`path` is a local copy of the task's data set.")
     rewards: list[dict[str, Any]] = setting(
-        list, "What is optimised beside diversity (docs/from_trl.md); the task's quality where there is none."
+        list, "What is optimised beside diversity (docs/guides/trl.md); the task's quality where there is none."
     )
     dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Of the weights that are loaded.")
     lora: dict[str, Any] = setting(dict, "Low-rank additions to a frozen policy; all weights are trained without.")

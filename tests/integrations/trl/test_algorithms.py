@@ -1,4 +1,4 @@
-"""Every algorithm of docs/algorithms.md raises the reward of a real (tiny) policy, with the settings written there."""
+"""Every algorithm of docs/guides/algorithms.md raises the reward of a real (tiny) policy, with its settings there."""
 
 import copy
 import re
@@ -12,7 +12,7 @@ from dqo.train.recipe import CONFIGS, load_recipe
 from dqo.train.run import TRAINERS
 
 ROOT = Path(__file__).parents[3]
-DOCS, RECIPES = (ROOT / "docs" / "algorithms.md").read_text(), ROOT / "recipes"
+DOCS, RECIPES = (ROOT / "docs" / "guides" / "algorithms.md").read_text(), ROOT / "recipes"
 # name -> (algorithm, settings): rows `| Dr. GRPO | grpo | `trainer.loss_type=dr_grpo ...` | ... |` of the table
 ROW = re.compile(r"^\| ([\w. ]+?) \| `(\w+)` \| (?:`([^`]*)`|none) \|", flags=re.M)
 TABLE = {

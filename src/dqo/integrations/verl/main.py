@@ -14,7 +14,9 @@ try:
     from dqo.integrations.verl.scoring import own_errors
     from dqo.integrations.verl.trainer import DQOTaskRunner
 except ModuleNotFoundError as error:
-    sys.exit(f"error: verl needs the package {error.name!r}; run `pip install -e '.[verl,embed]'` (docs/verl.md).")
+    sys.exit(
+        f"error: verl needs the package {error.name!r}; run `pip install -e '.[verl,embed]'` (docs/guides/verl.md)."
+    )
 
 from dqo.errors import DQOError
 from dqo.integrations.verl.settings import base_mode, read_settings, with_whole_paths
