@@ -9,6 +9,7 @@ from typing import Any
 from dqo.errors import RecipeError
 from dqo.evaluation.definitions import shown_in
 from dqo.evaluation.engines import Asked, LocalModel, ServedModel
+from dqo.evaluation.frames import write_parquet
 from dqo.evaluation.quality import check_scoring
 from dqo.evaluation.run import PROTOCOLS, Protocol, evaluate
 from dqo.evaluation.same_meaning import load_equivalence
@@ -72,6 +73,8 @@ def run(args: argparse.Namespace) -> None:
             carried = {} if task or given["reward"] else _carried(args, groups)
             drawn = sampled if args.responses else read_settings(folder)
             document = evaluate(groups, out=folder, sampling=drawn, seed=args.seed, **given | carried)
+            if args.parquet:
+                write_parquet(folder)
             print(summary(document, protocol.headline if protocol else ()))
             print(f"written: {folder / 'metrics.json'}")
 

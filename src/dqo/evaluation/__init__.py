@@ -1,11 +1,12 @@
 """Measuring what a model's responses are worth and how much they differ.
 
 The functions here take lists of strings, embeddings or rewards and need torch at most (`self_bleu` also sacrebleu,
-`self_rouge` rouge-score, `hypervolume` and `pareto_front` moocore). Sampling, the evaluation run and the comparison of
-runs are modules of their own: `sample`, `run`, `compare`.
+`self_rouge` rouge-score, `hypervolume` and `pareto_front` moocore, the two frames pandas). Sampling, the evaluation run
+and the comparison of runs are modules of their own: `sample`, `run`, `compare`.
 """
 
 from dqo.evaluation.definitions import DEFINITIONS, Definition, definition_of
+from dqo.evaluation.frames import prompt_metrics_frame, responses_frame
 from dqo.evaluation.meaning import (
     distinct_k,
     effective_rank,
@@ -44,6 +45,8 @@ __all__ = [
     "noveltybench_rating",
     "pareto_front",
     "pass_at_k",
+    "prompt_metrics_frame",
+    "responses_frame",
     "self_bleu",
     "self_rouge",
     "semantic_entropy",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dqo._version import __version__
 from dqo.embedders.naming import kinship
 from dqo.errors import RecipeError
+from dqo.evaluation.frames import PARQUET
 from dqo.evaluation.meaning import SamePairs, same_meaning
 from dqo.evaluation.metrics import CLASSED, NGRAMS, defined, n_samples, prompt_values, undefined_notes
 from dqo.evaluation.quality import Reward, judged, scored, trace_notes
@@ -238,6 +239,8 @@ def _write(
     out: Path, groups: Sequence[Group], rated: Sequence[Group], values: PromptValues, document: dict[str, Any]
 ) -> None:
     """Writes the three files; metrics.json comes last, and one of other numbers goes first: they belong together."""
+    for name in PARQUET:
+        (out / name).unlink(missing_ok=True)  # tables of the files that are replaced
     # Responses are kept as they were sampled.
     kept = [replace(group, responses=before.responses) for group, before in zip(rated, groups, strict=True)]
     rows = [{"id": group.id} | {name: column[i] for name, column in values.items()} for i, group in enumerate(groups)]

@@ -197,9 +197,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text atomically, by a temporary file beside it; its folder is made when missing."""
+    """Writes UTF-8 text atomically; its folder is made when missing."""
+    write_bytes(path, to_utf8(path, text))
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Writes a file atomically, by a temporary one beside it; its folder is made when missing."""
     path = Path(path)
-    content = to_utf8(path, text)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
