@@ -1,6 +1,7 @@
 """A real run of the tiny policy from recipe to comparison, killed and resumed on the way."""
 
 import json
+import re
 import signal
 
 import pytest
@@ -24,7 +25,7 @@ def logged(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_run_folder_holds_what_is_promised(own_recipe, tmp_path, tiny_policy, capsys):
+def test_run_folder_holds_what_is_promised(own_recipe, tmp_path, tiny_policy, capsys, monkeypatch):
     assert main(["train", str(own_recipe()), "alpha=0.5"]) == 0
     run = tmp_path / "run"
     rows = logged(run)
@@ -46,6 +47,13 @@ def test_run_folder_holds_what_is_promised(own_recipe, tmp_path, tiny_policy, ca
     assert "deprecated" not in output.err
 
     _evaluate_as_told_and_compare(output.out, tmp_path, capsys)
+    card = (run / "checkpoints" / "final" / "README.md").read_text()
+    assert "| up to step | Quality | Vendi score |" in card
+    assert "| metric | temperature 1.0, 4 prompts × 4 responses |" in card
+    monkeypatch.chdir(run / "checkpoints" / "final")
+    answers = {}
+    exec(re.search(r"```python\n(.*?)```", card, flags=re.S)[1], answers)
+    assert len(answers["answers"]) == 10
 
 
 def _evaluate_as_told_and_compare(said, tmp_path, capsys):

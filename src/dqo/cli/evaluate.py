@@ -26,6 +26,7 @@ from dqo.settings.checking import plain
 from dqo.settings.yaml import parse_yaml
 from dqo.tasks import Task, load_encoder, load_task
 from dqo.tasks.jsonl import load_prompts
+from dqo.train.card import add_evaluations
 from dqo.train.folder import model_source, run_chat_settings
 from dqo.train.recipe import check_heldout
 
@@ -69,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
             "task": task,
             "protocol": protocol,
         } | _judged(args)
+        documents = []
         for folder, groups in _groups(args, prompts, task, given["reward"]):
             carried = {} if task or given["reward"] else _carried(args, groups)
             drawn = sampled if args.responses else read_settings(folder)
@@ -77,6 +79,9 @@ def run(args: argparse.Namespace) -> None:
                 write_parquet(folder)
             print(summary(document, protocol.headline if protocol else ()))
             print(f"written: {folder / 'metrics.json'}")
+            documents.append(document)
+        if args.model and not args.endpoint:
+            add_evaluations(args.model, args.out, documents)
 
 
 def _groups(

@@ -26,6 +26,7 @@ from dqo.models.policy import load_policy
 from dqo.models.weights import first_words
 from dqo.settings.yaml import to_yaml
 from dqo.tasks import option_flags
+from dqo.train.card import write_card
 from dqo.train.dry_run import DryRun
 from dqo.train.folder import check_free, check_same_run, machine_change, resolved_settings
 from dqo.train.prepare import Prepared, count_prompts, digest
@@ -168,12 +169,13 @@ def _farewell(prepared: Prepared, folder: RunPaths, steps: int, seconds: float) 
 
 
 def _save_final(trainer: Any, folder: RunPaths) -> None:
-    """Policy and tokenizer under a passing name first, so that a `final` that exists is whole."""
+    """Policy, tokenizer and card under a passing name first, so that a `final` that exists is whole."""
     partial = folder.final.with_name("final.partial")
     with writing(folder.checkpoints, "add --resume"):
         trainer.save_model(str(partial))
         trainer.accelerator.wait_for_everyone()
         if _is_main_process():
+            write_card(folder, partial)
             shutil.rmtree(folder.final, ignore_errors=True)  # of a finished run that is continued
             partial.replace(folder.final)
 
