@@ -18,7 +18,7 @@ test test-oldest: export OMP_NUM_THREADS = 1
 AUDIT_VENV ?= .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest test-verl-full check budget bench audit dist doctor clean
+.PHONY: help setup demo test test-oldest test-verl-full check budget bench docs audit dist doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -67,6 +67,10 @@ budget:  ## Sizes of src/dqo and what misses its budget; part of `check` once al
 bench: $(READY)  ## Short benchmarks, with nothing else running
 	$(BIN)/python benchmarks/credit.py
 	$(BIN)/python benchmarks/step.py --short
+
+docs: $(READY)  ## Build the documentation into site/, without a warning
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The program that asks the advisory service lives apart, so that its packages are not among those that are audited.
 audit: $(READY)  ## Licences and known vulnerabilities of everything that is brought along

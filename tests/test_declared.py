@@ -126,7 +126,7 @@ def test_an_extra_alone_can_import_what_it_is_for(extra, file):
 def test_what_is_declared_is_imported_or_brought_for_others():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     used = {distribution(name) for file in FILES for name in others(imports(file))}
-    for extra in project["optional-dependencies"].keys() - {"dev"}:
+    for extra in project["optional-dependencies"].keys() - {"dev", "docs"}:
         idle = declared(extra) - used - BROUGHT_FOR_OTHERS
         assert not idle, f"dqo[{extra}] declares {idle}, which nothing imports"
 

@@ -2,12 +2,17 @@
 
 import ast
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
+
+from dqo.cli.main import build_parser
+from dqo.train.recipe import load_recipe, recipe_schema
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 MATH = (ROOT / "docs" / "math.md").read_text()
 TAGS = re.findall(r"\\tag\{(\d+\.\d+)\}", MATH)
 
@@ -19,22 +24,67 @@ def test_every_module_opens_with_one_line_that_says_what_it_does():
     assert {path: line for path, line in first.items() if not 8 <= len(line) <= 120} == {}
 
 
-@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, flags=re.S))
-def test_examples_of_plain_functions_run_and_the_rest_compiles(code):
-    compile(code, "README.md", "exec")
-    if "Trainer" not in code:
-        exec(code, {})
+def blocks(*languages):
+    """Code blocks of README and docs in these languages; the pages that are followed step by step have a test each."""
+    followed = (ROOT / "docs" / "guides" / "adding.md", ROOT / "docs" / "start" / "tutorial.md")
+    return [
+        pytest.param(code, id=f"{page.stem}-{number}")
+        for page in PAGES
+        if page not in followed
+        for number, (language, code) in enumerate(
+            re.findall(r"^```(\w+)[^\n]*\n(.*?)^```", page.read_text(), re.S | re.M)
+        )
+        if language in languages
+    ]
 
 
-def test_the_credit_example_prints_what_it_claims():
-    import torch
+@pytest.mark.parametrize("code", blocks("python"))
+def test_examples_run_and_give_what_they_say(code, tmp_path, monkeypatch):
+    """Those that would train, with names that stand for the reader's own, are compiled only."""
+    monkeypatch.chdir(tmp_path)
+    compile(code, "example", "exec")
+    if "Trainer(" in code:
+        return
+    names = {}
+    exec(code, names)
+    for expression, said in re.findall(r"^(\S.*?)  # (\[.*\])$", code, flags=re.M):
+        assert eval(expression, names).tolist() == pytest.approx(ast.literal_eval(said), abs=5e-5)
 
-    from dqo.core import cosine_kernel, leave_one_out
 
-    claimed = re.search(r"# tensor\(\[([^\]]+)\], dtype=torch.float64\)", README).group(1)
-    E = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    expected = torch.tensor([float(x) for x in claimed.split(",")], dtype=torch.float64)
-    torch.testing.assert_close(leave_one_out(cosine_kernel(E)), expected, atol=5e-5, rtol=0)
+def commands(code):
+    """Commands of a shell block as words: $NAME filled in, redirections and `accelerate launch` left out."""
+    values = {}
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(re.sub(r"\$(\w+)", lambda found: values.get(found[1], found[0]), line), comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            name, _, value = words.pop(0).partition("=")
+            values[name] = value
+        words = words[: words.index(">")] if ">" in words else words
+        if words:
+            yield words[words.index("-m") + 1 :] if words[:1] == ["accelerate"] else words
+
+
+@pytest.mark.parametrize("code", blocks("bash"))
+def test_commands_parse_and_name_files_settings_and_targets_that_exist(code):
+    for words in commands(code):
+        if words[0] == "dqo":
+            args = build_parser().parse_args(words[1:])
+            if args.command == "train" and args.recipe.startswith("recipes/"):
+                load_recipe(ROOT / args.recipe, args.settings)
+        if words[0] == "make":
+            targets = [word for word in words[1:] if "=" not in word]
+            assert all(f"\n{target}:" in (ROOT / "Makefile").read_text() for target in targets), targets
+        for word in words:
+            shipped = word.startswith(("recipes/", "runs/", "experiments/", "benchmarks/", "tests/"))
+            assert not shipped or "/out" in word or (ROOT / word.split("::")[0]).exists() or "..." in word, word
+
+
+@pytest.mark.parametrize("code", blocks("yaml"))
+def test_settings_of_the_examples_are_settings_of_a_recipe(code):
+    schema = recipe_schema()
+    given = yaml.safe_load(code)
+    assert given.keys() <= schema["properties"].keys()
+    assert given.get("trainer", {}).keys() <= schema["$defs"]["Trainer"]["properties"].keys()
 
 
 @pytest.mark.parametrize("path", [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")], ids=lambda path: path.name)
