@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU
 
 from dqo.errors import DQOError, NonFiniteError
@@ -71,29 +72,48 @@ def test_self_bleu_by_hand():
     assert value == pytest.approx(100 * (5 / 6 * 3 / 5 * 1 / 4 * 1 / 6) ** 0.25)
 
 
-def test_self_bleu_is_sacrebleus_own_of_each_text_against_the_others():
-    pick = random.Random(0)
-    words = [
-        "the",
-        "cat",
-        ",",
-        "sat",
-        "on",
-        "a",
-        "mat.",
-        "dog's",
-        "3.5",
-        "$5",
-        "don't-know",
-        "(",
-        "A",
-        "&quot;",
-    ]
-    bleu = BLEU(effective_order=True)
-    for _ in range(300):
-        texts = [" ".join(pick.choices(words, k=pick.randint(1, 12))) for _ in range(pick.randint(2, 6))]
+# What 13a splits, joins, replaces and leaves, and what makes it look further than the next white space.
+TOKENS = ["the", "cat", ",", "sat", "a", "mat.", "dog's", "3.5", "$5", "don't-know", "(", "2-", ".5", "1.", "é", "—",
+          "&quot;", "&amp;lt;", "<skipped>", "<skip", "ped>", "x-\ny", "x-\n"]  # fmt: skip
+
+
+@pytest.mark.parametrize("gap", [" ", "\n", "\t", "\u2028", " \u3000"])
+def test_self_bleu_is_sacrebleus_own_of_each_text_against_the_others(gap):
+    pick, bleu = random.Random(0), BLEU(effective_order=True)
+    for _ in range(80):
+        texts = [gap.join(pick.choices(TOKENS, k=pick.randint(1, 12))) for _ in range(pick.randint(2, 6))]
+        texts = [text for text in texts if text.strip()]
         scores = [bleu.sentence_score(text, texts[:i] + texts[i + 1 :]).score for i, text in enumerate(texts)]
-        assert self_bleu(texts) == pytest.approx(min(100.0, sum(scores) / len(scores)), abs=1e-9), texts
+        mean = sum(scores) / len(scores) if len(texts) > 1 else math.nan
+        assert self_bleu(texts) == pytest.approx(min(100.0, mean), abs=1e-9, nan_ok=True), texts
+
+
+def test_of_many_copies_and_repeats_each_is_still_judged_by_the_others():
+    """Texts that hold an n-gram most often, alone or together, and texts that repeat a word."""
+    pick, bleu = random.Random(1), BLEU(effective_order=True)
+    texts = [" ".join(pick.choices("ab", k=pick.randint(1, 30))) for _ in range(30)] + ["a a a a a"] * 3 + ["b " * 40]
+    scores = [bleu.sentence_score(text, texts[:i] + texts[i + 1 :]).score for i, text in enumerate(texts)]
+    assert self_bleu(texts) == pytest.approx(sum(scores) / len(scores), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 2, 4, 9, 20])
+def test_distinct_n_is_the_size_of_the_set_of_ngrams(n):
+    """At n = 20 the 60 words make more possible n-grams than a 64-bit number can tell apart."""
+    pick = random.Random(n)
+    texts = [" ".join(str(pick.randrange(60)) for _ in range(pick.randrange(40))) for _ in range(30)]
+    texts += [texts[0], "1 2 " * 30]
+    words = [text.split() for text in texts]
+    ngrams = [tuple(row[i : i + n]) for row in words for i in range(len(row) - n + 1)]
+    assert distinct_n(texts, n) == len(set(ngrams)) / len(ngrams)
+
+
+def test_self_rouge_is_the_mean_of_rouge_scores_own_pairs():
+    pick, scorer = random.Random(2), RougeScorer(["rougeL"])
+    words = ["The", "cat", "sat", "on", "a", "mat.", "dog's", "3.5", "naïve", "x-y"]
+    for most in (1, 5, 90):
+        texts = [" ".join(pick.choices(words, k=pick.randint(1, most))) for _ in range(12)]
+        pairs = [scorer.score(a, b)["rougeL"].fmeasure for a, b in itertools.combinations(texts, 2)]
+        assert self_rouge(texts) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
 
 
 def test_a_response_is_compared_with_all_the_others_at_once():

@@ -163,10 +163,8 @@ def separates_words(text: str) -> bool:
     It does not where more than a quarter of the letters stand in runs of two or more of scripts without spaces, such as
     Chinese, Japanese or Thai.
     """
-    if text.isascii():
-        return True
-    unspaced = sum(map(len, _UNSPACED_RUN.findall(text)))
-    return unspaced <= _MOST_UNREAD * len(_LETTER.findall(_UNSPACED.sub("x", text)))
+    unspaced = 0 if text.isascii() else sum(map(len, _UNSPACED_RUN.findall(text)))
+    return not unspaced or unspaced <= _MOST_UNREAD * len(_LETTER.findall(_UNSPACED.sub("x", text)))
 
 
 def has_latin_words(text: str) -> bool:

@@ -6,13 +6,19 @@ words of a text, is NaN: as 0 it would be a result.
 
 import gzip
 import math
-from collections import Counter
-from collections.abc import Sequence
-from itertools import combinations
-from typing import Any
+from array import array
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from dqo.diversity.tricks import has_latin_words, separates_words
 from dqo.errors import DQOError
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics import BLEU
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
@@ -31,11 +37,7 @@ def distinct_n(texts: Sequence[str], n: int) -> float:
     Raises:
         DQOError: If n is below 1 or `texts` is a single string.
     """
-    _check_texts(texts)
-    if n < 1:
-        raise DQOError(f"`n` of distinct_n must be 1 or more, got {n}; use 1 to 4.")
-    ngrams = [ngram for text in texts for ngram in _ngrams(text.split(), n)]
-    return len(set(ngrams)) / len(ngrams) if ngrams and all(map(separates_words, texts)) else math.nan
+    return distinct_shares([texts], n)[-1]
 
 
 def self_bleu(texts: Sequence[str]) -> float:
@@ -57,13 +59,11 @@ def self_bleu(texts: Sequence[str]) -> float:
     Source: Zhu et al. 2018 (docs/math.md eq. 7.2).
     """
     _check_texts(texts)
-    from sacrebleu.metrics import BLEU
-
     # BLEU would call blank texts different from everything.
     texts = [text for text in texts if text.strip()]
     if len(texts) < 2 or not all(map(separates_words, texts)):
         return math.nan
-    scores = _leave_one_out_bleu(BLEU(effective_order=True), texts)
+    scores = _leave_one_out_bleu(list(map(_bleu_tokens, texts)))
     # Equal texts score 100.00000000000004.
     return min(100.0, sum(scores) / len(scores))
 
@@ -78,10 +78,20 @@ def corpus_distinct_n(groups: Sequence[Sequence[str]], n: int) -> float:
     Returns:
         A number in (0, 1]; NaN where no text has n tokens.
     """
-    for texts in groups:
-        _check_texts(texts)
     # It falls with the number of prompts and responses: compare equal numbers of both only.
-    return distinct_n([text for texts in groups if all(map(separates_words, texts)) for text in texts], n)
+    return distinct_shares(groups, n)[-1]
+
+
+def distinct_shares(groups: Iterable[Sequence[str]], longest: int) -> list[float]:
+    """Computes `corpus_distinct_n` for every n from 1 to `longest` in one pass over the groups."""
+    if longest < 1:
+        raise DQOError(f"`n` of distinct_n must be 1 or more, got {longest}; use 1 to 4.")
+    readable = (texts for texts in map(_checked, groups) if all(map(separates_words, texts)))
+    shares = []
+    for codes, _ in _ngrams((text.split() for texts in readable for text in texts), longest):
+        codes.sort()
+        shares.append((1 + np.count_nonzero(np.diff(codes))) / len(codes) if len(codes) else math.nan)
+    return shares
 
 
 def self_rouge(texts: Sequence[str]) -> float:
@@ -94,14 +104,19 @@ def self_rouge(texts: Sequence[str]) -> float:
         A number in [0, 1]; NaN for fewer than two texts, and where a to z and digits do not carry one of them.
     """
     _check_texts(texts)
-    from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenize import tokenize
 
     # The DQO paper reports a self-ROUGE that rises with diversity: 1 minus this. rouge-score reads a to z and digits.
     texts = [text for text in texts if text.strip()]
     if len(texts) < 2 or not all(map(has_latin_words, texts)):
         return math.nan
-    scorer, pairs = RougeScorer(["rougeL"]), list(combinations(texts, 2))
-    return sum(scorer.score(a, b)["rougeL"].fmeasure for a, b in pairs) / len(pairs)
+    rows = [tokenize(text, None) for text in texts]
+    scores = []
+    for i, common in enumerate(_common_subsequences(rows)):
+        for j in range(i + 1, len(rows)):
+            precision, recall = common[j] / len(rows[j]), common[j] / len(rows[i])
+            scores.append(2 * precision * recall / (precision + recall) if common[j] else 0.0)
+    return sum(scores) / len(scores)
 
 
 def compression_ratio(texts: Sequence[str]) -> float:
@@ -121,32 +136,96 @@ def compression_ratio(texts: Sequence[str]) -> float:
     return len(joined) / len(gzip.compress(joined, mtime=0))
 
 
-def _leave_one_out_bleu(bleu: Any, texts: list[str]) -> list[float]:
-    """Scores each text against all others as `bleu.sentence_score` does."""
-    tokens = [bleu.tokenizer(text.rstrip()).split() for text in texts]
-    # Every text is tokenised and counted once, where `sentence_score` would do it for every pair.
-    counts = [Counter(ngram for n in (1, 2, 3, 4) for ngram in _ngrams(row, n)) for row in tokens]
-    lengths = [len(row) for row in tokens]
-    holders = Counter(ngram for row in counts for ngram in row)
-    # What only one text holds matches nothing.
-    repeated = {ngram for ngram, number in holders.items() if number > 1}
+def _leave_one_out_bleu(rows: list[list[str]]) -> list[float]:
+    """Scores the tokens of each text against those of all others as sacrebleu's `sentence_score` does."""
+    G, lengths = len(rows), np.array([len(row) for row in rows])  # (G,)
+    correct = np.stack([_found_elsewhere(*ngrams, G) for ngrams in _ngrams(rows, 4)], axis=1)  # (G, 4)
+    total = np.maximum(0, lengths[:, None] - np.arange(4))  # (G, 4)
+    # The length nearest to its own, the shorter of two.
+    distance = np.abs(lengths[:, None] - lengths) * (1 + lengths.max()) + lengths  # (G, G)
+    np.fill_diagonal(distance, distance.max() + 1)
+    closest = lengths[distance.argmin(axis=1)]  # (G,)
+    stats = zip(correct.tolist(), total.tolist(), lengths.tolist(), closest.tolist(), strict=True)
+    return [_bleu().compute_bleu(*row, smooth_method="exp", effective_order=True).score for row in stats]
+
+
+def _found_elsewhere(codes: np.ndarray, text: np.ndarray, G: int) -> np.ndarray:
+    """Counts the n-grams of each text that another has too, each as often as one other text has it: (G,)."""
+    if not len(codes):
+        return np.zeros(G)
+    ngram = np.unique(codes, return_inverse=True)[1]
+    pairs, count = np.unique(ngram * G + text, return_counts=True)
+    ngram, text = np.divmod(pairs, G)
+    starts = np.flatnonzero(np.diff(ngram, prepend=-1))
     # The count among the others is the largest in any text, or the second largest for the text that holds the largest.
-    two = {ngram: sorted((row[ngram] for row in counts if ngram in row), reverse=True)[:2] for ngram in repeated}
-    scores = []
-    for i, row in enumerate(counts):
-        total = [max(0, lengths[i] - n) for n in range(4)]
-        correct = [0] * 4
-        for ngram in row.keys() & repeated:
-            first, second = two[ngram]
-            correct[len(ngram) - 1] += min(row[ngram], second if row[ngram] == first else first)
-        closest = min(lengths[:i] + lengths[i + 1 :], key=lambda other: (abs(lengths[i] - other), other))
-        found = bleu.compute_bleu(correct, total, lengths[i], closest, smooth_method="exp", effective_order=True)
-        scores.append(found.score)
-    return scores
+    first = np.maximum.reduceat(count, starts)[ngram]
+    largest = count == first
+    second = np.maximum.reduceat(np.where(largest, 0, count), starts)[ngram]
+    holders = np.add.reduceat(largest, starts, dtype=int)[ngram]
+    return np.bincount(text, np.minimum(count, np.where(largest & (holders == 1), second, first)), minlength=G)
 
 
-def _ngrams(tokens: list[str], n: int) -> list[tuple[str, ...]]:
-    return list(zip(*(tokens[start:] for start in range(n)), strict=False))
+@cache
+def _bleu() -> "BLEU":
+    from sacrebleu.metrics import BLEU
+
+    return BLEU(effective_order=True)
+
+
+def _bleu_tokens(text: str) -> list[str]:
+    """Tokens of sacrebleu's 13a."""
+    # What 13a does to a character depends on its neighbours, and on white space only in these two cases. Word by word,
+    # sacrebleu remembers what it has seen.
+    words = [text.rstrip()] if "<skipped>" in text or "-\n" in text else text.split()
+    return [token for word in words for token in _bleu().tokenizer(word).split()]
+
+
+def _common_subsequences(rows: Sequence[Sequence[str]]) -> Iterator[list[int]]:
+    """Yields for each row the lengths of its longest common subsequences with all rows (Hyyrö 2004, bit-parallel)."""
+    # A row is a field of bits in one large number, so that a step adds in all fields at once; the bit above each field
+    # takes the carry.
+    places: dict[str, int] = {}
+    fields, start = [], 0
+    for row in rows:
+        for place, word in enumerate(row, start):
+            places[word] = places.get(word, 0) | 1 << place
+        fields.append((start, (1 << len(row)) - 1))
+        start += len(row) + 1
+    every = sum(mask << start for start, mask in fields)
+    for row in rows:
+        left = every
+        for word in row:
+            met = left & places[word]
+            left = (left + met | left - met) & every
+        yield [mask.bit_count() - (left >> start & mask).bit_count() for start, mask in fields]
+
+
+def _ngrams(rows: Iterable[Sequence[str]], longest: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields for n = 1 to `longest` a number for each n-gram, the same for equal ones, and the row it stands in."""
+    numbers: defaultdict[str, int] = defaultdict()
+    numbers.default_factory = numbers.__len__
+    # 4 bytes a word: of ten thousand prompts every n-gram is held at once.
+    words, lengths = array("i"), array("i")
+    for row in rows:
+        words.extend(map(numbers.__getitem__, row))
+        lengths.append(len(row))
+    ids = np.array(words, dtype=np.int32)  # (T,)
+    row_of = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)  # (T,)
+    codes, size = ids.astype(np.int64), len(numbers)  # (T,)
+    for n in range(1, longest + 1):
+        if n > 1:
+            if size * len(numbers) >= 2**63:
+                found, codes = np.unique(codes, return_inverse=True)
+                size = len(found)
+            codes = codes[:-1] * len(numbers) + ids[n - 1 :]  # (T - n + 1,)
+            size *= len(numbers)
+        within = row_of[: len(codes)] == row_of[n - 1 :]  # (T - n + 1,): no n-gram crosses rows
+        yield codes[within], row_of[: len(codes)][within]
+
+
+def _checked(texts: Sequence[str]) -> Sequence[str]:
+    _check_texts(texts)
+    return texts
 
 
 def _check_texts(texts: Sequence[str]) -> None:

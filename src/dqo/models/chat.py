@@ -190,6 +190,8 @@ class TraceMarkers:
     def cut(self, text: str, opened: bool = False) -> Cut:
         """Removes the traces of what the assistant wrote in one turn; `opened` where the prompt opened one."""
         marks = list(self._marks(text))
+        if not marks and not opened:
+            return Cut(text, False, False, False)
         last_closing = {mark.pair: i for i, mark in enumerate(marks) if not mark.opens}  # of each kind
         kept: list[str] = []
         place, inside, cuts, traced, from_prompt, mentioned = 0, opened, 0, False, False, False
