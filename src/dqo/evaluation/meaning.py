@@ -206,9 +206,8 @@ def effective_rank(E: Tensor | Sequence) -> float:
     return float(_effective_rank(cosine_kernel(as_matrix(E))))
 
 
-def geometry(E: Tensor) -> dict[str, Tensor]:
-    """The measures above for P groups of one size at once, (P, G, D) -> name -> (P,): one kernel serves all."""
-    L = cosine_kernel(E)  # (P, G, G)
+def geometry(L: Tensor) -> dict[str, Tensor]:
+    """The measures above of the cosine kernels of P groups, (P, G, G) -> name -> (P,)."""
     return {
         "cosine_distance": cosine_distance(L).clamp_min(0.0),
         "vendi_1": vendi(L, 1.0),

@@ -7,7 +7,9 @@ there, and the means are over the prompts where it is defined.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,7 +33,7 @@ from dqo.evaluation.meaning import (
 )
 from dqo.evaluation.quality import among_good, distinct_right_at_k, judged, max_at_k, pass_at_k, passes
 from dqo.evaluation.statistics import PromptValues, summarize
-from dqo.evaluation.words import compression_ratio, distinct_n, self_bleu
+from dqo.evaluation.words import compression_ratio, distinct_shares, self_bleu
 from dqo.files.records import Group, Prompt
 from dqo.rewards.calling import finite_number
 from dqo.settings import DEFAULT_ENCODER
@@ -43,11 +45,8 @@ NGRAMS = (1, 2, 3, 4)
 # What rests on a decision that two responses mean the same.
 CLASSED = ("classes", "semantic_entropy", "utility_k", "good/classes")
 _DRAWS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
-_TEXTS_AT_ONCE = 256
-# Given to a judge of equal meaning.
-_GROUPS_AT_ONCE = 16
-# 8 MB of 10 embeddings each.
-_GROUPS_MEASURED = 256
+# Their embeddings go before those of the next ones come: of 10,000 groups of 64 all would be a gigabyte per encoder.
+_RESPONSES_AT_ONCE = 512
 
 # The k of distinct_right@k, unless fewer were drawn: at k = n it would be a count that grows with n.
 _DISTINCT_AMONG = 10
@@ -135,29 +134,32 @@ def prompt_values(
     if not groups:
         raise DataError("Metrics need at least one group of responses, got none.")
     groups = judged(groups)
-    spans = [[answer_span(response) for response in group.responses] for group in groups]
-    draws = draw_counts(n_samples(groups))
-    # Where responses have no rewards these stand in, and what is made of them is left out below.
-    rewards = [group.rewards or [0.0] * len(group.responses) for group in groups]
-    rows = []
-    for group, texts, scores in tqdm(list(zip(groups, spans, rewards, strict=True)), desc="n-grams", unit="prompt"):
+    draws, rows = draw_counts(n_samples(groups)), []
+
+    def of_texts(group: Group, texts: list[str], scores: list[float]) -> Row:
         row = _quality(scores, draws, pass_threshold) | _words(texts) | _whole(group)
-        rows.append(row | {name: float(own(texts)) for name, own in (measures or {}).items()})
-        if answer_key is not None:
-            rows[-1] |= _distinct_right(group, scores, answer_key, right_answers, draws, pass_threshold)
-    E = _embed(encoder, groups, spans)  # P x (G, D)
-    parts = [_meanings(E, rewards, pass_threshold)]
-    classes = _classes(E, spans, equivalence, encoder.name)
-    parts.append([_classed(*both, pass_threshold) for both in zip(classes, rewards, strict=True)])
-    if heldout_encoder is not None:
-        E_heldout = _embed(heldout_encoder, groups, spans)  # P x (G, D')
-        parts.append(_meanings(E_heldout, rewards, pass_threshold, prefix="heldout/"))
-        both = zip(E, E_heldout, strict=True)
-        disagreements = [encoder_disagreement(*(E_p.double()[None] for E_p in pair)).item() for pair in both]
-        parts.append([{"encoder_disagreement": value} for value in disagreements])
-    for part in parts:
-        for row, more in zip(rows, part, strict=True):
-            row |= more
+        row |= {name: float(own(texts)) for name, own in (measures or {}).items()}
+        if answer_key is None:
+            return row
+        return row | _distinct_right(group, scores, answer_key, right_answers, draws, pass_threshold)
+
+    with tqdm(total=len(groups), desc="measuring", unit="prompt") as bar:
+        for block in _blocks(groups):
+            spans = [[answer_span(response) for response in group.responses] for group in block]
+            # Where responses have no rewards these stand in, and what is made of them is left out below.
+            rewards = [group.rewards or [0.0] * len(group.responses) for group in block]
+            parts = [[of_texts(*group) for group in zip(block, spans, rewards, strict=True)]]
+            E = _embed(encoder, block, spans)  # P' x (G, D)
+            parts.append(_meanings(E, rewards, pass_threshold))
+            classes = _classes(E, spans, equivalence, encoder.name)
+            parts.append([_classed(*both, pass_threshold) for both in zip(classes, rewards, strict=True)])
+            if heldout_encoder is not None:
+                E_heldout = _embed(heldout_encoder, block, spans)  # P' x (G, D')
+                parts.append(_meanings(E_heldout, rewards, pass_threshold, prefix="heldout/"))
+                disagreements = encoder_disagreement(_stacked(E), _stacked(E_heldout)).tolist()
+                parts.append([{"encoder_disagreement": value} for value in disagreements])
+            rows += [reduce(or_, of_prompt) for of_prompt in zip(*parts, strict=True)]
+            bar.update(len(block))
     of_rewards = dict.fromkeys(name for name in rows[0] if explain(name).undefined.startswith(NO_REWARD))
     for row, group in zip(rows, groups, strict=True):
         row |= of_rewards if group.rewards is None else {}
@@ -236,7 +238,7 @@ def _labelled(draws: list[int], k: int) -> list[tuple[str, int]]:
 
 
 def _words(texts: list[str]) -> Row:
-    row: Row = {f"distinct_{n}": distinct_n(texts, n) for n in NGRAMS}
+    row: Row = {f"distinct_{n}": share for n, share in zip(NGRAMS, distinct_shares([texts], NGRAMS[-1]), strict=True)}
     return row | {"self_bleu": self_bleu(texts), "compression_ratio": compression_ratio(texts)}
 
 
@@ -251,17 +253,23 @@ def _whole(group: Group) -> Row:
     }
 
 
+def _blocks(groups: Sequence[Group]) -> Iterator[Sequence[Group]]:
+    """Cuts the groups into runs of about so many responses as are measured at once."""
+    first, size = 0, 0
+    for last, group in enumerate(groups, start=1):
+        size += len(group.responses)
+        if size >= _RESPONSES_AT_ONCE or last == len(groups):
+            yield groups[first:last]
+            first, size = last, 0
+
+
 def _embed(encoder: "Embedder", groups: Sequence[Group], spans: Sequence[Sequence[str]]) -> list[Tensor]:
-    """Embeds all texts: one (G, D) tensor per group, on the CPU."""
+    """Embeds the texts of a block: one (G, D) tensor per group, on the CPU."""
     every = [text for texts in spans for text in texts]
     # Copies are embedded once.
     place = {text: i for i, text in enumerate(dict.fromkeys(every))}
-    texts, batches = list(place), []
-    for start in tqdm(range(0, len(texts), _TEXTS_AT_ONCE), desc=f"embedding ({encoder.name})", unit="batch"):
-        batch = texts[start : start + _TEXTS_AT_ONCE]
-        batches.append(encoder(batch).detach().cpu())  # (N, D)
-    rows = torch.cat(batches)[[place[text] for text in every]]  # (N, D)
-    by_group = list(rows.split([len(texts) for texts in spans]))  # P x (G, D)
+    rows = encoder(list(place)).detach().cpu()[[place[text] for text in every]]  # (N, D)
+    by_group = list(rows.split([len(texts) for texts in spans]))  # P' x (G, D)
     for group, E in zip(groups, by_group, strict=True):
         if not torch.isfinite(E).all():
             raise EncoderError(
@@ -271,18 +279,22 @@ def _embed(encoder: "Embedder", groups: Sequence[Group], spans: Sequence[Sequenc
     return by_group
 
 
+def _stacked(E: list[Tensor]) -> Tensor:
+    """(P', G, D) float64; a zero row, which adds nothing to any measure, fills up small groups."""
+    return pad_sequence(E, batch_first=True).double()
+
+
 def _meanings(E: list[Tensor], rewards: list[list[float]], threshold: float, prefix: str = "") -> list[Row]:
     """Reads off the embeddings of each prompt how much they differ."""
-    rows = []
-    for start in range(0, len(E), _GROUPS_MEASURED):
-        some, scores = E[start : start + _GROUPS_MEASURED], rewards[start : start + _GROUPS_MEASURED]
-        good = [E_p * torch.tensor(passes(r, threshold))[:, None] for E_p, r in zip(some, scores, strict=True)]
-        # A zero row adds nothing to any measure: it fills up small groups, and takes the place of what does not pass.
-        whole, passed = (pad_sequence(part, batch_first=True).double() for part in (some, good))  # (P', G, D)
-        columns = geometry(whole) | {"good/vendi_1": vendi(cosine_kernel(passed))}
-        for values in zip(*(column.tolist() for column in columns.values()), strict=True):
-            rows.append({prefix + name: value for name, value in zip(columns, values, strict=True)})
-    return rows
+    L = cosine_kernel(_stacked(E))  # (P', G, G)
+    good = pad_sequence([torch.tensor(passes(scores, threshold)) for scores in rewards], batch_first=True)  # (P', G)
+    # Without row and column a response counts as little as an empty one.
+    L_good = L * good[:, :, None] * good[:, None, :]  # (P', G, G)
+    columns = geometry(L) | {"good/vendi_1": vendi(L_good)}
+    return [
+        {prefix + name: value for name, value in zip(columns, values, strict=True)}
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
+    ]
 
 
 def _classes(
@@ -292,10 +304,7 @@ def _classes(
     if equivalence is None:
         threshold = same_meaning(encoder)
         return [None if threshold is None else embedding_classes(E_p, threshold) for E_p in E]
-    classes: list[list[int]] = []
-    for start in tqdm(range(0, len(spans), _GROUPS_AT_ONCE), desc="meaning", unit="batch"):
-        classes += meaning_classes(spans[start : start + _GROUPS_AT_ONCE], equivalence)
-    return classes
+    return meaning_classes(spans, equivalence)
 
 
 def _classed(classes: list[int] | None, rewards: list[float], threshold: float) -> Row:

@@ -16,7 +16,7 @@ from dqo.evaluation.metrics import CLASSED, NGRAMS, defined, n_samples, prompt_v
 from dqo.evaluation.quality import Reward, judged, scored, trace_notes
 from dqo.evaluation.sampling import Form
 from dqo.evaluation.statistics import LEVEL, PromptValues, summarize
-from dqo.evaluation.words import corpus_distinct_n, self_rouge
+from dqo.evaluation.words import distinct_shares, self_rouge
 from dqo.files.evaluation import UNKNOWN_SCORING, sampling_notes
 from dqo.files.records import Group, write_groups, write_json, write_text
 from dqo.files.run import owning
@@ -220,7 +220,8 @@ def metrics_document(
     groups: Sequence[Group], values: PromptValues, *, seed: int, answer_span: Callable[[str], str] = str, **facts: Any
 ) -> dict[str, Any]:
     """Makes the content of metrics.json; `facts` are more entries of its head."""
-    spans = [[answer_span(response) for response in group.responses] for group in groups]
+    spans = ([answer_span(response) for response in group.responses] for group in groups)
+    shares = zip(NGRAMS, distinct_shares(spans, NGRAMS[-1]), strict=True)
     return {
         "version": __version__,
         "n_prompts": len(groups),
@@ -231,7 +232,7 @@ def metrics_document(
         **facts,
         "metrics": summarize(values, seed=seed),
         # no interval: prompts drawn twice would lower what is pooled over all prompts
-        "corpus": {f"distinct_{n}": defined(corpus_distinct_n(spans, n)) for n in NGRAMS},
+        "corpus": {f"distinct_{n}": defined(share) for n, share in shares},
     }
 
 

@@ -14,13 +14,12 @@ from dqo.errors import DataError
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
-def read_text(path: str | Path, what: str, *, whole_lines: bool = False) -> str:
+def read_text(path: str | Path, what: str) -> str:
     """Reads a UTF-8 file; a byte order mark at its start is passed over.
 
     Args:
         path: The file.
         what: What it should be, such as "JSON-lines file", for messages.
-        whole_lines: Leaves out a last line without end, which may be in the making and end in half a character.
 
     Returns:
         The text.
@@ -28,25 +27,38 @@ def read_text(path: str | Path, what: str, *, whole_lines: bool = False) -> str:
     Raises:
         DataError: A file that cannot be read or is no UTF-8.
     """
+    return "".join(_decoded(path, what))
+
+
+def read_lines(path: str | Path, what: str, *, whole_lines: bool = False) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yields (number of the line, its place for messages, fields), holding one line at a time.
+
+    `whole_lines` leaves out a last line without end, which may be in the making and end in half a character. Else as
+    `read_text` and `parse_object`.
+    """
+    for number, line in enumerate(_decoded(path, what, whole_lines), start=1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            yield number, place, parse_object(line, place)
+
+
+def _decoded(path: str | Path, what: str, whole_lines: bool = False) -> Iterator[str]:
+    """Yields the lines with their ends."""
+    offset = 0
     try:
-        content = Path(path).read_bytes()
-        return (content[: content.rfind(b"\n") + 1] if whole_lines else content).decode("utf-8-sig")
+        with Path(path).open("rb") as file:
+            # Lines of bytes end at the line feed and nowhere else: U+2028 and its relatives are ordinary characters
+            # inside a JSON string, so `str.splitlines` would cut records in two.
+            for line in file:
+                if not whole_lines or line.endswith(b"\n"):
+                    yield line.decode("utf-8" if offset else "utf-8-sig")
+                offset += len(line)
     except UnicodeDecodeError as error:
-        found = f"byte {error.object[error.start]:#04x} at offset {error.start}"
+        found = f"byte {error.object[error.start]:#04x} at offset {offset + error.start}"
         raise DataError(f"{path}: expected UTF-8, got {found}; save the file as UTF-8.") from error
     except (OSError, ValueError) as error:  # the second for a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: expected a readable {what}, got {reason}; correct the path.") from error
-
-
-def read_lines(path: str | Path, what: str, *, whole_lines: bool = False) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Yields (number of the line, its place for messages, fields); else as `read_text` and `parse_object`."""
-    # Lines end at the line feed and nowhere else: U+2028 and its relatives are ordinary characters inside a JSON
-    # string, so `str.splitlines` would cut records in two.
-    for number, line in enumerate(read_text(path, what, whole_lines=whole_lines).split("\n"), start=1):
-        if line.strip():
-            place = f"{path}, line {number}"
-            yield number, place, parse_object(line, place)
 
 
 def parse_object(text: str, place: str) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 from pydantic import AfterValidator, Field, PlainValidator, TypeAdapter, ValidationInfo, model_validator
 
@@ -162,7 +163,9 @@ def line_of(group: Group) -> dict[str, Any]:
 
 def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
     """Writes a `groups.jsonl` atomically: a reader sees the old file or the whole new one."""
-    write_text(path, "".join(to_json(path, line_of(group)) + "\n" for group in groups))
+    with _replacing(path) as file:
+        for group in groups:
+            file.write(to_utf8(path, to_json(path, line_of(group)) + "\n"))
 
 
 def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
@@ -202,13 +205,21 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Writes a file atomically, by a temporary one beside it; its folder is made when missing."""
+    """Writes a file atomically; its folder is made when missing."""
+    with _replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def _replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a temporary file, which takes the place of the path once all is written."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            temporary.write_bytes(content)
+            with temporary.open("wb") as file:
+                yield file
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
