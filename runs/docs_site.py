@@ -5,7 +5,7 @@ mkdocs calls it while `make docs` builds (`hooks` of mkdocs.yml). Nothing on the
 
 import argparse
 import re
-from html import unescape
+from html import escape, unescape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -65,4 +65,4 @@ def shown(action: argparse.Action) -> str:
 
 def meaning(action: argparse.Action, command: argparse.ArgumentParser) -> str:
     """Its help, with the default in it."""
-    return command._get_formatter()._expand_help(action).replace("|", "\\|")
+    return escape(command._get_formatter()._expand_help(action), quote=False).replace("|", "\\|")

@@ -82,7 +82,7 @@ def reference(schema: dict[str, Any]) -> str:
              "set, under `trainer`, all fields of TRL's GRPOConfig and RLOOConfig but those below.", ""]  # fmt: skip
     for title, table in tables.items():
         lines += [f"## {title}", "", "| setting | value | default | meaning |", "|---|---|---|---|"]
-        lines += [f"| `{name}` | {_value(one)} | {_default(one)} | {one.get('description', '')} |"
+        lines += [f"| `{name}` | {_value(one)} | {_default(one)} | {one.get('description', '').replace('<', '&lt;')} |"
                   for name, one in table.items()]  # fmt: skip
         lines.append("")
     lines += ["## What a recipe does not set under `trainer`", ""]
