@@ -8,6 +8,7 @@ import numpy as np
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
 from dqo.errors import DQOError, EncoderError, RewardError
+from dqo.integrations import groups
 from dqo.integrations.verl import scoring
 from dqo.integrations.verl.scoring import ActorScorer
 from dqo.integrations.verl.settings import DQOSettings
@@ -217,13 +218,13 @@ def test_the_task_score_is_put_back_when_verl_raises(make_trainer, transfer_queu
 
 
 def _wrong_sign(trainer):
-    real = scoring.shape_reward
+    real = groups.shape_reward
 
     def mutant(reward, *rest):
         shaped, group = real(reward, *rest)
         return 2 * reward - shaped, group
 
-    return scoring, "shape_reward", mutant
+    return groups, "shape_reward", mutant
 
 
 def _pooled_groups(trainer):

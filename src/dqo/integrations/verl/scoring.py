@@ -1,106 +1,17 @@
-"""Embeds whole groups and gives their credits, in the trainer's process or divided among Ray actors."""
+"""Divides the groups of a batch among Ray actors, which embed them and give their credits."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import ray
 import torch
 from ray.exceptions import RayTaskError
-from torch import Tensor
 
-from dqo.diversity.credit import Evidence, shape_reward
-from dqo.diversity.set_functions import set_credit
-from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError
+from dqo.integrations.groups import Group, GroupScorer, ScoredGroup
 from dqo.integrations.verl.settings import DQOSettings
-from dqo.rewards.loading import checked_span, import_function
 
-# What is logged of a group; names and units are those of `dqo.diversity.credit.GroupCredit`.
-NUMBERS = ("log_volume", "quality_volume", "vendi", "cosine_distance")
 _START_SECONDS = 300  # to place an actor and start Python, from a network disk at worst
-
-
-@dataclass(frozen=True)
-class Group:
-    """The responses of one prompt.
-
-    Attributes:
-        texts: G responses, as text.
-        rewards: G task rewards.
-        keys: G names of the responses, for messages.
-        prompt: What was asked, as the policy read it.
-    """
-
-    texts: list[str]
-    rewards: list[float]
-    keys: list[str]
-    prompt: str = ""
-
-
-@dataclass(frozen=True)
-class ScoredGroup:
-    """A group after embedding.
-
-    Attributes:
-        shaped: G rewards that are optimised.
-        credit: G credits, in the unit of the settings.
-        numbers: `NUMBERS` by name.
-    """
-
-    shaped: list[float]
-    credit: list[float]
-    numbers: dict[str, float]
-
-
-class GroupScorer:
-    """Turns texts and task rewards of groups into shaped rewards, all in this process.
-
-    Args:
-        settings: The run's settings.
-        device: Of the encoder; None takes the GPU where there is one.
-
-    Raises:
-        EncoderError: No such encoder.
-        RecipeError: No such `answer_span`.
-    """
-
-    def __init__(self, settings: DQOSettings, device: str | None = "cpu") -> None:
-        self._settings = settings
-        span = settings.answer_span
-        self._span = checked_span(import_function(span, "dqo.answer_span", "response") if span else None)
-        named = settings.set_function
-        self._worth = import_function(named, "dqo.set_function", "prompt, answers, rewards") if named else None
-        self._embed = load_embedder(
-            settings.encoder,
-            device=device,
-            dtype=settings.encoder_dtype,
-            batch_size=settings.encoder_batch_size,
-        )
-
-    def __call__(self, groups: list[Group]) -> list[ScoredGroup]:
-        """Scores P groups of any sizes, in order."""
-        if not groups:
-            return []
-        answers = [[self._span(text) for text in group.texts] for group in groups]  # P times G
-        E = self._embed([answer for group in answers for answer in group])  # (N, D)
-        parts = E.split([len(group.texts) for group in groups])  # P times (G, D)
-        return [self._score(*group) for group in zip(groups, answers, parts, strict=True)]
-
-    def _score(self, group: Group, answers: list[str], E: Tensor) -> ScoredGroup:
-        rewards, spec = torch.tensor([group.rewards], dtype=torch.float64), self._settings  # (1, G)
-        evidence = Evidence()
-        try:
-            if self._worth is not None:
-                takes_part = spec.passes(rewards) & torch.tensor([[bool(answer.strip()) for answer in answers]])
-                asked = [group.prompt], [answers], rewards, takes_part
-                evidence = Evidence(marginal=set_credit(self._worth, spec.set_function, *asked).to(E.device))
-            shaped, credit = shape_reward(rewards, E[None], spec, evidence)  # (1, G)
-        except DQOError as error:
-            # The mathematics counts rows; the user knows responses.
-            raise type(error)(f"of the responses {', '.join(group.keys)}, counted from 0: {error}") from error
-        numbers = {name: getattr(credit, name)[0].item() for name in NUMBERS}
-        return ScoredGroup(shaped[0].tolist(), credit.credit[0].tolist(), numbers)
 
 
 class ActorScorer:

@@ -8,17 +8,13 @@ from typing import Annotated
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
-from dqo.diversity.settings import DiversitySpec, EncoderFields
-from dqo.diversity.signals import SIGNALS
 from dqo.embedders.naming import with_whole_path
 from dqo.errors import RecipeError, refuse
-from dqo.models.chat import TraceMarkers
+from dqo.integrations.groups import GroupSettings
 from dqo.settings.checking import check, model_of, setting
 
 # Estimators that take no mean over the responses of a prompt.
 _NO_GROUP_MEAN = ("gae", "reinforce_plus_plus")
-# What the scorer gathers for a signal beside embeddings.
-GATHERED = {"marginal"}
 # Our name of a trainer mode -> verl's.
 BASE_MODES = {"dqo_sync": "sync", "dqo_colocate_async": "colocate_async"}
 
@@ -26,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DQOSettings(EncoderFields, DiversitySpec):
-    """What diversity means (the fields of DiversitySpec), what measures it, and which processes do."""
+class DQOSettings(GroupSettings):
+    """What diversity means and what measures it (the fields of GroupSettings), and which processes do."""
 
     encoder_actors: Annotated[int, Field(ge=0)] = setting(
         1, "Ray actors among which the groups of a batch are divided; 0 embeds in the trainer's process."
@@ -38,15 +34,9 @@ class DQOSettings(EncoderFields, DiversitySpec):
         "GPUs, or a part of one, reserved for each actor; they must lie outside the trainer.n_gpus_per_node * "
         "trainer.nnodes that verl takes whole.",
     )
-    answer_span: str | None = setting(
-        None,
-        "'pkg.module.function' or 'path/to/file.py:function', response text -> the text that is embedded; the whole "
-        "text where not given.",
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        TraceMarkers.parse(self.trace_markers)
         if self.encoder_actors == 0 and (self.encoder_gpus > 0 or self.encoder_cpus > 1):
             raise RecipeError(
                 f"dqo.encoder_actors: expected at least 1 where dqo.encoder_cpus={self.encoder_cpus} and "
@@ -77,16 +67,8 @@ def read_settings(config: DictConfig) -> DQOSettings:
     # Two responses have equal credits, which a group mean cancels; one response has nobody to differ from.
     n, estimator = config.actor_rollout_ref.rollout.n, config.algorithm.adv_estimator
     least = 2 if estimator in _NO_GROUP_MEAN else 3
-    # Those that act through rewards; likelihoods, advantages and the loss stay verl's.
-    reached = {name: row for name, row in SIGNALS.items() if row.acts_on_reward or row.place == "none"}
-    known = [name for name, row in reached.items() if set(row.needs) <= GATHERED]
     refuse(
         [
-            (
-                settings.diversity not in known or not set(settings.needs) <= GATHERED,
-                f"dqo.diversity: expected one of {', '.join(known)} without `same_answer`, got "
-                f"{settings.diversity!r}, which reads or changes what stays verl's; choose one of these.",
-            ),
             (
                 settings.set_function is not None and divides_by_group_std(config),
                 f"dqo.set_function: expected advantages that no group's own std divides, got algorithm.adv_estimator="

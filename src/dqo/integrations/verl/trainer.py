@@ -24,7 +24,8 @@ from verl.utils.debug import marked_timer
 from dqo.core import effective_alpha
 from dqo.core.groups import by_id
 from dqo.errors import RewardError
-from dqo.integrations.verl.scoring import NUMBERS, ActorScorer, Group, GroupScorer, ScoredGroup
+from dqo.integrations.groups import NUMBERS, Group, GroupScorer, ScoredGroup
+from dqo.integrations.verl.scoring import ActorScorer
 from dqo.integrations.verl.settings import base_mode, divides_by_group_std, read_settings, warn_of_group_std
 from dqo.models.chat import Response, ResponseReader, TraceMarkers
 
