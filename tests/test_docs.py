@@ -26,7 +26,8 @@ def test_every_module_opens_with_one_line_that_says_what_it_does():
 
 def blocks(*languages):
     """Code blocks of README and docs in these languages; the pages that are followed step by step have a test each."""
-    followed = (ROOT / "docs" / "guides" / "adding.md", ROOT / "docs" / "start" / "tutorial.md")
+    pages = ("guides/adding.md", "guides/own_trainer.md", "guides/lm_eval_inspect.md", "start/tutorial.md")
+    followed = [ROOT / "docs" / page for page in pages]
     return [
         pytest.param(code, id=f"{page.stem}-{number}")
         for page in PAGES
@@ -150,3 +151,16 @@ def test_equation_numbers_are_unique_and_in_order():
 
 def test_every_equation_the_text_refers_to_exists():
     assert set(re.findall(r"\((\d+\.\d+)\)", MATH)) <= set(TAGS)
+
+
+def test_the_page_for_trainers_of_ones_own_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guides/own_trainer.md").read_text(), flags=re.S)
+    names: dict = {}
+    for code in blocks:
+        if "__all__" in code:  # a package of a user
+            compile(code, "own_trainer.md", "exec")
+        else:
+            exec(code, names)
+    assert len(blocks) > 4
+    assert names["scored"].shaped[3] == 0, "wrong, and kept out by the gate"
+    assert names["shaped_rows"].isfinite().all()

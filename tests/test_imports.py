@@ -30,7 +30,7 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 BASE = ("filelock", "pydantic")  # beside torch, which this layer does without
-HOSTS = {"trl", "verl", "ray", "transfer_queue"}
+HOSTS = {"trl", "verl", "ray", "transfer_queue", "verifiers", "lm_eval", "inspect_ai"}
 FILES = sorted(path.relative_to(SRC).as_posix() for path in SRC.rglob("*.py") if path != SRC / "__init__.py")
 
 
