@@ -70,7 +70,7 @@ def test_commands_parse_and_name_files_settings_and_targets_that_exist(code):
     for words in commands(code):
         if words[0] == "dqo":
             args = build_parser().parse_args(words[1:])
-            if args.command == "train" and args.recipe.startswith("recipes/"):
+            if "settings" in args and args.recipe.startswith("recipes/"):
                 load_recipe(ROOT / args.recipe, args.settings)
         if words[0] == "make":
             targets = [word for word in words[1:] if "=" not in word]

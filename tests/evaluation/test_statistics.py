@@ -1,5 +1,6 @@
 """Bootstrap over prompts: coverage, width, pairing; sign flips: p for few prompts and many; fronts by hand."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from dqo.errors import DataError, DQOError
 from dqo.evaluation import hypervolume, pareto_front
-from dqo.evaluation.statistics import bootstrap_differences, bootstrap_intervals, holm
+from dqo.evaluation.statistics import bootstrap_differences, bootstrap_intervals, holm, wilson_interval
 
 
 def interval_of(values, **settings):
@@ -175,3 +176,14 @@ def test_volume_counts_the_cells_under_the_front():
 def test_bad_points_are_refused(points):
     with pytest.raises(DQOError, match="finite coordinates each, got"):
         hypervolume(points, (0.0, 0.0))
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 8), (8, 8), (3, 8), (1, 1), (50, 200)])
+def test_a_share_at_the_end_of_wilson_s_interval_is_just_as_far_as_chance_goes(count, n):
+    share, low, high = wilson_interval(count, n)
+    assert share == count / n
+    assert 0 <= low <= share <= high <= 1
+    assert low < high
+    for end in {low, high} - {0.0, 1.0}:
+        # its definition: the share lies 1.96 standard errors of a draw at that end away
+        assert abs(share - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), rel=1e-5)

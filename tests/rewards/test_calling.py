@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from dqo.errors import GroupError, RewardError
+from dqo.files.records import Prompt
 from dqo.rewards import CheckedReward
+from dqo.rewards.calling import try_reward
 
 
 def lengths(prompts, completions, **columns):
@@ -157,3 +159,35 @@ def test_columns_that_a_function_does_not_take_are_named():
         RewardError, match=r"unexpected keyword argument 'record'.*; end its arguments with \*\*columns"
     ):
         CheckedReward(bare)(prompts=["p"], completions=["c"], record=["r"])
+
+
+KNOWN = [(Prompt(f"p{i}", f"Say {word}.", word, {}), said, True)
+         for i, (word, said) in enumerate([("one", "1"), ("two", "two"), ("three", "2")])]  # fmt: skip
+OPEN = [(Prompt(prompt.id, prompt.prompt, [], {}), said, ended) for prompt, said, ended in KNOWN]
+EVERYTHING = "the responses to other prompts and an empty response"
+
+
+@pytest.mark.parametrize(
+    ("rows", "reward", "alike", "certain"),
+    [
+        (KNOWN, lambda prompt, text: float(text == prompt.reference), "", True),
+        (KNOWN, lambda prompt, text: 0.5, EVERYTHING.replace(" and", ",") + " and the references", True),
+        (OPEN, lambda prompt, text: 0.0, EVERYTHING, False),
+        (OPEN, lambda prompt, text: float(len(prompt.prompt)), EVERYTHING, True),
+        (OPEN, lambda prompt, text: float(bool(text)), "", False),
+        (OPEN, lambda prompt, text: 0.0 if text else float("nan"), "", False),
+        (OPEN[:1], lambda prompt, text: 0.0, "an empty response", False),
+    ],
+    ids=["right", "constant", "nothing right", "the prompt", "any text", "None for an empty one", "one prompt"],
+)
+def test_a_reward_that_does_not_read_is_found_out(rows, reward, alike, certain):
+    def score(rows):
+        return torch.tensor([reward(prompt, text) for prompt, text, _ in rows])
+
+    assert try_reward(score, rows, score(rows)) == (0.0, alike, certain)
+
+
+def test_noise_of_a_reward_by_hand():
+    # by the place in the batch: 0, 1, 2 at first and 2, 1, 0 in the other order; (4 + 0 + 4)/3/2 is the variance
+    own = torch.tensor([0.0, 1.0, 2.0])
+    assert try_reward(lambda rows: own[: len(rows)], OPEN, own).noise == pytest.approx((4 / 3) ** 0.5)

@@ -53,7 +53,7 @@ def test_a_small_recipe_can_start_with_its_data(path, offline, data_folder, tiny
         settings += ["task_options.max_article_words=50"]
     assert main(["train", "--dry-run", str(path), *settings]) == 0, capsys.readouterr().out
     said = capsys.readouterr().out
-    assert "This run can start." in said
+    assert "This run can start. `dqo probe` on the same recipe shows whether there is anything to learn." in said
     assert "LlamaForCausalLM, 0.0 M weights in float32, all trained; 2 layers of width 32, 256 positions" in said
     assert "--- prompt 3" in said
     assert "GiB without encoder" in said

@@ -64,7 +64,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = build_parser()
     args, rest = parser.parse_known_args(argv)
     # argparse reads positionals in one stretch: in `train R --resume alpha=1` it leaves the override over.
-    unknown = [word for word in rest if args.command != "train" or word.startswith("-") or "=" not in word]
+    unknown = [word for word in rest if "settings" not in args or word.startswith("-") or "=" not in word]
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}; `dqo {args.command} --help` lists what there is")
     if rest:
@@ -94,11 +94,19 @@ def _command(commands: Any, name: str, handler: str, text: str) -> argparse.Argu
 
 
 def _add_train(commands: Any) -> None:
-    add = _command(commands, "train", "dqo.train.run:run", "train a policy from a recipe").add_argument
-    add("recipe", metavar="RECIPE", help="YAML file; recipes/ holds examples")
-    add("settings", nargs="*", default=[], metavar="key=value", help="overrides: alpha=0.5 trainer.max_steps=100")
+    train = _command(commands, "train", "dqo.train.run:run", "train a policy from a recipe; `dqo probe` first")
+    words = "sample a few groups of a recipe before training: ties, right answers, what alpha buys, what to change"
+    probe = _command(commands, "probe", "dqo.train.probe:run", words)
+    for parser in (train, probe):
+        add = parser.add_argument
+        add("recipe", metavar="RECIPE", help="YAML file; recipes/ holds examples")
+        add("settings", nargs="*", default=[], metavar="key=value", help="overrides: alpha=0.5 trainer.max_steps=100")
+    add = train.add_argument
     add("--resume", action="store_true", help="continue the run that output_dir holds")
     add("--dry-run", action="store_true", help="look everything up and show it: data, models, batch, memory, prompts")
+    add = probe.add_argument
+    add("--groups", type=_whole, default=8, help="prompts to sample (default: %(default)s); more are surer")
+    add("--threshold", type=float, help="lowest reward that is right (default: quality_threshold, else 0.5)")
 
 
 def _add_sample(commands: Any) -> None:

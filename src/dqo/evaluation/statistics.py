@@ -6,6 +6,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -81,6 +82,14 @@ def bootstrap_intervals(
     centres = table.mean(axis=0)  # (M,)
     rows = zip(centres, np.minimum(lows, centres), np.maximum(highs, centres), strict=True)
     return [Interval(*map(float, row)) for row in rows]
+
+
+def wilson_interval(count: int, n: int, *, level: float = LEVEL) -> Interval:
+    """Estimates a share, `count` of n draws, with Wilson's interval, which has a width at 0 and 1 too."""
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    centre, half, share = count + z**2 / 2, z * math.sqrt(count * (n - count) / n + z**2 / 4), count / n
+    # At 0 and 1 rounding would put the end on the other side of the share.
+    return Interval(share, min(share, (centre - half) / (n + z**2)), max(share, (centre + half) / (n + z**2)))
 
 
 def bootstrap_differences(

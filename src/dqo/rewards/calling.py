@@ -6,14 +6,19 @@ import math
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
+from torch import Tensor
+
+from dqo.core import slack, tied_groups
 from dqo.errors import DQOError, RewardError
 from dqo.files.records import Prompt
-from dqo.models.chat import completion_text
+from dqo.models.chat import Response, completion_text
 
 # Characters of a value or completion in a message.
 _SHOWN = 80
+
+Row = tuple[Prompt, str, bool]  # a prompt, a response to it, and whether that ended by itself
 
 
 class CheckedReward:
@@ -149,6 +154,57 @@ def reward_records(
         ended=ended,
     )
     return asyncio.run(values) if inspect.iscoroutine(values) else values
+
+
+class Tried(NamedTuple):
+    """How a reward took a few responses that it was given again, and others in their place.
+
+    Attributes:
+        noise: Standard deviation of one call, from two with the same response, in reward units.
+        alike: What got the same reward as the responses in whose place it stood, in words; empty where anything got
+            another.
+        certain: Whether a reward that reads would have shown it: rewards differed, or there were references.
+    """
+
+    noise: float
+    alike: str
+    certain: bool
+
+
+def try_reward(score: Callable[[Sequence[Row]], Tensor], rows: Sequence[Row], own: Tensor) -> Tried:
+    """Gives a reward the responses to R prompts again, and others in their place, to see whether it reads them.
+
+    Args:
+        score: Rows to as many rewards, NaN where a response cannot be scored.
+        rows: R prompts with a response each.
+        own: (R,) rewards that it gave these before.
+
+    Returns:
+        How it took them.
+    """
+    # In another order: a reward that goes by the place in the batch shows as noise.
+    again = score(rows[::-1]).flip(0)  # (R,)
+    references = [prompt.reference if isinstance(prompt.reference, str) else "".join(prompt.reference[:1])
+                  for prompt, _, _ in rows]  # fmt: skip
+    kinds = {
+        "the responses to other prompts": [rows[place - 1][1] for place in range(len(rows))],
+        "an empty response": [""] * len(rows),
+        "the references": references if any(references) else [text for _, text, _ in rows],
+    }
+    alike, reads = [], False
+    for kind, texts in kinds.items():
+        others = {i: text for i, text in enumerate(texts) if text != rows[i][1]}
+        if others:
+            rewards = score([(rows[i][0], Response(text), True) for i, text in others.items()])  # (others,)
+            before = own[list(others)]  # (others,)
+            # NaN, which nothing could score, is another answer than a number.
+            same = ((rewards - before).abs() <= slack(own)) | (rewards.isnan() & before.isnan())  # (others,)
+            reads |= not bool(same.all())
+            alike.append(kind)
+    noise = float(((own - again).square().nanmean() / 2).sqrt().nan_to_num(0.0))
+    certain = "the references" in alike or not tied_groups(own[None]).item()
+    listed = " and ".join(filter(None, (", ".join(alike[:-1]), *alike[-1:])))
+    return Tried(noise, "" if reads else listed, certain)
 
 
 class RecordReward:

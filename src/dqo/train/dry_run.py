@@ -40,8 +40,8 @@ class DryRun:
     def run(self) -> int:
         """Prints everything: 0 if the run could start here, 1 if something could not be resolved."""
         prepared = self.prepared
-        _show("run", f"{self.recipe.algorithm}, alpha={self.config.alpha}, combine={self.config.combine}")
-        _show("output", f"{self.recipe.output_dir} (a dry run writes nothing)")
+        show("run", f"{self.recipe.algorithm}, alpha={self.config.alpha}, combine={self.config.combine}")
+        show("output", f"{self.recipe.output_dir} (a dry run writes nothing)")
         self._try("output", lambda: check_free(RunPaths(self.recipe.output_dir), self.resume))
         self._try("machine", prepared.check_machine)
         prompts = self._try("data", lambda: prepared.prompts) or []
@@ -66,27 +66,28 @@ class DryRun:
         for what, why in self.unresolved.items():
             print(f"\nNOT RESOLVED  {what}: {printable(why)}")
         missing = len(self.unresolved)
-        print(f"\n{missing} could not be resolved." if missing else "\nThis run can start.")
+        ready = "This run can start. `dqo probe` on the same recipe shows whether there is anything to learn."
+        print(f"\n{missing} could not be resolved." if missing else f"\n{ready}")
         return int(bool(missing))
 
     def _try(self, what: str, find: Callable[[], Found]) -> Found | None:
         try:
             return find()
         except DQOError as error:
-            _show(what, "not resolved, see below")
+            show(what, "not resolved, see below")
             self.unresolved[what] = str(error)
             return None
 
     def _show_data(self) -> None:
         counts = ", ".join(f"{count:,} {split}" for split, count in count_prompts(self.prepared.task).items())
-        _show("task", f"{self.recipe.task}: {counts} (from {self.recipe.data.get('path') or 'its source'})")
+        show("task", f"{self.recipe.task}: {counts} (from {self.recipe.data.get('path') or 'its source'})")
         for note in self.prepared.notes:
-            _show("", note)
+            show("", note)
 
     def _show_policy(self, shape: Any) -> None:
         text = shape.text
         trained = "all trained" if shape.trained == shape.parameters else f"LoRA trains {shape.trained / 1e6:,.1f} M"
-        _show(
+        show(
             "policy",
             f"{self.recipe.model}: {shape.kind}, {shape.parameters / 1e6:,.1f} M weights in {self.recipe.dtype}, "
             f"{trained}; {text.num_hidden_layers} layers of width {text.hidden_size}, "
@@ -106,7 +107,7 @@ class DryRun:
             for prompt in self.prepared.prompts[:1] if "data" not in self.unresolved else ():
                 check_scoring(prompt, reward)
         options = ", ".join(f"{name}={value!r}" for name, value in entry.options.items())
-        _show("reward", f"{entry.weight:g} × {entry.reward}" + (f" ({options})" if options else ""))
+        show("reward", f"{entry.weight:g} × {entry.reward}" + (f" ({options})" if options else ""))
 
     def _show_encoder(self, what: str, encoder: str) -> None:
         config = self.config
@@ -118,13 +119,13 @@ class DryRun:
             chosen = {"device": config.encoder_device, "batch_size": config.encoder_batch_size}
             embed = load_encoder(name, self.prepared.task, dtype=config.encoder_dtype, **chosen)
             width = embed(["a word"]).shape[1]
-        _show(what, f"{encoder}: {width} wide")
+        show(what, f"{encoder}: {width} wide")
 
     def _show_batch(self, available: int) -> None:
         config, processes = self.config, int(os.environ.get("WORLD_SIZE", "1"))
         group, total = config.num_generations, config.generation_batch_size
         at_a_time = total // group
-        _show(
+        show(
             "batch",
             f"{processes} process(es) × {config.per_device_train_batch_size} rows × {config.steps_per_generation} "
             f"passes = {total} responses = {at_a_time} prompts × {group} responses, sampled at a time",
@@ -138,17 +139,18 @@ class DryRun:
             steps = math.ceil(config.num_train_epochs * an_epoch)
         seen = steps * prompts_a_step
         passes = f", {seen / available:.2f} passes over the data" if available else ""
-        _show("steps", f"{steps:,} optimizer steps of {prompts_a_step:g} prompts: {seen:,.0f} prompts{passes}")
+        show("steps", f"{steps:,} optimizer steps of {prompts_a_step:g} prompts: {seen:,.0f} prompts{passes}")
 
     def _show_lengths(self) -> None:
         lengths = self.prepared.lengths
-        _show(
+        show(
             "tokens",
             f"prompts of {statistics.median(lengths):.0f} (median) to {max(lengths)} tokens, responses of up to "
             f"{self.config.max_completion_length}",
         )
-        _show("memory", f"{self.prepared.memory} (a process, not sharded)")
+        show("memory", f"{self.prepared.memory} (a process, not sharded)")
 
 
-def _show(what: str, text: str) -> None:
+def show(what: str, text: str) -> None:
+    """Prints a line of what was looked up."""
     print(f"{what:9} {text}")

@@ -138,14 +138,20 @@ class Prepared:
         notes = [f"{note}." for note in getattr(self.task, "notes", [])]
         return [*notes, *(f"warning: {warning}" for warning in warnings if warning)]
 
+    def reward_functions(self, folder: str | None = None) -> list[CheckedReward]:
+        """Loads the rewards in the order of their weights; a judge keeps its replies in the folder."""
+        return [
+            CheckedReward(task_quality(self.task)) if entry.reward == QUALITY else load_reward(entry, folder)
+            for entry in self.recipe.entries
+        ]
+
     def rewards(self, stops: Collection[int]) -> list[RecordReward]:
-        """Loads the rewards in the order of their weights."""
-        functions: list[RecordReward] = []
-        for entry in self.recipe.entries:
-            own = entry.reward == QUALITY
-            reward = CheckedReward(task_quality(self.task)) if own else load_reward(entry, self.recipe.output_dir)
-            functions.append(RecordReward(reward, self.prompts, stops, QUALITY if own else reward.__name__))
-        return functions
+        """Loads the rewards as TRL calls them, by the row of a prompt."""
+        functions = zip(self.recipe.entries, self.reward_functions(self.recipe.output_dir), strict=True)
+        return [
+            RecordReward(reward, self.prompts, stops, QUALITY if entry.reward == QUALITY else reward.__name__)
+            for entry, reward in functions
+        ]
 
 
 def count_prompts(task: Task) -> dict[str, int]:

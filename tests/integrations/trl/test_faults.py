@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 from dqo import DQOConfig, DQOTrainer
 from dqo.errors import RecipeError, RewardError, TrainingError, refuse
 from dqo.integrations.trl import faults
-from dqo.integrations.trl.faults import OutweighedWarning
+from dqo.integrations.trl.faults import OutweighedWarning, TiedWarning
 from dqo.rewards import CheckedReward
 
 
@@ -184,3 +184,24 @@ def test_a_reference_that_old_transformers_shard_wrongly_is_refused(monkeypatch,
     monkeypatch.setattr(faults, "transformers", version)
     with pytest.raises(RecipeError, match=r"needs transformers 5\.23 or later") if refused else nullcontext():
         refuse(faults.list_misfits(args, DQOConfig))
+
+
+@pytest.mark.parametrize(
+    ("shares", "first_step", "main", "told"),
+    [
+        ([1.0, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0], 1, True, "step 5: in 95% of the groups so far all rewards are equal"),
+        ([1.0, 0.5, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], 1, True, None),
+        ([1.0] * 12, 6, True, None),
+        ([1.0] * 12, 1, False, None),
+        ([None] * 12, 1, True, None),
+    ],
+    ids=["ties", "ties later", "a resumed run", "another process", "other logs"],
+)
+def test_ties_from_the_start_are_told_of_once(shares, first_step, main, told, capsys):
+    callback, args = TiedWarning(), SimpleNamespace(logging_steps=1)
+    for step, share in enumerate(shares, first_step):
+        logs = {} if share is None else {"quality/tied_groups": share}
+        callback.on_log(args, SimpleNamespace(global_step=step, is_world_process_zero=main), None, logs)
+    said = capsys.readouterr().err
+    assert said.count("\n") == (told is not None)
+    assert told is None or (told in said and "run `dqo probe RECIPE`" in said)

@@ -32,6 +32,7 @@ from dqo.models.weights import check_files
 logger = get_logger(__name__)
 _NAMED = 3  # tensors named in a diagnosis
 _WINDOW = 5  # logged steps over which quality is averaged
+_TIED = 0.9  # of the groups, from which on the run is warned
 _SHARE = 0.5  # of the best quality so far, below which the run is warned
 
 
@@ -171,6 +172,28 @@ class OutweighedWarning(TrainerCallback):
                 f"dqo: step {state.global_step}: quality is {now:.2g} on average of the last {_WINDOW} logged steps "
                 f"and was {self._best:.2g}, with alpha {alpha:.3g}: being different may have become worth more than "
                 "being good; if it does not rise again, lower alpha, or let it rise later with alpha_warmup_steps.",
+                file=sys.stderr,
+            )
+
+
+class TiedWarning(TrainerCallback):
+    """Warns once where nearly all groups of the first logged steps tie: their rewards teach nothing."""
+
+    def __init__(self) -> None:
+        self._shares: list[float] = []
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
+        """Add up the shares of tied groups until there are enough of them."""
+        share = (logs or {}).get("quality/tied_groups")
+        # Late in a run ties are what it was for, and a resumed one has been warned.
+        first = state.global_step <= _WINDOW * args.logging_steps
+        if share is None or not first or not state.is_world_process_zero:
+            return
+        self._shares.append(share)
+        if len(self._shares) == _WINDOW and sum(self._shares) >= _TIED * _WINDOW:
+            print(
+                f"dqo: step {state.global_step}: in {sum(self._shares) / _WINDOW:.0%} of the groups so far all rewards "
+                "are equal, and there the reward teaches nothing; stop, and run `dqo probe RECIPE`, which says why.",
                 file=sys.stderr,
             )
 

@@ -114,6 +114,7 @@ class DQOMixin:
         self.fault_folder = Path(self.args.output_dir)  # for the batch that a reward function failed on
         self._template_warning = faults.TemplateWarning(self.processing_class)
         self.add_callback(faults.OutweighedWarning())
+        self.add_callback(faults.TiedWarning())
         # Of the newest rollout of training, for updates from it after an evaluation or in a resumed run.
         self.rollout_alpha = self.spec.alpha
         self.memory = RunMemory({"alpha": self._alpha, "drift": self._drift, "host": TrlCounters(self)})
