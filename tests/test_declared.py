@@ -29,6 +29,7 @@ EXTRAS_OF = {
     "evaluation/statistics.py": ["report"],
     "evaluation/engines.py": ["train"],
     "evaluation/frames.py": ["report"],
+    "evaluation/responses.py": ["train"],
     "evaluation/words.py": ["report"],
     "evaluation/same_meaning.py": ["embed"],
     "models/": ["train"],

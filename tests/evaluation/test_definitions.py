@@ -170,7 +170,7 @@ def test_the_docs_tables_are_made_from_the_table(marker, expected):
 def test_what_can_be_null_has_a_reason(words):
     """Silence, one response, text that no measure of words can read, without rewards, classes or difference."""
     hard = [["", " "], ["red"], ["一只猫坐在红色的垫子上。"] * 2, ["red", "green"]]
-    groups = [Group(str(i), "?", [], texts, ["eos"] * len(texts), None, {}) for i, texts in enumerate(hard)]
+    groups = [Group(str(i), "?", [], texts, ["unknown"] * len(texts), None, {}) for i, texts in enumerate(hard)]
     values = prompt_values(groups, words, words, measures=PROTOCOLS["paper"].measures, **SAID)
     null = {name for name, column in values.items() if None in column}
     assert null == {name for name in values if definition_of(name).undefined}

@@ -133,7 +133,8 @@ def test_appending_gives_the_same_file_as_writing(tmp_path):
         ({"responses": []}, r"`responses` must be a list of at least 1, got \[\]"),
         ({"responses": ["x", None]}, r"`responses.1` must be text, got None"),
         ({"finish": ["eos"]}, r"`finish` must be 2 of \"eos\" or \"length\", one per response, got \['eos'\]"),
-        ({"finish": ["eos", "stop"]}, r"`finish` must be 2 of \"eos\" or \"length\""),
+        ({"finish": ["eos", ""]}, r"`finish` must be 2 of \"eos\" or \"length\""),
+        ({"id": True}, r"`id` must be text, got True"),
         ({"rewards": [1.0]}, r"`rewards` must be null or 2 numbers, one per response, got \[1.0\]"),
         ({"rewards": [True, 0]}, r"`rewards.0` must be a number, got True"),
         ({"rewards": [10**400, 0]}, r"`rewards.0` must be a number, got 1000"),
@@ -149,7 +150,7 @@ def test_a_bad_group_names_line_and_field(tmp_path, change, message):
         read_groups(path)
 
 
-@pytest.mark.parametrize("field", ["id", "prompt", "responses", "finish"])
+@pytest.mark.parametrize("field", ["id", "prompt", "responses"])
 def test_a_missing_field_is_named(tmp_path, field):
     path = lines(tmp_path / "g.jsonl", {key: value for key, value in GROUP.items() if key != field})
     with pytest.raises(DataError, match=rf"g\.jsonl, line 1: expected the field `{field}`, got none"):

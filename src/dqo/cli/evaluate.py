@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from dqo.errors import RecipeError
+from dqo.evaluation.answers import Answers
 from dqo.evaluation.definitions import shown_in
 from dqo.evaluation.engines import Asked, LocalModel, ServedModel
 from dqo.evaluation.frames import write_parquet
 from dqo.evaluation.quality import check_scoring
+from dqo.evaluation.responses import Responses, read_responses
 from dqo.evaluation.run import PROTOCOLS, Protocol, evaluate
 from dqo.evaluation.same_meaning import load_equivalence
 from dqo.evaluation.sampling import Form, Source, sample_from
-from dqo.files.evaluation import carried_scoring, read_metrics, read_settings
-from dqo.files.records import Group, Prompt, read_groups, read_prompts
+from dqo.files.evaluation import carried_scoring, drawn, read_metrics, read_settings
+from dqo.files.records import Group, Prompt
 from dqo.files.run import owning
 from dqo.models.chat import TraceMarkers
 from dqo.models.policy import best_device, load_policy
@@ -35,8 +37,9 @@ _DEFAULT_LENGTH = 256
 _DEFAULT_SAMPLES = 10
 # Flags that contradict each other, and flags that mean nothing without another one.
 _SAMPLING = ("n", "temperature", "max_new_tokens", "system_prompt", "chat_template_kwargs", "verbalized")
-_EXCLUDED = {"responses": ("data", "split", *_SAMPLING, "endpoint"), "data": ("split",)}
-_NEEDED = {"task_option": "task", "split": "task", "judge": "judge_endpoint", "judge_endpoint": "judge"}
+_EXCLUDED = {"responses": ("split", *_SAMPLING, "endpoint"), "data": ("split",), "task": ("answer",)}
+_NEEDED = {"task_option": "task", "split": "task", "judge": "judge_endpoint", "judge_endpoint": "judge",
+           "format": "responses", "column": "responses"}  # fmt: skip
 
 
 def _contradiction(args: argparse.Namespace) -> str | None:
@@ -51,10 +54,12 @@ def _contradiction(args: argparse.Namespace) -> str | None:
 
 def run(args: argparse.Namespace) -> None:
     """Writes groups.jsonl, prompt_metrics.jsonl and metrics.json into DIR, or a folder per temperature; prints them."""
-    sampled = read_settings(Path(args.responses).parent) if args.responses else None
-    markers = _chat_settings(args).get("trace_markers", (sampled or {}).get("trace_markers", "default"))
-    protocol = _protocol(args, sampled)
+    chat = _chat_settings(args)
     check_heldout(args.heldout_encoder, args.encoder)
+    read = _responses(args) if args.responses else None
+    sampled = read.sampling if read else None
+    markers = chat.get("trace_markers", (sampled or {}).get("trace_markers", "default"))
+    protocol = _protocol(args, sampled)
     options = _key_values(args.task_option, "--task-option")
     task = load_task(args.task, **options) if args.task else None
     prompts = [] if args.responses else _prompts(args, task, protocol)
@@ -68,13 +73,15 @@ def run(args: argparse.Namespace) -> None:
             "scoring": _scoring(args),
             "trace_markers": markers,
             "task": task,
+            "answer": Answers(args.answer) if args.answer else None,
             "protocol": protocol,
+            "notes": read.notes if read else (),
         } | _judged(args)
         documents = []
-        for folder, groups in _groups(args, prompts, task, given["reward"]):
+        for folder, groups in _groups(args, read, prompts, task, given["reward"]):
             carried = {} if task or given["reward"] else _carried(args, groups)
-            drawn = sampled if args.responses else read_settings(folder)
-            document = evaluate(groups, out=folder, sampling=drawn, seed=args.seed, **given | carried)
+            settings = sampled if read else read_settings(folder)
+            document = evaluate(groups, out=folder, sampling=settings, seed=args.seed, **given | carried)
             if args.parquet:
                 write_parquet(folder)
             print(summary(document, protocol.headline if protocol else ()))
@@ -85,11 +92,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _groups(
-    args: argparse.Namespace, prompts: list[Prompt], task: Task | None, reward: Any
+    args: argparse.Namespace, read: Responses | None, prompts: list[Prompt], task: Task | None, reward: Any
 ) -> Iterator[tuple[Path, list[Group]]]:
     """The responses, folder by folder: those of a file, or sampled as each is asked for."""
-    if args.responses:
-        yield Path(args.out), _responses(args)
+    if read:
+        yield Path(args.out), read.groups
         return
     reward = task_quality(task) if task else reward
     if prompts and reward:
@@ -99,7 +106,8 @@ def _groups(
 
 def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
     """The metrics as lines of text: the headline, an empty line, the rest, and the notes at the end."""
-    lines = [f"{document['n_prompts']} prompts, {document['n_samples']} responses each, mean [95 % interval]:"]
+    size = f"{document['n_prompts']} prompts, {document['n_samples']} responses each"
+    lines = [f"{size}, {drawn(document.get('sampling'))}; mean [95 % interval]:"]
     metrics = document["metrics"]
     lines += [_line(name, metrics[name]) for name in headline] + [""] * bool(headline)
     lines += [_line(name, metrics[name]) for name in shown_in(metrics, "eval") if name not in headline]
@@ -168,18 +176,19 @@ def _reward(text: str, folder: str) -> Any:
     return load_reward(entry, folder)
 
 
-def _responses(args: argparse.Namespace) -> list[Group]:
-    groups = read_groups(args.responses)
-    kept = groups[: args.limit]
+def _responses(args: argparse.Namespace) -> Responses:
+    columns = _key_values(args.column, "--column")
+    read = read_responses(args.responses, format=args.format, columns=columns, data=args.data)
+    kept = read.groups[: args.limit]
     own = Path(args.responses).resolve() == Path(args.out, "groups.jsonl").resolve()
-    if len(kept) < len(groups) if own else Path(args.out, "sampling.json").exists():
+    if len(kept) < len(read.groups) if own else Path(args.out, "sampling.json").exists():
         raise RecipeError(f"--out {args.out}: expected no samples that would be replaced, got some; choose another.")
-    return kept
+    return replace(read, groups=kept)
 
 
 def _prompts(args: argparse.Namespace, task: Task | None, protocol: Protocol | None) -> list[Prompt]:
     if args.data:
-        return read_prompts(args.data)
+        return load_prompts(args.data, setting="--data")
     if task is not None:
         return task.prompts(args.split or "test")
     if protocol is not None and protocol.hub_prompts:
@@ -189,7 +198,7 @@ def _prompts(args: argparse.Namespace, task: Task | None, protocol: Protocol | N
 
 def run_sample(args: argparse.Namespace) -> None:
     """Writes DIR/groups.jsonl, or one folder per temperature where there are several."""
-    prompts = read_prompts(args.data)
+    prompts = load_prompts(args.data, setting="--data")
     with owning(args.out):
         for folder, groups in _sampled(args, prompts, _DEFAULT_LENGTH):
             n = args.n or _DEFAULT_SAMPLES

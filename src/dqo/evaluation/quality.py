@@ -137,7 +137,8 @@ def scored(groups: Sequence[Group], reward: Reward) -> list[Group]:
         batch = judged(groups[first : first + _GROUPS_AT_ONCE])
         records = [Prompt(g.id, g.prompt, g.reference, g.meta) for g in batch for _ in g.responses]
         texts = [response for group in batch for response in group.responses]
-        ended = [finish == "eos" for group in batch for finish in group.finish]
+        # Of an end that is not known the better is taken: a note says so.
+        ended = [finish in ("eos", "unknown") for group in batch for finish in group.finish]
         numbers = iter(reward_records(checked, records, texts, ended))
         for group in batch:
             rewards = [next(numbers) for _ in group.responses]
@@ -192,6 +193,6 @@ def _prompts_seem_to_open(groups: Sequence[Group], markers: TraceMarkers) -> boo
         text
         for group in groups
         for text, finish in zip(group.responses, group.finish, strict=True)
-        if finish == "eos" and not isinstance(text, Response)
+        if finish in ("eos", "unknown") and not isinstance(text, Response)
     ]
     return sum(markers.cut(text).from_prompt for text in ended) > len(ended) / 2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dqo._version import __version__
 from dqo.embedders.naming import kinship
 from dqo.errors import RecipeError
+from dqo.evaluation.answers import Answers
 from dqo.evaluation.frames import PARQUET
 from dqo.evaluation.meaning import SamePairs, same_meaning
 from dqo.evaluation.metrics import CLASSED, NGRAMS, defined, n_samples, prompt_values, undefined_notes
@@ -98,6 +99,9 @@ class Judges:
         protocol: Checked against the groups, and the source of further measures.
         task: Gives the quality and the answer span whose diversity is measured.
         reward: Gives the quality in place of a task; diversity is then that of whole responses.
+        answer: Finds the answers of responses that no task knows: their diversity is measured, equal ones are one class
+            unless `equivalence` decides it, and where no rewards are there or given, those are right that equal a
+            reference.
         pass_threshold: Least reward that passes.
     """
 
@@ -107,17 +111,26 @@ class Judges:
     protocol: Protocol | None = None
     task: "Task | None" = None
     reward: Reward | None = None
+    answer: Answers | None = None
     pass_threshold: float = 0.5
 
     @property
     def names(self) -> dict[str, str | None]:
         """Name of each judge, as metrics.json has it."""
-        parts = ("encoder", "heldout_encoder", "task", "equivalence", "protocol")
+        parts = ("encoder", "heldout_encoder", "task", "answer", "equivalence", "protocol")
         names = {part: getattr(_owner(getattr(self, part)), "name", None) for part in parts}
         threshold = same_meaning(self.encoder.name)
         if self.equivalence is None and threshold is not None:
             names["equivalence"] = f"{self.encoder.name} >= {threshold}"
         return names
+
+    def completed(self, groups: Sequence[Group]) -> "Judges":
+        """These judges, with what the rule for answers decides where nothing else does."""
+        if self.answer is None:
+            return self
+        unscored = self.reward is None and all(group.rewards is None for group in groups)
+        reward = self.answer.equals_reference if unscored and any(group.reference for group in groups) else self.reward
+        return replace(self, equivalence=self.equivalence or self.answer.same, reward=reward)
 
 
 def evaluate(
@@ -128,6 +141,7 @@ def evaluate(
     scoring: dict[str, Any] | None = None,
     trace_markers: str = "default",
     seed: int = 0,
+    notes: Sequence[str] = (),
     **judges: Any,
 ) -> dict[str, Any]:
     """Scores the groups, measures them, and writes the folder; metrics.json comes last and marks it as complete.
@@ -139,6 +153,7 @@ def evaluate(
         scoring: What the quality depends on beside the task's name, recorded as it is; by default the reward's name.
         trace_markers: Reasoning traces that are not judged, see `TraceMarkers.parse`; the files keep them.
         seed: Of the bootstrap.
+        notes: What a reader of the numbers must know of the responses, a sentence each.
         **judges: Of `Judges`; `encoder` at least.
 
     Returns:
@@ -147,12 +162,13 @@ def evaluate(
     Raises:
         DQOError: What the protocol, the task, the reward or an encoder refuses, or a folder that is in use.
     """
-    by = Judges(**judges)
-    notes = by.protocol.check(sampling, groups) if by.protocol else []
+    by = Judges(**judges).completed(groups)
+    notes = [*notes, *(by.protocol.check(sampling, groups) if by.protocol else [])]
     reward = task_quality(by.task) if by.task else by.reward
     rated = judged(groups, TraceMarkers.parse(trace_markers), sampling)
+    rated = [by.answer.cut_references(group) for group in rated] if by.answer else rated
     rated = scored(rated, reward) if reward else rated
-    how = {"answer_span": by.task.answer_span if by.task else str}
+    how = {"answer_span": by.answer or (by.task.answer_span if by.task else str)}
     values = prompt_values(
         rated,
         by.encoder,
@@ -160,7 +176,7 @@ def evaluate(
         pass_threshold=by.pass_threshold,
         equivalence=by.equivalence,
         measures=by.protocol and by.protocol.measures,
-        answer_key=getattr(by.task, "answer_key", None),
+        answer_key=by.answer.key if by.answer else getattr(by.task, "answer_key", None),
         right_answers=getattr(by.task, "right_answers", None),
         **how,
     )
@@ -199,7 +215,7 @@ def _scoring(rated: Sequence[Group], by: Judges) -> dict[str, Any] | None:
 
 def _notes(rated: Sequence[Group], values: PromptValues, document: dict[str, Any], by: Judges) -> list[str]:
     """What a reader of the numbers must know."""
-    notes = [*trace_notes(rated), *_about_groups(rated, scorer_given=bool(by.task or by.reward)), *document["notes"]]
+    notes = [*document["notes"], *trace_notes(rated), *_about_groups(rated, scorer_given=bool(by.task or by.reward))]
     notes += [*kinship(by.encoder, by.heldout_encoder), *sampling_notes(document["sampling"])]
     owners = map(_owner, (by.encoder, by.heldout_encoder, by.reward, by.equivalence))
     # A judge of both quality and meaning says it once.
@@ -242,8 +258,8 @@ def _write(
     """Writes the three files; metrics.json comes last, and one of other numbers goes first: they belong together."""
     for name in PARQUET:
         (out / name).unlink(missing_ok=True)  # tables of the files that are replaced
-    # Responses are kept as they were sampled.
-    kept = [replace(group, responses=before.responses) for group, before in zip(rated, groups, strict=True)]
+    # Responses are kept as they were sampled, and references as they came.
+    kept = [replace(before, rewards=group.rewards) for group, before in zip(rated, groups, strict=True)]
     rows = [{"id": group.id} | {name: column[i] for name, column in values.items()} for i, group in enumerate(groups)]
     of_prompts, text = out / "prompt_metrics.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     if not of_prompts.exists() or of_prompts.read_bytes() != text.encode():
@@ -263,6 +279,8 @@ def _about_groups(groups: Sequence[Group], scorer_given: bool) -> list[str]:
             "grows with the number of responses is no longer comparable between prompts."
         )
     ends = Counter(finish for group in groups for finish in group.finish if finish not in ("eos", "length"))
+    if silent := ends.pop("unknown", 0):
+        notes.append(f"Nothing says how {silent} responses ended: they count as ended by themselves, not as truncated.")
     for finish, count in ends.items():
         notes.append(f"{count} responses ended by {finish!r}, neither by themselves nor at the limit of their length.")
     unscored, what = sum(group.rewards is None for group in groups), "quality, max@k, pass@k and what needs them"

@@ -17,7 +17,7 @@ from dqo.settings.checking import Strict, check
 # What stands under `scoring` where rewards came with the responses and nothing says what gave them.
 UNKNOWN_SCORING = {"rewards": "carried, origin unknown"}
 # Differences in any of these would be read as differences between the models.
-MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "scoring", "pass_threshold")
+MUST_AGREE = ("n_samples", "encoder", "heldout_encoder", "equivalence", "task", "answer", "scoring", "pass_threshold")
 # Of how the responses were drawn: differences in these are cautioned, because to compare temperatures is a purpose.
 # `parameters` are those of a server as given, `adapted` those that it refused, so that its own default counted.
 SAMPLED = ("temperature", "max_new_tokens", "system_prompt", "chat_template", "chat_template_kwargs", "form",
@@ -193,6 +193,17 @@ class SamplingFolder:
         refused |= {} if left_out is None else {"left_out": dict(left_out)}
         after = {name: value for name, value in (before | refused).items() if value or name not in refused}
         write_json(self.path.with_name("sampling.json"), after)
+
+
+def drawn(sampling: Mapping[str, Any] | None) -> str:
+    """Says in a few words how responses were drawn, by sampling.json; what it does not say is "unknown"."""
+    known = sampling or {}
+    temperature, length, form = (known.get(name) for name in ("temperature", "max_new_tokens", "form"))
+    if temperature is None and length is None:
+        return "sampling unknown"
+    heat = "unknown" if temperature is None else f"{temperature:g}"
+    tokens = "length unknown" if length is None else f"at most {length} tokens"
+    return f"temperature {heat}, {tokens}" + (f", {form}" if form not in (None, "plain") else "")
 
 
 def sampling_notes(sampling: Mapping[str, Any] | None) -> list[str]:

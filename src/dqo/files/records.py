@@ -48,7 +48,7 @@ class Prompt:
 class Group:
     """The G responses to one prompt; `finish` and `rewards` run parallel to them, `rewards` None means not scored.
 
-    A `finish` is "eos", "length", or what a server says beside these, such as "content_filter".
+    A `finish` is "eos", "length", "unknown", or what a server says beside these, such as "content_filter".
     """
 
     id: str
@@ -105,10 +105,23 @@ class _GroupLine(PromptLine):
     finish: _Texts
     rewards: list[float] | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_our_words(cls, line: Any) -> Any:
+        """Reads whole numbers as ids, OpenAI's "stop" as "eos", and no `finish` as not known."""
+        responses, ends, own = line.get("responses"), line.get("finish"), line.get("id")
+        if isinstance(own, int) and not isinstance(own, bool):
+            line = line | {"id": str(own)}
+        if ends is None and isinstance(responses, list):
+            ends = ["unknown"] * len(responses)
+        if isinstance(ends, list):
+            line = line | {"finish": ["eos" if end == "stop" else end for end in ends]}
+        return line
+
     @model_validator(mode="after")
     def _check_lengths(self) -> "_GroupLine":
         n = len(self.responses)
-        if len(self.finish) != n or "" in self.finish or "stop" in self.finish:  # OpenAI's word for "eos"
+        if len(self.finish) != n or "" in self.finish:
             raise ValueError(f'`finish` must be {n} of "eos" or "length", one per response, got {self.finish}.')
         if self.rewards is not None and len(self.rewards) != n:
             raise ValueError(f"`rewards` must be null or {n} numbers, one per response, got {self.rewards}.")
@@ -142,7 +155,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 
 
 def read_groups(path: str | Path) -> list[Group]:
-    """Reads a `groups.jsonl`; `reference`, `rewards` and `meta` may be absent (then [], None and {}).
+    """Reads a `groups.jsonl`; `reference`, `rewards`, `meta` and `finish` may be absent ([], None, {} and "unknown").
 
     Args:
         path: UTF-8 JSON lines as `write_groups` writes them.

@@ -76,6 +76,11 @@ def final_answer(text: str) -> FinalAnswer | None:
     return _answer(text, *stated) if stated else None
 
 
+def last_boxed(text: str) -> str:
+    r"""Finds what stands in the last \boxed{}, "" where there is none."""
+    return next(reversed([answer for answer, _ in _boxed(text, len(text))]), "")
+
+
 def _last(text: str, stop: int) -> tuple[str, int] | None:
     """The last answer of the strictest form up to a place, and where it was first given; "####" is not looked at."""
     for form in (_tagged, _boxed, _said):

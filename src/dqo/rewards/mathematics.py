@@ -71,7 +71,7 @@ class MathReward:
             stated = stated_number(answer)
             if stated is not None or _PROSE.search(simplified(answer)) or _NO_FORMULA.search(answer):
                 return stated is not None and number.equals(stated)
-        left, right = _spelled(gold), _spelled(answer)
+        left, right = spelled(gold), spelled(answer)
         if left == right or (":" in left and left == _MERIDIEM.sub("", right)):
             return True
         # A ratio, a time or a choice, which are no formulas.
@@ -102,8 +102,8 @@ class MathReward:
         return False
 
 
-def _spelled(text: str) -> str:
-    """A text as it counts for equality: no blanks around marks, words in lower case, a single letter as it is."""
+def spelled(text: str) -> str:
+    """Spells a text as it counts for equality: no blanks around marks, lower case but for a single letter."""
     plain = re.sub(r"\s*([^\w\s])\s*", r"\1", simplified(text.replace("\\colon", ":")))
     plain = plain[1:-1] if re.fullmatch(r"\([A-Za-z]\)", plain) else plain  # a choice: (B) is B
     return re.sub(r"[A-Za-z]{2,}", lambda word: word.group().casefold(), plain)

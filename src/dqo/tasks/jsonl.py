@@ -107,32 +107,45 @@ class JsonlTask(SplitTask):
         )
 
 
-def load_prompts(source: str, split: str = "test") -> list[Prompt]:
-    """Reads the prompts of a file, or of a data set of the hub, "owner/name" or "owner/name:split"."""
+def load_prompts(source: str, split: str = "test", setting: str | None = None) -> list[Prompt]:
+    """Reads the prompts of a file, or of a data set of the hub, "owner/name" or "owner/name:split".
+
+    Args:
+        source: Where they are.
+        split: Split of a data set that names none.
+        setting: What asks for them, for messages; the split where not given.
+
+    Returns:
+        The prompts in the source's order.
+
+    Raises:
+        DataError: Neither a file nor a data set that can be read, or a bad line of it.
+    """
+    setting = setting or split
     if Path(source).is_file():
         return read_prompts(source)
     if source.endswith((".jsonl", ".json")) or source.count("/") != 1:
         raise DataError(
-            f"{split}: expected an existing JSON-lines file or the hub name 'owner/name' of a data set, got {source!r} "
-            "and no such file exists; check the path."
+            f"{setting}: expected an existing JSON-lines file or the hub name 'owner/name' of a data set, got "
+            f"{source!r} and no such file exists; check the path."
         )
     name, _, hub_split = source.partition(":")
-    return _from_hub(name, hub_split or {"dev": "validation"}.get(split, split), split)
+    return _from_hub(name, hub_split or {"dev": "validation"}.get(split, split), setting)
 
 
-def _from_hub(name: str, hub_split: str, split: str) -> list[Prompt]:
+def _from_hub(name: str, hub_split: str, setting: str) -> list[Prompt]:
     from datasets import load_dataset
 
     try:
         rows = load_dataset(name, split=hub_split)
     except Exception as error:
         raise DataError(
-            f"{split}: expected the file or data set {name!r} (split {hub_split!r}), but no such file exists and the "
+            f"{setting}: expected the file or data set {name!r} (split {hub_split!r}), but no such file exists and the "
             f"hub said no ({first_words(error)}); check the name, its splits and the network."
         ) from error
     if "prompt" not in rows.column_names:
         raise DataError(
-            f"{split}: expected a column 'prompt' in the data set {name!r}, got {', '.join(rows.column_names)}; "
+            f"{setting}: expected a column 'prompt' in the data set {name!r}, got {', '.join(rows.column_names)}; "
             "write a JSON-lines file with the column renamed."
         )
     return [_hub_prompt(row, name, hub_split, index) for index, row in enumerate(rows)]
