@@ -1,9 +1,9 @@
 """A policy small enough to train for real in a test: a random two-layer Llama over a word-level vocabulary."""
 
 import json
-import subprocess
 import sys
 
+import forking
 import pytest
 import torch
 import yaml
@@ -147,9 +147,9 @@ def own_recipe(tmp_path, tiny_policy_folder, prompt_file):
 
 @pytest.fixture
 def dqo_process():
-    """`python -m dqo ARGS` in a process of its own."""
+    """`python -m dqo ARGS` in a process of its own, forked from one that has imported dqo."""
 
     def start(*args):
-        return subprocess.run([sys.executable, "-m", "dqo", *map(str, args)], capture_output=True, text=True)
+        return forking.run([sys.executable, "-m", "dqo", *map(str, args)], capture_output=True, text=True)
 
     return start

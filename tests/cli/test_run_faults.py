@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import forking
 import pytest
 import torch
 
@@ -180,7 +181,7 @@ def test_two_processes_leave_no_orphan_and_a_checkpoint(own_recipe, tmp_path, vi
     recipe, run = own_recipe(reward="slowly", trainer=changes), tmp_path / "run"
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     log = (tmp_path / "log").open("w")
-    launcher = subprocess.Popen(
+    launcher = forking.Popen(
         [*LAUNCH, "train", str(recipe)], env=environment, cwd=tmp_path, stdout=log, stderr=log, start_new_session=True
     )
     ranks = []
@@ -217,10 +218,9 @@ def begun(own_recipe, tmp_path):
     """A training in a process group of its own, some steps done, that would go on for ever; and its run folder."""
     recipe, run = own_recipe(reward="slowly", trainer={"max_steps": 10_000, "save_strategy": "no"}), tmp_path / "run"
     command = [sys.executable, "-m", "dqo", "train", str(recipe)]
-    training = subprocess.Popen(
+    training = forking.Popen(
         command, env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # ignored where the suite is under nohup
     )  # fmt: skip
     try:
         until(lambda: ((run / "metrics.jsonl").exists() and len(steps(run)) >= 2) or training.poll() is not None)

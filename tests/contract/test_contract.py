@@ -1,9 +1,9 @@
 """Nothing that users rely on goes without a reason: contract.yaml against the tree."""
 
-import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import pytest
 
 HERE = Path(__file__).parent
@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 @pytest.mark.slow
 def test_nothing_goes_without_a_reason():
-    done = subprocess.run([sys.executable, HERE / "snapshot.py"], capture_output=True, text=True)
+    done = forking.run([sys.executable, HERE / "snapshot.py"], capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 

@@ -1,10 +1,10 @@
 """kill -9 at seeded random points of sampling: no finished line is lost or drawn again, and the end is the same."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import pytest
 
 SCRIPT = Path(__file__).with_name("kill_sampling.py")
@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).with_name("kill_sampling.py")
 
 def run(*arguments):
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=600)
+    done = forking.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

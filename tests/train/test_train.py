@@ -3,7 +3,9 @@
 import json
 import re
 import signal
+import sys
 
+import forking
 import pytest
 import torch
 import yaml
@@ -184,15 +186,12 @@ def test_ppo_from_a_recipe_keeps_its_critic_out_of_the_policy(own_recipe, tmp_pa
 
 def test_full_disk_is_told_in_a_sentence(own_recipe, tmp_path):
     """A limit on file size stands for the full disk: the checkpoint's weights do not fit."""
-    import subprocess
-    import sys
-
     limited = (
         "import resource, sys; from dqo.cli.main import main\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    result = subprocess.run([sys.executable, "-c", limited, "train", str(own_recipe())], capture_output=True, text=True)
+    result = forking.run([sys.executable, "-c", limited, "train", str(own_recipe())], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr[-2000:]
     assert result.stderr.splitlines()[-1].startswith(
         f"dqo: error: {tmp_path / 'run' / 'checkpoints'}: writing failed ("

@@ -8,10 +8,10 @@ generation, gradient accumulation, a reference model. Between processes the layo
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import pytest
 import yaml
 from safetensors.torch import load_file
@@ -62,7 +62,7 @@ def train(recipe, out, *launch, rows, flags=(), settings=()):
     command += ["--dynamo_backend", "no", "--main_process_port", "0", str(SCRIPT), *flags, str(recipe)]
     command += [f"output_dir={out}", f"trainer.per_device_train_batch_size={rows}", *settings]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=1200, cwd=recipe.parent)
+    done = forking.run(command, capture_output=True, text=True, env=env, timeout=1200, cwd=recipe.parent)
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return lines, load_file(out / "checkpoints" / "final" / "model.safetensors")

@@ -6,10 +6,10 @@ or bf16 rounding stands in importance ratios and KL before anything is learnt.
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import one_layout_run as run
 import pytest
 import torch
@@ -86,7 +86,7 @@ def test_on_two_processes(algorithm, policy, tmp_path):
     launch += ["--num_processes", "2", "--multi_gpu", "--dynamo_backend", "no", "--main_process_port", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
     command = [*launch, str(SCRIPT), algorithm, str(policy), str(tmp_path / "out.json"), json.dumps({"bf16": True})]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900, cwd=tmp_path)
+    done = forking.run(command, capture_output=True, text=True, env=env, timeout=900, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert_nothing_compared_differs(json.loads((tmp_path / "out.json").read_text()))
 

@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forking
 import pytest
 import torch
 
@@ -20,7 +20,7 @@ def run(kind, processes, rows, policy, out):
     launch += ["--main_process_port", "0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1"}
     command = [*launch, str(SCRIPT), kind, str(rows), str(policy), str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=900, cwd=out.parent)
+    done = forking.run(command, capture_output=True, text=True, env=env, timeout=900, cwd=out.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text())
 
