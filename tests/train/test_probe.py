@@ -64,8 +64,8 @@ def test_what_two_groups_show_by_hand():
     assert credit == pytest.approx(math.sqrt(3 * apart**2 / 4 / 6))
     lines = dict(found.lines())
     assert lines["answers"].startswith("2.0 distinct among the 4 of a group (by text; 2 to 2), Vendi ")
-    assert lines["ties"] == "rewards all equal in 1 of 2 groups: 0 all right, 1 with nothing right"
-    assert lines["right"] == "12% of the responses, by a reward of 0.5 or more; 0.5 distinct right ones per group"
+    assert lines["ties"] == "rewards equal in 1 of 2 groups: 0 all right, 1 with nothing right"
+    assert lines["right"] == "12% of the responses, by a reward from 0.5 on; 0.5 distinct right ones per group"
     assert lines["chance"].startswith("50% that a group holds a right one, 95 % interval ")
     assert lines["note"] == "sampled without top_p=0.9; a training samples with it, and sees less diversity"
     # an answer of its own earns log 2, one of three copies log 4/3: that much more buys the reward's spread at `low`
@@ -98,13 +98,17 @@ def test_under_a_gate_the_credit_is_that_of_the_good_ones():
         ({"texts": [["a", "b", "c", " "]] * 2}, "25% of the responses are empty."),
         ({"distinct": (1, 1)}, "The policy has one answer: 1.0 distinct per group"),
         ({"threshold": 2.0}, "Only 0% of the groups hold a right answer."),
+        ({"threshold": None, "rewards": [[0.1, 0.2, 0.3, 0], [0, 0.1, 0.3, 0]]}, "Only 0% of the groups hold"),
+        ({"threshold": None, "rewards": [[0.1, 0.2, 0.3, 0], [0, 0.1, 0.3, 0.4]]}, None),
         ({"tried": Tried(0.0, "an empty response", False)}, "or show it an answer that you know is right"),
         ({"tried": Tried(0.5, "", True)}, "The reward is noise: it differs by 0.5 between two calls"),
         ({"tried": Tried(0.1, "", True)}, None),
     ],
 )
 def test_advice_goes_by_what_was_seen(case, told):
-    found = hand_made([[1, 0, 0.5, 0], [0, 1, 0.5, 0]], [[X, X, Y, Z], [Z, X, Y, Y]], **{"alpha": 0.4} | case)
+    found = hand_made(
+        **{"rewards": [[1, 0, 0.5, 0], [0, 1, 0.5, 0]], "rows": [[X, X, Y, Z], [Z, X, Y, Y]], "alpha": 0.4} | case
+    )
     advice = list(found.advice())
     assert (told is None) == (not advice), advice
     assert told is None or any(told in sentence for sentence in advice), advice
@@ -158,7 +162,7 @@ def test_all_rewards_tied(own_recipe, tmp_path, capsys):
     before = sorted(tmp_path.rglob("*"))
     assert main(["probe", str(recipe), f"task_options.train={tmp_path / 'known.jsonl'}", reward]) == 0
     text = said(capsys)
-    assert "rewards all equal in 4 of 4 groups: 0 all right, 4 with nothing right" in text
+    assert "rewards equal in 4 of 4 groups: 0 all right, 4 with nothing right" in text
     assert "The rewards of 4 of 4 groups tie and teach nothing: nothing is right in 4 of them." in text
     assert "ignores the response" not in text
     assert "0% that a group holds a right one, 95 % interval 0% to 49%" in text
@@ -201,7 +205,8 @@ def test_a_reward_that_ignores_the_response(own_recipe, tmp_path, capsys, body, 
 
 
 def test_a_sound_reward_is_found_to_read(own_recipe):
-    found = probe(Prepared(load_recipe(own_recipe())), 4)
+    found = probe(Prepared(load_recipe(own_recipe())))
+    assert found.task.shape == (4, 4), "all prompts where there are few"
     assert found.tried == SOUND
     assert not any("reward" in sentence and "read" in sentence for sentence in found.advice())
     assert found.chance.mean > 0

@@ -105,7 +105,7 @@ def _add_train(commands: Any) -> None:
     add("--resume", action="store_true", help="continue the run that output_dir holds")
     add("--dry-run", action="store_true", help="look everything up and show it: data, models, batch, memory, prompts")
     add = probe.add_argument
-    add("--groups", type=_whole, default=8, help="prompts to sample (default: %(default)s); more are surer")
+    add("--groups", type=_whole, help="prompts to sample (default: as many as 3,072 tokens answer, from 4 to 16)")
     add("--threshold", type=float, help="lowest reward that is right (default: quality_threshold, else 0.5)")
 
 

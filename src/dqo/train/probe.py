@@ -38,6 +38,9 @@ from dqo.train.recipe import load_recipe, outside_training
 
 RIGHT = 0.5  # lowest reward that is right where nothing says which one is, as in `dqo eval`
 _TRIED = 8  # rows that the reward sees again
+# Tokens to sample, half a minute for 135 million weights on two cores, and bounds of the groups that they make.
+_TOKENS, _LEAST, _MOST = 3072, 4, 16
+_OUTCOMES = 4  # values of a reward that tells right from wrong, at most
 _SHOWN_GROUPS, _SHOWN_ANSWERS, _SHOWN_LETTERS = 3, 8, 100
 # From these shares on something is said; of distinct answers, below this number per group.
 _MANY_TIES, _MANY_CUT, _MANY_EMPTY, _FEW_HOLD, _ONE_ANSWER = 0.5, 0.2, 0.1, 0.5, 1.5
@@ -63,12 +66,12 @@ def run(args: argparse.Namespace) -> None:
     print("\nNothing was trained or written.")
 
 
-def probe(prepared: Prepared, groups: int, threshold: float | None = None) -> "Probe":
+def probe(prepared: Prepared, groups: int | None = None, threshold: float | None = None) -> "Probe":
     """Samples groups of responses to prompts of the training split, and scores them as a training would.
 
     Args:
         prepared: The recipe, looked up.
-        groups: P, how many prompts; all of them where there are fewer.
+        groups: P, how many prompts; where not given, as many as 3,072 tokens answer, from 4 to 16.
         threshold: Lowest reward that is right; the recipe's `quality_threshold`, else 0.5, where not given.
 
     Returns:
@@ -78,6 +81,8 @@ def probe(prepared: Prepared, groups: int, threshold: float | None = None) -> "P
         DQOError: What `dqo train` would refuse: settings, data, model, encoder or reward.
     """
     recipe, config, spec = prepared.recipe, prepared.config, prepared.config.diversity_spec()
+    a_group = config.num_generations * config.max_completion_length
+    groups = groups or min(_MOST, max(_LEAST, _TOKENS // a_group))
     prompts = random.Random(recipe.seed).sample(prepared.prompts, min(groups, len(prepared.prompts)))
     # Whatever can be refused is refused before the policy's weights are read.
     _ = prepared.outline
@@ -97,7 +102,7 @@ def probe(prepared: Prepared, groups: int, threshold: float | None = None) -> "P
     few = torch.arange(len(rows)).view(task.shape).T.flatten()[:_TRIED].tolist()
     return Probe(
         prepared, sampled, task, combined - task, credit.vendi, *_distinct(answers, E, embed.name),
-        next(value for value in (threshold, spec.quality_threshold, RIGHT) if value is not None),
+        spec.quality_threshold if threshold is None else threshold,
         try_reward(score, [rows[i] for i in few], task.flatten()[few]),
     )  # fmt: skip
 
@@ -159,7 +164,7 @@ class Probe:
         vendi: (P,) effective number of different answers, in [1, G].
         distinct: P numbers of distinct answers.
         by: What tells these apart, "meaning" or "text".
-        threshold: Lowest reward that is right.
+        threshold: Lowest reward that is right; None where nothing says which one is.
         tried: How the reward took responses that it was given again.
     """
 
@@ -170,7 +175,7 @@ class Probe:
     vendi: Tensor
     distinct: list[int]
     by: str
-    threshold: float
+    threshold: float | None
     tried: Tried
 
     @cached_property
@@ -181,7 +186,7 @@ class Probe:
     @cached_property
     def right(self) -> Tensor:
         """Which responses are right: (P, G) bool."""
-        return reaches(self.task, self.threshold)
+        return reaches(self.task, RIGHT if self.threshold is None else self.threshold)
 
     @cached_property
     def ties(self) -> tuple[int, int, int]:
@@ -237,15 +242,10 @@ class Probe:
             f"{max(self.distinct)}), Vendi {float(self.vendi.mean()):.1f}",
         )
         tied, all_right, none_right = self.ties
-        yield (
-            "ties",
-            f"rewards all equal in {tied} of {P} groups: {all_right} all right, {none_right} with nothing right",
-        )
+        yield "ties", f"rewards equal in {tied} of {P} groups: {all_right} all right, {none_right} with nothing right"
         share, (mean, low, high) = float(self.right.double().mean()), self.chance
-        yield (
-            "right",
-            f"{share:.0%} of the responses, by a reward of {self.threshold:g} or more{self._distinct_right()}",
-        )
+        said = f"{RIGHT:g} on (--threshold says which)" if self.threshold is None else f"{self.threshold:g} on"
+        yield "right", f"{share:.0%} of the responses, by a reward from {said}{self._distinct_right()}"
         yield "chance", f"{mean:.0%} that a group holds a right one, 95 % interval {low:.0%} to {high:.0%}"
         reward, credit = self.spreads
         yield "reward", f"{float(self.task.nanmean()):.3g} on average, spread inside a group {reward:.2g}"
@@ -334,7 +334,8 @@ class Probe:
             )
         if self.ties[0] >= _MANY_TIES * P:
             yield f"The rewards of {self.ties[0]} of {P} groups tie and teach nothing: {self._why_tied()}."
-        elif self.chance.mean < _FEW_HOLD:
+        # A reward of many values knows better and worse, and no right, unless somebody says so.
+        elif self.chance.mean < _FEW_HOLD and (self.threshold is not None or len(self.task.unique()) <= _OUTCOMES):
             yield (
                 f"Only {self.chance.mean:.0%} of the groups hold a right answer. Use a stronger policy, easier prompts "
                 f"or a reward for part of the way, or raise trainer.num_generations (now {G})."
