@@ -59,7 +59,7 @@ def test_a_task_gives_quality_and_span(words, first_letters, same_words, tmp_pat
     assert (document["task"], document["encoder"], document["heldout_encoder"]) == ("colours", "words", "coarse")
     assert document["pass_threshold"] == 0.5
     told = [note.split(" ")[0].strip(",") for note in document["notes"]]
-    assert told == ["distinct_2", "heldout/cosine_distance", "encoder_disagreement"]
+    assert told == ["distinct_2", "heldout/cosine_distance", "encoder_disagreement", "attractors"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == document
     rows = [json.loads(line) for line in (tmp_path / "prompt_metrics.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rows] == ["a", "b"]
@@ -149,12 +149,15 @@ def test_an_encoder_without_a_measured_threshold_gives_no_classes_and_says_so(wo
 def test_without_quality_it_is_null_and_said_so(words, same_words, tmp_path):
     document = evaluate(GROUPS, encoder=words, equivalence=same_words, out=tmp_path)
     nulls = {name for name, value in document["metrics"].items() if value is None} - {"distinct_3", "distinct_4"}
+    nulls.remove("attractors")
     assert {"quality", "max@k", "pass@k", "pass@1", "pass@3"} <= nulls
     assert all(name in ("quality", "utility_k") or "@" in name or name.startswith("good/") for name in nulls)
     assert document["notes"] == [
         "quality, max@k, pass@k and what needs them are null: no task or reward was given.",
         "distinct_3, distinct_4, corpus/distinct_3, corpus/distinct_4 are null: no response has n words, or white "
         "space does not separate the words of some response.",
+        "attractors is null: there are fewer than three prompts, or white space does not separate the words of some "
+        "response.",
     ]
     assert [group.rewards for group in read_groups(tmp_path / "groups.jsonl")] == [None, None]
 

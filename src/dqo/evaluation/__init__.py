@@ -5,6 +5,7 @@ The functions here take lists of strings, embeddings or rewards and need torch a
 and the comparison of runs are modules of their own: `sample`, `run`, `compare`.
 """
 
+from dqo.evaluation.attractors import Attractor, attractor_shares, find_attractors
 from dqo.evaluation.definitions import DEFINITIONS, Definition, definition_of
 from dqo.evaluation.frames import prompt_metrics_frame, responses_frame
 from dqo.evaluation.meaning import (
@@ -27,9 +28,11 @@ from dqo.evaluation.words import compression_ratio, corpus_distinct_n, distinct_
 
 __all__ = [
     "DEFINITIONS",
+    "Attractor",
     "Definition",
     "Responses",
     "among_good",
+    "attractor_shares",
     "compression_ratio",
     "corpus_distinct_n",
     "definition_of",
@@ -38,6 +41,7 @@ __all__ = [
     "distinct_right_at_k",
     "effective_rank",
     "embedding_classes",
+    "find_attractors",
     "group_log_volume",
     "hypervolume",
     "max_at_k",

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from dqo.core import cosine_kernel, vendi
 from dqo.diversity.tricks import encoder_disagreement, separates_words
 from dqo.errors import DataError, EncoderError
+from dqo.evaluation.attractors import Attractor, attractor_shares, find_attractors
 from dqo.evaluation.definitions import NO_REWARD, explain
 from dqo.evaluation.meaning import (
     SamePairs,
@@ -113,6 +114,7 @@ def prompt_values(
     measures: Mapping[str, Callable[[list[str]], float]] | None = None,
     answer_key: AnswerKey | None = None,
     right_answers: RightAnswers | None = None,
+    attractors: Sequence[Attractor] | None = None,
 ) -> PromptValues:
     """Computes every metric of every prompt.
 
@@ -127,6 +129,7 @@ def prompt_values(
         answer_key: Prompt and response -> which right answer it is, None where it is wrong; for `distinct_right@k`.
         right_answers: Prompt -> the key of every right answer there is, with its family, empty where they are not
             known; for `right_share@k` and `family_share@k`.
+        attractors: What the groups repeat across prompts; by default it is looked for.
 
     Returns:
         Name -> P finite values in the order of the groups, None where undefined.
@@ -160,6 +163,10 @@ def prompt_values(
                 parts.append([{"encoder_disagreement": value} for value in disagreements])
             rows += [reduce(or_, of_prompt) for of_prompt in zip(*parts, strict=True)]
             bar.update(len(block))
+    asked, said = [group.prompt for group in groups], [group.responses for group in groups]
+    attractors = find_attractors(asked, said) if attractors is None else attractors
+    for row, share in zip(rows, attractor_shares(asked, said, attractors), strict=True):
+        row["attractors"] = share
     of_rewards = dict.fromkeys(name for name in rows[0] if explain(name).undefined.startswith(NO_REWARD))
     for row, group in zip(rows, groups, strict=True):
         row |= of_rewards if group.rewards is None else {}

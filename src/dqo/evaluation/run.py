@@ -11,6 +11,7 @@ from dqo._version import __version__
 from dqo.embedders.naming import kinship
 from dqo.errors import RecipeError
 from dqo.evaluation.answers import Answers
+from dqo.evaluation.attractors import find_attractors
 from dqo.evaluation.frames import PARQUET
 from dqo.evaluation.meaning import SamePairs, same_meaning
 from dqo.evaluation.metrics import CLASSED, NGRAMS, defined, n_samples, prompt_values, undefined_notes
@@ -27,6 +28,9 @@ from dqo.rewards.calling import task_quality
 if TYPE_CHECKING:
     from dqo.embedders import Embedder
     from dqo.tasks import Task
+
+# Of a model that says one page to everything.
+_ATTRACTORS_KEPT = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +173,7 @@ def evaluate(
     rated = [by.answer.cut_references(group) for group in rated] if by.answer else rated
     rated = scored(rated, reward) if reward else rated
     how = {"answer_span": by.answer or (by.task.answer_span if by.task else str)}
+    repeated = find_attractors([group.prompt for group in rated], [group.responses for group in rated])
     values = prompt_values(
         rated,
         by.encoder,
@@ -178,6 +183,7 @@ def evaluate(
         measures=by.protocol and by.protocol.measures,
         answer_key=by.answer.key if by.answer else getattr(by.task, "answer_key", None),
         right_answers=getattr(by.task, "right_answers", None),
+        attractors=repeated,
         **how,
     )
     facts = {
@@ -187,6 +193,7 @@ def evaluate(
         "scoring": _scoring(rated, by) if scoring is None else scoring,
         "trace_markers": trace_markers,
         "notes": notes,
+        "attractors": [one._asdict() for one in repeated[:_ATTRACTORS_KEPT]],
     }
     document = metrics_document(rated, values, seed=seed, **how, **facts)
     document["notes"] = _notes(rated, values, document, by)

@@ -30,6 +30,13 @@ class _Interval(Strict, extra="ignore"):
     high: float
 
 
+class _Attractor(Strict, extra="ignore"):
+    kind: str
+    text: str
+    share: float
+    prompts: int
+
+
 # What the readers of a metrics.json rely on. Comparison, sweep and report all read it here, so that a file is taken by
 # all three or refused by all three.
 class _Metrics(Strict, extra="ignore"):
@@ -41,6 +48,7 @@ class _Metrics(Strict, extra="ignore"):
     scoring: dict[str, Any] | None = None
     sampling: dict[str, Any] | None = None
     notes: list[str] = Field(default=[])
+    attractors: list[_Attractor] = Field(default=[])
 
 
 # One line of a prompt_metrics.jsonl.
@@ -131,6 +139,16 @@ def likeness_cautions(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
             "quality only if it was the same, or score all of them anew with --task or --reward."
         )
     return found
+
+
+def run_notes(documents: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Says what the notes of evaluations, name -> metrics.json, say, each note once with the runs that have it."""
+    of: dict[str, list[str]] = {}
+    for name, document in documents.items():
+        for note in document.get("notes", []):
+            of.setdefault(note, []).append(name)
+    every = len(documents) if len(documents) > 2 else 0
+    return [f"{'all runs' if len(names) == every else ', '.join(names)}: {note}" for note, names in of.items()]
 
 
 def carried_scoring(document: Mapping[str, Any]) -> dict[str, Any]:
