@@ -9,7 +9,7 @@ import yaml
 
 from dqo.errors import DQOError
 from dqo.evaluation import DEFINITIONS, definition_of, measure
-from dqo.evaluation.definitions import explain, shown_in
+from dqo.evaluation.definitions import explain, headline, shown_in, tabled
 from dqo.evaluation.metrics import prompt_values
 from dqo.evaluation.run import PROTOCOLS, metrics_document
 from dqo.files.records import Group, read_groups
@@ -23,7 +23,7 @@ SAID = {
     "right_answers": lambda prompt: {text: text for group in GROUPS for text in [*group.responses, *COLOURS]},
 }
 COLOURS = ["red a b c", "green d e f", "blue g h i", "cyan j k l"]
-GROUPS = [Group("a", "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {})]
+GROUPS = [Group(name, "?", [], TEXTS, ["eos"] * 4, [1.0, 0.0, 1.0, 0.25], {}) for name in "abc"]
 
 
 def names(words, same_words):
@@ -71,33 +71,46 @@ def test_who_logs_a_number_names_it(name):
 
 
 def test_what_a_table_shows_is_what_its_entry_says():
-    metrics = ["quality", "max@1", "max@k", "vendi_1", "heldout/vendi_2", "effective_rank", "distinct_2", "my own"]
-    assert shown_in(metrics, "compare") == ["quality", "max@1", "vendi_1", "distinct_2", "my own"]
-    assert shown_in(metrics, "sweep") == ["quality", "max@k", "vendi_1", "distinct_2", "my own"]
-    distinct = ["distinct_right@1", "distinct_right@10", "distinct_right@k"]
-    assert [shown_in(distinct, place) for place in ("eval", "compare", "report", "sweep")] == [
-        distinct, distinct[:2], distinct[:2], distinct[2:]
-    ]  # fmt: skip
+    metrics = [
+        "quality",
+        "max@1",
+        "max@4",
+        "max@k",
+        "vendi_1",
+        "heldout/vendi_2",
+        "effective_rank",
+        "distinct_2",
+        "my own",
+    ]
+    assert tabled(metrics, 4) == ["quality", "max@k", "vendi_1", "distinct_2", "my own"]
+    distinct = ["distinct_right@1", "distinct_right@10", "distinct_right@20", "distinct_right@k"]
+    assert tabled(distinct, 20) == ["distinct_right@1", "distinct_right@20", "distinct_right@k"], "of 10 draws under @k"
     assert shown_in(DEFINITIONS, "panel") == [
         "quality", "step", "diversity/vendi", "alpha", "kl", "completions/mean_length"
     ]  # fmt: skip
-    assert {place for found in DEFINITIONS.values() for place in found.shown_in} == {
-        "eval", "compare", "report", "sweep", "panel"
-    }  # fmt: skip
+    assert {place for found in DEFINITIONS.values() for place in found.shown_in} == {"report", "panel"}
+
+
+def test_a_dozen_numbers_come_first_and_six_of_them_decide():
+    every = [name for name, found in DEFINITIONS.items() if found.kind]
+    assert len(headline(every)) == 12
+    assert headline(every, primary=True) == ["quality", "max@k", "pass@k", "distinct_right@k", "vendi_1", "attractors"]
+    assert {found.headline for found in DEFINITIONS.values()} == {"primary", "beside", ""}
+    heldout = ["words", "heldout/good/vendi_1", "vendi_1", "heldout/vendi_1", "quality", "self_bleu"]
+    assert headline(heldout) == ["quality", "heldout/vendi_1", "heldout/good/vendi_1", "words"]
 
 
 @pytest.mark.parametrize("name", [n for n, d in DEFINITIONS.items() if d.kind.startswith("diversity")])
 def test_better_means_more_diverse(words, same_words, name):
-    """Four texts with no word in common against four copies."""
-    groups = [
-        Group(str(i), "?", [], texts, ["eos"] * 4, [1.0] * 4, {}) for i, texts in enumerate([COLOURS, COLOURS[:1] * 4])
-    ]
+    """Four texts with no word in common against four copies; of attractors, which are across prompts, three times."""
+    texts = [COLOURS, *[COLOURS[:1] * 4] * (3 if name == "attractors" else 1)]
+    groups = [Group(str(i), "?", [], some, ["eos"] * 4, [1.0] * 4, {}) for i, some in enumerate(texts)]
     measures = PROTOCOLS["paper"].measures
     if name == "corpus/distinct_{n}":
         spread, copies = (metrics_document([g], {}, seed=0)["corpus"]["distinct_2"] for g in groups)
     else:
         values = prompt_values(groups, words, measures=measures, equivalence=same_words, **SAID)
-        spread, copies = values[name.replace("{n}", "2").replace("{k}", "2")]
+        spread, copies, *_ = values[name.replace("{n}", "2").replace("{k}", "2")]
     assert spread > copies if DEFINITIONS[name].better == "higher" else spread < copies
 
 
@@ -146,9 +159,11 @@ METRICS = (ROOT / "docs" / "reference" / "metrics.md").read_text()
 
 def docs_table(definitions, head, cells):
     """A table of docs/reference/metrics.md."""
+    marks = {"primary": " P", "beside": " B", "": ""}
     rows = [head, ["---"] * len(head)]
-    rows += [[f"`{name}`" + " E" * found.by_encoder, found.better or "–", found.range, found.text, *cells(found)]
-             for name, found in definitions.items()]  # fmt: skip
+    for name, found in definitions.items():
+        marked = f"`{name}`" + " E" * found.by_encoder + marks[found.headline]
+        rows.append([marked, found.better or "–", found.range, found.text, *cells(found)])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

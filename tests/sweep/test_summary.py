@@ -44,10 +44,10 @@ def test_a_run_without_one_axis_leaves_no_front_and_says_so(tmp_path):
 
 def test_the_table_says_why_a_column_is_empty(tmp_path):
     rows = {"quality": [1.0], "vendi_1": [1.0]}
-    runs = [evaluated(tmp_path, 0.0, rows | {"distinct_2": [None], "words": [None]}),
-            evaluated(tmp_path, 1.0, rows | {"distinct_2": [0.5], "words": [None]})]  # fmt: skip
+    runs = [evaluated(tmp_path, 0.0, rows | {"attractors": [None], "words": [None]}),
+            evaluated(tmp_path, 1.0, rows | {"attractors": [0.5], "words": [None]})]  # fmt: skip
     text = markdown(summarise(runs))
-    assert "Distinct 2-grams is – where no response has n words, or white space does not separate" in text
+    assert "Attractors is – where there are fewer than three prompts, or white space does not separate" in text
     assert "Length has no column: white space does not separate the words of some response." in text
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dqo.errors import RecipeError
 from dqo.evaluation.answers import Answers
-from dqo.evaluation.definitions import shown_in
+from dqo.evaluation.definitions import headline
 from dqo.evaluation.engines import Asked, LocalModel, ServedModel
 from dqo.evaluation.frames import write_parquet
 from dqo.evaluation.quality import check_scoring
@@ -35,6 +35,7 @@ from dqo.train.recipe import check_heldout
 # Tokens of a response where no task says better.
 _DEFAULT_LENGTH = 256
 _DEFAULT_SAMPLES = 10
+_ATTRACTORS_SHOWN = 3
 # Flags that contradict each other, and flags that mean nothing without another one.
 _SAMPLING = ("n", "temperature", "max_new_tokens", "system_prompt", "chat_template_kwargs", "verbalized")
 _EXCLUDED = {"responses": ("split", *_SAMPLING, "endpoint"), "data": ("split",), "task": ("answer",)}
@@ -104,13 +105,15 @@ def _groups(
     yield from _sampled(args, prompts, task.max_completion_length if task else _DEFAULT_LENGTH)
 
 
-def summary(document: dict[str, Any], headline: tuple[str, ...] = ()) -> str:
-    """The metrics as lines of text: the headline, an empty line, the rest, and the notes at the end."""
+def summary(document: dict[str, Any], first: tuple[str, ...] = ()) -> str:
+    """The metrics to look at as lines of text: those of a protocol, an empty line, the dozen, and the notes."""
     size = f"{document['n_prompts']} prompts, {document['n_samples']} responses each"
     lines = [f"{size}, {drawn(document.get('sampling'))}; mean [95 % interval]:"]
     metrics = document["metrics"]
-    lines += [_line(name, metrics[name]) for name in headline] + [""] * bool(headline)
-    lines += [_line(name, metrics[name]) for name in shown_in(metrics, "eval") if name not in headline]
+    lines += [_line(name, metrics[name]) for name in first] + [""] * bool(first)
+    lines += [_line(name, metrics[name]) for name in headline(metrics) if name not in first]
+    repeated = [f"“{one['text']}” {one['share']:.0%}" for one in document.get("attractors", [])[:_ATTRACTORS_SHOWN]]
+    lines += [f"repeated across prompts: {', '.join(repeated)}"] * bool(repeated)
     return "\n".join([*lines, *(f"note: {note}" for note in document.get("notes", []))])
 
 

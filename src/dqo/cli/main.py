@@ -176,6 +176,7 @@ def _add_compare(commands: Any) -> None:
     add = _command(commands, "compare", "dqo.cli.show:run_compare", "compare evaluations prompt by prompt").add_argument
     add("runs", nargs="+", metavar="DIR", help="evaluation or run folders; the first is the baseline")
     add("--out", required=True, metavar="DIR", help="folder for the comparison")
+    add("--all", action="store_true", help="print every metric of every pair, and all notes")
 
 
 def _add_report(commands: Any) -> None:

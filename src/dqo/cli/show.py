@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 from dqo.errors import RecipeError
@@ -14,20 +15,30 @@ _LOG_COLUMNS = 120  # of a log file, where rich would take 80 and cut names off
 
 
 def run_compare(args: argparse.Namespace) -> None:
-    """Writes the comparison into DIR and prints its tables: the runs, and the differences between them."""
-    from rich.console import Console
-
-    from dqo.evaluation.compare import compare, comparison_table, difference_table
+    """Writes the comparison into DIR and prints what it shows, in 15 lines or, with --all, whole."""
+    from dqo.evaluation.compare import compare, short_comparison
 
     comparison = compare(args.runs, args.out)
+    if args.all:
+        _print_tables(comparison)
+    else:
+        width = get_terminal_size((_LOG_COLUMNS, 0)).columns if sys.stdout.isatty() else _LOG_COLUMNS
+        print("\n".join(short_comparison(comparison, width)))
+    print(f"written: {Path(args.out) / 'comparison.json'}")
+
+
+def _print_tables(comparison: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from dqo.evaluation.compare import comparison_table, difference_table
+
     console = Console(width=None if sys.stdout.isatty() else _LOG_COLUMNS)
     console.print(comparison_table(comparison))
     console.print(difference_table(comparison))
     for caution in comparison["cautions"]:
         print(f"note: {caution}")
     if comparison["front"]:
-        print(f"no other run beats in both quality and diversity: {', '.join(comparison['front'])}")
-    print(f"written: {Path(args.out) / 'comparison.json'}")
+        print(f"no other beats in both quality and diversity: {', '.join(comparison['front'])}")
 
 
 # `dqo report`: files of runs and evaluations -> one HTML page, once or while training goes on.

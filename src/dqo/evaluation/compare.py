@@ -1,22 +1,33 @@
-"""Several evaluated runs side by side: their means and differences over the prompts they share, and two tables."""
+"""Several evaluated runs side by side: their means and differences over the prompts they share, and their tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from dqo.errors import DataError
-from dqo.evaluation.definitions import shown_in
+from dqo.evaluation.arms import Arm, find_arms
+from dqo.evaluation.definitions import HEALTH, explain, headline, tabled
 from dqo.evaluation.statistics import (
     FEW,
     FEW_PROMPTS,
     NOTE,
     SHOWN_BELOW,
+    Difference,
     on_common_prompts,
     paired_differences,
     pareto_front,
 )
-from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, short_names, unlike
+from dqo.files.evaluation import (
+    MUST_AGREE,
+    likeness_cautions,
+    read_metrics,
+    read_prompt_metrics,
+    run_notes,
+    short_names,
+    unlike,
+)
 from dqo.files.records import Group, read_groups, write_json
 from dqo.files.run import owning
 
@@ -24,8 +35,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _PAIRS_SHOWN = 3
+_LINES = 14
 
-Means = dict[str, list[dict[str, float] | None]]  # metric -> each run's mean and interval over the shared prompts
+Means = dict[str, list[dict[str, float] | None]]  # metric -> each arm's mean and interval over the shared prompts
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,7 @@ class Run:
     """An evaluated run: metrics.json, its groups, and the value of every metric for every prompt id."""
 
     name: str
+    folder: Path
     document: dict[str, Any]
     groups: dict[str, Group]
     values: dict[str, dict[str, float | None]]
@@ -41,16 +54,18 @@ class Run:
 def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     """Writes comparison.json for runs that `evaluate` has measured.
 
-    All numbers are over the prompts that all runs answered. `dqo report` draws the same runs and shows their responses.
+    All numbers are over the prompts that all runs answered. Runs that differ in their seed alone are one arm, see
+    `dqo.evaluation.arms.find_arms`. `dqo report` draws the same runs and shows their responses.
 
     Args:
-        runs: Two or more folders, each an evaluation's or one that holds it as `eval/`; the first is the baseline.
+        runs: Two or more folders, each an evaluation's or one that holds it as `eval/`; the first is of the baseline.
         out: Folder of the file.
 
     Returns:
-        The content of comparison.json. "runs" holds each metrics.json, "shared" the means over the shared prompts,
-        "pairs" the differences of pairs of runs, "differences" those to the baseline, "front" the runs that
-        no other beats in quality and diversity, None without quality.
+        The content of comparison.json. "runs" holds each metrics.json and "arms" the names of the runs of each arm.
+        "shared" are the means of each arm over the shared prompts, "pairs" the differences of pairs of arms,
+        "differences" those to the baseline. "primary" are the metrics that were declared to decide. "front" are the
+        arms that no other beats in quality and diversity, None without quality.
 
     Raises:
         DataError: If a folder is not a complete evaluation, or the runs cannot be compared: different sample counts,
@@ -59,17 +74,22 @@ def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     """
     loaded = _load(runs)
     shared = _shared_prompts(loaded)
-    means = on_common_prompts([run.values for run in loaded], [run.document["metrics"] for run in loaded])
-    pairs = _pairs(loaded, shared)
+    names, documents = [run.name for run in loaded], [run.document for run in loaded]
+    arms = find_arms([run.folder for run in loaded], names, documents, [run.values for run in loaded])
+    means = on_common_prompts([arm.values for arm in arms], [arm.summary for arm in arms])
+    primary = headline(documents[0]["metrics"], primary=True)
+    pairs = _pairs(arms, shared, tabled(list(documents[0]["metrics"]), documents[0]["n_samples"]), primary)
     comparison = {
-        "baseline": loaded[0].name,
+        "baseline": arms[0].name,
         "n_shared": len(shared),
-        "runs": {run.name: run.document for run in loaded},
-        "shared": {run.name: {name: column[i] for name, column in means.items()} for i, run in enumerate(loaded)},
-        "differences": {pair["b"]: pair["metrics"] for pair in pairs if pair["a"] == loaded[0].name},
+        "runs": dict(zip(names, documents, strict=True)),
+        "arms": {arm.name: [names[place] for place in arm.places] for arm in arms},
+        "primary": primary,
+        "shared": {arm.name: {name: column[i] for name, column in means.items()} for i, arm in enumerate(arms)},
+        "differences": {pair["b"]: pair["metrics"] for pair in pairs if pair["a"] == arms[0].name},
         "pairs": pairs,
-        "front": _front(loaded, means),
-        "cautions": _cautions(loaded, shared, means),
+        "front": _front(arms, means),
+        "cautions": _cautions(loaded, arms, shared, means),
         "note": NOTE,
     }
     with owning(out):
@@ -77,29 +97,99 @@ def compare(runs: Sequence[str | Path], out: str | Path) -> dict[str, Any]:
     return comparison
 
 
-def _pairs(runs: list[Run], shared: list[str]) -> list[dict[str, Any]]:
-    """The differences of pairs of runs; None for a metric that too few prompts have."""
-    metrics = shown_in(runs[0].document["metrics"], "compare")
-    found = paired_differences([{key: run.values[key] for key in shared} for run in runs], metrics)
+def _pairs(arms: list[Arm], shared: list[str], metrics: list[str], primary: list[str]) -> list[dict[str, Any]]:
+    """The differences of pairs of arms; None for a metric that too few prompts have."""
+    values = [[{key: run[key] for key in shared} for run in arm.values] for arm in arms]
+    found = paired_differences(values, metrics, primary)
     return [
-        {"a": runs[a].name, "b": runs[b].name}
+        {"a": arms[a].name, "b": arms[b].name}
         | {"metrics": {m: there[m]._asdict() if m in there else None for m in metrics}}
         for (a, b), there in found.items()
     ]
 
 
+def short_comparison(comparison: dict[str, Any], width: int) -> list[str]:
+    """Says in at most 14 lines what the comparison shows: the primary metrics, length, the front, and cautions.
+
+    Args:
+        comparison: What `compare` returns.
+        width: Characters of a line; where arms do not fit, their intervals are left out first, then the last arms.
+
+    Returns:
+        The lines; the last one says how much is left out.
+    """
+    runs, arms = comparison["runs"], comparison["arms"]
+    first = next(iter(runs.values()))
+    known = headline(first["metrics"])
+    rows = [name for name in known if name in comparison["primary"] or explain(name).kind == HEALTH]
+    table, left_out = _fitting(comparison, rows, width)
+    lines = [f"{comparison['n_shared']} shared prompts, {first['n_samples']} responses each; differences to "
+             f"{comparison['baseline']}, better or worse where Holm's p < {SHOWN_BELOW}", *table]  # fmt: skip
+    if comparison["front"] and len(arms) > 1:
+        lines.append(f"no other beats in both quality and diversity: {', '.join(comparison['front'])}")
+    own = run_notes(runs)
+    cautions = [caution for caution in comparison["cautions"] if caution not in own]
+    for caution in list(cautions):
+        wrapped = wrap(f"note: {caution}", width)
+        if len(lines) + len(wrapped) >= _LINES:
+            break
+        lines += wrapped
+        cautions.remove(caution)
+    more = [f"{len(left_out)} more arms"] * bool(left_out) + [f"{len(own) + len(cautions)} more notes"] * bool(
+        own + cautions
+    )
+    return [*lines, f"--all prints every metric of every pair{''.join(f', {part}' for part in more)}"]
+
+
+def _fitting(comparison: dict[str, Any], rows: Sequence[str], width: int) -> tuple[list[str], list[str]]:
+    """The lines of the short table in the fullest form that fits, and the arms that do not."""
+    arms = list(comparison["arms"])
+    forms = [(True, len(arms)), *((False, count) for count in range(len(arms), 1, -1))]
+    for intervals, count in forms:
+        columns = [["", *rows]]
+        for name in arms[:count]:
+            seeds = len(comparison["arms"][name])
+            title = f"{name} ({seeds} seeds)" if seeds > 1 else name
+            columns.append([title, *(_said(comparison, name, metric, intervals) for metric in rows)])
+        widths = [max(map(len, column)) for column in columns]
+        cells = zip(*columns, strict=True)
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+        if max(map(len, lines)) <= width:
+            break
+    return lines, arms[count:]
+
+
+def _said(comparison: dict[str, Any], name: str, metric: str, intervals: bool) -> str:
+    """The mean of an arm, with the difference to the baseline in numbers and in a word."""
+    value = comparison["shared"][name].get(metric)
+    if value is None:
+        return "–"
+    difference = comparison["differences"].get(name, {}).get(metric)
+    if difference is None:
+        return f"{value['mean']:.3f}"
+    numbers = f" {_cell(difference, sign='+')}" if intervals else ""
+    return f"{value['mean']:.3f}{numbers} {in_words(metric, Difference(**difference))}"
+
+
+def in_words(metric: str, difference: Difference) -> str:
+    """Says of a difference whether it is better or worse, or that none is shown."""
+    better = explain(metric).better
+    if difference.verdict == "same":
+        return "not shown"
+    return "differs" if not better else "better" if (better == "higher") == (difference.verdict == "up") else "worse"
+
+
 def comparison_table(comparison: dict[str, Any]) -> "Table":
-    """A rich table: metrics down, runs across."""
+    """A rich table: metrics down, arms across."""
     columns = {
         name: {metric: value and _cell(value) for metric, value in values.items()}
         for name, values in comparison["shared"].items()
     }
-    metrics = shown_in(comparison["runs"][comparison["baseline"]]["metrics"], "compare")
-    return _table("metric", metrics, columns, "95 % intervals over the shared prompts")
+    return _table("metric", list(comparison["pairs"][0]["metrics"]), columns, "95 % intervals over the shared prompts")
 
 
 def difference_table(comparison: dict[str, Any]) -> "Table":
-    """A rich table: metrics down, pairs of runs across; of many only those with the baseline. A star marks p < 0.05."""
+    """A rich table: metrics down, pairs of arms across; of many only those with the baseline. A star marks p < 0.05."""
     pairs = comparison["pairs"]
     if len(pairs) > _PAIRS_SHOWN:
         pairs = [pair for pair in pairs if pair["a"] == comparison["baseline"]]
@@ -161,10 +251,10 @@ def _shared_prompts(runs: list[Run]) -> list[str]:
 def _read(folder: Path, name: str) -> Run:
     document, values = read_metrics(folder / "metrics.json"), read_prompt_metrics(folder / "prompt_metrics.jsonl")
     groups = {group.id: group for group in read_groups(folder / "groups.jsonl")}
-    return Run(name, document, groups, {key: row for key, row in values.items() if key in groups})
+    return Run(name, folder, document, groups, {key: row for key, row in values.items() if key in groups})
 
 
-def _cautions(runs: list[Run], shared: list[str], means: Means) -> list[str]:
+def _cautions(runs: list[Run], arms: list[Arm], shared: list[str], means: Means) -> list[str]:
     """What to know before a difference is read as one of models."""
     found = []
     if any(len(run.values) > len(shared) for run in runs):
@@ -177,17 +267,26 @@ def _cautions(runs: list[Run], shared: list[str], means: Means) -> list[str]:
         scored = means["quality"][0]["prompts"] if "quality" in means else 0
         if scored < len(shared):
             found.append(f"Quality is over the {scored} of {len(shared)} shared prompts that are scored in all runs.")
+    found += single_runs(arms)
     if len(shared) < FEW_PROMPTS:
         found.append(f"{len(shared)} shared prompt{'s' * (len(shared) > 1)}; {FEW}.")
     found += likeness_cautions({run.name: run.document for run in runs})
-    return found + [f"{run.name}: {note}" for run in runs for note in run.document.get("notes", [])]
+    return found + run_notes({run.name: run.document for run in runs})
 
 
-def _front(runs: list[Run], means: Means) -> list[str] | None:
-    """The runs that no other beats in both quality and diversity, by the held-out judge where every run has one."""
+def single_runs(arms: Sequence[Arm]) -> list[str]:
+    """Says which arms are one run where others have several seeds."""
+    alone = [arm.name for arm in arms if len(arm.places) == 1]
+    if not alone or len(alone) == len(arms):
+        return []
+    return [f"There is one run of {', '.join(alone)}, so that no spread between training seeds is counted there."]
+
+
+def _front(arms: list[Arm], means: Means) -> list[str] | None:
+    """The arms that no other beats in both quality and diversity, by the held-out judge where every run has one."""
     common = [name for name, column in means.items() if all(column)]
     diversity = next((name for name in ("heldout/vendi_1", "vendi_1") if name in common), None)
     if diversity is None or "quality" not in common:
         return None
-    points = [[means[axis][i]["mean"] for axis in (diversity, "quality")] for i in range(len(runs))]
-    return [runs[place].name for place in pareto_front(points)]
+    points = [[means[axis][i]["mean"] for axis in (diversity, "quality")] for i in range(len(arms))]
+    return [arms[place].name for place in pareto_front(points)]

@@ -5,7 +5,7 @@
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib.resources import files
@@ -34,6 +34,7 @@ class Definition:
     by_encoder: bool = False
     source: str = ""
     undefined: str = ""
+    headline: str = ""
     logged_by: tuple[str, ...] = ()
     shown_in: tuple[str, ...] = ()
 
@@ -55,6 +56,8 @@ def _read_table() -> dict[str, Definition]:
 
 
 DEFINITIONS: dict[str, Definition] = _read_table()
+# The largest k of a metric that is also written as @k.
+_AT_K = {"max": 10**9, "pass": 10**9, "distinct_right": 10}
 _VARYING = {"{k}": r"(\d+)", "{n}": r"(\d+)", "{function}": "(.+)"}
 
 
@@ -95,6 +98,26 @@ def explain(name: str) -> Definition:
     except DQOError:
         text = f"{name} has no definition: TRL, a function of your own or another version of dqo wrote it."
         return Definition(name, text, kind="other", undefined="it is not a number")
+
+
+def headline(names: Iterable[str], primary: bool = False) -> list[str]:
+    """The dozen of these numbers to look at first, in the order of metrics.yaml, or the primary ones among them.
+
+    Of a metric by encoder the held-out one stands for both, where there is one.
+    """
+    there = set(names)
+    ranks = ("primary",) if primary else ("primary", "beside")
+    chosen = [name for name, found in DEFINITIONS.items() if found.headline in ranks]
+    return [next(n for n in (f"heldout/{name}", name) if n in there) for name in chosen
+            if not there.isdisjoint((name, f"heldout/{name}"))]  # fmt: skip
+
+
+def tabled(names: Sequence[str], n_samples: int) -> list[str]:
+    """The numbers of a whole table of n samples each: no number twice, as pass@n and pass@k, or max@1 and quality."""
+    twins = {f"{stem}@{min(k, n_samples)}" for stem, k in _AT_K.items() if f"{stem}@k" in names}
+    twins |= {"max@1"} if "quality" in names else set()
+    shown = {*headline(names), *shown_in(names, "report")} - twins
+    return [name for name in names if name in shown]
 
 
 def shown_in(names: Iterable[str], place: str) -> list[str]:

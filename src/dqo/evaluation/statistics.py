@@ -1,4 +1,4 @@
-"""Uncertainty of means over prompts, by resampling and by flipping signs, and the runs that no other beats.
+"""Uncertainty of means over prompts and training seeds, and the runs that no other beats.
 
 `dqo compare`, the sweep and the report all take their numbers here, so that one pair of folders has one p-value.
 """
@@ -6,7 +6,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations, product
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -16,17 +16,20 @@ from dqo.errors import DataError, DQOError
 PromptValues = dict[str, list[float | None]]  # metric -> a value per prompt
 Points = Sequence[Sequence[float]]  # a point per run, every coordinate the larger the better
 Values = Mapping[str, Mapping[str, float | None]]  # prompt id -> metric -> value
+Arm = Sequence[Values]  # the runs that are compared as one, a run per training seed
+Summary = Mapping[str, Mapping[str, float] | None]  # metric -> mean and interval over all prompts of a run
 
 LEVEL = 0.95
 FEW_PROMPTS = 20
 FEW = (
-    f"below {FEW_PROMPTS} the intervals are too narrow, and no p-value can reach 0.05 below 6, nor below 11 once it is "
-    "corrected for 40 metrics"
+    f"below {FEW_PROMPTS} the intervals are too narrow, and no p-value can reach 0.05 below 6, nor below 8 once it is "
+    "corrected for 6 metrics"
 )
 NOTE = (
-    "Over the prompts both answered: intervals by a paired bootstrap, p-values by flipping the signs of the prompts' "
-    "differences; p is Holm's over all metrics of all pairs that are compared. Choose the metric and the pair that "
-    "decide before looking. The spread between training seeds is in none of these numbers."
+    "Over the prompts both answered. Between two runs: intervals by a paired bootstrap, p-values by flipping the signs "
+    "of the prompts' differences; the spread between training seeds is in neither. Where an arm has several seeds, it "
+    "is: both are Clark's min F', over seeds and prompts, and the p-value is never below that of the prompts alone. p "
+    "is Holm's: of a primary metric over the primary ones of all pairs, of another over all metrics of all pairs."
 )
 # The corrected p of a difference that counts as shown, wherever one is.
 SHOWN_BELOW = 0.05
@@ -172,57 +175,121 @@ def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] 
     return found
 
 
-def paired_differences(runs: Sequence[Values], metrics: Sequence[str]) -> dict[tuple[int, int], dict[str, Difference]]:
-    """Compares runs prompt by prompt: places (a, b) -> metric -> difference b - a.
+def paired_differences(
+    arms: Sequence[Arm], metrics: Sequence[str], primary: Sequence[str] = ()
+) -> dict[tuple[int, int], dict[str, Difference]]:
+    """Compares arms prompt by prompt: places (a, b) -> metric -> difference b - a.
 
-    Up to eight runs are compared with each other, more with the first one only. Holm's correction is over all metrics
-    of all pairs. A metric with fewer than two prompts that have a value in both runs is left out.
+    Up to eight arms are compared with each other, more with the first one only. Holm's correction is over the primary
+    metrics of all pairs, for the other metrics over all metrics of all pairs. A metric with fewer than two prompts that
+    have a value in every run of both arms is left out.
     """
-    pairs = [(a, b) for a, b in combinations(range(len(runs)), 2) if a == 0 or len(runs) <= MOST_RUNS]
+    pairs = [(a, b) for a, b in combinations(range(len(arms)), 2) if a == 0 or len(arms) <= MOST_RUNS]
+    rows = [{metric: _by_prompt(arm, metric) for metric in metrics} for arm in arms]
     # Prompts -> pairs and metrics that have values for them -> the differences.
     columns: dict[tuple[str, ...], dict[tuple[int, int, str], list[float]]] = {}
     for (a, b), metric in product(pairs, metrics):
-        both = {key: (row.get(metric), runs[b].get(key, {}).get(metric)) for key, row in runs[a].items()}
-        known = {key: after - before for key, (before, after) in both.items() if None not in (before, after)}
+        before, after = rows[a][metric], rows[b][metric]
+        known = {key: fmean(after[key]) - fmean(before[key]) for key in before if key in after}
         if len(known) >= 2:
             columns.setdefault(tuple(known), {})[a, b, metric] = list(known.values())
     flips = max(_FLIPS, _FLIPS_PER_TEST * sum(map(len, columns.values())))
     tested: dict[tuple[int, int, str], Difference] = {}
-    for some in columns.values():
-        tested |= zip(some, bootstrap_differences(list(some.values()), flips=flips), strict=True)
+    for keys, some in columns.items():
+        alone = bootstrap_differences(list(some.values()), flips=flips)
+        for (a, b, metric), difference in zip(some, alone, strict=True):
+            sides = [[rows[arm][metric][key] for key in keys] for arm in (a, b)]
+            tested[a, b, metric] = _over_seeds(difference, some[a, b, metric], sides)
+    corrected = _corrected({test: difference.p for test, difference in tested.items()}, primary)
     found: dict[tuple[int, int], dict[str, Difference]] = {pair: {} for pair in pairs}
-    corrected = holm([difference.p for difference in tested.values()])
-    for ((a, b, metric), difference), p in zip(tested.items(), corrected, strict=True):
-        found[a, b][metric] = difference._replace(p_holm=p)
+    for (a, b, metric), difference in tested.items():
+        found[a, b][metric] = difference._replace(p_holm=corrected[a, b, metric])
     return found
 
 
-def on_common_prompts(
-    runs: Sequence[Values], summaries: Sequence[Mapping[str, dict[str, float] | None]]
-) -> dict[str, list[dict[str, float] | None]]:
-    """Means over the prompts that all runs have a value for: metric -> mean with interval, or None, of each run.
+def _corrected(ps: Mapping[tuple[int, int, str], float], primary: Sequence[str]) -> dict[tuple[int, int, str], float]:
+    """Holm over all tests, but of primary metrics over theirs alone: they were declared before anyone looked."""
+    declared = [test for test in ps if test[-1] in primary]
+    corrected = dict(zip(ps, holm(list(ps.values())), strict=True))
+    return corrected | dict(zip(declared, holm([ps[test] for test in declared]), strict=True))
 
-    `summaries` are the means over all prompts of each run. A metric without a common prompt is left out.
+
+def _by_prompt(arm: Arm, metric: str) -> dict[str, list[float]]:
+    """Prompt -> its value in every run of an arm, for the prompts that have one in all of them."""
+    rows = {key: [run.get(key, {}).get(metric) for run in arm] for key in arm[0]}
+    return {key: row for key, row in rows.items() if None not in row}
+
+
+def _over_seeds(found: Difference, column: Sequence[float], sides: Sequence[Sequence[Sequence[float]]]) -> Difference:
+    """The difference with the spread between seeds, where one of its two sides, (P, seeds) values each, has several."""
+    spreads = [spread for side in sides for spread in _spread_of_seeds(side)]
+    if not any(variance for variance, _ in spreads):
+        return found
+    low, high, p = _min_f(found.mean, [*spreads, (float(np.var(column, ddof=1)) / len(column), len(column) - 1)])
+    # Of few prompts that all agree the normal theory would be too sure.
+    return found._replace(low=low, high=high, p=max(p, found.p), p_holm=max(p, found.p))
+
+
+def _spread_of_seeds(side: Sequence[Sequence[float]]) -> list[tuple[float, int]]:
+    """Variance of the mean over seeds, with its degrees of freedom; nothing of one seed."""
+    means = np.mean(np.array(side, dtype=np.float64), axis=0)  # (seeds,)
+    return [(float(np.var(means, ddof=1)) / len(means), len(means) - 1)] if len(means) > 1 else []
+
+
+def _min_f(mean: float, parts: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
+    """Interval and p-value of a mean whose variance is a sum of parts, by Clark (1973) and Satterthwaite."""
+    from scipy.stats import t
+
+    # Seeds and prompts are two samples: either spread alone would take the other for a constant.
+    total = sum(variance for variance, _ in parts)
+    freedom = total**2 / sum(variance**2 / own for variance, own in parts)
+    reach, far = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(total), abs(mean) / math.sqrt(total)
+    return mean - reach, mean + reach, 2 * float(t.sf(far, freedom))
+
+
+def on_common_prompts(arms: Sequence[Arm], summaries: Sequence[Summary]) -> dict[str, list[dict[str, float] | None]]:
+    """Means over the prompts that all arms have a value for: metric -> mean with interval, or None, of each arm.
+
+    `summaries` are the means over all prompts of each arm; those of an arm of several runs are only asked for their
+    names. A metric without a common prompt is left out.
     """
-    # Whichever run is ahead in these is not ahead for having been asked easier prompts.
+    # Whichever arm is ahead in these is not ahead for having been asked easier prompts.
     found: dict[str, list[dict[str, float] | None]] = {}
-    again: list[dict[str, list[float | None]]] = [{} for _ in runs]
+    again: list[dict[str, list[float | None]]] = [{} for _ in arms]
     for metric in dict.fromkeys(name for summary in summaries for name in summary):
         having = [place for place, summary in enumerate(summaries) if summary.get(metric)]
-        known = {place: {key for key, row in runs[place].items() if row.get(metric) is not None} for place in having}
-        common = set.intersection(*known.values()) if known else set()
+        known = {place: _by_prompt(arms[place], metric) for place in having}
+        common = set.intersection(*map(set, known.values())) if known else set()
         if not common and len(having) != 1:
             continue
-        found[metric] = [None] * len(runs)
-        # A summary stays as it is where its prompts are the common ones.
+        found[metric] = [None] * len(arms)
         for place in having:
+            if len(arms[place]) > 1:
+                found[metric][place] = _mean_over_seeds([known[place][key] for key in known[place] if key in common])
+                continue
+            # A summary stays as it is where its prompts are the common ones.
             found[metric][place] = {**summaries[place][metric], "prompts": len(common)}
-            if known[place] != common:
-                again[place][metric] = [row.get(metric) if key in common else None for key, row in runs[place].items()]
+            if known[place].keys() != common:
+                again[place][metric] = [
+                    row.get(metric) if key in common else None for key, row in arms[place][0].items()
+                ]
     for place, columns in enumerate(again):
         for metric, interval in summarize(columns, seed=0).items():
             found[metric][place] |= interval
     return found
+
+
+def _mean_over_seeds(rows: Sequence[Sequence[float]]) -> dict[str, float] | None:
+    """Mean and interval of an arm, of (P, seeds) values: both the seeds and the prompts might have been others."""
+    if not rows:
+        return None
+    column = [fmean(row) for row in rows]
+    interval = bootstrap_intervals([column])[0]
+    if len(rows) > 1 and any(variance for variance, _ in _spread_of_seeds(rows)):
+        parts = [*_spread_of_seeds(rows), (float(np.var(column, ddof=1)) / len(column), len(column) - 1)]
+        low, high, _ = _min_f(interval.mean, parts)
+        interval = interval._replace(low=low, high=high)
+    return {**interval._asdict(), "prompts": len(rows)}
 
 
 def pareto_front(points: Points) -> list[int]:

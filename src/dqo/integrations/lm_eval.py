@@ -13,7 +13,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from dqo.embedders import load_embedder
 from dqo.errors import RecipeError, check_choice
-from dqo.evaluation.definitions import explain, shown_in
+from dqo.evaluation.definitions import explain, headline, shown_in
 from dqo.evaluation.metrics import prompt_values
 from dqo.files.records import Group
 from dqo.rewards.calling import finite_number
@@ -71,8 +71,9 @@ class DiverseTask(ConfigurableTask):
             groups.append(Group(str(number), instance.args[0], [], texts, ["eos"] * len(texts), scores, {}))
             answers |= {(str(number), text): answer for text, answer in zip(texts, found, strict=True)}
         values = prompt_values(groups, *self._encoders, answer_key=lambda asked, text: answers[asked.id, text.sampled])
-        # What `dqo eval` prints; lm-eval does not say how a response ended.
-        self._measured = [name for name in shown_in(values, "eval") if name != "truncated"]
+        # lm-eval does not say how a response ended.
+        shown = {*headline(values), *shown_in(values, "report")} - {"truncated"}
+        self._measured = [name for name in values if name in shown]
         for number, instance in enumerate(self._instances):
             row = {name: values[name][number] for name in self._measured}
             instance.filtered_resps[NAME] = {name: value for name, value in row.items() if value is not None}

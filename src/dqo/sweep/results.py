@@ -10,7 +10,7 @@ import pandas as pd
 
 from dqo._version import __version__
 from dqo.errors import DataError
-from dqo.evaluation.definitions import definition_of, explain, shown_in
+from dqo.evaluation.definitions import definition_of, explain, headline
 from dqo.evaluation.statistics import LEVEL, hypervolume, pareto_front
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, unlike
 from dqo.files.jsonio import writing
@@ -202,7 +202,7 @@ def write_results(out: Path, document: dict[str, Any], evaluated: Sequence[Evalu
 def markdown(document: dict[str, Any]) -> str:
     """Formats two tables, a row per point and a row per arm, and what must be said beside them."""
     points, level, n = document["points"], f"{document['level'] * 100:g} %", document["n_samples"]
-    names = shown_in(points[0]["metrics"], "sweep")
+    names = headline(points[0]["metrics"])
     labels = {name: explain(name).label for name in names if any(point["metrics"].get(name) for point in points)}
     rows = [
         {"arm": point["arm"] + (" ★" if point["on_front"] else "")}

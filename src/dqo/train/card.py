@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dqo.evaluation.definitions import DEFINITIONS, explain, shown_in
+from dqo.evaluation.definitions import DEFINITIONS, explain, headline, shown_in
 from dqo.files.jsonio import read_text
 from dqo.files.records import write_text
 from dqo.files.run import RunPaths, read_steps
@@ -180,7 +180,7 @@ def _given(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _evaluation(documents: Sequence[Mapping[str, Any]]) -> str:
     """Means with their intervals, a column per evaluation; then what a reader of the numbers must know."""
-    names = shown_in(dict.fromkeys(name for document in documents for name in document["metrics"]), "sweep")
+    names = headline(name for document in documents for name in document["metrics"])
     heads = [
         f"temperature {(document.get('sampling') or {}).get('temperature', '–')}, {document['n_prompts']} prompts × "
         f"{document['n_samples']} responses"
