@@ -22,7 +22,7 @@ def rows(**metrics):
 
 
 def compared(first, other, metrics):
-    return all_differences([first, other], metrics)[0][1]
+    return all_differences([[first], [other]], metrics)[0][1]
 
 
 def test_three_prompts_agree_with_all_27_resamples_and_all_8_flips():
@@ -85,7 +85,7 @@ def test_prompts_without_a_value_are_left_out_of_that_metric_alone():
 def test_any_two_runs_are_compared_and_the_way_back_is_the_mirror():
     rng = np.random.default_rng(4)
     runs = [rows(q=rng.normal(size=25), v=rng.normal(i, 1, size=25)) for i in range(3)] + [{}]
-    found = all_differences(runs, ["q", "v"])
+    found = all_differences([[run] for run in runs], ["q", "v"])
     for a, b in ((0, 1), (0, 2), (1, 2)):
         there, back = found[a][b]["v"], found[b][a]["v"]
         assert there.mean == pytest.approx(np.mean([runs[b][p]["v"] - runs[a][p]["v"] for p in runs[a]]))
@@ -100,11 +100,11 @@ def test_any_two_runs_are_compared_and_the_way_back_is_the_mirror():
         assert test.p_holm == pytest.approx(worst)
     assert found[0][3] == found[3][1] == {}
     assert bases(found) == {0: [1, 2], 1: [0, 2], 2: [0, 1]}
-    assert bases(all_differences(runs[:2], ["q"])) == {0: [1]}
+    assert bases(all_differences([[run] for run in runs[:2]], ["q"])) == {0: [1]}
 
 
 def test_of_many_runs_only_the_first_is_the_base():
-    found = all_differences([rows(q=[1.0, 2.0 + i]) for i in range(9)], ["q"])
+    found = all_differences([[rows(q=[1.0, 2.0 + i])] for i in range(9)], ["q"])
     assert bases(found) == {0: list(range(1, 9))}
     assert found[1][2] == {}
     assert found[4][0]["q"].mean == pytest.approx(-2.0)

@@ -162,9 +162,10 @@ def written(folders, tmp_path):
     """The page, its data, its text by the labels of its parts, and its cautions."""
     write_report(folders, tmp_path / "r.html", maps=0)
     page = (tmp_path / "r.html").read_text()
-    parts = re.findall(r'<(article|ul)[^>]* aria-label="([^"]+)">(.*?)</\1>', page, flags=re.S)
+    parts = re.findall(r'<(ul)[^>]* aria-label="([^"]+)">(.*?)</\1>', page, flags=re.S)
+    parts += re.findall(r'<(table) class="grid (headline|attractors) stack">(.*?)</\1>', page, flags=re.S)
     text = {label: " ".join(re.sub(r"<[^>]+>", " ", part).split()) for _, label, part in parts}
-    return page, data_of(page), text
+    return page, data_of(page), {"Cautions": ""} | text
 
 
 def test_runs_are_ordered_on_the_prompts_that_all_answered(tmp_path):
@@ -174,9 +175,7 @@ def test_runs_are_ordered_on_the_prompts_that_all_answered(tmp_path):
     page, data, text = written([wide, narrow], tmp_path)
     assert [point[0] for point in data["evaluation"]["quality"]] == [0.4, 0.505]
     assert data["axes"]["fronts"]["vendi_1|quality"] == [1]
-    assert re.search(r"Quality ↑ narrow 0\.505 ahead of wide by 0\.105", text["Best of each"])
-    assert "Quality ↑ 0.400" in text["wide"]
-    assert "Quality ↑ 0.505 +0.105" in text["narrow"]
+    assert "Quality ↑ 0.400 0.400 to 0.400 0.505 better +0.105," in text["headline"]
     assert "The runs did not answer the same prompts (wide: 40, narrow: 20): the table" in text["Cautions"]
     assert 'data-x="over 20 shared prompts"' in page
     whole = colours(tmp_path / "whole", lambda i: 0.5, range(40))
@@ -189,10 +188,12 @@ def test_before_and_after_are_of_the_prompts_that_both_answered(tmp_path):
     """Good answers: some to each of the 30 prompts of both and none to the other 30, which only the first was asked."""
     first = colours(tmp_path / "first", lambda i: float(i < 30), range(60))
     second = colours(tmp_path / "second", lambda i: float(i % 2), range(30))
+    row = r"Vendi score of good answers ↑ (\S+) \S+ to \S+ (\S+) (worse|better)"
     _, _, text = written([first, second], tmp_path)
-    assert "below the baseline, 50 % of it" in text["second"].replace(" ,", ",")
+    before, after, word = re.search(row, text["headline"]).groups()
+    assert (float(after) / float(before), word) == (pytest.approx(0.5, rel=1e-3), "worse")
     _, _, text = written([second, first], tmp_path)
-    assert "above the baseline, 2 times as much" in text["first"].replace(" ,", ",")
+    assert re.search(row, text["headline"]).groups() == (after, before, "better")
 
 
 def test_the_baseline_is_shown_as_it_was_evaluated_not_as_it_trained(tmp_path, samples):
@@ -201,18 +202,19 @@ def test_the_baseline_is_shown_as_it_was_evaluated_not_as_it_trained(tmp_path, s
         for name, alpha in (("first", 0.0), ("second", 1.0))
     )
     _, data, text = written([first, second], tmp_path)
-    assert f"Quality ↑ {data['evaluation']['quality'][0][0]:.3f} [" in text["first"]
+    quality = f"Quality ↑ {data['evaluation']['quality'][0][0]:.3f} "
+    assert quality in text["headline"]
     _, _, alone = written([first], tmp_path)
-    assert f"Quality ↑ {data['evaluation']['quality'][0][0]:.3f} [" in alone["first"]
+    assert quality in alone["headline"]
 
 
 def test_without_common_prompts_no_run_is_ahead(tmp_path):
     first = colours(tmp_path / "first", lambda i: 0.2, range(20))
     other = colours(tmp_path / "other", lambda i: 0.9, range(20, 40))
-    _, data, text = written([first, other], tmp_path)
+    page, data, text = written([first, other], tmp_path)
     assert [point[0] for point in data["evaluation"]["quality"]] == [0.2, 0.9]
     assert data["axes"]["fronts"]["vendi_1|quality"] == []
-    assert "Best of each" not in text
+    assert ">better<" not in page
     assert "No prompt was answered by all runs (first: 20, other: 20)" in text["Cautions"]
     (other / "prompt_metrics.jsonl").unlink()
     _, _, text = written([first, other], tmp_path)
@@ -221,19 +223,21 @@ def test_without_common_prompts_no_run_is_ahead(tmp_path):
 
 def test_of_nine_runs_the_best_is_compared_with_the_first_and_not_with_a_rival_chosen_after_looking(tmp_path):
     folders = [colours(tmp_path / f"run{k}", lambda i, k=k: k / 10, range(20)) for k in range(9)]
-    _, _, text = written(folders, tmp_path)
-    assert re.search(r"Quality ↑ run8 0\.800 ahead of run0 by 0\.800", text["Best of each"])
-    assert "run7" not in text["Best of each"].split("Vendi")[0]
+    page, _, text = written(folders, tmp_path)
+    assert "0.800 better +0.800, +0.800 to +0.800" in text["headline"]
+    assert 'id="against"' not in page, "no other is a baseline"
 
 
 def test_of_three_runs_the_best_is_ahead_of_those_it_is_shown_to_be_ahead_of(tmp_path):
     far = colours(tmp_path / "far", lambda i: 0.2, range(20))
     near = colours(tmp_path / "near", lambda i: 0.5 + (0.3 if i % 2 else -0.3), range(20))
     best = colours(tmp_path / "best", lambda i: 0.5 + (0.31 if i % 3 else -0.31), range(20))
-    _, _, text = written([far, near, best], tmp_path)
-    assert re.search(
-        r"Quality ↑ best 0\.593 ahead of far by 0\.393 .*? not shown to be ahead of near", text["Best of each"]
-    )
+    page, _, text = written([far, near, best], tmp_path)
+    assert re.search(r"0\.593 better \+0\.393", text["headline"])
+    (against_near,) = re.findall(r'data-base="1".*?<tbody>(.*?)</tbody>', page, flags=re.S)
+    quality = next(row for row in against_near.split("</tr>") if 'data-d="e:quality"' in row)
+    assert quality.count(">worse<") == 1, "far is behind, and best is not shown to be ahead"
+    assert ">better<" not in quality
 
 
 def test_what_is_called_above_is_so_by_the_corrected_p(tmp_path):
@@ -241,9 +245,22 @@ def test_what_is_called_above_is_so_by_the_corrected_p(tmp_path):
     base = colours(tmp_path / "base", lambda i: 0.5, range(7))
     other = colours(tmp_path / "other", lambda i: 0.6, range(7))
     page, _, text = written([base, other], tmp_path)
-    assert "not shown to be ahead of base" in text["Best of each"]
-    assert "above the baseline" not in text["other"]
+    assert "0.600 no difference shown +0.100, +0.100 to +0.100" in text["headline"]
     assert ">better<" not in page
+
+
+def test_seeds_of_an_arm_are_one_column_and_what_they_repeat_is_listed(tmp_path):
+    """Four colours to every prompt: each opens a quarter of the responses to all of them."""
+    seeds = [colours(tmp_path / f"{arm}-seed{seed}", lambda i, q=q, seed=seed: q + seed / 10, range(20))
+             for arm, q in (("low", 0.1), ("high", 0.6)) for seed in range(3)]  # fmt: skip
+    _, data, text = written(seeds, tmp_path)
+    assert [arm["name"] for arm in data["arms"]] == ["low", "high"]
+    assert [run["arm"] for run in data["runs"]] == [0, 0, 0, 1, 1, 1]
+    assert data["evaluation"]["quality"][1][0] == pytest.approx(0.7)
+    assert "low 3 seeds baseline 20 prompts × 4 responses high 3 seeds" in text["headline"]
+    assert re.search(r"Quality ↑ 0\.200 \S+ to \S+ 0\.700 better \+0\.500", text["headline"])
+    assert text["attractors"].endswith("blue opening 25 % 25 % green opening 25 % 25 % pink opening 25 % 25 % "
+                                       "red opening 25 % 25 %")  # fmt: skip
 
 
 def test_what_is_null_is_a_dash_with_its_reason(tmp_path):

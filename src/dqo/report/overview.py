@@ -1,103 +1,86 @@
-"""The first thing on the page: which run is best at what, and what each gained and lost."""
+"""The first thing on the page: the dozen numbers of every arm, what it repeats, and what to know before."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dqo.evaluation.arms import Arm, find_arms
+from dqo.evaluation.attractors import LEAST_SHARE, PHRASE
+from dqo.evaluation.compare import single_runs
 from dqo.evaluation.definitions import HEALTH, MEANING, QUALITY, WORDS, explain
-from dqo.evaluation.statistics import (
-    FEW,
-    FEW_PROMPTS,
-    MOST_RUNS,
-    Difference,
-    Values,
-    on_common_prompts,
-    paired_differences,
-)
-from dqo.files.evaluation import likeness_cautions
+from dqo.evaluation.statistics import FEW, FEW_PROMPTS, MOST_RUNS, Difference, on_common_prompts, paired_differences
+from dqo.evaluation.statistics import Arm as Seeds
+from dqo.files.evaluation import likeness_cautions, run_notes
 from dqo.report.sources import RunFiles
 
-Shared = Mapping[str, Sequence[dict[str, float] | None]]  # metric -> each run's mean over the prompts of all
-# The judge of diversity, best first: one the policy was not trained against, if any.
-DIVERSITY = ("heldout/vendi_1", "vendi_1", "heldout/cosine_distance", "cosine_distance", "distinct_2")
-_DECIDE = (("quality",), DIVERSITY, ("heldout/good/vendi_1", "good/vendi_1"))
-_NO_FACTS = ("metrics", "corpus", "notes")
+Means = Mapping[str, Sequence[dict[str, float] | None]]  # metric -> the mean and interval of each arm
+_NO_FACTS = ("metrics", "corpus", "notes", "attractors")
+_ATTRACTORS_SHOWN = 12
+_WORDS_IN_COMMON = 3
 
 
-class Fact(NamedTuple):
-    """A metric of a run and of the baseline, on the prompts that both have a value for."""
+class Repeated(NamedTuple):
+    """An attractor: its kind and words, and the share of responses of each arm; 0 below a tenth, None where unknown."""
 
-    metric: str
-    before: float
-    after: float
-    difference: Difference
-
-    @property
-    def share(self) -> float | None:
-        """What is left of the baseline's diversity; None for what is no diversity."""
-        return self.after / self.before if self.metric != "quality" and self.before > 0 else None
+    kind: str
+    text: str
+    shares: list[float | None]
 
 
-class Leader(NamedTuple):
-    """The run with the highest mean in a metric on the prompts of all, and its difference to each run compared."""
-
-    metric: str
-    place: int
-    value: float
-    ahead: dict[int, Difference]
-    unproven: list[int]
+def arms_of(runs: Sequence[RunFiles]) -> list[Arm]:
+    """Puts the runs of a page into arms; one whose metrics by prompt are missing has no values."""
+    documents, values = [run.document for run in runs], [run.values if run.document else {} for run in runs]
+    return find_arms([run.folder for run in runs], [run.name for run in runs], documents, values)
 
 
-def headline(runs: Sequence[RunFiles]) -> list[str]:
-    """Chooses the metrics that decide: quality, diversity, and diversity among the good answers."""
-    tables = [run.document["metrics"] for run in runs if run.document]
-    found = (next((n for n in names if tables and all(t.get(n) for t in tables)), None) for names in _DECIDE)
-    return [name for name in found if name]
+def shared_means(arms: Sequence[Arm]) -> Means:
+    """Averages every metric of every arm over the prompts that all arms with the metric have a value for."""
+    return on_common_prompts([arm.values for arm in arms], [arm.summary for arm in arms])
 
 
-def shared_means(runs: Sequence[RunFiles]) -> Shared:
-    """Averages every metric of every run over the prompts that all runs with the metric have a value for."""
-    return on_common_prompts([run.values for run in runs], [run.document.get("metrics", {}) for run in runs])
+def own_means(arms: Sequence[Arm]) -> Means:
+    """Averages every metric of every arm over all prompts that its own runs have a value for."""
+    alone = [on_common_prompts([arm.values], [arm.summary]) for arm in arms]
+    names = dict.fromkeys(name for arm in arms for name in arm.summary)
+    return {name: [table.get(name, [None])[0] for table in alone] for name in names}
 
 
-def leaders(
-    runs: Sequence[RunFiles], shared: Shared, differences: Sequence[Sequence[Mapping[str, Difference]]]
-) -> list[Leader]:
-    """Finds the best run in each of the metrics that decide, and those that it is shown to be ahead of."""
-    found = []
-    for metric in headline(runs):
-        means = {place: value["mean"] for place, value in enumerate(shared.get(metric, ())) if value}
-        if len(means) > 1:
-            best = max(means, key=means.__getitem__)
-            tested = {place: differences[place][best].get(metric) for place in means if place != best}
-            ahead = {place: d for place, d in tested.items() if d and d.verdict == "up"}
-            # Of many runs some pairs are not compared at all; of few, a pair may share too few prompts.
-            unproven = [p for p, d in tested.items() if p not in ahead and (d or len(runs) <= MOST_RUNS)]
-            found.append(Leader(metric, best, means[best], ahead, unproven))
-    return found
+def attractors(runs: Sequence[RunFiles], arms: Sequence[Arm]) -> list[Repeated]:
+    """Lists what the arms repeat most; of several seeds the mean, one below a tenth as 0. Overlaps are left out."""
+    lists = [[{(one["kind"], one["text"]): one["share"] for one in runs[place].document["attractors"]}
+              for place in arm.places if "attractors" in runs[place].document] for arm in arms]  # fmt: skip
+    found = dict.fromkeys(item for tables in lists for table in tables for item in table)
+    rows = [
+        Repeated(*item, [sum(table.get(item, 0.0) for table in tables) / len(tables) if tables else None
+                         for tables in lists])
+        for item in found
+    ]  # fmt: skip
+    rows = [row for row in rows if max(filter(None, row.shares)) >= LEAST_SHARE]
+    rows.sort(key=lambda row: (-max(filter(None, row.shares)), row.kind == PHRASE, row.text))
+    listed: list[Repeated] = []
+    seen: set[tuple[str, ...]] = set()
+    for row in rows:
+        words = row.text.split()
+        stretches = {tuple(words[i : i + _WORDS_IN_COMMON]) for i in range(len(words) - _WORDS_IN_COMMON + 1)}
+        if seen.isdisjoint(stretches):
+            listed.append(row)
+        seen |= stretches
+    return listed[:_ATTRACTORS_SHOWN]
 
 
-def against_baseline(runs: Sequence[RunFiles], index: int, differences: Mapping[str, Difference]) -> list[Fact]:
-    """Compares the metrics that decide with the baseline's, on the prompts that both have a value for."""
-    facts = []
-    for metric in headline(runs):
-        if metric in differences:
-            first, other = runs[0].values, runs[index].values
-            rows = [(row.get(metric), other.get(key, {}).get(metric)) for key, row in first.items()]
-            both = [pair for pair in rows if None not in pair]
-            before, after = (sum(column) / len(both) for column in zip(*both, strict=True))
-            facts.append(Fact(metric, before, after, differences[metric]))
-    return facts
-
-
-def cautions(runs: Sequence[RunFiles]) -> list[str]:
+def cautions(runs: Sequence[RunFiles], arms: Sequence[Arm] = ()) -> list[str]:
     """Says why some runs of this page should not be compared, or not yet."""
     evaluated = [run for run in runs if run.document]
     found = likeness_cautions({run.name: run.document for run in evaluated}) + _unlike_prompts(evaluated)
-    found += [f"{run.name}: {note}" for run in evaluated for note in run.document.get("notes", [])]
+    found += single_runs(arms)
     counts = {run.name: run.document["n_prompts"] for run in evaluated}
     found += [f"{name}: {count} prompts; {FEW}." for name, count in counts.items() if count < FEW_PROMPTS]
     found += [f"{run.name} is still training: {len(run.steps)} steps logged." for run in runs if not run.finished]
     return found
+
+
+def notes(runs: Sequence[RunFiles]) -> list[str]:
+    """Says what the evaluations themselves note about their numbers."""
+    return run_notes({run.name: run.document for run in runs if run.document})
 
 
 def _unlike_prompts(runs: Sequence[RunFiles]) -> list[str]:
@@ -147,13 +130,15 @@ def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# Which runs a page compares with which, and what the metrics are about; the differences are those of `dqo compare`.
+# Which arms a page compares with which, and what the metrics are about; the differences are those of `dqo compare`.
 
 
-def all_differences(runs: Sequence[Values], metrics: Sequence[str]) -> list[list[dict[str, Difference]]]:
-    """Compares runs prompt by prompt."""
-    found: list[list[dict[str, Difference]]] = [[{} for _ in runs] for _ in runs]
-    for (a, b), there in paired_differences(runs, metrics).items():
+def all_differences(
+    arms: Sequence[Seeds], metrics: Sequence[str], primary: Sequence[str] = ()
+) -> list[list[dict[str, Difference]]]:
+    """Compares arms prompt by prompt."""
+    found: list[list[dict[str, Difference]]] = [[{} for _ in arms] for _ in arms]
+    for (a, b), there in paired_differences(arms, metrics, primary).items():
         found[a][b] = there
         found[b][a] = {metric: difference.mirrored() for metric, difference in there.items()}
     return found

@@ -15,7 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dqo._version import __version__
 from dqo.embedders import Embedder, load_embedder
 from dqo.errors import DataError, DQOError
-from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, shown_in
+from dqo.evaluation.arms import Arm
+from dqo.evaluation.compare import in_words
+from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, headline, shown_in, tabled
 from dqo.evaluation.statistics import pareto_front
 from dqo.files.records import write_text
 from dqo.report import overview
@@ -36,25 +38,31 @@ def write_report(
 ) -> dict[str, Any]:
     """Writes the report of one or more folders, atomically, and counts runs, prompts, bytes and notes."""
     runs = read_runs(folders)
-    shared = overview.shared_means(runs)
-    document = _document(runs, shared) | _maps(runs, encoder, maps) | {"refresh": refresh}
-    page, notes = _render(runs, document, shared)
+    arms = overview.arms_of(runs)
+    shared = overview.shared_means(arms)
+    document = _document(runs, arms, shared) | _maps(runs, encoder, maps) | {"refresh": refresh}
+    page, notes = _render(runs, arms, document, shared)
     write_text(out, page)
     prompts = len({key for run in runs for key in run.groups})
     return {"runs": len(runs), "prompts": prompts, "bytes": len(page.encode()), "notes": notes}
 
 
-def _document(runs: list[RunFiles], shared: overview.Shared) -> dict[str, Any]:
-    metrics = shown_in(dict.fromkeys(name for run in runs for name in run.document.get("metrics", {})), "report")
+def _document(runs: list[RunFiles], arms: list[Arm], shared: overview.Means) -> dict[str, Any]:
+    own = overview.own_means(arms)
+    metrics = [*dict.fromkeys([*shown_in(own, "report"), *headline(own)])]
     training = [columns(run.steps) if run.steps else None for run in runs]
-    own = {name: [run.document.get("metrics", {}).get(name) for run in runs] for name in metrics}
-    intervals = {name: [_interval(value) for value in shared.get(name, column)] for name, column in own.items()}
+    intervals = {name: [_interval(value) for value in shared.get(name, own[name])] for name in metrics}
     pooled = {f"corpus/{name}" for run in runs for name in run.document.get("corpus", {})}
     logged = dict.fromkeys(name for table in training if table for name in table)
+    arm_of = {place: number for number, arm in enumerate(arms) for place in arm.places}
     return {
-        "runs": [{"name": run.name, "files": {part: str(path) for part, path in run.files.items()}} for run in runs],
+        "runs": [
+            {"name": run.name, "arm": arm_of[place], "files": {part: str(path) for part, path in run.files.items()}}
+            for place, run in enumerate(runs)
+        ],
+        "arms": [{"name": arm.name, "runs": arm.places} for arm in arms],
         "evaluation": intervals,
-        "axes": _axes(intervals, shared),
+        "axes": _axes({name: intervals[name] for name in _tabled(runs, metrics)}, shared),
         "training": training,
         "definitions": {f"e:{name}": _explained(name) for name in [*metrics, *pooled]}
         | {f"t:{name}": _explained(name) for name in logged},
@@ -62,12 +70,16 @@ def _document(runs: list[RunFiles], shared: overview.Shared) -> dict[str, Any]:
     }
 
 
+def _tabled(runs: list[RunFiles], metrics: list[str]) -> list[str]:
+    return tabled(metrics, max((run.document["n_samples"] for run in runs if run.document), default=1))
+
+
 def _explained(name: str) -> dict[str, str]:
     found = explain(name)
     return {part: getattr(found, part) for part in ("label", "text", "better", "range", "undefined")}
 
 
-def _axes(intervals: dict[str, list[list[float] | None]], shared: overview.Shared) -> dict[str, Any]:
+def _axes(intervals: dict[str, list[list[float] | None]], shared: overview.Means) -> dict[str, Any]:
     """Metrics for the two axes of the trade-off and the front of each pair; none where the prompts are not the same."""
     known = [name for name, column in intervals.items() if any(column)]
     kinds = overview.by_kind([name for name in known if not name.endswith("@1")])  # which repeats the quality
@@ -112,10 +124,12 @@ def _embedder(name: str) -> Embedder:
 # Nothing that a model wrote reaches the page as markup. Prompts and responses travel as compressed base64 and become
 # text nodes in the browser. What the template prints is escaped. A content security policy lets only the scripts run
 # whose digests it names, and lets none of them open a connection.
-def _render(runs: list[RunFiles], document: dict[str, Any], shared: overview.Shared) -> tuple[str, list[str]]:
-    metrics = list(document["evaluation"])
-    values = [run.values if run.document else {} for run in runs]
-    differences = overview.all_differences(values, metrics)
+def _render(
+    runs: list[RunFiles], arms: list[Arm], document: dict[str, Any], shared: overview.Means
+) -> tuple[str, list[str]]:
+    metrics = _tabled(runs, list(document["evaluation"]))
+    first = [name for name in headline(metrics) if any(document["evaluation"][name])]
+    differences = overview.all_differences([arm.values for arm in arms], metrics, headline(metrics, primary=True))
     data, notes = packed(document, runs)
     assets = files("dqo.report") / "assets"
     vendor = [(assets / "vendor" / name).read_text(encoding="utf-8") for name in _VENDOR]
@@ -126,7 +140,12 @@ def _render(runs: list[RunFiles], document: dict[str, Any], shared: overview.Sha
         loader=PackageLoader("dqo.report", "assets"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"number": number, "signed": lambda value: number(value, sign=True), "define": explain}
+    environment.filters |= {
+        "number": number,
+        "signed": lambda value: number(value, sign=True),
+        "define": explain,
+        "in_words": in_words,
+    }
     page = environment.get_template("page.html.j2").render(
         version=__version__,
         now=datetime.now().astimezone(),
@@ -136,14 +155,17 @@ def _render(runs: list[RunFiles], document: dict[str, Any], shared: overview.Sha
         scripts=scripts,
         hashes=[_digest(script) for script in scripts],
         style=(assets / "page.css").read_text(encoding="utf-8"),
-        cautions=[*overview.cautions(runs), *notes],
+        arms=arms,
+        cautions=overview.cautions(runs, arms),
+        notes=[*overview.notes(runs), *notes],
         kinds=overview.by_kind(metrics),
-        headline=overview.headline(runs),
+        headline=first,
+        primary=headline(first, primary=True),
         shared=shared,
-        leaders=overview.leaders(runs, shared, differences),
+        own=overview.own_means(arms),
+        attractors=overview.attractors(runs, arms),
         differences=differences,
         compared=overview.bases(differences),
-        facts=[overview.against_baseline(runs, i, differences[0][i]) if i else [] for i in range(len(runs))],
         differ=differ,
         same=same,
     )

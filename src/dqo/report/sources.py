@@ -19,6 +19,7 @@ class RunFiles:
 
     Attributes:
         name: What tells it from the other folders of the report.
+        folder: Where it is.
         files: Part -> its file; only parts that are there.
         config: config.yaml, {} without one.
         resolved: resolved.yaml, {} without one.
@@ -30,6 +31,7 @@ class RunFiles:
     """
 
     name: str
+    folder: Path
     files: dict[str, Path]
     config: dict[str, Any] = field(default_factory=dict)
     resolved: dict[str, Any] = field(default_factory=dict)
@@ -75,7 +77,7 @@ def _read(folder: Path, name: str) -> RunFiles:
     readers = {"config": _yaml, "resolved": _yaml, "steps": read_steps, "document": read_metrics}
     readers |= {"values": read_prompt_metrics, "groups": _groups}
     found = {part: readers[part](path) for part, path in files.items()}
-    return RunFiles(name, files, **found, finished="steps" not in files or RunPaths(folder).final.exists())
+    return RunFiles(name, folder, files, **found, finished="steps" not in files or RunPaths(folder).final.exists())
 
 
 def _groups(path: Path) -> dict[str, Group]:

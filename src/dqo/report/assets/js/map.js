@@ -25,7 +25,7 @@ function drawMap(data, prompt, open) {
         marks: [
           Plot.frame({ stroke: "var(--line)", rx: 6 }),
           Plot.dot(all.filter((d) => d.i !== i), { x: "x", y: "y", r: 3, fill: "var(--muted)", fillOpacity: 0.25 }),
-          Plot.dot(mine, { x: "x", y: "y", r: 6, fill: colour(i), fillOpacity: 0.72, stroke: "var(--card)" }),
+          Plot.dot(mine, { x: "x", y: "y", r: 6, fill: colour(data.runs[i].arm), fillOpacity: 0.72, stroke: "var(--card)" }),
           Plot.tip(mine, Plot.pointer({ x: "x", y: "y", title: told, lineWidth: 24, ...tipStyle })),
         ],
       }, `Map of ${plain(data.runs[i].name)}'s responses.`, mine.map((d) => ({ x: d.x, y: d.y, text: told(d) })));

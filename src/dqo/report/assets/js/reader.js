@@ -47,7 +47,7 @@ function reader(data) {
   function rows() {
     $("prompts").replaceChildren(...state.shown.slice(0, state.limit).map((p) => {
       const numbers = metrics.slice(0, 2).map((name, m) => {
-        const values = runs.map((group) => group[p]?.m[m]).filter((value) => value != null);
+        const values = data.arms.map((arm) => d3.mean(arm.runs, (i) => runs[i][p]?.m[m])).filter((value) => value != null);
         return values.length ? el("span", {}, `${data.definitions[`e:${name}`].label.replace(", held out", "")} ${values.map(number).join(" → ")}`) : null;
       });
       const map = data.maps[prompts[p][0]] && !mapped ? el("span", {}, "map") : null;
@@ -74,7 +74,7 @@ function reader(data) {
   }
 
   function column(i, group) {
-    const head = el("h3", {}, el("span", { class: `key key-${i % 8}` }), el("bdi", {}, data.runs[i].name));
+    const head = el("h3", {}, el("span", { class: `key key-${data.runs[i].arm % 8}` }), el("bdi", {}, data.runs[i].name));
     if (!group) return el("div", { class: "column" }, head, el("p", { class: "meta" }, "Did not answer this prompt."));
     const told = metrics.map((name, m) => group.m[m] == null ? null : el("span", { class: "num", tabindex: "0", "data-d": `e:${name}`, "data-s": data.runs[i].files.values, "data-x": "of this prompt alone" }, `${data.definitions[`e:${name}`].label} ${number(group.m[m])}`)).filter(Boolean).slice(0, 3);
     const count = repeats(group);

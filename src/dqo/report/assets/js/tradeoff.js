@@ -1,4 +1,4 @@
-// Quality against diversity: a point a run with both intervals, and the front.
+// Quality against diversity: a point an arm with both intervals, and the front.
 function tradeoff(data) {
   if (!$("trade-chart")) return;
   const { x, y, fronts } = data.axes;
@@ -16,7 +16,7 @@ function tradeoff(data) {
   }
   fill($("trade-x"), x, "trade-x");
   fill($("trade-y"), y, "trade-y");
-  const rows = () => data.runs.map((run, i) => {
+  const rows = () => data.arms.map((run, i) => {
     const [a, b] = [data.evaluation[$("trade-x").value][i], data.evaluation[$("trade-y").value][i]];
     return a && b ? { i, name: plain(run.name), x: a[0], x1: a[1], x2: a[2], y: b[0], y1: b[1], y2: b[2] } : null;
   }).filter(Boolean);

@@ -16,7 +16,7 @@ function training(data) {
   $("more-count").textContent = rest.length;
   $("more").hidden = !rest.length;
   $("more").addEventListener("toggle", () => rest.forEach((name) => curve(data, name, $("more-charts"))), { once: true });
-  data.training.forEach((table, i) => { if (table?.["time/step"]) times(data, table, i); });
+  for (const [i] of data.arms.map((arm) => arm.runs)) if (data.training[i]?.["time/step"]) times(data, data.training[i], i); // one seed tells it
   if (!$("time-charts").children.length) { $("time-charts").previousElementSibling.remove(); $("time-charts").previousElementSibling.remove(); }
   if (!logged.includes("num_tokens")) $("train-x").parentElement.hidden = true;
   const redraw = () => {
@@ -42,14 +42,14 @@ function curve(data, name, box) {
   const figure = el("figure", { class: "chart", "data-metric": name });
   caption(figure, plain(known.label), `t:${name}`, known.range);
   box.append(figure);
-  const series = data.training.map((table, i) => ({ i, table, name: plain(data.runs[i].name), values: table?.[name] })).filter((s) => s.values);
+  const series = data.training.map((table, i) => ({ i, arm: data.runs[i].arm, table, name: plain(data.runs[i].name), values: table?.[name] })).filter((s) => s.values);
   mount(figure, (width) => {
     const weight = Number($("smooth").value);
     const axis = $("train-x").value;
     const rows = series.flatMap((s) => {
       const strong = smoothed(s.values, weight);
       const across = s.table[axis] ?? s.table.step;
-      return s.values.map((y, k) => ({ i: s.i, name: s.name, step: s.table.step[k], x: across[k], y, s: strong[k] })).filter((d) => d.y != null && d.x != null);
+      return s.values.map((y, k) => ({ i: s.i, arm: s.arm, name: s.name, step: s.table.step[k], x: across[k], y, s: strong[k] })).filter((d) => d.y != null && d.x != null);
     });
     const told = (d) => `${d.name}, step ${d.step.toLocaleString("en")}\n${number(d.s)} smoothed, ${number(d.y)} logged`;
     const raw = weight > 0 && new Set(rows.map((d) => d.y)).size > series.length;
@@ -59,14 +59,15 @@ function curve(data, name, box) {
       width, height: 190, marginLeft: 46, marginRight: 14, marginTop: 12, marginBottom: 28, inset: 4,
       x: { label: null, ticks: Math.min(6, width / 70), tickFormat: (v) => d3.format(v >= 10000 ? "~s" : "d")(v) }, y: { label: null, grid: true, ticks: 4, nice: true, tickFormat: ticked },
       marks: [
-        raw ? Plot.line(rows, { x: "x", y: "y", z: "i", stroke: (d) => colour(d.i), strokeOpacity: 0.28, strokeWidth: 1 }) : null,
-        Plot.line(rows, { x: "x", y: "s", z: "i", stroke: (d) => colour(d.i), strokeWidth: 2 }),
-        Plot.dot(last, { x: "x", y: "s", r: 3.5, fill: (d) => colour(d.i) }),
+        raw ? Plot.line(rows, { x: "x", y: "y", z: "i", stroke: (d) => colour(d.arm), strokeOpacity: 0.28, strokeWidth: 1 }) : null,
+        Plot.line(rows, { x: "x", y: "s", z: "i", stroke: (d) => colour(d.arm), strokeWidth: 2 }),
+        Plot.dot(last, { x: "x", y: "s", r: 3.5, fill: (d) => colour(d.arm) }),
         Plot.tip(rows, Plot.pointer({ x: "x", y: "s", title: told, ...tipStyle })),
       ],
     }, `${plain(known.label)} by ${axis}: ${text}.`, rows.map((d) => ({ x: d.x, y: d.s, text: told(d) })));
   });
-  if (series.length > 1) figure.append(legend(series.map((s) => s.name), series.map((s) => colour(s.i))));
+  const arms = [...new Set(series.map((s) => s.arm))];
+  if (series.length > 1) figure.append(legend(arms.map((arm) => plain(data.arms[arm].name)), arms.map(colour)));
   asTable(figure, ["step", ...series.map((s) => s.name)], () => {
     const steps = [...new Set(series.flatMap((s) => s.table.step))].sort((a, b) => a - b);
     const shown = steps.filter((_, k) => k % Math.ceil(steps.length / 12) === 0 || k === steps.length - 1);
