@@ -2,6 +2,7 @@
 
 import json
 
+import local_server
 import pytest
 
 from dqo.cli.evaluate import _protocol
@@ -66,11 +67,18 @@ def test_a_protocol_sets_what_was_not_given(tiny_policy_folder, prompts, tmp_pat
     assert any(line.startswith("  self_rouge") for line in lines[:8])
 
 
-@pytest.mark.parametrize(("name", "length"), [("paper", None), ("noveltybench-1.0", 512)])
-def test_a_protocol_without_a_length_leaves_that_to_the_task(name, length):
+@pytest.mark.parametrize(
+    ("name", "length", "equivalence"),
+    [
+        ("paper", None, "embedding"),
+        ("noveltybench-1.0", 512, "noveltybench-1.0"),
+        ("noveltybench-1.1", 512, "judge"),
+    ],
+)
+def test_a_protocol_without_a_length_leaves_that_to_the_task(name, length, equivalence):
     args = build_parser().parse_args(["eval", "--model", "m", "--out", "o", "--protocol", name])
     assert _protocol(args, None).name == name
-    assert (args.n, args.max_new_tokens, args.equivalence) == (10, length, {"paper": "embedding"}.get(name, name))
+    assert (args.n, args.max_new_tokens, args.equivalence) == (10, length, equivalence)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +100,9 @@ def test_a_protocol_without_a_length_leaves_that_to_the_task(name, length):
         ),
         (["--reward", "ended", "--encoder", "task"], "such as countdown, got no task; choose another encoder"),
         (["--judge", "m"], "--judge needs --judge-endpoint, got none"),
-        (["--equivalence", "magic"], "equivalence: expected embedding, noveltybench-1.0"),
+        (["--judge-repeats", "3"], "--judge-repeats needs --judge, got none"),
+        (["--equivalence", "judge"], "--equivalence judge needs --judge and --judge-endpoint, got none"),
+        (["--equivalence", "magic"], "equivalence: expected embedding, judge, judge:<file>, noveltybench-1.0"),
         (["--endpoint", "127.0.0.1:9"], "expected a URL such as http://localhost:8000/v1"),
     ],
 )
@@ -216,3 +226,63 @@ def test_a_run_is_asked_and_read_as_in_its_training(tiny_policy_folder, prompts,
     assert "100.0% of 4 responses have a reasoning trace" in capsys.readouterr().out
     for wrong in (["--chat-template-kwargs", "thinks"], ["--trace-markers", "red"]):
         assert run("sample", *flags, *wrong, "--out", tmp_path / "wrong") == 2
+
+
+@pytest.fixture
+def sorting():
+    """A judge with one list for each first letter, and a rating of 7."""
+
+    def reply(path, body):
+        asked = body["messages"][0]["content"]
+        if '"responses"' not in asked:
+            return local_server.chat("Score: 7")
+        found = json.JSONDecoder().raw_decode(asked, asked.index("{\n"))[0]["responses"]
+        if any(entry["text"] == "zebra" for entry in found):
+            return local_server.chat("They differ.")
+        letters = dict.fromkeys(entry["text"][0] for entry in found)
+        lists = [[entry["number"] for entry in found if entry["text"][0] == letter] for letter in letters]
+        return local_server.chat(json.dumps({"groups": lists}))
+
+    server = local_server.LocalServer(reply, {"data": [{"id": "m"}]})
+    yield server
+    server.close()
+
+
+def test_distinct_ideas_are_counted_by_one_call_of_a_judge_per_prompt(sorting, tmp_path, capsys):
+    ideas = {"a": ["cat", "cow", "dog", "ant", "cat"] * 2, "b": ["cat"] * 10, "c": ["zebra", *["cat"] * 9]}
+    rows = [{"id": name, "prompt": name, "responses": texts, "finish": ["eos"] * 10} for name, texts in ideas.items()]
+    (tmp_path / "groups.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = ["--responses", tmp_path / "groups.jsonl", "--encoder", "hashed", "--protocol", "noveltybench-1.1"]
+    assert run("eval", *flags, "--out", tmp_path / "none") == 2
+    said = capsys.readouterr().err
+    assert "--protocol noveltybench-1.1 needs --judge and --judge-endpoint, got none; add them" in said
+    judge = ["--judge", "m", "--judge-endpoint", sorting.url]
+    assert run("eval", *flags, *judge, "--out", tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert document["equivalence"] == "judge:m (partition)"
+    rows = [json.loads(line) for line in (tmp_path / "out" / "prompt_metrics.jsonl").read_text().splitlines()]
+    assert [row["classes"] for row in rows] == [3, 1, None]
+    # of 0.8^i (1 - 0.8)/(1 - 0.8^10), i = 0, 2, 3, those that open a class, each worth (7 - 1)/9
+    assert rows[0]["utility_k"] == pytest.approx(2 / 3 * (1 + 0.64 + 0.512) * 0.2 / (1 - 0.8**10))
+    assert "note: judge:m (partition): 2 of 4 replies about a group could not be read" in said
+    assert "agrees with itself on 100.0% of the pairs of responses (adjusted Rand index 1.00)" in said
+    assert "note: judge:m (partition): 6 calls" in said, "twice of a; twice of c, each with a second try; none of b"
+    assert "classes, utility_k, good/classes are over 2 of 3 prompts" in said
+    first = [entry["text"] for entry in _quoted(sorting.requests)[0]]
+    assert first == ["cat", "cow", "dog", "ant"], "as sampled, which is the order of NoveltyBench"
+    (tmp_path / "words.txt").write_text("Sort by colour.")
+    named = ["--equivalence", f"judge:{tmp_path / 'words.txt'}", "--judge-repeats", "1"]
+    assert run("eval", *flags, *judge, *named, "--out", tmp_path / "own") == 0
+    assert "Sort by colour.\n\n" in sorting.requests[-1]["messages"][0]["content"]
+    document = json.loads((tmp_path / "own" / "metrics.json").read_text())
+    assert document["equivalence"].startswith("judge:m (partition, rubric ")
+
+
+def _quoted(requests):
+    asked = [body["messages"][0]["content"] for body in requests]
+    return [
+        json.JSONDecoder().raw_decode(text, text.index("{\n"))[0]["responses"]
+        for text in asked
+        if '"responses"' in text
+    ]

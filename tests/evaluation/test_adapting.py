@@ -262,7 +262,7 @@ url, what = sys.argv[1:]
 print("started", flush=True)
 if what == "judge":
     from dqo.rewards.judge import JudgeReward
-    JudgeReward(url, "m", retries=1000).same([("a", str(i)) for i in range(100)])
+    JudgeReward(url, "m", retries=1000).quality(["p"] * 100, [str(i) for i in range(100)])
 elif what == "sampling":
     from dqo.evaluation.sampling import sample_from
     from dqo.evaluation.engines import Asked, ServedModel

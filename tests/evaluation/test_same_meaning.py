@@ -110,5 +110,5 @@ def test_names_of_judges(nli):
     assert load_equivalence("embedding") is None
     assert load_equivalence(f"nli:{nli}").name == f"nli:{nli}"
     for wrong in ("nli", "nli:", "magic"):
-        with pytest.raises(RecipeError, match=r"equivalence: expected embedding, noveltybench-1\.0"):
+        with pytest.raises(RecipeError, match=r"equivalence: expected embedding, judge, judge:<file>, "):
             load_equivalence(wrong)

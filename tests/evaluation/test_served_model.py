@@ -9,7 +9,6 @@ import pytest
 
 from dqo.errors import EndpointError
 from dqo.evaluation.engines import Asked, ServedModel
-from dqo.evaluation.meaning import meaning_classes
 from dqo.evaluation.sampling import sample_from
 from dqo.files.records import Prompt, read_groups
 from dqo.rewards.judge import JudgeReward
@@ -218,19 +217,14 @@ def test_an_answer_that_is_no_completion_is_one_sentence(server):
 
 
 def judging(body, number):
-    """Same where both texts begin alike; a rating by length; "Well" for what begins with z."""
-    text = body["messages"][0]["content"]
-    if "<first>" in text:
-        first, second = (part.split("\n</")[0] for part in text.split(">\n")[1::2])
-        return {"content": "**Same**" if first[0] == second[0] else "different."}
-    response = text.split("<response>\n")[1].split("\n</response>")[0]
+    """A rating by length; "Well" for what begins with z."""
+    response = body["messages"][0]["content"].split("<response>\n")[1].split("\n</response>")[0]
     return {"content": "Well, 3 or 4" if response[0] == "z" else f" {min(10, len(response))}/10\n"}
 
 
-def test_a_judge_sorts_and_rates(server):
+def test_a_judge_rates(server):
     server.misbehave = judging
     judge = JudgeReward(server.url, "tiny", retries=0)
     assert judge.name == "judge:tiny"
-    assert meaning_classes([["ab", "ac", "b", " ", "bc"], ["x"]], judge.same) == [[0, 0, 1, -1, 1], [0]]
     scores = judge.quality(["?"] * 4, ["abc", "", "zz", "a" * 20], reference=[])
     assert scores == [pytest.approx(2 / 9), 0.0, None, 1.0]

@@ -154,12 +154,14 @@ def server():
     running.close()
 
 
-documents = st.one_of(nearly(chat("Score: 3")), nearly(embeddings([[0.5, 1.0]])), anything)
+documents = st.one_of(
+    nearly(chat("Score: 3")), nearly(chat('{"groups": [[1, 2]]}')), nearly(embeddings([[0.5, 1.0]])), anything
+)
 
 
 @pytest.mark.parametrize("use", ["sampled", "judged alike", "judged", "rewarded", "embedded"])
 def test_answers_of_a_server(use, server, tmp_path_factory):
-    """As a sampled response that is written and read again, as a verdict, a rating and an embedding."""
+    """As a sampled response that is written and read again, as classes, a rating and an embedding."""
     from dqo.embedders.served import ServedEmbedder
     from dqo.evaluation.engines import Asked, ServedModel
     from dqo.evaluation.sampling import sample_from
@@ -177,7 +179,7 @@ def test_answers_of_a_server(use, server, tmp_path_factory):
 
     uses = {
         "sampled": sampled,
-        "judged alike": lambda _: JudgeReward(server.url, "m", **options).same([("a", "b")]),
+        "judged alike": lambda _: JudgeReward(server.url, "m", "partition", **options).partition(["p"], [["a", "b"]]),
         "judged": lambda _: JudgeReward(server.url, "m", **options).quality(["p"], ["a"]),
         "rewarded": lambda _: JudgeReward(server.url, "m", **options)(prompts=["p"], completions=["a"]),
         "embedded": lambda _: ServedEmbedder(server.url, "m", **options)(["a", "b"]),

@@ -38,7 +38,19 @@ def test_scores_map_to_the_unit_interval_in_order_and_are_asked_once(serve):
     assert len(server.requests) == 3, "equal responses are asked about once"
     assert reward(prompts=["p"], completions=["a"]) == [0]
     assert len(server.requests) == 3
-    assert reward.counts() == {"asked": 3, "unreadable": 0}
+    assert reward.counts() == {"asked": 3, "unreadable": 0, "calls": 3, "tokens_read": 0, "tokens_written": 0}
+    assert reward.notes == ["judge:m: 3 calls, tokens not reported."]
+
+
+def test_what_a_judge_cost_is_counted_as_the_server_counts_it(serve):
+    usage = {"usage": {"prompt_tokens": 700, "completion_tokens": 8, "total_tokens": 708}}
+    server = serve(lambda path, body: by_length(path, body) | usage)
+    reward, logged = judge(server), {}
+    reward(prompts=["p"] * 2, completions=["a", "aa"], log_metric=logged.__setitem__)
+    assert logged == {"rewards/judge/asked": 2.0, "rewards/judge/unreadable": 0.0, "rewards/judge/calls": 2.0,
+                      "rewards/judge/tokens_read": 1400.0, "rewards/judge/tokens_written": 16.0}  # fmt: skip
+    cost = "judge:m: 2 calls, 1,400 tokens read and 16 written."
+    assert reward.notes == [cost]
 
 
 def test_scores_outlive_the_process_in_a_file(serve, tmp_path):
@@ -87,8 +99,8 @@ def test_an_unreadable_reply_is_asked_again_then_unscorable_then_an_error(serve)
     assert [body["temperature"] for body in server.requests if "bad" in body["messages"][0]["content"]] == [0.0, 0.7]
     assert reward.counts()["unreadable"] == 1
     assert reward(prompts=["p"], completions=["worse, bad"]) == [None], "it has scored others"
-    assert reward.counts() == {"asked": 3, "unreadable": 2}
-    assert reward.notes == ["judge:m: 2 of 3 scores could not be read: their prompts are unscored."]
+    assert (reward.counts()["asked"], reward.counts()["unreadable"]) == (3, 2)
+    assert reward.notes[0] == "judge:m: 2 of 3 scores could not be read: their prompts are unscored."
     with pytest.raises(
         EndpointError, match=r"judge:m: expected replies that hold 'Score: <number>', but none of 1 did"
     ):
@@ -157,7 +169,7 @@ def test_the_judge_asks_for_json_until_the_server_refuses_it(serve, capsys):
     reward = judge(server)
     assert reward(prompts=["p"] * 3, completions=["a", "aaaa", "a" * 10]) == pytest.approx([0, 1 / 3, 1])
     assert sum("response_format" in body for body in server.requests) == 1, "refused once"
-    [note] = reward.notes
+    note, _ = reward.notes
     assert "refused response_format (This response_format type is unavailable now): it was left out" in note
     assert capsys.readouterr().err.count("refused response_format") == 1
     structured = serve(lambda path, body: local_server.chat('{"score": 4}'))
@@ -165,22 +177,6 @@ def test_the_judge_asks_for_json_until_the_server_refuses_it(serve, capsys):
     schema = structured.requests[0]["response_format"]["json_schema"]["schema"]
     assert schema["required"] == ["score"]
     assert schema["properties"] == {"score": {"type": "number"}}
-
-
-def same_by_letter(path, body):
-    """Same where both texts begin alike; nonsense for what begins with z."""
-    first, second = (part.split("\n</")[0] for part in body["messages"][0]["content"].split(">\n")[1::2])
-    if "z" in (first[0], second[0]):
-        return local_server.chat("Well.")
-    return local_server.chat("**Same**" if first[0] == second[0] else '{"verdict": "different"}')
-
-
-def test_a_pair_that_cannot_be_read_is_different_and_counted(serve):
-    server = serve(same_by_letter)
-    reward = judge(server)
-    assert reward.same([("ab", "ac"), ("ab", "bb"), ("za", "zb"), ("ab", "ac")]) == [True, False, False, True]
-    assert reward.notes == ["judge:m: 1 of 3 pairs could not be read: they count as different."]
-    assert reward.counts() == {"asked": 0, "unreadable": 0}, "of scores"
 
 
 @pytest.mark.parametrize(
@@ -198,9 +194,7 @@ def test_no_single_question_ends_a_judgement(serve, odd):
     server = serve(lambda path, body: odd if "bad" in str(body) else by_length(path, body))
     reward = judge(server, retries=0, concurrency=2)
     assert reward(prompts=["p"] * 3, completions=["a", "bad", "aaaa"]) == pytest.approx([0, None, 1 / 3])
-    assert reward.counts() == {"asked": 3, "unreadable": 1}
-    pairs = serve(lambda path, body: odd if "bad" in str(body) else same_by_letter(path, body))
-    assert judge(pairs, retries=0).same([("ab", "ac"), ("bad", "bb"), ("ab", "bb")]) == [True, False, False]
+    assert (reward.counts()["asked"], reward.counts()["unreadable"]) == (3, 1)
 
 
 def test_every_reply_is_on_disk_at_once_and_asked_once_for_ever(serve, tmp_path):
@@ -209,17 +203,17 @@ def test_every_reply_is_on_disk_at_once_and_asked_once_for_ever(serve, tmp_path)
 
     def dies(path, body):
         alive["left"] -= 1
-        return 503 if alive["left"] < 0 else same_by_letter(path, body)
+        return 503 if alive["left"] < 0 else by_length(path, body)
 
     server = serve(dies)
-    pairs = [("ab", f"a{i}") for i in range(6)]
+    rows = {"prompts": ["p"] * 6, "completions": ["a" * (i + 1) for i in range(6)]}
     with pytest.raises(EndpointError):
-        judge(server, cache=cache, retries=0, concurrency=1).same(pairs)
+        judge(server, cache=cache, retries=0, concurrency=1)(**rows)
     alive["left"] = 100
     before = len(server.requests)
-    assert judge(server, cache=cache, retries=0).same(pairs) == [True] * 6
+    assert judge(server, cache=cache, retries=0)(**rows) == pytest.approx([i / 9 for i in range(6)])
     assert len(server.requests) - before == 3, "the first three are on disk"
-    judge(server, cache=cache, max_tokens=9).same(pairs[:1])
+    judge(server, cache=cache, max_tokens=9)(prompts=["p"], completions=["a"])
     assert len(server.requests) - before == 4, "another length of the reply is another question"
 
 

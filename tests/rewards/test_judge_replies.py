@@ -1,8 +1,8 @@
-"""Replies of judges as they come: what states a score, what leaves a doubt, and which texts are called the same."""
+"""Replies of judges as they come: what states a score, what leaves a doubt, and how a group is scored or sorted."""
 
 import pytest
 
-from dqo.rewards.judge_replies import read_same, read_score
+from dqo.rewards.judge_replies import read_classes, read_score, read_scores
 
 SCORES = [
     ('{"score": 8}', 8),
@@ -125,53 +125,32 @@ UNREAD = [
     "Not a 9.",
     "I'd say the response has 3 problems.",
 ]
-VERDICTS = [
-    ("same", True),
-    ("Same.", True),
-    ("**Same**", True),
-    ("different.", False),
-    ('{"verdict": "same"}', True),
-    ('```json\n{"verdict": "different"}\n```', False),
-    ("Answer: same", True),
-    ("They are the same.", True),
-    ("They are not the same.", None),
-    ("They aren't the same.", None),
-    ("Not different.", None),
-    ("Different, because the first names Rome.", False),
-    ("[[same]]", True),
-    ("Same or different? Different.", False),
-    ("They say the same thing in different words.", True),
-    ("Verdict: **different**", False),
-    ("Both name Rome.\n\nsame", True),
-    ('"same"', True),
-    ("Same topic, but different content.", False),
+CLASSES = [
+    ('{"groups": [[1, 3], [2]]}', [0, 1, 0]),
+    ('```json\n{"groups": [[2], [3, 1]]}\n```', [1, 0, 1]),
+    ('First {"groups": [[1, 2, 3]]}, no: {"groups": [[1], [2], [3]]}', [0, 1, 2]),
+    ('{"ranking": [3, [1, 2]]}', [1, 1, 0]),
+    ('{"reason": "1 and 2 agree", "groups": [[1, 2], [3], []]}', [0, 0, 1]),
+    ('{"groups": [["1", "2"], ["3"]]}', [0, 0, 1]),
+    ('{"groups": [[1, 3]]}', None),
+    ('{"groups": [[1, 3], [2, 3]]}', None),
+    ('{"groups": [[0, 1], [2]]}', None),
+    ('{"groups": [[1, 3], [2], [4]]}', None),
+    ('{"groups": [[1, 3], [2]', None),
+    ('{"groups": 3}', None),
+    ('{"groups": [[1.5, 3], [2]]}', None),
+    ("1 and 3 are the same, 2 is different.", None),
     ("", None),
-    ("Yes", None),
-    ("Well, one is longer.", None),
-    ('Two responses to the same request follow... "same" or "different".', None),
-    ("The answer is: same", True),
-    ("SAME", True),
-    ('{"same": false}', False),
-    ("I think: different", False),
-    ("The two responses are different.", False),
-    ("Final answer: Different", False),
-    ("Same - both say no.", True),
-    ("Same\n\nBoth name Rome.", True),
-    ("SAME\n\nExplanation: they differ only in style, with a different tone.", True),
-    ("Different\nThe first names Rome.", False),
-    ("Are they the same? No.", None),
-    ("Same? yes", None),
-    ("Are these two different?\nNo.", None),
-    ("Hardly the same.", None),
-    ("They never say the same.", None),
-    ("This is far from the same answer.", None),
-    ("It would be wrong to call them the same.", None),
-    ("No doubt the same.", True),
-    ("They are different in wording but the same in meaning.", True),
-    ("Both give the same answer.", True),
-    ('{"same": "no"}', False),
-    ('{"same": "yes"}', True),
-    ("Would a reader call them the same?", None),
+]
+GROUP_SCORES = [
+    ('{"1": 7, "2": 4.5, "3": 10}', [7, 4.5, 10]),
+    ('{"scores": {"3": 1, "2": 2, "1": 3}}', [3, 2, 1]),
+    ('{"1": 7, "2": 4}', None),
+    ('{"1": 7, "2": 4, "3": 11}', None),
+    ('{"1": 7, "2": 4, "3": "high"}', None),
+    ('{"1": 7, "2": 4, "3": true}', None),
+    ('{"1": 7, "2": 4, "3": NaN}', None),
+    ("[7, 4, 3]", None),
 ]
 
 
@@ -200,9 +179,14 @@ def test_other_scales_are_not_ours(reply, score):
     assert read_score(reply) == score
 
 
-@pytest.mark.parametrize(("reply", "same"), VERDICTS)
-def test_verdicts(reply, same):
-    assert read_same(reply) is same
+@pytest.mark.parametrize(("reply", "classes"), CLASSES)
+def test_classes_name_every_response_exactly_once(reply, classes):
+    assert read_classes(reply, 3) == classes
+
+
+@pytest.mark.parametrize(("reply", "scores"), GROUP_SCORES)
+def test_scores_of_a_group_are_all_there_and_on_the_scale(reply, scores):
+    assert read_scores(reply, 3) == scores
 
 
 def test_long_hostile_replies_are_read_in_time():
@@ -211,10 +195,12 @@ def test_long_hostile_replies_are_read_in_time():
         "1" * 50_000,
         "(" * 50_000,
         "{" * 5_000,
+        '{"groups": ' + "[" * 50_000,
         "score " * 10_000,
         "8/" * 20_000,
         " " * 50_000,
         "Is it not, " * 8_000 + "?",
     ):
         assert read_score(reply) is None
-        assert read_same(reply) is None
+        assert read_classes(reply, 3) is None
+        assert read_scores(reply, 3) is None

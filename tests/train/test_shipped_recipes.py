@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dqo.files.records import read_prompts
+from dqo.rewards.loading import load_reward
 from dqo.settings.yaml import parse_yaml
 from dqo.sweep.plan import read_sweep
 from dqo.tasks import datasets as hub_data
@@ -16,6 +17,7 @@ from dqo.train.recipe import CONFIGS, LoraSettings, Recipe, load_recipe
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+NAMES = sorted((ROOT / "recipes" / "names").glob("*.yaml"))
 PAPER = sorted((ROOT / "recipes" / "paper").glob("*.yaml"))
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 SWEEPS = sorted(
@@ -63,7 +65,9 @@ def test_accelerate_takes_its_configs(path):
     assert str(path.relative_to(ROOT)) in path.read_text(), "the command in its head names the file"
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem not in FROM_THE_HUB], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [p for p in [*RECIPES, *NAMES] if p.stem not in FROM_THE_HUB], ids=lambda path: path.stem
+)
 def test_recipe_loads_and_its_task_has_prompts_for_a_step(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     recipe = load_recipe(path)
@@ -74,7 +78,7 @@ def test_recipe_loads_and_its_task_has_prompts_for_a_step(path, monkeypatch):
     assert {prompt.prompt for prompt in prompts}.isdisjoint(prompt.prompt for prompt in unseen)
 
 
-@pytest.mark.parametrize("path", [*RECIPES, *PAPER], ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", [*RECIPES, *NAMES, *PAPER], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_line_is_explained_and_every_stated_default_is_the_code_s(path):
     recipe = load_recipe(path)
     defaults = {spec.name: spec.default for spec in fields(Recipe) if spec.default is not MISSING}
@@ -86,6 +90,12 @@ def test_every_line_is_explained_and_every_stated_default_is_the_code_s(path):
             stated += 1
             assert parse_yaml(match[2], path.name) == defaults[match[1]], line
     assert stated >= 5
+
+
+def test_the_judge_of_the_example_can_be_made(tmp_path):
+    (recipe,) = map(load_recipe, NAMES)
+    quality, judge = recipe.entries
+    assert (quality.reward, load_reward(judge, tmp_path).__name__) == ("quality", "judge_ranking")
 
 
 def test_example_reward_pays_names_only():

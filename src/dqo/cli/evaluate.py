@@ -17,6 +17,7 @@ from dqo.evaluation.run import PROTOCOLS, Protocol, evaluate
 from dqo.evaluation.same_meaning import load_equivalence
 from dqo.evaluation.sampling import Form, Source, sample_from
 from dqo.files.evaluation import carried_scoring, drawn, read_metrics, read_settings
+from dqo.files.jsonio import read_text
 from dqo.files.records import Group, Prompt
 from dqo.files.run import owning
 from dqo.models.chat import TraceMarkers
@@ -40,7 +41,7 @@ _ATTRACTORS_SHOWN = 3
 _SAMPLING = ("n", "temperature", "max_new_tokens", "system_prompt", "chat_template_kwargs", "verbalized")
 _EXCLUDED = {"responses": ("split", *_SAMPLING, "endpoint"), "data": ("split",), "task": ("answer",)}
 _NEEDED = {"task_option": "task", "split": "task", "judge": "judge_endpoint", "judge_endpoint": "judge",
-           "format": "responses", "column": "responses"}  # fmt: skip
+           "judge_repeats": "judge", "format": "responses", "column": "responses"}  # fmt: skip
 
 
 def _contradiction(args: argparse.Namespace) -> str | None:
@@ -69,15 +70,15 @@ def run(args: argparse.Namespace) -> None:
         given = {
             "encoder": load_encoder(args.encoder, task),
             "heldout_encoder": load_encoder(args.heldout_encoder, task) if args.heldout_encoder else None,
-            "equivalence": load_equivalence(args.equivalence or "embedding"),
-            "reward": _reward(args.reward, args.out) if args.reward else None,
+            "equivalence": _equivalence(args),
+            "reward": _reward(args),
             "scoring": _scoring(args),
             "trace_markers": markers,
             "task": task,
             "answer": Answers(args.answer) if args.answer else None,
             "protocol": protocol,
             "notes": read.notes if read else (),
-        } | _judged(args)
+        }
         documents = []
         for folder, groups in _groups(args, read, prompts, task, given["reward"]):
             carried = {} if task or given["reward"] else _carried(args, groups)
@@ -140,15 +141,24 @@ def _protocol(args: argparse.Namespace, sampled: dict[str, Any] | None) -> Proto
     return protocol
 
 
-def _judged(args: argparse.Namespace) -> dict[str, Any]:
-    """What a judge decides: quality and equal meaning, where nothing else was given for it."""
+def _equivalence(args: argparse.Namespace) -> Any:
+    """What decides that responses mean the same: as it was named, or the judge."""
+    name, _, file = (args.equivalence or ("judge" if args.judge else "embedding")).partition(":")
+    if name != "judge":
+        return load_equivalence(args.equivalence or name)
     if not args.judge:
-        return {}
+        asker = f"--protocol {args.protocol}" if args.protocol else f"--equivalence {args.equivalence}"
+        raise RecipeError(f"{asker} needs --judge and --judge-endpoint, got none; add them or choose another.")
+    rubric = read_text(file, "rubric of the judge") if file else None
+    # The first order is that of NoveltyBench, whose figure is the first call's.
+    return _judge(args, asks="partition", rubric=rubric, repeats=args.judge_repeats or 2, seed=None)
+
+
+def _judge(args: argparse.Namespace, **asked: Any) -> JudgeReward:
     cache, connection = str(Path(args.out) / "judge.jsonl"), _connection(args, args.judge_option, "--judge-option")
-    judge = JudgeReward(args.judge_endpoint, args.judge, cache=cache, **connection)
+    judge = JudgeReward(args.judge_endpoint, args.judge, cache=cache, **asked, **connection)
     judge.check()
-    decided = {} if args.equivalence else {"equivalence": judge.same}
-    return decided if args.task or args.reward else decided | {"reward": judge.quality}
+    return judge
 
 
 def _scoring(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -170,13 +180,16 @@ def _carried(args: argparse.Namespace, groups: list[Group]) -> dict[str, Any]:
     return {"scoring": carried_scoring(origin), "pass_threshold": origin.get("pass_threshold", 0.5)}
 
 
-def _reward(text: str, folder: str) -> Any:
-    """A reward as a recipe writes it, by name or as a mapping with its options, or a function by where it lies."""
+def _reward(args: argparse.Namespace) -> Any:
+    """What gives the quality but a task: a reward as a recipe writes it, a function by where it lies, or the judge."""
+    text = args.reward
+    if text is None:
+        return _judge(args).quality if args.judge and not args.task else None
     line = parse_yaml(text, "--reward") if text.startswith("{") else {"reward": text}
     [entry] = read_entries([line])
     if entry.reward == QUALITY or entry.weight != 1:
         raise RecipeError(f"--reward {text!r}: expected one reward without weight; --task gives a task's own quality.")
-    return load_reward(entry, folder)
+    return load_reward(entry, args.out)
 
 
 def _responses(args: argparse.Namespace) -> Responses:

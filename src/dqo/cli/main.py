@@ -145,10 +145,11 @@ def _add_eval(commands: Any) -> None:
     )
     add("--out", required=True, metavar="DIR", help="folder for groups.jsonl and metrics.json")
     add("--parquet", action="store_true", help="write responses.parquet and prompt_metrics.parquet, too")
-    add("--protocol", choices=("paper", "noveltybench-1.0"), help="settings that belong together, by name")
-    add("--equivalence", help="what says that responses mean the same: embedding, noveltybench-1.0 or nli:MODEL")
+    add("--protocol", choices=("paper", "noveltybench-1.0", "noveltybench-1.1"), help="settings that belong together")
+    add("--equivalence", help="what says that responses mean the same: embedding, judge, noveltybench-1.0 or nli:MODEL")
     add("--judge", metavar="MODEL", help="LLM that rates quality and equal meaning, where no other flag says what does")
     add("--judge-endpoint", metavar="URL", help="OpenAI-compatible server of --judge")
+    add("--judge-repeats", type=_whole, help="calls about equal meaning per prompt, in other orders (default: 2)")
     add("--judge-option", **_REPEATED, metavar="NAME=VALUE", help="parameter of --judge's requests; null: left out")
     _add_sampling(parser, n="the protocol's, else 10", max_new_tokens="the task's or protocol's, else 256")
 

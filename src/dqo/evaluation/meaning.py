@@ -8,6 +8,7 @@ import math
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +25,14 @@ _PATIENCE = 0.8
 SAME_MEANING = {"all-MiniLM-L6-v2": 0.75}
 # Thresholds of NoveltyBench's code.
 _SKYWORK = (-7.71875, -6.28125, -6.0, -5.71875, -5.5, -5.0, -4.375, -3.4375, -2.046875)
+
+
+@runtime_checkable
+class Partitioner(Protocol):
+    """Sorts the responses of whole groups by what they say, as `JudgeReward` does."""
+
+    def partition(self, prompts: Sequence[str], groups: Sequence[Sequence[str]]) -> list[list[int] | None]:
+        """Classes of each group, as of `meaning_classes`; None where they could not be decided."""
 
 
 def meaning_classes(groups: Sequence[Sequence[str]], same: SamePairs) -> list[list[int]]:

@@ -23,6 +23,7 @@ from dqo.errors import DataError, EncoderError
 from dqo.evaluation.attractors import Attractor, attractor_shares, find_attractors
 from dqo.evaluation.definitions import NO_REWARD, explain
 from dqo.evaluation.meaning import (
+    Partitioner,
     SamePairs,
     distinct_k,
     embedding_classes,
@@ -110,7 +111,7 @@ def prompt_values(
     *,
     answer_span: Callable[[str], str] = str,
     pass_threshold: float = 0.5,
-    equivalence: SamePairs | None = None,
+    equivalence: SamePairs | Partitioner | None = None,
     measures: Mapping[str, Callable[[list[str]], float]] | None = None,
     answer_key: AnswerKey | None = None,
     right_answers: RightAnswers | None = None,
@@ -154,7 +155,7 @@ def prompt_values(
             parts = [[of_texts(*group) for group in zip(block, spans, rewards, strict=True)]]
             E = _embed(encoder, block, spans)  # P' x (G, D)
             parts.append(_meanings(E, rewards, pass_threshold))
-            classes = _classes(E, spans, equivalence, encoder.name)
+            classes = _classes(E, [group.prompt for group in block], spans, equivalence, encoder.name)
             parts.append([_classed(*both, pass_threshold) for both in zip(classes, rewards, strict=True)])
             if heldout_encoder is not None:
                 E_heldout = _embed(heldout_encoder, block, spans)  # P' x (G, D')
@@ -305,12 +306,18 @@ def _meanings(E: list[Tensor], rewards: list[list[float]], threshold: float, pre
 
 
 def _classes(
-    E: list[Tensor], spans: list[list[str]], equivalence: SamePairs | None, encoder: str
+    E: list[Tensor],
+    prompts: list[str],
+    spans: list[list[str]],
+    equivalence: SamePairs | Partitioner | None,
+    encoder: str,
 ) -> Sequence[list[int] | None]:
     """Sorts each prompt's responses into classes; None where nothing says which of them mean the same."""
     if equivalence is None:
         threshold = same_meaning(encoder)
         return [None if threshold is None else embedding_classes(E_p, threshold) for E_p in E]
+    if isinstance(equivalence, Partitioner):
+        return equivalence.partition(prompts, spans)
     return meaning_classes(spans, equivalence)
 
 

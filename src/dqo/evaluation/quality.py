@@ -147,8 +147,9 @@ def scored(groups: Sequence[Group], reward: Reward) -> list[Group]:
 
 
 def check_scoring(prompt: Prompt, reward: Reward) -> None:
-    """Scores a made-up response to a prompt, so that a reward which lacks something says so before any sampling."""
-    reward_records(CheckedReward(reward), [prompt], [Response("Hello!")], [True])
+    """Scores made-up responses to a prompt, so that a reward which lacks something says so before any sampling."""
+    # Two, because a judge of whole groups compares.
+    reward_records(CheckedReward(reward), [prompt] * 2, [Response("Hello!"), Response("Good day!")], [True] * 2)
 
 
 def judged(

@@ -13,7 +13,7 @@ from dqo.errors import RecipeError
 from dqo.evaluation.answers import Answers
 from dqo.evaluation.attractors import find_attractors
 from dqo.evaluation.frames import PARQUET
-from dqo.evaluation.meaning import SamePairs, same_meaning
+from dqo.evaluation.meaning import Partitioner, SamePairs, same_meaning
 from dqo.evaluation.metrics import CLASSED, NGRAMS, defined, n_samples, prompt_values, undefined_notes
 from dqo.evaluation.quality import Reward, judged, scored, trace_notes
 from dqo.evaluation.sampling import Form
@@ -41,7 +41,7 @@ class Protocol:
         name: Its name.
         demands: Settings of which another value is refused: `n`, and perhaps `temperature` and `max_new_tokens`.
         headline: Metrics to print first.
-        equivalence: What decides that two responses mean the same, as `load_equivalence` takes it.
+        equivalence: What decides that two responses mean the same, as `--equivalence` takes it.
         hub_prompts: Data set of the hub, "owner/name:split", where no other prompts are given; None if it has none.
         measures: Metrics of one prompt's texts that it adds.
     """
@@ -88,6 +88,13 @@ PROTOCOLS = {
             equivalence="noveltybench-1.0",
             hub_prompts="yimingzhang/novelty-bench:curated",
         ),
+        Protocol(
+            name="noveltybench-1.1",
+            demands={"n": 10, "temperature": 1.0, "max_new_tokens": 512},
+            headline=("classes", "utility_k"),
+            equivalence="judge",
+            hub_prompts="yimingzhang/novelty-bench:curated",
+        ),
     )
 }
 
@@ -111,7 +118,7 @@ class Judges:
 
     encoder: "Embedder"
     heldout_encoder: "Embedder | None" = None
-    equivalence: SamePairs | None = None
+    equivalence: SamePairs | Partitioner | None = None
     protocol: Protocol | None = None
     task: "Task | None" = None
     reward: Reward | None = None

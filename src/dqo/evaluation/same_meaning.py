@@ -1,4 +1,4 @@
-"""Decides whether two texts mean the same: an entailment model, NoveltyBench's classifier, or an LLM judge."""
+"""Decides whether two texts mean the same: an entailment model, or the classifier of NoveltyBench 1.0."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -26,7 +26,7 @@ def load_equivalence(name: str) -> "SamePairs | None":
     """Loads what decides that two responses mean the same; None for `embedding`, which needs no texts.
 
     `noveltybench-1.0:FOLDER` is a local copy of that benchmark's classifier, `nli:MODEL` entailment in both directions.
-    The third judge is the method `same` of `JudgeReward`. Names of judges go into metrics.json.
+    A whole group is sorted by `JudgeReward`, an LLM. Names of judges go into metrics.json.
     """
     kind, _, model = name.partition(":")
     if name == "embedding":
@@ -36,8 +36,8 @@ def load_equivalence(name: str) -> "SamePairs | None":
     if kind == "nli" and model:
         return Entailment(model)
     raise RecipeError(
-        "equivalence: expected embedding, noveltybench-1.0, noveltybench-1.0:<model folder> or nli:<model>, got "
-        f"{name!r}."
+        "equivalence: expected embedding, judge, judge:<file>, noveltybench-1.0, noveltybench-1.0:<model folder> or "
+        f"nli:<model>, got {name!r}."
     )
 
 
@@ -86,8 +86,7 @@ class NoveltyBenchClassifier:
 
     def __call__(self, pairs: Pairs) -> list[bool]:
         """Whether the two responses of each pair mean the same."""
-        # As there, the prompt is not read. Version 1.1, in which a language model partitions a whole group, is another
-        # measure.
+        # As there, the prompt is not read.
         cut = {text: self._first_tokens(text) for pair in pairs for text in pair}
         scores = self._encoder.predict([(cut[a], cut[b]) for a, b in pairs], activation_fn=torch.nn.Softmax(dim=-1))
         return (scores[:, 1] > self.threshold).tolist()

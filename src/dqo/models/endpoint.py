@@ -7,6 +7,7 @@ that refuses a parameter, and tell a server that is down from a request that get
 import asyncio
 import os
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from dqo.errors import EndpointError
-from dqo.models.endpoint_replies import NoAnswer, Reply, read_reply, read_words, refused_parameter, without
+from dqo.models.endpoint_replies import NoAnswer, Reply, read_reply, read_usage, read_words, refused_parameter, without
 from dqo.models.weights import first_words
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Endpoint:
         # Refused parameter -> what was done about it, in words.
         self.adapted: dict[str, str] = {}
         self._offered: list[str] = []
+        # Completions that were answered, and their tokens as far as the server counts them.
+        self.spent = Counter(calls=0, tokens_read=0, tokens_written=0)
         # A request that was answered; whether the server is still there is found out by asking it again.
         self._answered: Any = None
         # Different requests that failed before any was answered.
@@ -110,7 +113,9 @@ class Endpoint:
 
     async def complete(self, client: "AsyncOpenAI", messages: list[dict[str, str]], **settings: Any) -> Reply:
         """Asks for one chat completion; NoAnswer for a document without an answer in it."""
-        return read_reply(await self.post(client, "/chat/completions", {"messages": messages} | settings))
+        document = await self.post(client, "/chat/completions", {"messages": messages} | settings)
+        self.spent.update(calls=1, **read_usage(document))
+        return read_reply(document)
 
     async def post(self, client: "AsyncOpenAI", path: str, settings: Mapping[str, Any]) -> Any:
         """Sends one request without the parameters that the server refuses, and returns the JSON that answers it."""

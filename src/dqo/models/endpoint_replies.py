@@ -50,6 +50,14 @@ def read_reply(document: Any) -> Reply:
     return Reply(text or "", finish)
 
 
+def read_usage(document: Any) -> dict[str, int]:
+    """Reads how many tokens a server says it read and wrote; 0 where it does not say."""
+    usage = document.get("usage") if isinstance(document, dict) else None
+    counted = usage if isinstance(usage, dict) else {}
+    found = {"tokens_read": counted.get("prompt_tokens"), "tokens_written": counted.get("completion_tokens")}
+    return {name: count if type(count) is int else 0 for name, count in found.items()}
+
+
 def _read_text(content: Any) -> str | None:
     """Reads a string, or the text parts of a list."""
     if isinstance(content, list):

@@ -239,10 +239,14 @@ class RecordReward:
         if log_metric and texts:
             log_metric("responses/truncated", 1 - sum(ended) / len(texts))
             log_metric("responses/empty", sum(not text.strip() for text in texts) / len(texts))
-            # What a reward has counted so far: answers too long to compare, conversations shortened.
-            for what, value in getattr(self.reward.fn, "counts", dict)().items():
-                log_metric(f"rewards/{self.__name__}/{what}", float(value))
+            log_counts(self.reward.fn, self.__name__, log_metric)
         return values
+
+
+def log_counts(reward: Any, name: str, log_metric: Callable[[str, float], None]) -> None:
+    """Logs what a reward has counted so far: answers too long to compare, conversations shortened, a judge's calls."""
+    for what, value in getattr(reward, "counts", dict)().items():
+        log_metric(f"rewards/{name}/{what}", float(value))
 
 
 def task_quality(task: Any) -> Callable[..., list[float | None]]:

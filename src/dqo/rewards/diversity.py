@@ -92,7 +92,7 @@ class DiversityReward:
             prompts = [{name: table[name][i] for name in table.keys() - own} for i in range(len(prompts))]
         keys = [prompt_key(prompt) for prompt in prompts]
         # A view would take its whole tensor.
-        parts, rank = _gathered((keys, E.cpu().clone(), quality or [None] * len(E)))
+        parts, rank = gathered((keys, E.cpu().clone(), quality or [None] * len(E)))
         start = sum(len(part[0]) for part in parts[:rank])
         keys = [key for part in parts for key in part[0]]
         credits = self._credits(keys, torch.cat([part[1] for part in parts]), [q for part in parts for q in part[2]])
@@ -131,10 +131,10 @@ def _content(value: Any) -> str:
     return str(value)
 
 
-def _gathered(part: Any) -> tuple[list, int]:
-    """Every process's part in rank order, and our rank; our own part alone where nothing is distributed."""
+def gathered(part: Any) -> tuple[list, int]:
+    """Collects every process's part in rank order, with our rank; our own part alone where nothing is distributed."""
     if not (dist.is_available() and dist.is_initialized()):
         return [part], 0
-    gathered: list = [None] * dist.get_world_size()
-    dist.all_gather_object(gathered, part)
-    return gathered, dist.get_rank()
+    parts: list = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return parts, dist.get_rank()

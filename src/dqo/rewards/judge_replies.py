@@ -1,15 +1,16 @@
-"""Reads what an LLM judge replies: a score on a scale, or whether two texts say the same.
+"""Reads what an LLM judge replies: the score of a response, or the scores or classes of a whole group.
 
-Servers that take a JSON schema make this easy; the other forms are for those that ignore it. A reply that leaves a
-doubt is unread (None): two scores, a score of another scale, a range, a condition.
+Servers that take a JSON schema make this easy; of one score the other forms are for those that ignore it. A reply that
+leaves a doubt is unread (None): two scores, a score of another scale, a range, a condition, a response named twice.
 """
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, BaseModel, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, TypeAdapter, ValidationError
 
 # The scale.
 LOWEST, HIGHEST = 1, 10
@@ -43,23 +44,9 @@ _ASIDE = re.compile(
     rf"(?i)\((?:(?:out )?of |[^()]*(?:{_DIGITS}\s*(?:to|-|–|=)\s*\w|=\s*{_DIGITS}|worst|best|highest|lowest|max|min|"
     r"possible|scale|\bnot\b))[^()]*\)"
 )
+_OBJECT = TypeAdapter(dict[str, Any])
 # Characters in which a score is looked for, at each end.
 _END_LENGTH = 2000
-# The question repeated, other words for the same, and the same of something else.
-_NO_VERDICT = re.compile(
-    r"(?i)[^.?!\n]*\?"
-    r"|[\"']?\bsame\b[\"']?\s*(?:or|/|\|)\s*[\"']?different\b[\"']?"
-    r"|\bdifferent\s+(?:words?|ways?|wording|terms|phrasings?|phrases|styles?|tones?)\b"
-    r"|\bdifferent(?:ly)?\s+in\s+(?:wording|phrasing|style|tone|form|length)\b"
-    r"|\bsame[^\S\n]+"  # not "same" and, below it, the first word of a reason
-    r"(?!thing|meaning|content|idea|message|information|point|answer|because|since|as|in|and|but|here|overall)\w+"
-)
-_DOUBT = re.compile(r"(?i)\b(?:not|never|hardly|neither|nor|no(?!\s+doubt)|far from|wrong|incorrect)\b|n't\b")
-_END = r"(?=\W*(?:$|[.,;:!?\n–—-]|because\b|since\b|as\b))"
-_NAMED_VERDICT = re.compile(
-    r"(?i)\b(?:answer|verdict|conclusion|judge?ment|decision|result)\b[\s\"'\]>:=-]*(?:is\s+)?[\s\"'\[(<]*"
-    rf"(same|different)\b{_END}"
-)
 
 
 class _Score(BaseModel):
@@ -70,43 +57,48 @@ class _Score(BaseModel):
     )
 
 
-class _Verdict(BaseModel):
-    """An object with "same" or "different", or an answer to whether they are the same."""
+class _Classes(BaseModel):
+    """An object with lists of numbers; a number that stands alone is a list of one."""
 
-    value: bool | str = Field(
-        validation_alias=AliasChoices("verdict", "answer", "result", "same"), union_mode="left_to_right"
-    )
+    value: list[list[int] | int] = Field(validation_alias=AliasChoices("groups", "ranking"))
 
 
 def read_score(reply: str) -> float | None:
     """Reads the score from 1 to 10 that a reply states; None where no score is sure."""
-    said = _field(_Score, reply)
+    said: float | str | None = None
+    for given in _objects(reply):
+        with suppress(ValidationError):
+            said = _Score.model_validate(given).value
+            break
     score = said if isinstance(said, float) else _in_words(_plain(said or reply))
     return score if score is not None and LOWEST <= score <= HIGHEST else None
 
 
-def read_same(reply: str) -> bool | None:
-    """Reads whether a reply says "same" or "different"; None where neither is sure."""
-    said = _field(_Verdict, reply)
-    if isinstance(said, bool):
-        return said
-    # A question may be the one that was asked, whose words are no answer to it.
-    text = _NO_VERDICT.sub(" ", _plain(said or reply))
-    if named := _NAMED_VERDICT.findall(text):
-        return named[-1].lower() == "same"
-    for line in (text.strip(), text.strip().rpartition("\n")[2]):
-        if opening := re.match(rf"(?i)[^\w\n]*(same|different)\b{_END}", line):
-            return opening[1].lower() == "same"
-    said = {word.lower() for word in re.findall(r"(?i)\b(?:same|different)\b", text)}
-    return "same" in said if len(said) == 1 and not _DOUBT.search(text) else None
+def read_scores(reply: str, n: int) -> list[float] | None:
+    """Reads a score from 1 to 10 for each of n responses, by their numbers from 1; None where one is missing."""
+    for given in _objects(reply):
+        scores = [given.get(str(number)) for number in range(1, n + 1)]
+        if all(type(score) in (int, float) and LOWEST <= score <= HIGHEST for score in scores):
+            return [float(score) for score in scores]
+    return None
 
 
-def _field(form: type[_Score] | type[_Verdict], reply: str) -> Any:
-    """The value of a JSON object in a reply, the whole of it or the last of several; None without one."""
+def read_classes(reply: str, n: int) -> list[int] | None:
+    """Reads the place of the list that each of n responses stands in; None unless each stands in exactly one."""
+    for given in _objects(reply):
+        with suppress(ValidationError):
+            lists = [[one] if isinstance(one, int) else one for one in _Classes.model_validate(given).value]
+            places = {number: place for place, numbers in enumerate(lists) for number in numbers}
+            if sorted(number for numbers in lists for number in numbers) == list(range(1, n + 1)):
+                return [places[number] for number in range(1, n + 1)]
+    return None
+
+
+def _objects(reply: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a reply: the whole of it, then those without another inside, the last one first."""
     for text in (reply[reply.find("{") : reply.rfind("}") + 1], *reversed(re.findall(r"\{[^{}]*\}", reply))):
         with suppress(ValidationError):
-            return form.model_validate_json(text).value
-    return None
+            yield _OBJECT.validate_json(text)
 
 
 def _in_words(text: str) -> float | None:

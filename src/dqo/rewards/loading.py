@@ -16,7 +16,7 @@
 | `likelihood` | log-probability per token under a frozen model | nats, at most 0 |
 | `length`, `format`, `ended` | shape of the response | [0, 1] |
 | `reward_model` | score of a sequence classifier | any |
-| `judge` | score of a model behind a server | [0, 1] |
+| `judge` | a model behind a server scores, ranks or sorts | [0, 1] |
 | `pkg.module.function`, `file.py:function` | your own; options are arguments that it names | any |
 """
 
