@@ -2,10 +2,13 @@
 
 import json
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from dqo.evaluation.definitions import DEFINITIONS
 from dqo.integrations.trl.log import RunLog
 
 
@@ -47,3 +50,17 @@ def test_resuming_drops_lines_beyond_the_resumed_step_and_half_a_line(path, resu
     log.on_train_begin(None, state(resumed), None)
     assert [line["step"] for line in lines(path)] == kept
     assert path.read_text().endswith("\n") or not kept
+
+
+def test_every_number_of_a_training_has_a_group_that_the_guide_names():
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "trackers.md").read_text()
+    rows = re.findall(r"^\| (?:quality|diversity|health|time) \| (.*) \|$", guide, flags=re.M)
+    assert len(rows) == 4
+    grouped = [name.removesuffix("…") for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    prefixes = tuple(name for name in grouped if name.endswith("/"))
+    ours = ("TRL", "integrations/trl", "diversity")
+    logged = [name for name, found in DEFINITIONS.items() if any(file.startswith(ours) for file in found.logged_by)]
+    assert len(logged) > 50
+    counters = {"step", "loss", "epoch", "num_tokens", "learning_rate", "reward_std", "frac_reward_zero_std"}
+    assert {name for name in logged if not name.startswith(prefixes) and name not in grouped} <= counters
+    assert all(any(name.startswith(prefix) for name in DEFINITIONS) for prefix in prefixes), "each has a number"
