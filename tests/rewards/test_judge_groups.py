@@ -8,6 +8,7 @@ from random import Random
 import local_server
 import pytest
 
+from dqo.cli.main import main
 from dqo.errors import EndpointError, GroupError
 from dqo.files.records import Prompt
 from dqo.rewards import judge as judge_module
@@ -305,3 +306,17 @@ def test_a_line_of_a_recipe_and_what_it_logs(serve, tmp_path):
     assert logged["rewards/judge_ranking/calls"] == 4
     assert logged["rewards/judge_ranking/agreement"] == 1
     assert len((tmp_path / "judge.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_training_pays_by_ranks_and_logs_what_they_cost(serve, own_recipe, tmp_path, capsys):
+    server = serve(longest_first)
+    line = {"reward": "judge", "base_url": server.url, "model": "m", "asks": "ranking", "timeout": 5, "retries": 0}
+    recipe = str(own_recipe(rewards=[line], trainer={"max_steps": 2}))
+    assert main(["train", "--dry-run", recipe]) == 0, capsys.readouterr()
+    assert sorted(map(len, map(texts_in, server.requests))) == [2, 2], "two made-up responses, in both orders"
+    assert main(["train", recipe]) == 0
+    rows = [json.loads(row) for row in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < rows[0]["rewards/judge_ranking/calls"] <= rows[1]["rewards/judge_ranking/calls"]
+    assert rows[1]["rewards/judge_ranking/agreement"] == 1
+    assert rows[1]["rewards/judge_ranking/calls"] == len(server.requests) - 2
+    assert all(0 < row["rewards/judge_ranking/mean"] <= 0.5 for row in rows)
