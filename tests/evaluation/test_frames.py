@@ -8,7 +8,7 @@ import pytest
 
 from dqo.cli.main import main
 from dqo.errors import DataError
-from dqo.evaluation import prompt_metrics_frame, responses_frame
+from dqo.evaluation import prompt_metrics_frame, read_responses, responses_frame
 from dqo.evaluation.run import evaluate
 from dqo.files.records import Conversation, Group, write_groups
 
@@ -59,6 +59,11 @@ def test_the_parquet_files_hold_the_tables_until_the_folder_is_evaluated_anew(tm
     written = pandas.read_parquet(tmp_path / "e" / "prompt_metrics.parquet")
     pandas.testing.assert_frame_equal(written, prompt_metrics_frame(tmp_path / "e"), check_dtype=False)
     assert not list((tmp_path / "e").glob(".*tmp"))
+    back = read_responses(tmp_path / "e" / "responses.parquet")
+    assert back.format == "rows"
+    assert [(group.id, group.responses, group.rewards) for group in back.groups] == [
+        (group.id, group.responses, group.rewards) for group in GROUPS
+    ]
     write_groups(tmp_path / "mine.jsonl", [replace(GROUPS[1], responses=["pink"])])
     assert main(command) == 0
     assert list((tmp_path / "e").glob("*.parquet")) == [], "they would be of other responses"

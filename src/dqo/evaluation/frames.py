@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dqo.evaluation.responses import read_responses
 from dqo.files.evaluation import read_prompt_metrics
-from dqo.files.records import Group, read_groups, write_bytes
+from dqo.files.records import Group, write_bytes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -18,7 +19,7 @@ def responses_frame(source: str | Path | Sequence[Group]) -> "DataFrame":
     """Makes a table of responses, one row per response.
 
     Args:
-        source: Folder of an evaluation or of samples, its groups.jsonl, or groups.
+        source: Folder of an evaluation or of samples, anything else that `read_responses` takes, or groups.
 
     Returns:
         N rows of `id`, `prompt` (of several messages a transcript), `sample` (from 0, in the order they were sampled),
@@ -30,7 +31,8 @@ def responses_frame(source: str | Path | Sequence[Group]) -> "DataFrame":
     from pandas import DataFrame
 
     if isinstance(source, str | Path):
-        source = read_groups(Path(source) / "groups.jsonl" if Path(source).is_dir() else source)
+        own = Path(source) / "groups.jsonl"
+        source = read_responses(own if own.is_file() else source).groups
     rows = [
         (group.id, str(group.prompt), sample, str(text), finish, reward)
         for group in source

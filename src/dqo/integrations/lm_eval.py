@@ -68,11 +68,10 @@ class DiverseTask(ConfigurableTask):
         for number, instance in enumerate(self._instances):
             found, rewards = zip(*self._rated(instance), strict=True)
             texts, scores = list(instance.resps), None if None in rewards else list(rewards)
-            groups.append(Group(str(number), instance.args[0], [], texts, ["eos"] * len(texts), scores, {}))
+            groups.append(Group(str(number), instance.args[0], [], texts, ["unknown"] * len(texts), scores, {}))
             answers |= {(str(number), text): answer for text, answer in zip(texts, found, strict=True)}
         values = prompt_values(groups, *self._encoders, answer_key=lambda asked, text: answers[asked.id, text.sampled])
-        # lm-eval does not say how a response ended.
-        shown = {*headline(values), *shown_in(values, "report")} - {"truncated"}
+        shown = {*headline(values), *shown_in(values, "report")}
         self._measured = [name for name in values if name in shown]
         for number, instance in enumerate(self._instances):
             row = {name: values[name][number] for name in self._measured}
