@@ -118,15 +118,22 @@ def short_comparison(comparison: dict[str, Any], width: int) -> list[str]:
     Returns:
         The lines; the last one says how much is left out.
     """
-    runs, arms = comparison["runs"], comparison["arms"]
+    runs = comparison["runs"]
     first = next(iter(runs.values()))
     known = headline(first["metrics"])
     rows = [name for name in known if name in comparison["primary"] or explain(name).kind == HEALTH]
+    columns = {name: [shared.get(name) for shared in comparison["shared"].values()] for name in rows}
+    # Of rewards of 0 and 1 the best and the pass rate are the same number.
+    twice = {"max@k"} if "pass@k" in rows and columns.get("max@k") == columns["pass@k"] else set()
+    rows = [name for name, column in columns.items() if any(column) and name not in twice]
     table, left_out = _fitting(comparison, rows, width)
-    lines = [f"{comparison['n_shared']} shared prompts, {first['n_samples']} responses each; differences to "
-             f"{comparison['baseline']}, better or worse where Holm's p < {SHOWN_BELOW}", *table]  # fmt: skip
-    if comparison["front"] and len(arms) > 1:
-        lines.append(f"no other beats in both quality and diversity: {', '.join(comparison['front'])}")
+    head = (
+        f"{comparison['n_shared']} prompts × {first['n_samples']} responses; better or worse than "
+        f"{comparison['baseline']} where Holm's p < {SHOWN_BELOW} [95 % interval of the difference]"
+    )
+    lines = [*wrap(head, width), *table]
+    if comparison["front"]:
+        lines += wrap(f"no other beats in both quality and diversity: {', '.join(comparison['front'])}", width)
     own = run_notes(runs)
     cautions = [caution for caution in comparison["cautions"] if caution not in own]
     for caution in list(cautions):
@@ -135,9 +142,8 @@ def short_comparison(comparison: dict[str, Any], width: int) -> list[str]:
             break
         lines += wrapped
         cautions.remove(caution)
-    more = [f"{len(left_out)} more arms"] * bool(left_out) + [f"{len(own) + len(cautions)} more notes"] * bool(
-        own + cautions
-    )
+    counts = {"arm": len(left_out), "note": len(own) + len(cautions)}
+    more = [f"{count} {what}{'s' * (count > 1)}" for what, count in counts.items() if count]
     return [*lines, f"--all prints every metric of every pair{''.join(f', {part}' for part in more)}"]
 
 
@@ -166,9 +172,18 @@ def _said(comparison: dict[str, Any], name: str, metric: str, intervals: bool) -
         return "–"
     difference = comparison["differences"].get(name, {}).get(metric)
     if difference is None:
-        return f"{value['mean']:.3f}"
-    numbers = f" {_cell(difference, sign='+')}" if intervals else ""
-    return f"{value['mean']:.3f}{numbers} {in_words(metric, Difference(**difference))}"
+        return number(value["mean"])
+    low, high = (number(difference[end], sign=True) for end in ("low", "high"))
+    interval = f" [{low}, {high}]" if intervals else ""
+    return f"{number(value['mean'])} {in_words(metric, Difference(**difference))}{interval}"
+
+
+def number(value: float, sign: bool = False) -> str:
+    """Formats a number for a table, such as "0.713", "12.41", "1,204" or "−0.050"."""
+    size = abs(value)
+    decimals = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
+    text = f"{value:+,.{decimals}f}" if sign else f"{value:,.{decimals}f}"
+    return text.replace("-", "−")
 
 
 def in_words(metric: str, difference: Difference) -> str:

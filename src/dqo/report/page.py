@@ -16,7 +16,7 @@ from dqo._version import __version__
 from dqo.embedders import Embedder, load_embedder
 from dqo.errors import DataError, DQOError
 from dqo.evaluation.arms import Arm
-from dqo.evaluation.compare import in_words
+from dqo.evaluation.compare import in_words, number
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, headline, shown_in, tabled
 from dqo.evaluation.statistics import pareto_front
 from dqo.files.records import write_text
@@ -170,14 +170,6 @@ def _render(
         same=same,
     )
     return page, notes
-
-
-def number(value: float, sign: bool = False) -> str:
-    """Formats a number for a table, such as "0.713", "12.41", "1,204" or "−0.050"."""
-    size = abs(value)
-    decimals = 0 if size >= 1000 else 1 if size >= 100 else 2 if size >= 10 else 3
-    text = f"{value:+,.{decimals}f}" if sign else f"{value:,.{decimals}f}"
-    return text.replace("-", "−")
 
 
 # As browsers write it in a content security policy.
