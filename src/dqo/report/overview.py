@@ -54,7 +54,7 @@ def attractors(runs: Sequence[RunFiles], arms: Sequence[Arm]) -> list[Repeated]:
                          for tables in lists])
         for item in found
     ]  # fmt: skip
-    rows = [row for row in rows if max(filter(None, row.shares)) >= LEAST_SHARE]
+    rows = [row for row in rows if max(filter(None, row.shares), default=0.0) >= LEAST_SHARE]
     rows.sort(key=lambda row: (-max(filter(None, row.shares)), row.kind == PHRASE, row.text))
     listed: list[Repeated] = []
     seen: set[tuple[str, ...]] = set()
