@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def test_any_run_can_be_the_one_the_others_are_compared_with(opened):
 
 def test_the_dozen_come_first_with_what_is_better(opened):
     opened()
-    rows = {node.text.split(" ↑")[0].split(" ↓")[0]: node.text for node in opened.find(".headline tbody tr")}
+    rows = {re.split("[↑↓\n]", node.text)[0].strip(): node.text for node in opened.find(".headline tbody tr")}
     assert next(iter(rows)) == "Quality"
     assert len(rows) <= 12
     assert rows["Quality"].count("better") == 2, "both trained runs are, against the base"
