@@ -97,12 +97,17 @@ def test_under_a_gate_the_credit_is_that_of_the_good_ones():
         ),
         ({"texts": [["a", "b", "c", " "]] * 2}, "25% of the responses are empty."),
         ({"distinct": (1, 1)}, "The policy has one answer: 1.0 distinct per group"),
+        ({"distinct": (0, 0)}, None),  # nothing was said: other lines tell that
         ({"threshold": 2.0}, "Only 0% of the groups hold a right answer."),
         ({"threshold": None, "rewards": [[0.1, 0.2, 0.3, 0], [0, 0.1, 0.3, 0]]}, "Only 0% of the groups hold"),
         ({"threshold": None, "rewards": [[0.1, 0.2, 0.3, 0], [0, 0.1, 0.3, 0.4]]}, None),
         ({"tried": Tried(0.0, "an empty response", False)}, "or show it an answer that you know is right"),
         ({"tried": Tried(0.5, "", True)}, "The reward is noise: it differs by 0.5 between two calls"),
         ({"tried": Tried(0.1, "", True)}, None),
+        (
+            {"rewards": [[1, 0, math.nan, 0], [0, 1, 0.5, 0]]},
+            "could not score 12% of the responses (None); they are left",
+        ),
     ],
 )
 def test_advice_goes_by_what_was_seen(case, told):
@@ -112,6 +117,14 @@ def test_advice_goes_by_what_was_seen(case, told):
     advice = list(found.advice())
     assert (told is None) == (not advice), advice
     assert told is None or any(told in sentence for sentence in advice), advice
+
+
+def test_a_signal_that_reads_more_than_embeddings_has_no_credit_here():
+    found = hand_made([[1, 0, 0, 0]] * 2, [[X, X, Y, Z]] * 2, diversity="unlikeliness", alpha=0.25)
+    lines = dict(found.lines())
+    assert lines["credit"] == "diversity='unlikeliness' adds nothing to the reward that embeddings alone decide"
+    assert "alpha" not in lines
+    assert "  1.00 +0.00   1 × a\n" in next(found.to_read())
 
 
 def test_credit_for_the_poorer_half_is_told_under_the_plain_rule_alone():

@@ -44,8 +44,9 @@ _OUTCOMES = 4  # values of a reward that tells right from wrong, at most
 _SHOWN_GROUPS, _SHOWN_ANSWERS, _SHOWN_LETTERS = 3, 8, 100
 # From these shares on something is said; of distinct answers, below this number per group.
 _MANY_TIES, _MANY_CUT, _MANY_EMPTY, _FEW_HOLD, _ONE_ANSWER = 0.5, 0.2, 0.1, 0.5, 1.5
-# Spread of alpha times the credit over that of the reward: advised today, and too little and too much to start with.
-_ADVISED, _LITTLE, _MUCH = 0.5, 0.05, 1.5
+# Spread of alpha times the credit over that of the reward: advised today, and too little and too much to start with;
+# and the highest alpha advised over the lowest.
+_ADVISED, _LITTLE, _MUCH, _WIDEST = 0.5, 0.05, 1.5, 4
 _POOR_HALF = 0.6  # share of what diversity pays that goes to the poorer half of a group; 0.5 is fair
 # Settings of sampling that a recipe may have and `dqo eval` sets aside, with their neutral values.
 _WHOLE = {"top_p": (1.0,), "top_k": (0, None), "min_p": (0.0, None), "repetition_penalty": (1.0,)}
@@ -56,9 +57,8 @@ def run(args: argparse.Namespace) -> None:
     found = probe(Prepared(load_recipe(args.recipe, args.settings)), args.groups, args.threshold)
     for what, text in found.lines():
         show(what, text)
-    print("\nGroups to read: the reward, what alpha adds beside the group's mean, how often, the response.")
-    for text in found.to_read():
-        print(f"\n{text}")
+    print("\nGroups to read: the reward, what alpha adds beside the group's mean, how often, the response.", end="")
+    print("", *found.to_read(), sep="\n\n")
     advice = list(found.advice())
     print("\nWhat to change:" if advice else "\nNothing in these groups asks for a change.")
     for number, sentence in enumerate(advice, start=1):
@@ -81,8 +81,7 @@ def probe(prepared: Prepared, groups: int | None = None, threshold: float | None
         DQOError: What `dqo train` would refuse: settings, data, model, encoder or reward.
     """
     recipe, config, spec = prepared.recipe, prepared.config, prepared.config.diversity_spec()
-    a_group = config.num_generations * config.max_completion_length
-    groups = groups or min(_MOST, max(_LEAST, _TOKENS // a_group))
+    groups = groups or min(_MOST, max(_LEAST, _TOKENS // (config.num_generations * config.max_completion_length)))
     prompts = random.Random(recipe.seed).sample(prepared.prompts, min(groups, len(prepared.prompts)))
     # Whatever can be refused is refused before the policy's weights are read.
     _ = prepared.outline
@@ -95,9 +94,8 @@ def probe(prepared: Prepared, groups: int | None = None, threshold: float | None
     answers = [span(text) for _, text, _ in rows]  # N
     E = embed(answers).detach().cpu().unflatten(0, (len(prompts), -1))  # (P, G, D)
     task = score(rows).unflatten(0, (len(prompts), -1))  # (P, G)
-    combined, credit = shape_reward(
-        task, E, replace(spec, alpha=1.0) if pays(spec) else DiversitySpec(diversity="none")
-    )
+    per_unit = replace(spec, alpha=1.0) if pays(spec) else DiversitySpec(diversity="none")
+    combined, credit = shape_reward(task, E, per_unit)  # (P, G)
     # The first response of every group, then the second: neighbours answer different prompts.
     few = torch.arange(len(rows)).view(task.shape).T.flatten()[:_TRIED].tolist()
     return Probe(
@@ -137,9 +135,8 @@ def _rows(group: Group) -> Iterator[Row]:
 def _score(rewards: Sequence[CheckedReward], weights: Sequence[float], rows: Sequence[Row]) -> Tensor:
     """Weighted sum of F rewards, as in training: (N,) float64, NaN where nothing could score a row."""
     columns = [reward_records(reward, *map(list, zip(*rows, strict=True))) for reward in rewards]  # F x N
-    table = torch.tensor(
-        [[math.nan if value is None else value for value in column] for column in columns], dtype=torch.float64
-    )  # (F, N)
+    values = [[math.nan if value is None else value for value in column] for column in columns]
+    table = torch.tensor(values, dtype=torch.float64)  # (F, N)
     total = (table * torch.tensor(weights, dtype=torch.float64).unsqueeze(1)).nansum(0)  # (N,)
     return total.masked_fill(table.isnan().all(0), math.nan)
 
@@ -149,7 +146,9 @@ def _distinct(answers: Sequence[str], E: Tensor, encoder: str) -> tuple[list[int
     P, G, _ = E.shape
     if (least := same_meaning(encoder)) is not None:
         return [distinct_k(embedding_classes(rows, least)) for rows in E], "meaning"
-    return [len({text.strip() for text in answers[p * G : (p + 1) * G]} - {""}) for p in range(P)], "text"
+    # As everywhere, a response says nothing where its row is zero: a blank one, or no answer to a task's own features.
+    said = [[text.strip() for text, row in zip(answers[p * G :], E[p], strict=False) if row.any()] for p in range(P)]
+    return [len(set(texts)) for texts in said], "text"
 
 
 @dataclass(frozen=True)
@@ -188,6 +187,11 @@ class Probe:
         """Which responses are right: (P, G) bool."""
         return reaches(self.task, RIGHT if self.threshold is None else self.threshold)
 
+    @property
+    def has_one_answer(self) -> bool:
+        """Whether groups hold about one answer; none at all is another fault."""
+        return 0.5 <= fmean(self.distinct) < _ONE_ANSWER
+
     @cached_property
     def ties(self) -> tuple[int, int, int]:
         """Numbers of groups whose rewards tie, of those in which all are right, and of those in which none is."""
@@ -224,7 +228,8 @@ class Probe:
             return None
         # Where most answers differ today's credits are nearly equal, and those of a group that collapses are not.
         low, high = sorted((reward / self.most, _ADVISED * reward / credit))
-        return min(low, self.spec.signal.highest_alpha), min(high, self.spec.signal.highest_alpha)
+        highest = self.spec.signal.highest_alpha
+        return min(low, highest), min(high, _WIDEST * low, highest)
 
     @cached_property
     def unfinished(self) -> tuple[float, float]:
@@ -257,8 +262,7 @@ class Probe:
             yield "note", f"sampled without {', '.join(left_out)}; a training samples with it, and sees less diversity"
 
     def _distinct_right(self) -> str:
-        key = getattr(self.prepared.task, "answer_key", None)
-        if key is None:
+        if (key := getattr(self.prepared.task, "answer_key", None)) is None:
             return ""
         pairs = zip(self.groups, self.right.tolist(), strict=True)
         found = [{key(p, text) for (p, text, _), right in zip(_rows(g), r, strict=True) if right} for g, r in pairs]
@@ -269,9 +273,8 @@ class Probe:
         if not pays(self.spec):
             yield "credit", f"diversity={self.spec.diversity!r} adds nothing to the reward that embeddings alone decide"
             return
-        copies = self.task.shape[1] - 1
         whom = "the good responses of a group" if self.spec.combine in GATES else "a group"
-        apart = f"one answer earns {self.most:.2g} more than each of {copies} copies of another"
+        apart = f"one answer earns {self.most:.2g} more than each of {self.task.shape[1] - 1} copies of another"
         yield "credit", f"per unit of alpha, spread inside {whom} {credit:.2g}; {apart}"
         if self.advised:
             now, then = (self.spec.alpha * buys / reward for buys in (credit, self.most))
@@ -326,7 +329,7 @@ class Probe:
 
     def _on_the_policy(self) -> Iterator[str]:
         config, (P, G), (cut, empty) = self.prepared.config, self.task.shape, self.unfinished
-        if fmean(self.distinct) < _ONE_ANSWER:
+        if self.has_one_answer:
             yield (
                 f"The policy has one answer: {fmean(self.distinct):.1f} distinct per group, and nothing to compare. "
                 f"Raise trainer.temperature (now {config.temperature:g}), or start from a model that varies, such as "
@@ -352,13 +355,10 @@ class Probe:
         tied, all_right, none_right = self.ties
         if self.tried.alike:
             return "the reward ignores the response"
-        if fmean(self.distinct) < _ONE_ANSWER:
+        if self.has_one_answer:
             return "the answers of a group are alike"
         if 2 * none_right >= tied:
-            return (
-                f"nothing is right in {none_right} of them. Use a stronger policy (fine-tuned on right answers, say), "
-                "easier prompts, or a reward for part of the way"
-            )
+            return f"nothing is right in {none_right} of them. Use a stronger policy, easier prompts, or a finer reward"
         if 2 * all_right >= tied:
             spreads = (
                 ", or leave them to alpha, which spreads right answers" if pays(self.spec) and self.spec.alpha else ""
