@@ -190,6 +190,20 @@ def test_the_command_names_format_and_sampling_and_scores_by_the_answer(tmp_path
     assert json.loads((again / "metrics.json").read_text())["sampling"] == metrics["sampling"], "it is kept"
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_messages_of_a_chat_api_in_lm_eval_are_a_conversation(tmp_path, old):
+    """It keeps them as JSON within a tuple; older versions keep the arguments as lists."""
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "A bird?"}]
+    settings = {"do_sample": False, "temperature": 1.0}
+    call = [[json.dumps(messages)], settings]
+    arguments = [call] if old else {"gen_args_0": {"arg_0": call[0], "arg_1": call[1]}}
+    row = {"doc_id": 4, "doc": {}, "target": "owl", "arguments": arguments, "resps": [["owl", "owl"]], "filter": "none"}
+    read = read_responses(lines(tmp_path / "samples.jsonl", [row]))
+    assert read.groups[0].prompt.messages == messages
+    assert (read.groups[0].reference, read.sampling) == ("owl", {"temperature": 0.0}), "greedy, whatever it says"
+    assert "at temperature 0, so that they can hardly differ; set `repeats: 10`" in read.notes[-1]
+
+
 def test_references_come_from_the_data_by_id(tmp_path):
     path = batch(tmp_path)
     data = lines(

@@ -38,15 +38,16 @@ def read_completion(value: Any, place: str) -> str:
 
 def read_prompt(value: Any, place: str) -> str:
     """Reads a prompt: text, or a conversation that ends with the user; DataError for anything else."""
-    messages = read_messages(value) if isinstance(value, list) else None
-    try:
-        return PromptLine(prompt=value if messages is None else messages).prompt
-    except ValidationError:
-        # Tools, or an end that is not the user's: no conversation that could be asked again, but a text to show.
-        text = Conversation(messages) if messages else value
+    text = value
+    if isinstance(value, list) and (messages := read_messages(value)):
+        try:
+            return PromptLine(prompt=messages).prompt
+        except ValidationError:
+            # Tools, or an end that is not the user's: no conversation that could be asked again, but a text to show.
+            text = str(Conversation(messages))
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{place}: expected a prompt as text or chat messages, got {value!r:.80}; correct the file.")
-    return str(text)
+    return text
 
 
 def read_messages(value: Any) -> list[dict[str, str]]:
