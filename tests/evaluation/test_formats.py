@@ -388,6 +388,9 @@ def test_one_response_per_prompt_is_refused_with_the_remedy(tmp_path, name, reme
          r"expected one prompt of id 'a', got 'p' and 'q'"),
         ([{"doc_id": 1, "arguments": {"gen_args_0": {"arg_0": "p", "arg_1": " yes"}}, "resps": [[["-1", "True"]]]}],
          r"line 1: expected text that a model generated, got log-likelihoods of given choices"),
+        ([{"doc_id": 1, "arguments": {}, "resps": [["x"]]}], r"line 1: `arguments` must be"),
+        ([{"doc_id": 1, "arguments": [[["no JSON"], {}]], "resps": [["x"]]}],
+         r"line 1: expected a prompt as text or chat messages, got \['no JSON'\]"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path, rows, message):
@@ -395,7 +398,7 @@ def test_what_cannot_be_read_is_refused_in_one_sentence(tmp_path, rows, message)
         read_responses(lines(tmp_path / "x.jsonl", rows))
 
 
-def test_broken_containers_are_refused_in_one_sentence(tmp_path):
+def test_broken_containers_are_refused_in_one_sentence(tmp_path, monkeypatch):
     for name, content, message in (
         ("a.eval", b"PK\x03\x04 cut", r"a\.eval: expected a whole log of Inspect, got .*; copy it again"),
         ("b.parquet", b"PAR1 cut", r"b\.parquet: expected a whole parquet file, got .*; copy it again"),
@@ -411,8 +414,10 @@ def test_broken_containers_are_refused_in_one_sentence(tmp_path):
         DataError, match=r"expected a folder with one file of responses, got a\.eval, x\.jsonl, y\.jsonl;"
     ):
         read_responses(tmp_path)
-    with pytest.raises(DataError, match=r"none\.jsonl: expected a readable file of responses, got No such file"):
-        read_responses(tmp_path / "none.jsonl")
+    monkeypatch.chdir(tmp_path.parent)
+    for path in (tmp_path / "none.jsonl", f"{tmp_path.name}/none", "none/none.eval"):
+        with pytest.raises(DataError, match=r"none.*: expected a readable file of responses, got No such file"):
+            read_responses(path)
 
 
 def test_a_data_set_of_the_hub_is_read_by_its_name(monkeypatch):

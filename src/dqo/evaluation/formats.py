@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -100,10 +100,14 @@ class Format:
         return self.read is not _lm_eval or row.get("filter") == first.get("filter")
 
 
+_FILLED = Field(min_length=1)
+_Call = Annotated[dict[str, Any], _FILLED]
+
+
 class _LmEval(Strict, extra="ignore"):
     doc_id: int | str
-    arguments: dict[str, dict[str, Any]] | list[list[Any]]
-    resps: list[Any] = Field(min_length=1)
+    arguments: Annotated[dict[str, _Call], _FILLED] | Annotated[list[list[Any]], _FILLED]
+    resps: Annotated[list[Any], _FILLED]
     target: Any = None
     doc: Any = None
 
@@ -120,7 +124,8 @@ def _lm_eval(row: Row, place: str, columns: Mapping[str, str]) -> Sample:
         )
     asked = first[0]
     if isinstance(asked, list):  # the messages of a chat API, as JSON
-        asked = json.loads(asked[0])
+        with suppress(ValueError, TypeError):
+            asked = json.loads(*asked)
     greedy = {"temperature": 0.0} if settings.get("do_sample") is False else {}
     meta = line.doc if isinstance(line.doc, dict) else {}
     target = line.target
@@ -203,10 +208,10 @@ def _of_choice(choice: Any) -> tuple[str, str] | None:
 
 
 def _of_responses_api(body: Row) -> tuple[str, str] | None:
-    parts = [part for item in body.get("output") or () if item.get("type") == "message" for part in item["content"]]
-    texts = [part["text"] for part in parts if part.get("type") == "output_text"]
+    messages = [item for item in body.get("output") or () if isinstance(item, dict) and item.get("type") == "message"]
+    text = "".join(read_content(message.get("content")) for message in messages)
     end = (body.get("incomplete_details") or {}).get("reason") or body.get("status")
-    return ("".join(texts), read_end(end)) if texts else None
+    return (text, read_end(end)) if text else None
 
 
 def of_request(row: Row, place: str) -> Sample:

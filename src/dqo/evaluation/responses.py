@@ -27,6 +27,7 @@ from dqo.tasks.jsonl import load_prompts
 # The name of our own format, and what a line of it may hold.
 OWN = "groups"
 _OWN_FIELDS = {"id", "prompt", "reference", "responses", "finish", "rewards", "meta"}
+_FILES = (".jsonl", ".json", ".eval", ".parquet")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 # Compression method of a zip that Python 3.11 does not know and newer Inspect writes.
 _ZSTANDARD = 93
@@ -125,7 +126,8 @@ def _open(source: str) -> _Opened:
     path = Path(source).expanduser()
     if path.is_dir():
         return _open_folder(path)
-    if not path.exists() and _HUB_NAME.fullmatch(source):
+    # What stands in a folder that is there, or ends like a file, is a path with a mistake.
+    if not path.exists() and _HUB_NAME.fullmatch(source) and not (path.parent.is_dir() or path.suffix in _FILES):
         name, _, split = source.partition(":")
         return _Opened(path, _dataset_rows(name, split))
     start = b""
@@ -150,7 +152,7 @@ def _open_folder(path: Path) -> _Opened:
     """A folder that holds one file of responses, or a data set."""
     if (path / "groups.jsonl").is_file():
         return _open(str(path / "groups.jsonl"))
-    files = sorted(one for one in path.iterdir() if one.suffix in (".jsonl", ".eval", ".parquet"))
+    files = sorted(one for one in path.iterdir() if one.suffix in _FILES and one.suffix != ".json")
     if len(files) == 1:
         return _open(str(files[0]))
     if files:
