@@ -324,14 +324,20 @@ def test_the_size_is_bounded_by_cutting_and_then_by_leaving_out(tmp_path, monkey
     noise = [[rng.randbytes(300).hex() for _ in range(2)] for _ in range(200)]  # 600 characters that do not pack
     groups = [Group(f"p{i}", f"Prompt {i}", [], texts, ["eos"] * 2, None, {}) for i, texts in enumerate(noise)]
     write_groups(tmp_path / "a" / "groups.jsonl", groups)
-    notes = write_report([tmp_path / "a"], tmp_path / "r.html", maps=0)["notes"]
+    notes = write_report([tmp_path / "a"], tmp_path / "r.html", maps=3, encoder="hashed")["notes"]
     data = data_of((tmp_path / "r.html").read_text())
     assert len(base64.b64encode(gzip.compress(json.dumps(data).encode()))) < 80_000
     assert 0 < len(data["samples"]["prompts"]) < 200
     cut, left_out = notes
     assert cut.startswith("Texts longer than 500 characters are cut (")
-    kept = len(data["samples"]["prompts"])
-    assert left_out == f"The reader holds the first {kept} of 200 prompts; every other section counts all of them."
+    held = [int(prompt[0][1:]) for prompt in data["samples"]["prompts"]]
+    assert left_out == (
+        f"The reader holds {len(held)} of 200 prompts, drawn at random with seed 0; every other section counts all of "
+        "them."
+    )
+    assert held == sorted(held)
+    assert {0, 100, 199} <= set(held), "a prompt with a map is there"
+    assert 60 < sum(held) / len(held) < 140, "and the others are from all over the file"
 
 
 def test_two_thousand_prompts_are_a_small_page_in_time(tmp_path, samples):

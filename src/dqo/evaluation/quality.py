@@ -167,14 +167,13 @@ def judged(
     elif opened is None:
         opened = _prompts_seem_to_open(groups, markers)
 
-    def read(group: Group, text: str) -> Response:
-        plain_prompt_opens = not known.get("chat_template") and markers.opened_by(group.prompt)
-        return joined([text], [markers.cut(text, opened or plain_prompt_opens)])
+    def read(group: Group) -> Group:
+        in_trace = opened or (not known.get("chat_template") and markers.opened_by(group.prompt))
+        texts = group.responses
+        read = [t if isinstance(t, Response) else joined([t], [markers.cut(t, in_trace)]) for t in texts]
+        return replace(group, responses=read)
 
-    return [
-        replace(group, responses=[t if isinstance(t, Response) else read(group, t) for t in group.responses])
-        for group in groups
-    ]
+    return list(map(read, groups))
 
 
 def trace_notes(groups: Sequence[Group]) -> list[str]:

@@ -9,7 +9,8 @@ import math
 from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -174,10 +175,14 @@ def _bleu() -> "BLEU":
 
 def _bleu_tokens(text: str) -> list[str]:
     """Tokens of sacrebleu's 13a."""
-    # What 13a does to a character depends on its neighbours, and on white space only in these two cases. Word by word,
-    # sacrebleu remembers what it has seen.
+    # What 13a does to a character depends on its neighbours, and on white space only in these two cases.
     words = [text.rstrip()] if "<skipped>" in text or "-\n" in text else text.split()
-    return [token for word in words for token in _bleu().tokenizer(word).split()]
+    return list(chain.from_iterable(map(_bleu_tokens_of_word, words)))
+
+
+@lru_cache(maxsize=2**17)
+def _bleu_tokens_of_word(word: str) -> tuple[str, ...]:
+    return tuple(_bleu().tokenizer(word).split())
 
 
 def _common_subsequences(rows: Sequence[Sequence[str]]) -> Iterator[list[int]]:

@@ -246,8 +246,17 @@ class TraceMarkers:
     def _kinds(self) -> dict[str, tuple[Pair, bool]]:
         return {pair[side].lower(): (pair, side == 0) for pair in reversed(self.pairs) for side in (1, 0)}
 
+    @cached_property
+    def _starts(self) -> str:
+        """The characters that markers begin with; none where one is a letter, whose case does not count."""
+        starts = {marker[0] for pair in self.pairs for marker in pair}
+        return "" if any(map(str.isalpha, starts)) else "".join(starts)
+
     def _marks(self, text: str) -> Iterator[_Mark]:
         """Markers in order, those in quotes left out."""
+        # Most texts hold none, and this says so in a tenth of the time.
+        if self._starts and not any(start in text for start in self._starts):
+            return
         for match in self._pattern.finditer(text):
             start, end = match.span()
             if not (start and text[start - 1] in _QUOTES and text[end : end + 1] in _QUOTES):

@@ -4,6 +4,7 @@ import gzip
 import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from dqo.report.sources import RunFiles
 
 POINTS = 1000  # more than a chart has pixels for
 PACKED_LIMIT = 12_000_000  # bytes of packed data; page, charts and libraries take another 0.7 MB
-_LONGEST, _SHORTEST = 20_000, 500  # characters kept of a response; below the last, prompts at the end are left out
+_LONGEST, _SHORTEST = 20_000, 500  # characters kept of a response; where the last is too much, prompts are left out
+_PROBED = 100  # prompts whose size stands for that of all
 # Per-prompt metrics that the reader shows and sorts by.
 READER_METRICS = ("quality", "heldout/vendi_1", "vendi_1", "heldout/cosine_distance", "cosine_distance", "self_bleu")
 
@@ -42,20 +44,31 @@ def packed(document: dict[str, Any], runs: Sequence[RunFiles]) -> tuple[str, lis
     """Packs the page's data as text that cannot be mistaken for markup: JSON, gzip, base64.
 
     A response may be a megabyte long. Each, and each prompt and reference, is cut after a number of characters that is
-    lowered until the page opens on a phone.
+    lowered until the page opens on a phone; where that is not enough, a part of the prompts is drawn, those with a map
+    first.
     """
     keys = list(dict.fromkeys(key for run in runs for key in run.groups))
+    drawn = sorted(Random(0).sample(keys, len(keys)), key=lambda key: key not in document["maps"])
+    room = PACKED_LIMIT - len(_pack(document))
     cap, kept = _LONGEST, len(keys)
     while True:
-        samples, notes = _samples(runs, keys[:kept], cap)
-        if kept < len(keys):
-            notes.append(
-                f"The reader holds the first {kept:,} of {len(keys):,} prompts; every other section counts all of them."
-            )
-        text = _pack(document | {"samples": samples, "notes": [*document.get("notes", []), *notes]})
-        if len(text) <= PACKED_LIMIT or not kept:
-            return text, notes
-        cap, kept = (max(_SHORTEST, cap * 2 // 5), kept) if cap > _SHORTEST else (cap, kept // 2)
+        # Some of the prompts tell how much room all of them take.
+        few = drawn[: min(kept, _PROBED)]
+        taken = len(_pack(_samples(runs, few, cap)[0])) * kept / max(1, len(few))
+        if taken <= room or not kept:
+            chosen = set(drawn[:kept])
+            samples, notes = _samples(runs, [key for key in keys if key in chosen], cap)
+            if kept < len(keys):
+                notes.append(
+                    f"The reader holds {kept:,} of {len(keys):,} prompts, drawn at random with seed 0; every other "
+                    "section counts all of them."
+                )
+            text = _pack(document | {"samples": samples, "notes": [*document.get("notes", []), *notes]})
+            if len(text) <= PACKED_LIMIT or not kept:
+                return text, notes
+            taken = len(text)
+        fitting = int(0.98 * kept * min(1.0, max(0, room) / taken))
+        cap, kept = (max(_SHORTEST, cap * 2 // 5), kept) if cap > _SHORTEST else (cap, fitting)
 
 
 def _samples(runs: Sequence[RunFiles], keys: list[str], cap: int) -> tuple[dict[str, Any], list[str]]:
@@ -139,5 +152,5 @@ def principal_plane(E: np.ndarray) -> tuple[np.ndarray, list[float]]:
 def _read(run: RunFiles, keys: list[str]) -> dict[str, list[str]]:
     markers = TraceMarkers.parse(str(run.document.get("trace_markers", "default")))
     groups = judged(list(run.groups.values()), markers, run.document.get("sampling"))
-    by_key = zip(run.groups, groups, strict=True)
-    return {key: [text[:_CHARACTERS] for text in group.responses] for key, group in by_key if key in keys}
+    by_key = dict(zip(run.groups, groups, strict=True))
+    return {key: [text[:_CHARACTERS] for text in by_key[key].responses] for key in keys if key in by_key}
