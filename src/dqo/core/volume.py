@@ -187,23 +187,30 @@ def vendi(L: Tensor, q: float = 1.0) -> Tensor:
     """
     if not q >= 0:
         raise DQOError(f"The order `q` of a Vendi score must be >= 0, got {q!r}; 1 is the usual one.")
+    return effective_number(spectrum(L), q) if L.shape[-1] else L.new_zeros(L.shape[:-2], dtype=torch.float64)
+
+
+def spectrum(L: Tensor) -> Tensor:
+    """Computes the eigenvalues of L / trace(L), (..., G, G) -> (..., G) float64, all 0 for a group of zero rows."""
     L = L.to(torch.float64)  # (..., G, G)
-    if not L.shape[-1]:
-        return L.new_zeros(L.shape[:-2])  # (...,)
     trace = L.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)  # (..., 1)
-    empty = trace.squeeze(-1) <= 0  # (...,)
-    lam = torch.linalg.eigvalsh(L).clamp_min(0.0) / trace.masked_fill(trace <= 0, 1.0)  # (..., G)
+    shares = torch.linalg.eigvalsh(L).clamp_min(0.0) / trace.masked_fill(trace <= 0, 1.0)  # (..., G)
     # Rounding, which a small q would count as a mode.
-    lam = lam.masked_fill(lam < 1e-12, 0.0)  # (..., G)
+    return shares.masked_fill((shares < 1e-12) | (trace <= 0), 0.0)
+
+
+def effective_number(shares: Tensor, q: float) -> Tensor:
+    """Computes the exponential of the Renyi entropy of order q of shares, (..., G) -> (...,); 0 where all are 0."""
+    empty = shares.sum(-1) <= 0  # (...,)
     # Close to 1 the general formula loses its digits to cancellation; its limit is exact to 1e-8 there.
     if abs(q - 1.0) < 1e-8:
-        score = torch.exp(-torch.xlogy(lam, lam).sum(-1))  # (...,)
+        score = torch.exp(-torch.xlogy(shares, shares).sum(-1))  # (...,)
     elif q == float("inf"):
-        score = 1.0 / lam.amax(-1).masked_fill(empty, 1.0)  # (...,)
+        score = 1.0 / shares.norm(float("inf"), dim=-1).masked_fill(empty, 1.0)  # (...,)
     elif q == 0:
-        score = (lam > 0).sum(-1).to(torch.float64)  # (...,)
+        score = (shares > 0).sum(-1).to(torch.float64)  # (...,)
     else:
-        score = torch.exp(torch.logsumexp(q * lam.log(), dim=-1) / (1.0 - q))  # (...,) in logs: lam^q underflows
+        score = torch.exp(torch.logsumexp(q * shares.log(), dim=-1) / (1.0 - q))  # (...,) in logs: powers underflow
     return score.masked_fill(empty, 0.0)
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dqo.core import cosine_distance, cosine_kernel, log_volume, vendi
+from dqo.core.volume import effective_number, spectrum
 from dqo.errors import DQOError
 
 SamePairs = Callable[[list[tuple[str, str]]], Iterable[bool]]
@@ -212,29 +213,28 @@ def effective_rank(E: Tensor | Sequence) -> float:
     Returns:
         Number in [1, min(G, D)]; 0 where no row is non-zero.
     """
-    return float(_effective_rank(cosine_kernel(as_matrix(E))))
+    return float(_rank(spectrum(cosine_kernel(as_matrix(E)))))
 
 
 def geometry(L: Tensor) -> dict[str, Tensor]:
     """The measures above of the cosine kernels of P groups, (P, G, G) -> name -> (P,)."""
+    shares = spectrum(L)  # (P, G): once for all that need it
     return {
         "cosine_distance": cosine_distance(L).clamp_min(0.0),
-        "vendi_1": vendi(L, 1.0),
-        "vendi_2": vendi(L, 2.0),
-        "vendi_inf": vendi(L, float("inf")),
-        "effective_rank": _effective_rank(L),
+        "vendi_1": effective_number(shares, 1.0),
+        "vendi_2": effective_number(shares, 2.0),
+        "vendi_inf": effective_number(shares, math.inf),
+        "effective_rank": _rank(shares),
         "log_volume": log_volume(L),
     }
 
 
-def _effective_rank(L: Tensor) -> Tensor:
-    trace = L.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True)  # (..., 1)
-    values = torch.linalg.eigvalsh(L).clamp_min(0.0)  # (..., G)
-    # As in `dqo.core.vendi`: rounding leaves eigenvalues of 1e-16, whose square root would count as a direction.
-    values = values.masked_fill(values < 1e-12 * trace, 0.0).sqrt()  # (..., G)
+def _rank(shares: Tensor) -> Tensor:
+    """Effective rank, from the shares of the eigenvalues of the kernel, (..., G) -> (...,)."""
+    # Those are the squares of the unit rows' singular values.
+    values = shares.sqrt()  # (..., G)
     total = values.sum(-1, keepdim=True)  # (..., 1)
-    shares = values / total.masked_fill(total <= 0, 1.0)  # (..., G)
-    return torch.exp(-torch.xlogy(shares, shares).sum(-1)).masked_fill(total.squeeze(-1) <= 0, 0.0)
+    return effective_number(values / total.masked_fill(total <= 0, 1.0), 1.0)
 
 
 def as_matrix(E: Tensor | Sequence) -> Tensor:
