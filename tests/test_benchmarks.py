@@ -226,3 +226,28 @@ def test_a_prompt_passes_the_mathematics_in_the_step_and_the_recipe_before():
     assert "cli/main.py" in files["start-up"] - files["first step"]
     assert files["one prompt"] == files["start-up"] | files["first step"]
     assert files["one prompt"] < files["imported"], "no file is called that is not imported, and some are not called"
+
+
+def test_the_scale_of_an_evaluation_is_a_table_of_stages(tmp_path, monkeypatch, capsys):
+    import evaluation_scale
+
+    flags = ["--prompts", "12", "--n", "5", "--words", "8", "--maps", "2", "--runs", "2", "--json", str(tmp_path / "t")]
+    monkeypatch.setattr(sys, "argv", ["evaluation_scale.py", *flags])
+    evaluation_scale.main()
+    table = json.loads((tmp_path / "t").read_text())["stages"]
+    of_runs = [f"{what} run{i}" for i in (0, 1) for what in ("making", "reading", "evaluating")]
+    assert list(table) == [*of_runs, "report", "page"]
+    assert all(table[name]["processor_s"] >= 0 and table[name]["peak_MB"] > 100 for name in of_runs)
+    assert 0.5 < table["page"]["MB"] < 2
+    assert "page: " in capsys.readouterr().out
+    table["evaluating run1"]["processor_s"] = 299.0
+    table["reading run1"]["processor_s"] = 2.0
+    table["page"]["MB"] = 15.1
+    assert evaluation_scale.missed(table) == [
+        "expected at most 300 seconds of processor to read and evaluate a run, got 301.0",
+        "expected at most 15 MB of page, got 15.1",
+    ]
+    first, second = (list(evaluation_scale.made_up(3, 4, 8, seed)) for seed in (0, 1))
+    assert first == list(evaluation_scale.made_up(3, 4, 8, 0))
+    assert [group.prompt for group in first] == [group.prompt for group in second], "the runs answer the same prompts"
+    assert first[0].responses != second[0].responses
