@@ -16,10 +16,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
 
 from dqo.embedders import load_embedder
@@ -48,18 +48,19 @@ class Drawn:
 
 def made_up(prompts: int, n: int, words: int, seed: int) -> Iterator[Group]:
     """Groups of responses of about that many words."""
-    letters, rng = Random(0), Random(seed)  # the same vocabulary for every run
+    letters, rng = Random(0), np.random.default_rng(seed)  # the same vocabulary for every run
     vocabulary = ["".join(letters.choices("etaoinshrdlu", k=letters.randint(2, 9))) for _ in range(VOCABULARY)]
-    weights = list(accumulate(1 / (rank + 3) for rank in range(VOCABULARY)))
+    weights = np.cumsum(1 / (np.arange(VOCABULARY) + 3))
 
-    def text(length: int, source: Random = rng) -> str:
-        return " ".join(source.choices(vocabulary, cum_weights=weights, k=length))
+    def text(length: int, source: np.random.Generator = rng) -> str:
+        places = np.searchsorted(weights, weights[-1] * source.random(length))  # (length,)
+        return " ".join([vocabulary[place] for place in places.tolist()])
 
     for p in range(prompts):
-        fresh = [text(rng.randint(words // 2, 3 * words // 2)) for _ in range(n)]
-        responses = [fresh[0] if rng.random() < 1 / 3 else response for response in fresh]
-        rewards = [round(rng.random(), 3) for _ in range(n)]
-        yield Group(f"p{p}", f"Prompt {p}: {text(20, Random(p))}", [], responses, ["eos"] * n, rewards, {})
+        fresh = [text(length) for length in rng.integers(words // 2, 3 * words // 2, size=n, endpoint=True)]
+        responses = [fresh[0] if copied else own for own, copied in zip(fresh, rng.random(n) < 1 / 3, strict=True)]
+        prompt = f"Prompt {p}: {text(20, np.random.default_rng(p))}"
+        yield Group(f"p{p}", prompt, [], responses, ["eos"] * n, rng.random(n).round(3).tolist(), {})
 
 
 @contextmanager
