@@ -143,6 +143,36 @@ def test_a_controller_ends_above_its_floor_with_more_than_reward_alone(study, ta
     assert 0.01 < last[0] < 10, "no bound is what holds it"
 
 
+def test_the_others_credits_are_those_of_the_group_without_the_row(study):
+    script, generator = study("baseline_table"), torch.Generator().manual_seed(0)
+    E = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    E[1] = 0.0  # does not pass
+    L = E @ E.T  # (G, G)
+    credit, others = script.credits_and_others(L.unsqueeze(0))
+    for i in range(4):
+        rest = [j for j in range(4) if j != i]
+        volume = torch.logdet(torch.eye(3) + L[rest][:, rest])
+        assert credit[0, i] == pytest.approx((torch.logdet(torch.eye(4) + L) - volume).item())
+        for j in rest:
+            fewer = [k for k in rest if k != j]
+            lost = volume - torch.logdet(torch.eye(2) + L[fewer][:, fewer])
+            assert others[0, i, j] == pytest.approx(lost.item(), abs=1e-12)
+        assert others[0, i, i] == 0
+
+
+def test_the_others_baseline_ends_where_passing_is_worth_nothing(study):
+    """Four copies earn log(5/4), and the others had log(4/3) without one; after many steps nothing is left."""
+    baseline, L = study("baseline_table").OthersAtRatio(), torch.ones(1, 4, 4, dtype=torch.float64)
+    passes = torch.ones(1, 4, dtype=torch.bool)
+    first = baseline(L, passes)
+    assert first[0].tolist() == pytest.approx([0.2231 - 0.2877] * 4, abs=1e-4)  # log(5/4) - log(4/3)
+    for _ in range(200):
+        last = baseline(L, passes)
+    assert last.abs().max() < 1e-6
+    two = passes & torch.tensor([True, True, False, False])
+    assert baseline(L * two.unsqueeze(-1) * two.unsqueeze(-2), two).abs().max() == 0, "two that pass have no others"
+
+
 def test_an_interval_is_students(study):
     assert study("group_size_table").with_interval(torch.tensor([1.0, 2.0, 3.0])) == "2.00 ± 2.48"  # 4.303 / sqrt(3)
 
@@ -152,7 +182,8 @@ def falling(study):
     """Quality falls and the Vendi score of two seeds grows as alpha doubles."""
     script = study("group_size_table")
     rows = ((0.1, 0.98, 2.0), (0.2, 0.94, 4.0), (0.4, 0.80, 5.0))
-    return script, {a: script.End(torch.tensor([q, q]), torch.tensor([v, 2 * v])) for a, q, v in rows}
+    ends = {a: script.End(*torch.tensor([[q, q], [v, 2 * v], [v, v]])) for a, q, v in rows}
+    return script, ends
 
 
 def test_the_alpha_of_a_floor_lies_between_two_of_the_grid(falling):

@@ -6,6 +6,8 @@ The controller is told the floor and nothing else, and sees what a training show
 samples.
 """
 
+from dataclasses import astuple
+
 import torch
 from group_size_table import ALPHAS, crossing, read_off, trained, what_is_paid, with_interval
 from table_policy import SEEDS, End, Tables, Training, make_tables, train
@@ -20,7 +22,7 @@ RAMP = 0.5  # the recipes' quality_floor_ramp
 
 
 def controlled(tables: Tables, rule: str, scale: str, floor: float) -> tuple[End, list[float]]:
-    """Quality and Vendi score by seed with a controller a seed, and the alphas it ended with."""
+    """Where trainings end by seed with a controller per seed, and the alphas it ended with."""
     training = Training(what_is_paid(rule), scale, GROUP)
     ends, last = [], []
     for seed in range(SEEDS):
@@ -33,7 +35,7 @@ def controlled(tables: Tables, rule: str, scale: str, floor: float) -> tuple[End
             )
         )  # fmt: skip
         last.append(source.now(training.steps, training.steps))
-    by_seed = (torch.stack([getattr(end, name).mean() for end in ends]) for name in ("quality", "vendi"))  # (SEEDS,)
+    by_seed = (torch.stack([value.mean() for value in values]) for values in zip(*map(astuple, ends), strict=True))
     return End(*by_seed), last
 
 

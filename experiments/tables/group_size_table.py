@@ -35,9 +35,9 @@ def what_is_paid(rule: str, **settings: Any) -> DiversitySpec:
 
 
 def trained(tables: Tables, rule: str, scale: str, group: int, alpha: float, unit: str = "nats") -> End:
-    """Quality and Vendi score by seed after a training at a fixed alpha."""
+    """Where a training at a fixed alpha ends, by seed."""
     end = train(tables, Training(what_is_paid(rule, alpha=alpha, credit_scale=unit), scale, group))
-    return End(by_seed(end.quality), by_seed(end.vendi))
+    return End(by_seed(end.quality), by_seed(end.vendi), by_seed(end.distinct))
 
 
 def with_interval(values: Tensor) -> str:
@@ -64,11 +64,13 @@ def crossing(ends: dict[float, End], floor: float) -> float:
 
 
 def read_off(ends: dict[float, End], alpha: float) -> End:
-    """Quality and Vendi score by seed at an alpha between two of the grid, on the line over log alpha."""
+    """Where a training ends by seed at an alpha between two of the grid, on the line over log alpha."""
     for (smaller, one), (larger, other) in itertools.pairwise(ends.items()):
         if smaller <= alpha <= larger:
             share = math.log(alpha / smaller) / math.log(larger / smaller)
-            return End(torch.lerp(one.quality, other.quality, share), torch.lerp(one.vendi, other.vendi, share))
+            return End(
+                *(torch.lerp(a, b, share) for a, b in zip(vars(one).values(), vars(other).values(), strict=True))
+            )
     raise ValueError(f"expected an alpha between two of {list(ends)}, got {alpha}; widen the grid")
 
 

@@ -50,10 +50,14 @@ class Tables:
 
 @dataclass(frozen=True)
 class End:
-    """Where a training led: exact quality and Vendi score, of each table (P,) or their means by seed (SEEDS,)."""
+    """Where a training led: exact quality, Vendi score and distinct right answers of ten draws.
+
+    Of each table (P,), or their means by seed (SEEDS,).
+    """
 
     quality: Tensor
     vendi: Tensor
+    distinct: Tensor
 
 
 def list_answers() -> list[list[str]]:
@@ -119,6 +123,7 @@ def train(
     training: Training,
     alpha: Callable[[int], float] | None = None,
     observe: Callable[[int, float, float], None] = lambda *_: None,
+    advantages: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> End:
     """Follow the policy gradient of sampled groups from the first logits, and judge where it ends.
 
@@ -127,9 +132,11 @@ def train(
         training: How.
         alpha: Weight of diversity at a step; None for the one in `training`.
         observe: Told a step, the mean quality and the mean Vendi score of its samples.
+        advantages: What each row is pushed by, (P', G) of rewards (P', G) and embeddings (P', G, D); None for those
+            that `training` gives.
 
     Returns:
-        quality and Vendi score at the end.
+        What the policy is at the end.
     """
     generator = torch.Generator().manual_seed(0)
     logits, P, G = tables.logits.clone(), len(tables.logits), training.group
@@ -138,10 +145,15 @@ def train(
         drawn = torch.multinomial(p, SAMPLES, replacement=True, generator=generator)  # (P, SAMPLES)
         reward = tables.reward.gather(1, drawn).view(-1, G)  # (P', G), P' = P * SAMPLES / G
         E = tables.trained.gather(1, drawn[..., None].expand(-1, -1, tables.trained.shape[-1]))  # (P, SAMPLES, D)
+        E = E.view(*reward.shape, -1)  # (P', G, D)
         spec = training.spec if alpha is None else replace(training.spec, alpha=alpha(number))
-        shaped, group = shape_reward(reward, E.view(*reward.shape, -1), spec)  # (P', G)
-        observe(number, reward.mean().item(), group.vendi.mean().item())
-        advantage = scaled_advantage(reward, shaped, training.scale).view(P, SAMPLES)  # (P, SAMPLES)
+        if advantages is None:
+            shaped, group = shape_reward(reward, E, spec)  # (P', G)
+            observe(number, reward.mean().item(), group.vendi.mean().item())
+            advantage = scaled_advantage(reward, shaped, training.scale)  # (P', G)
+        else:
+            advantage = advantages(reward, E)  # (P', G)
+        advantage = advantage.view(P, SAMPLES)
         step = torch.zeros_like(p).scatter_add_(1, drawn, advantage) - p * advantage.sum(1, keepdim=True)  # (P, M)
         logits += training.rate * step / SAMPLES
     return _judge(tables, logits.softmax(-1), generator)
@@ -151,4 +163,6 @@ def _judge(tables: Tables, p: Tensor, generator: torch.Generator) -> End:
     drawn = torch.multinomial(p, JUDGED * DRAWS, replacement=True, generator=generator)  # (P, JUDGED * DRAWS)
     E = tables.judged.gather(1, drawn[..., None].expand(-1, -1, tables.judged.shape[-1]))  # (P, JUDGED * DRAWS, D)
     scores = vendi(cosine_kernel(E.view(len(p), DRAWS, JUDGED, -1))).mean(1)  # (P,)
-    return End((p * tables.reward).sum(1), scores)
+    # An answer is among JUDGED draws with the probability 1 - (1 - p)^JUDGED; those worth half are the right ones.
+    distinct = ((1 - (1 - p) ** JUDGED) * (tables.reward > 0.5)).sum(1)  # (P,)
+    return End((p * tables.reward).sum(1), scores, distinct)
