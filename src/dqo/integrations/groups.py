@@ -1,6 +1,6 @@
 """Scores whole groups of texts for a trainer that is not TRL: their embeddings, credits and shaped rewards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,14 +22,19 @@ GATHERED = {"marginal"}
 
 
 @dataclass
-class GroupSettings(EncoderFields, DiversitySpec):
-    """What diversity means (the fields of DiversitySpec), and what measures it on which text."""
+class AnswerFields(EncoderFields):
+    """What measures diversity, and on which text: fields alone."""
 
     answer_span: str | None = setting(
         None,
         "'pkg.module.function' or 'path/to/file.py:function', response text -> the text that is embedded; the whole "
         "text where not given.",
     )
+
+
+@dataclass
+class GroupSettings(AnswerFields, DiversitySpec):
+    """What diversity means (the fields of DiversitySpec), and what measures it on which text."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,17 +106,18 @@ class GroupScorer:
             batch_size=settings.encoder_batch_size,
         )
 
-    def __call__(self, groups: list[Group]) -> list[ScoredGroup]:
-        """Scores P groups of any sizes, in order."""
+    def __call__(self, groups: list[Group], alpha: float | None = None) -> list[ScoredGroup]:
+        """Scores P groups of any sizes, in order, with the settings' alpha where none is given."""
         if not groups:
             return []
+        spec = self._settings if alpha is None else replace(self._settings, alpha=alpha)
         answers = [[self._span(text) for text in group.texts] for group in groups]  # P times G
         E = self._embed([answer for group in answers for answer in group])  # (N, D)
         parts = E.split([len(group.texts) for group in groups])  # P times (G, D)
-        return [self._score(*group) for group in zip(groups, answers, parts, strict=True)]
+        return [self._score(*group, spec) for group in zip(groups, answers, parts, strict=True)]
 
-    def _score(self, group: Group, answers: list[str], E: Tensor) -> ScoredGroup:
-        rewards, spec = torch.tensor([group.rewards], dtype=torch.float64), self._settings  # (1, G)
+    def _score(self, group: Group, answers: list[str], E: Tensor, spec: GroupSettings) -> ScoredGroup:
+        rewards = torch.tensor([group.rewards], dtype=torch.float64)  # (1, G)
         evidence = Evidence()
         try:
             if self._worth is not None:

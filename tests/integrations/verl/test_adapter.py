@@ -7,7 +7,7 @@ pytest.importorskip("verl", reason="verl is not installed: make test-oldest")
 import numpy as np
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
-from dqo.errors import DQOError, EncoderError, RewardError
+from dqo.errors import DQOError, EncoderError, RecipeError, RewardError
 from dqo.integrations import groups
 from dqo.integrations.verl import scoring
 from dqo.integrations.verl.scoring import ActorScorer
@@ -36,6 +36,7 @@ def make_trainer(transfer_queue, verl_config, tiny_tokenizer):
         )
         trainer = getattr(module, name)(config)
         trainer.tokenizer, trainer.timing_raw = tiny_tokenizer, {}
+        trainer.global_steps, trainer.total_training_steps = 1, 5
         return trainer
 
     return make
@@ -85,6 +86,52 @@ def test_alpha_0_is_verl_alone(make_trainer, transfer_queue, tiny_tokenizer):
     make_trainer("grpo", alpha=0.0)._compute_advantage(batch, {})
     for got, want in zip(read(transfer_queue, batch, "advantages"), batches.expected_grpo(rows, alpha=0), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_alpha_follows_its_schedule_by_verl_s_steps(make_trainer, transfer_queue, tiny_tokenizer):
+    """From 0.8 at the first of five steps in a line to 0 at the last; verl counts steps from 1."""
+    trainer = make_trainer("grpo", "+dqo.alpha_schedule=linear", alpha=0.8)
+    rows, seen = mixed_batch(), []
+    for trainer.global_steps in (1, 3, 5):
+        metrics = {}
+        batch = put(transfer_queue, tiny_tokenizer, rows)
+        trainer._compute_advantage(batch, metrics)
+        seen.append(metrics["alpha"])
+        expected = batches.expected_grpo(rows, alpha=metrics["alpha"])
+        for row, got, want in zip(rows, read(transfer_queue, batch, "advantages"), expected, strict=True):
+            np.testing.assert_allclose(np.array(got) * row.mask, want, atol=2e-5)
+    assert seen == pytest.approx([0.8, 0.4, 0.0])
+
+
+def test_alpha_auto_learns_and_goes_on_from_a_checkpoint(
+    make_trainer, transfer_queue, tiny_tokenizer, monkeypatch, tmp_path
+):
+    settings = ("+dqo.vendi_target=4", f"trainer.default_local_dir={tmp_path}")
+    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda self: None)
+
+    def step(trainer):
+        metrics = {}
+        trainer._compute_advantage(put(transfer_queue, tiny_tokenizer, mixed_batch()), metrics)
+        trainer.global_steps += 1
+        return metrics["alpha"]
+
+    trainer = make_trainer("grpo", *settings, alpha="auto")
+    alphas = [step(trainer) for _ in range(3)]
+    assert alphas[0] == 1.0 < alphas[1] < alphas[2], "the target is above what three words can reach"
+    trainer._save_checkpoint()  # verl counts to 4 here, the step that would come next
+    following = step(trainer)
+
+    def resume(self):
+        self.global_steps = 4
+
+    monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", resume)
+    again = make_trainer("grpo", *settings, alpha="auto")
+    again._load_checkpoint()
+    assert step(again) == following
+    lost = make_trainer("grpo", *settings, f"trainer.default_local_dir={tmp_path / 'other'}", alpha="auto")
+    with pytest.raises(RecipeError, match=r"global_step_4/dqo_alpha.json: expected what dqo.alpha=auto had learned"):
+        lost._load_checkpoint()
+    make_trainer("grpo", f"trainer.default_local_dir={tmp_path / 'other'}")._load_checkpoint()  # has learned nothing
 
 
 def test_groups_divided_among_actors_give_the_same_numbers(make_trainer, transfer_queue, tiny_tokenizer, monkeypatch):

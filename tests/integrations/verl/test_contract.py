@@ -10,13 +10,13 @@ from verl.trainer.ppo.v1 import PPOTrainer, get_trainer_cls
 from verl.trainer.ppo.v1 import trainer_base as base
 
 
-def test_our_trainers_are_registered_and_override_two_methods():
+def test_our_trainers_are_registered_and_override_four_methods():
     from dqo.integrations.verl.trainer import DQOMixin, DQOTrainerColocateAsync, DQOTrainerSync
 
     assert get_trainer_cls("dqo_sync") is DQOTrainerSync
     assert get_trainer_cls("dqo_colocate_async") is DQOTrainerColocateAsync
     inherited = [name for name in vars(DQOMixin) if hasattr(PPOTrainer, name) and not name.startswith("__")]
-    assert inherited == ["init", "_compute_advantage"]
+    assert inherited == ["init", "_load_checkpoint", "_save_checkpoint", "_compute_advantage"]
 
 
 def test_the_trainer_reads_rewards_from_the_queue_at_our_seam_and_nowhere_else_before_the_update():
@@ -29,6 +29,14 @@ def test_the_trainer_reads_rewards_from_the_queue_at_our_seam_and_nowhere_else_b
     assert places == sorted(places)
     for name in ("_update_critic", "_update_actor", "_compute_old_log_prob", "_compute_values"):
         assert "rm_scores" not in inspect.getsource(getattr(PPOTrainer, name))
+
+
+def test_checkpoints_lie_where_alpha_is_kept():
+    """What `alpha=auto` has learned lies in the same folder, and is written before verl's own files."""
+    saved, loaded = inspect.getsource(PPOTrainer._save_checkpoint), inspect.getsource(PPOTrainer._load_checkpoint)
+    assert 'self.config.trainer.default_local_dir, f"global_step_{self.global_steps}"' in saved
+    assert "self.global_steps = 0" in loaded
+    assert "global_step_folder = self.config.trainer.resume_from_path" in loaded
 
 
 def test_metrics_take_the_optimised_reward_from_token_level_rewards():

@@ -18,10 +18,9 @@ RECIPES = sorted((Path(__file__).parents[3] / "recipes" / "verl").glob("*.sh"))
 GRPO = ("algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.n=8", "trainer.v1.trainer_mode=dqo_sync")
 
 
-def test_settings_are_a_diversity_spec_with_the_same_defaults(verl_config):
+def test_settings_make_a_diversity_spec_with_the_same_defaults(verl_config):
     settings = read_settings(verl_config(*GRPO, "+dqo.alpha=0.5", "+dqo.combine=gate", "+dqo.quality_threshold=1"))
-    assert isinstance(settings, DiversitySpec)
-    assert (settings.alpha, settings.combine, settings.quality_threshold) == (0.5, "gate", 1.0)
+    assert settings.diversity_spec() == DiversitySpec(alpha=0.5, combine="gate", quality_threshold=1.0)
     assert (settings.kernel, settings.ridge, settings.credit_scale) == ("cosine", 1.0, "nats")
     assert read_settings(verl_config(*GRPO)).alpha == DiversitySpec().alpha
 
@@ -30,8 +29,8 @@ def test_settings_are_a_diversity_spec_with_the_same_defaults(verl_config):
     ("override", "message"),
     [
         ("+dqo.alhpa=1", r"dqo: expected a known setting, got 'alhpa'; did you mean 'alpha'\?"),
-        ("+dqo.alpha=much", "dqo: `alpha` must be a number, got 'much'"),
-        ("+dqo.alpha=-1", "`alpha` must be at least 0, got -1"),
+        ("+dqo.alpha=much", "dqo: `alpha` must be a number or auto, got 'much'"),
+        ("+dqo.alpha=-1", "`alpha` must be at least 0 or auto, got -1"),
         ("+dqo.kernel=rbf", r"kernel"),
         ("+dqo=1", r"dqo: expected settings such as \+dqo.alpha=0.5, got 1"),
         (
@@ -83,19 +82,17 @@ def test_a_mode_without_diversity_is_refused(verl_config):
 
 
 def test_an_answer_span_that_does_not_exist_names_the_setting():
-    from dqo.integrations.verl.scoring import GroupScorer
-    from dqo.integrations.verl.settings import DQOSettings
+    from dqo.integrations.groups import GroupScorer, GroupSettings
 
     with pytest.raises(RecipeError, match=r"dqo.answer_span 'dqo.no_such.f': expected .*No module named 'dqo.no_such'"):
-        GroupScorer(DQOSettings(encoder="hashed:64", answer_span="dqo.no_such.f"))
+        GroupScorer(GroupSettings(encoder="hashed:64", answer_span="dqo.no_such.f"))
 
 
 def test_the_answer_span_is_what_is_embedded(tmp_path):
-    from dqo.integrations.verl.scoring import Group, GroupScorer
-    from dqo.integrations.verl.settings import DQOSettings
+    from dqo.integrations.groups import Group, GroupScorer, GroupSettings
 
     (tmp_path / "spans.py").write_text("def last_word(response):\n    return response.split()[-1]\n")
-    scorer = GroupScorer(DQOSettings(encoder="hashed:64", answer_span=f"{tmp_path}/spans.py:last_word"))
+    scorer = GroupScorer(GroupSettings(encoder="hashed:64", answer_span=f"{tmp_path}/spans.py:last_word"))
     two, keys = [0.0, 0.0], ["a_0_0", "a_1_0"]
     same, other = scorer([Group(["a dog", "the old dog"], two, keys), Group(["a dog", "a cat"], two, keys)])
     assert same.numbers["cosine_distance"] == pytest.approx(0, abs=1e-6)
@@ -104,24 +101,23 @@ def test_the_answer_span_is_what_is_embedded(tmp_path):
 
 
 def test_an_answer_span_that_finds_nothing_is_told(tmp_path):
-    from dqo.integrations.verl.scoring import Group, GroupScorer
-    from dqo.integrations.verl.settings import DQOSettings
+    from dqo.integrations.groups import Group, GroupScorer, GroupSettings
 
     (tmp_path / "spans.py").write_text("import re\ndef gold(response):\n    return re.search('####', response)\n")
-    scorer = GroupScorer(DQOSettings(encoder="hashed:64", answer_span=f"{tmp_path}/spans.py:gold"))
+    scorer = GroupScorer(GroupSettings(encoder="hashed:64", answer_span=f"{tmp_path}/spans.py:gold"))
     with pytest.raises(RewardError, match=r"to return text, got None for the response 'a dog'; return ''"):
         scorer([Group(["a dog"], [0.0], ["a_0_0"])])
 
 
 def test_a_set_function_pays_what_the_group_would_lose(tmp_path, verl_config):
-    from dqo.integrations.verl.scoring import Group, GroupScorer
-    from dqo.integrations.verl.settings import DQOSettings, read_settings
+    from dqo.integrations.groups import Group, GroupScorer, GroupSettings
+    from dqo.integrations.verl.settings import read_settings
 
     (tmp_path / "count.py").write_text(
         "def words(prompt, answers, rewards):\n    assert prompt == 'Say.'\n    return float(len(set(answers)))\n"
     )
     chosen = {"diversity": "set", "set_function": f"{tmp_path}/count.py:words", "combine": "gate"}
-    scorer = GroupScorer(DQOSettings(encoder="hashed:64", alpha=0.5, quality_threshold=0.5, **chosen))
+    scorer = GroupScorer(GroupSettings(encoder="hashed:64", alpha=0.5, quality_threshold=0.5, **chosen))
     group = Group(["a dog", "a dog", "a cat", "a cow", ""], [1.0, 1.0, 1.0, 0.0, 1.0], list("abcde"), "Say.")
     (found,) = scorer([group])
     assert found.credit == [0, 0, 1, 0, 0], "copies, what fails and what is empty add no right answer"
@@ -146,11 +142,10 @@ def test_files_are_meant_from_where_the_command_was_given(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("signal", ["dqo", "pairwise", "vendi", "elliptical", "partition", "graph_cut"])
 def test_a_group_is_scored_alike_whatever_it_is_scored_beside(signal):
-    from dqo.integrations.verl.scoring import Group, GroupScorer
-    from dqo.integrations.verl.settings import DQOSettings
+    from dqo.integrations.groups import Group, GroupScorer, GroupSettings
 
     same = 0.9 if signal == "partition" else None
-    scorer = GroupScorer(DQOSettings(alpha=0.5, diversity=signal, encoder="hashed:64", same_threshold=same))
+    scorer = GroupScorer(GroupSettings(alpha=0.5, diversity=signal, encoder="hashed:64", same_threshold=same))
     group = Group(["the dog runs", "", "the dog runs"], [1.0, 0.2, 0.0], ["a", "b", "c"])
     beside = Group(["a cat", "green tree", "big house", "red car", "old man"], [0.5] * 5, list("defgh"))
     (alone,), (first, _) = scorer([group]), scorer([group, beside])

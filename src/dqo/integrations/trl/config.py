@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -13,9 +13,9 @@ from pydantic import Field
 from trl import GRPOConfig, RLOOConfig
 
 from dqo.core import REWARD_SCALES
-from dqo.diversity.settings import DiversitySpec, EncoderFields
-from dqo.errors import RecipeError, refuse
-from dqo.integrations.trl.config_alpha import AlphaArguments
+from dqo.diversity.alpha_settings import AlphaArguments
+from dqo.diversity.settings import EncoderFields
+from dqo.errors import RecipeError
 from dqo.models.chat import TraceMarkers
 from dqo.models.policy import best_device, native_bf16
 from dqo.models.weights import first_words
@@ -55,26 +55,11 @@ class DiversityArguments(EncoderFields, AlphaArguments):
         True, "Compute the prompt of a group once instead of once per response, where the model allows it."
     )
 
-    def diversity_spec(self) -> DiversitySpec:
-        """Makes the settings of the mathematics of the fields of the same names.
-
-        Returns:
-            DiversitySpec; where alpha changes, with that of the first step.
-
-        Raises:
-            DQOError: a setting out of range, or two that contradict each other.
-        """
-        settings = {name: getattr(self, name) for name in DiversitySpec.__dataclass_fields__}
-        return DiversitySpec(**settings | {"alpha": self.alpha_start if self.alpha == "auto" else self.alpha})
-
     def _check_diversity(self) -> None:
         """Refuses, before anything is loaded, what would train on something else than was asked for."""
         check_fields(self)
         TraceMarkers.parse(self.trace_markers)
-        refuse(self._contradictions())
-        self.alpha_source()
-        # What alpha may become must be allowed too.
-        replace(self.diversity_spec(), alpha=self.largest_alpha)
+        self.check_alpha()
         for name, arguments in (("same_answer", "pairs"), ("set_function", "prompt, answers, rewards")):
             if getattr(self, name) is not None:
                 import_function(getattr(self, name), name, arguments)
@@ -105,6 +90,11 @@ class DiversityArguments(EncoderFields, AlphaArguments):
             shapes_reward and clip is not None,
             f"`reward_clip_range` clips the task reward and the credit in one sum, got {clip!r}, so that responses at "
             "its end would earn no credit; remove it, and clip within the reward function.",
+        )
+        yield (
+            (self.vendi_target or 0) > G,
+            f"`vendi_target` counts different responses of a group, got {self.vendi_target!r} with "
+            f"num_generations={G}; set it to that at most.",
         )
         yield (
             (self.pass_k or 0) > G,

@@ -42,11 +42,11 @@ class ActorScorer:
         with own_errors():
             ray.get([actor.load.remote(settings) for actor in self._actors])
 
-    def __call__(self, groups: list[Group]) -> list[ScoredGroup]:
+    def __call__(self, groups: list[Group], alpha: float | None = None) -> list[ScoredGroup]:
         """Scores groups; order and errors are those of GroupScorer."""
         # A group never straddles actors, so each credit is the one that a single process would compute.
         n, scored = len(self._actors), [None] * len(groups)
-        calls = [actor.score.remote(groups[first::n]) for first, actor in enumerate(self._actors)]
+        calls = [actor.score.remote(groups[first::n], alpha) for first, actor in enumerate(self._actors)]
         with own_errors():
             for first, result in enumerate(ray.get(calls)):
                 scored[first::n] = result
@@ -61,10 +61,10 @@ class _ScorerActor:
         torch.set_num_threads(settings.encoder_cpus)
         # Without a GPU of its own the encoder must not take memory on one that belongs to verl.
         device = settings.encoder_device or (None if settings.encoder_gpus else "cpu")
-        self._scorer = GroupScorer(settings, device)
+        self._scorer = GroupScorer(settings.group_settings(), device)
 
-    def score(self, groups: list[Group]) -> list[ScoredGroup]:
-        return self._scorer(groups)
+    def score(self, groups: list[Group], alpha: float | None) -> list[ScoredGroup]:
+        return self._scorer(groups, alpha)
 
 
 @contextmanager

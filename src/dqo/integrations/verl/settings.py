@@ -8,9 +8,10 @@ from typing import Annotated
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
 
+from dqo.diversity.alpha_settings import AlphaArguments
 from dqo.embedders.naming import with_whole_path
 from dqo.errors import RecipeError, refuse
-from dqo.integrations.groups import GroupSettings
+from dqo.integrations.groups import AnswerFields, GroupSettings
 from dqo.settings.checking import check, model_of, setting
 
 # Estimators that take no mean over the responses of a prompt.
@@ -22,8 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class DQOSettings(GroupSettings):
-    """What diversity means and what measures it (the fields of GroupSettings), and which processes do."""
+class DQOSettings(AnswerFields, AlphaArguments):
+    """What diversity means, its weight at each step, what measures it, and which processes do."""
 
     encoder_actors: Annotated[int, Field(ge=0)] = setting(
         1, "Ray actors among which the groups of a batch are divided; 0 embeds in the trainer's process."
@@ -36,12 +37,18 @@ class DQOSettings(GroupSettings):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check_alpha()
+        self.group_settings()
         if self.encoder_actors == 0 and (self.encoder_gpus > 0 or self.encoder_cpus > 1):
             raise RecipeError(
                 f"dqo.encoder_actors: expected at least 1 where dqo.encoder_cpus={self.encoder_cpus} and "
                 f"dqo.encoder_gpus={self.encoder_gpus:g} are reserved for each, got 0; raise it, or remove these."
             )
+
+    def group_settings(self) -> GroupSettings:
+        """Makes the settings of the scorer; its alpha is that of the first step."""
+        given = {name: getattr(self, name) for name in AnswerFields.__dataclass_fields__}
+        return GroupSettings(**given | vars(self.diversity_spec()))
 
 
 def read_settings(config: DictConfig) -> DQOSettings:
@@ -75,10 +82,15 @@ def read_settings(config: DictConfig) -> DQOSettings:
                 f"{estimator}; set algorithm.adv_estimator=grpo and algorithm.norm_adv_by_std_in_grpo=false.",
             ),
             (
-                settings.signal.acts_on_reward and settings.alpha > 0 and n < least,
+                settings.diversity_spec().signal.acts_on_reward and settings.largest_alpha > 0 and n < least,
                 f"actor_rollout_ref.rollout.n: expected at least {least} responses per prompt for "
                 f"algorithm.adv_estimator={estimator}, got {n}, with which the credit cancels; raise it, or set "
                 "dqo.alpha=0.",
+            ),
+            (
+                (settings.vendi_target or 0) > n,
+                f"dqo.vendi_target: expected at most the {n} responses of a group, got {settings.vendi_target!r}; "
+                "lower it, or raise actor_rollout_ref.rollout.n.",
             ),
         ]
     )
@@ -120,6 +132,8 @@ def with_whole_paths(settings: DQOSettings) -> DQOSettings:
     """Gives settings whose functions and encoder name files and folders here by whole paths, for every node."""
     # A Ray process runs in a folder of its own.
     whole = {"encoder": with_whole_path(settings.encoder)}
+    if settings.quality_floor_of is not None:
+        whole["quality_floor_of"] = str(Path(settings.quality_floor_of).expanduser().resolve())
     for name in ("answer_span", "set_function"):
         file, _, function = (getattr(settings, name) or "").rpartition(":")
         if file.endswith(".py"):

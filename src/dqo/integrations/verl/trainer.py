@@ -5,8 +5,10 @@ The mixin adds diversity's part there, lets verl compute advantages with the run
 back. So `critic/score/*` stays the task, and `critic/rewards/*` is what was optimised.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -21,9 +23,12 @@ from verl.trainer.main_ppo import TaskRunnerV1
 from verl.trainer.ppo.v1 import PPOTrainerColocateAsync, PPOTrainerSync, register_trainer
 from verl.utils.debug import marked_timer
 
-from dqo.core import effective_alpha
+from dqo.core import effective_alpha, mean_error
 from dqo.core.groups import by_id
-from dqo.errors import RewardError
+from dqo.diversity.alpha import StepwiseAlpha
+from dqo.errors import RecipeError, RewardError
+from dqo.files.jsonio import parse_object, read_text
+from dqo.files.records import write_json
 from dqo.integrations.groups import NUMBERS, Group, GroupScorer, ScoredGroup
 from dqo.integrations.verl.scoring import ActorScorer
 from dqo.integrations.verl.settings import base_mode, divides_by_group_std, read_settings, warn_of_group_std
@@ -31,6 +36,8 @@ from dqo.models.chat import Response, ResponseReader, TraceMarkers
 
 Session = list[int]  # rows of one response: one, unless an agent loop returns several outputs; the final one is last
 
+# In a checkpoint: what `alpha=auto` has learned.
+ALPHA_FILE = "dqo_alpha.json"
 # Columns of TransferQueue that the credit is made from.
 _COLUMNS = ["prompts", "responses", "response_mask", "rm_scores"]
 
@@ -54,7 +61,9 @@ class DQOMixin:
         warn_of_group_std(config)
         # In this process at once, so that a mistake is reported before minutes of loading policies.
         here = "cpu" if self.dqo.encoder_actors else self.dqo.encoder_device or "cpu"
-        self._score: Callable[[list[Group]], list[ScoredGroup]] = GroupScorer(self.dqo, here)
+        self._score: Callable[[list[Group], float], list[ScoredGroup]] = GroupScorer(self.dqo.group_settings(), here)
+        # verl may ask for the advantages of one step in several pieces.
+        self._alpha = StepwiseAlpha(self.dqo.alpha_source())
         super().__init__(config=config)
 
     def init(self) -> None:
@@ -62,6 +71,28 @@ class DQOMixin:
         super().init()
         if self.dqo.encoder_actors:
             self._score = ActorScorer(self.dqo)
+
+    def _load_checkpoint(self) -> None:
+        super()._load_checkpoint()
+        if self.global_steps == 0 or not self._alpha.state():
+            return
+        trainer = self.config.trainer
+        by_path = trainer.resume_mode == "resume_path"
+        folder = trainer.resume_from_path if by_path else f"{trainer.default_local_dir}/global_step_{self.global_steps}"
+        file = Path(folder) / ALPHA_FILE
+        if not file.exists():
+            raise RecipeError(
+                f"{file}: expected what dqo.alpha=auto had learned, got no such file: the checkpoint was saved with "
+                "another dqo.alpha; set that one, or train into another folder."
+            )
+        self._alpha.load(parse_object(read_text(file, "what alpha=auto had learned"), str(file)))
+
+    def _save_checkpoint(self) -> None:
+        # First, because verl's own files make the folder a checkpoint.
+        if state := self._alpha.state():
+            folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+            write_json(folder / ALPHA_FILE, state)
+        super()._save_checkpoint()
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         with marked_timer("diversity", self.timing_raw):
@@ -92,19 +123,25 @@ class DQOMixin:
         # A response that is alone has nobody to differ from: a constant credit would be a reward for surviving.
         several = [p for p, group in enumerate(read) if len(group.texts) > 1]
         compared = [read[p] for p in several]
-        found = self._score(compared)
-        metrics.update(self._diversity_metrics(read, found))
+        done, last = self.global_steps - 1, self.total_training_steps  # verl counts the step that it is in
+        alpha = self._alpha.now(done, last)
+        found = self._score(compared, alpha)
+        metrics.update(self._diversity_metrics(read, found, alpha))
+        rewards = [torch.tensor(group.rewards, dtype=torch.float64) for group in read]
+        noise = mean_error(pad_sequence(rewards, batch_first=True, padding_value=torch.nan))  # of (P, G)
+        self._alpha.observe(metrics["quality"], metrics.get("diversity/vendi", math.nan), done, last, noise)
+        metrics.update(self._alpha.logs())
         metrics["responses/traced"] = _mean([text.traced for text in texts.values()])
         metrics["responses/unclosed"] = _mean([text.unclosed for text in texts.values()])
         return _add_credit(
             columns["rm_scores"], columns["response_mask"], [groups[p] for p in several], found, compared
         )
 
-    def _diversity_metrics(self, read: list[Group], found: list[ScoredGroup]) -> dict[str, Any]:
+    def _diversity_metrics(self, read: list[Group], found: list[ScoredGroup], alpha: float) -> dict[str, Any]:
         """Means over the batch, under the names that they have in TRL runs."""
         metrics = {
             "quality": _mean([reward for group in read for reward in group.rewards]),
-            "alpha": self.dqo.alpha if self.dqo.signal.acts_on_reward else 0.0,
+            "alpha": alpha if self.dqo.diversity_spec().signal.acts_on_reward else 0.0,
             "diversity/rows": sum(len(group.texts) for group in read),
             "diversity/groups": len(read),
             "diversity/lone_rows": sum(len(group.texts) == 1 for group in read),

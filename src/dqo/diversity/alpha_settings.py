@@ -1,15 +1,15 @@
 """Settings of alpha: a number with a schedule, or "auto" under a floor on quality or towards a diversity target."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from dqo.diversity.alpha import ALPHA_SCHEDULES, AlphaControl, AlphaSchedule, AlphaSource, FlooredAlpha, TargetedAlpha
-from dqo.diversity.settings import DiversityFields
-from dqo.errors import DataError
+from dqo.diversity.settings import DiversityFields, DiversitySpec
+from dqo.errors import DataError, refuse
 from dqo.files.jsonio import is_number
 from dqo.files.run import read_steps
 from dqo.settings.checking import setting
@@ -53,6 +53,28 @@ class AlphaArguments(DiversityFields):
     alpha_rate: Annotated[float, Field(gt=0)] = setting(
         0.5, "alpha='auto': e-folds of alpha per step, or per rollout of several steps, for one unit of error."
     )
+
+    def diversity_spec(self) -> DiversitySpec:
+        """Makes the settings of the mathematics of the fields of the same names.
+
+        Returns:
+            DiversitySpec; where alpha changes, with that of the first step.
+
+        Raises:
+            DQOError: a setting out of range, or two that contradict each other.
+        """
+        settings = {name: getattr(self, name) for name in DiversitySpec.__dataclass_fields__}
+        return DiversitySpec(**settings | {"alpha": self.alpha_start if self.alpha == "auto" else self.alpha})
+
+    def check_alpha(self) -> None:
+        """Refuses alphas that contradict each other, cannot be read, or will be out of range at some step.
+
+        Raises:
+            DQOError: what is wrong, in one sentence.
+        """
+        refuse(self._contradictions())
+        self.alpha_source()
+        replace(self.diversity_spec(), alpha=self.largest_alpha)
 
     def alpha_source(self) -> AlphaSource:
         """Makes the schedule or controller of alpha; reads the baseline's log where there is one.
@@ -106,11 +128,6 @@ class AlphaArguments(DiversityFields):
             automatic and len(given) != 1,
             f"alpha='auto' needs exactly one of {', '.join(_GOALS)}, got {' and '.join(given) or 'none'}; say what "
             "quality must be kept or which diversity held.",
-        )
-        yield (
-            automatic and (self.vendi_target or 0) > self.num_generations,
-            f"`vendi_target` counts different responses of a group, got {self.vendi_target!r} with "
-            f"num_generations={self.num_generations}; set it to that at most.",
         )
 
 
