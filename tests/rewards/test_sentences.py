@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from dqo.rewards.sentences import coverage, is_form
+from dqo.rewards.sentences import coverage, is_form, verbs_in
 from dqo.tasks.concepts import SCENES
 
 CONCEPTS = ["ball", "dog", "run"]
@@ -208,3 +208,28 @@ def test_a_run_of_marks_takes_no_time():
     for mark in (".", "*", "```", "“", "…"):
         assert coverage(f"A dog ran after the ball{mark * 20_000}", ["dog", "run", "ball"]) == 1.0
     assert time.process_time() - start < 3, "with the square of the length each mark takes longer than that"
+
+
+@pytest.mark.parametrize(
+    ("text", "concepts", "verb", "share"),
+    [
+        ("She drives her scooter down the street.", "drive scooter street", "drive", 1.0),
+        ("A person went on a drive with a scooter on the street.", "drive scooter street", "drive", 2 / 3),
+        ("The nurse will pierce his ear with a needle.", "ear needle pierce", "pierce", 1.0),
+        ("An ear and a needle lay on the pierce of the table.", "ear needle pierce", "pierce", 2 / 3),
+        ("The dancers were dancing on the stage.", "dance dancer stage", "dance", 1.0),
+        ("The dance of the dancer on the stage was long.", "dance dancer stage", "dance", 2 / 3),
+        ("A dog runs.", "dog run", "run", 1.0),
+        ("On his run he runs after the dog.", "dog run", "run", 1.0),
+        ("They took a walk.", "take walk", "take", 1.0),
+    ],
+)
+def test_a_verb_used_as_a_noun_does_not_count(text, concepts, verb, share):
+    assert coverage(text, concepts.split(), [verb]) == pytest.approx(share)
+    assert coverage(text, concepts.split()) == 1.0, "either will do where no verb is asked for"
+
+
+def test_verbs_are_what_most_of_the_references_use_so():
+    references = ["He took a walk by the river.", "She walks to the river.", "Dogs walk along the river bank."]
+    assert verbs_in(references, ["river", "walk", "zebra"]) == ["walk"]
+    assert verbs_in(references[:1], ["river", "walk"]) == []

@@ -165,6 +165,16 @@ def test_commongen_scores_like_concepts(folder):
     assert scores == [1.0, 0.5, 0.5, 0.0]
 
 
+def test_commongen_takes_the_verbs_that_people_used(folder):
+    """In one set people walked, in the other they took a walk, which leaves either."""
+    walked = row("Write.", ["He walks his dog to the park."], concepts=["park", "walk"])
+    walk = row("Say.", ["He took a walk in the park."], concepts=["park", "walk"])
+    task = load_task("commongen", path=folder([walked, walk]), dev_size=0, fluency_model=None)
+    prompts = sorted(task.prompts("train"), key=lambda prompt: prompt.prompt) * 2  # "Say." first
+    responses = ["The walk ended in the park."] * 2 + ["We walk in the park."] * 2
+    assert task.quality(prompts, responses, [True] * 4) == [1.0, 0.5, 1.0, 1.0]
+
+
 HUB_ROWS = {
     "gsm8k": [{"question": f"Q{n}?", "answer": f"1+{n}=<<1+{n}={n + 1}>>{n + 1}\n#### 1,00{n}"} for n in range(9)],
     "dolly": [{"instruction": f"I{n} [2]", "context": "c" * (n % 2), "response": "r", "category": "qa"}

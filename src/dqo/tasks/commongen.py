@@ -1,10 +1,11 @@
 """CommonGen: one sentence from given words, on the public data set, the paper's generation task."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dqo.files.records import Prompt
+from dqo.rewards.sentences import verbs_in
 from dqo.tasks.concepts import QUESTION, SentenceTask
 from dqo.tasks.datasets import DatasetTask, HubData, Record, Row
 from dqo.tasks.splits import meta_field
@@ -29,12 +30,20 @@ class CommonGenTask(SentenceTask, DatasetTask):
     The test prompts are the public validation split: the references of the official test split are held back.
     """
 
+    _verbs: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)  # by prompt
+
     name: ClassVar[str] = "commongen"
     hub: ClassVar[HubData] = HubData(
         name="allenai/common_gen",
         splits={"train": "train", "test": "validation"},
         to_records=_records,
     )
+
+    def verbs(self, prompt: Prompt) -> list[str]:
+        """Finds which of the concepts people used as verbs in the references."""
+        if prompt.id not in self._verbs:
+            self._verbs[prompt.id] = verbs_in(prompt.reference, meta_field(prompt, "concepts", list[str], self.name))
+        return self._verbs[prompt.id]
 
     def key(self, prompt: Prompt) -> str:
         """Joins the concept set."""

@@ -20,19 +20,24 @@ QUESTION = "Write one sentence about an everyday scene that uses all of these wo
 # A response that ended by itself, but without . ! or ?
 UNPUNCTUATED = 0.5
 
-# Alphabetical, all from one scene: one verb, the others nouns.
-ConceptSet = tuple[str, ...]
+# Words of people's sentences: up to the first number 95 of 100 have, up to the second 99.
+MANY_WORDS, TOO_MANY_WORDS = 18, 24
+
+# Alphabetical, all from one scene, and which of them is the verb; the others are nouns.
+ConceptSet = tuple[tuple[str, ...], str]
 
 
 @dataclass(kw_only=True)
 class SentenceTask:
-    """A task that asks for one sentence from given words; quality = coverage × fluency × ended, in [0, 1].
+    """A task that asks for one sentence from given words; quality = coverage × length × fluency × ended, in [0, 1].
 
-    coverage is the share of the words used as words of one sentence (`dqo.rewards.sentences`); fluency is how likely a
-    frozen language model finds the text, between word salad and a person's (`dqo.rewards.likelihood`); ended is
-    1 for a response that ended by itself with . ! or ?, half without such a mark, and 0 if it was cut off,
-    so that nothing written up to the length limit is paid. Coverage alone is soon won by senseless sentences that
-    contain the words; fluency is what makes those worthless.
+    coverage is the share of the words used in one sentence, a verb as a verb (`dqo.rewards.sentences`). length is 1 up
+    to MANY_WORDS and falls to 0 at TOO_MANY_WORDS. fluency is how likely a frozen language model finds the text,
+    between word salad and a person's (`dqo.rewards.likelihood`). ended is 1 for a response that ended by itself with
+    . ! or ?, half without such a mark, and 0 if it was cut off: nothing written up to the length limit is paid.
+
+    Coverage alone is soon won by senseless sentences that contain the words; fluency is what makes those worthless. It
+    is a mean over words, so that a long text dilutes the senseless part: length is what rules that out.
 
     Attributes:
         fluency_model: Name or folder of the model that judges fluency; None takes fluency as 1.
@@ -45,7 +50,7 @@ class SentenceTask:
     fluency_high: float | None = None
 
     name: ClassVar[str]
-    max_completion_length: ClassVar[int] = 48
+    max_completion_length: ClassVar[int] = 28
 
     def quality(self, prompts: Sequence[Prompt], responses: Sequence[str], ended: Sequence[bool]) -> list[float | None]:
         """Scores each of the N rows in [0, 1]."""
@@ -56,9 +61,16 @@ class SentenceTask:
         return [value * fluency.get(response, 0.0) for value, response in zip(worth, responses, strict=True)]
 
     def _by_rules(self, prompt: Prompt, response: str, ended: bool) -> float:
-        covered = coverage(response, meta_field(prompt, "concepts", list[str], self.name))
+        concepts = meta_field(prompt, "concepts", list[str], self.name)
+        covered = coverage(response, concepts, self.verbs(prompt))
+        too_long = (len(response.split()) - MANY_WORDS) / (TOO_MANY_WORDS - MANY_WORDS)
+        covered *= min(1.0, max(0.0, 1.0 - too_long))
         closed = response.rstrip().rstrip("\"'”’)").endswith((".", "!", "?"))
         return covered * (1.0 if closed else UNPUNCTUATED) if ended else 0.0
+
+    def verbs(self, prompt: Prompt) -> list[str]:
+        """Reads which of the concepts must be used as verbs."""
+        return meta_field(prompt, "verbs", list[str], self.name)
 
     @cached_property
     def _fluency(self) -> Callable[[Sequence[str]], list[float]]:
@@ -89,12 +101,14 @@ class ConceptsTask(SentenceTask, GeneratedTask):
         words = self.words or rng.choice((3, 4))
         nouns, verbs = (scene_words.split() for scene_words in SCENES[rng.choice(sorted(SCENES))])
         verb = rng.choice(verbs)
-        return tuple(sorted([verb, *rng.sample([noun for noun in nouns if noun != verb], words - 1)]))
+        others = rng.sample([noun for noun in nouns if noun != verb], words - 1)
+        return tuple(sorted([verb, *others])), verb
 
     def clash(self, one: ConceptSet, other: ConceptSet) -> bool:
         """Tells whether one set contains the other."""
-        return set(one) <= set(other) or set(other) <= set(one)
+        return set(one[0]) <= set(other[0]) or set(other[0]) <= set(one[0])
 
     def ask(self, item: ConceptSet) -> tuple[str, list[str], dict]:
-        """Asks for a sentence; `meta` holds the concepts in alphabetical order."""
-        return QUESTION.format(words=", ".join(item)), [], {"concepts": list(item)}
+        """Asks for a sentence; `meta` holds the concepts in alphabetical order, and which must be used as verbs."""
+        words, verb = item
+        return QUESTION.format(words=", ".join(words)), [], {"concepts": list(words), "verbs": [verb]}
