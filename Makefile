@@ -50,7 +50,7 @@ $(OLDEST_READY): pyproject.toml requirements-models.txt
 	touch $@
 
 test-oldest: $(OLDEST_READY)  ## verl on a real Ray and TransferQueue, and TRL's trainers, with the oldest versions
-	$(OLDEST_BIN)/python -m pytest $(TWO) -m "not verl_full" tests/integrations/verl tests/contract tests/diversity \
+	$(OLDEST_BIN)/python -m pytest $(TWO) -m "not verl_full" tests/integrations/verl tests/contract tests/diversity tests/sweep/test_ray.py \
 	  $(addprefix tests/integrations/trl/test_,trl_contract.py trainer.py ppo.py algorithms.py resume.py)
 
 test-verl-full: $(OLDEST_READY)  ## Whole verl training runs on CPUs, their advantages recomputed from the texts

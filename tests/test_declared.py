@@ -46,13 +46,14 @@ EXTRAS_OF = {
     "rewards/likelihood.py": ["train"],
     "rewards/reward_model.py": ["train"],
     "sweep/": ["report"],
+    "sweep/launch.py": ["ray"],
     "sweep/run.py": ["train", "report"],
     "sweep/plan.py": ["train", "report"],
     "tasks/": ["data"],
     "train/": ["train"],
 }
 STARTED_BY_OTHERS = (["verl"], ["inspect"], ["lm-eval"], ["verifiers"])  # not by `dqo`, so it advises no extra
-BROUGHT_FOR_OTHERS = {"gguf", "protobuf", "cachetools", "fastapi", "uvicorn"}  # pyproject.toml says for whom
+BROUGHT_FOR_OTHERS = {"gguf", "spacy", "protobuf", "cachetools", "fastapi", "uvicorn"}  # pyproject.toml says for whom
 # What one extra alone must be able to import.
 PROMISES = {
     "": ["core/__init__.py", "diversity/credit.py", "diversity/settings.py", "diversity/alpha.py",
@@ -148,5 +149,6 @@ def test_the_advice_for_a_missing_package_names_an_extra_that_has_it():
 def test_a_sweep_looks_for_all_it_needs_late_before_it_starts():
     late = {name for file in FILES if "report" in extras_of(file) and file.startswith(("sweep/", "evaluation/"))
             for name in others(imports(file))}  # fmt: skip
-    without = {"torch", "pydantic", "pyarrow"}  # two come without an extra, and a sweep writes no parquet
+    # Two come without an extra, a sweep writes no parquet, and Ray is asked for before anything starts.
+    without = {"torch", "pydantic", "pyarrow", "ray"}
     assert set(sweep._NEEDED_LATE) == late - without

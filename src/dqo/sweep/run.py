@@ -13,6 +13,7 @@ from dqo.errors import RecipeError
 from dqo.files.records import Prompt, write_text
 from dqo.files.run import RunPaths, check_unchanged, newest_whole, owning
 from dqo.settings.yaml import to_yaml
+from dqo.sweep.launch import connect_ray
 from dqo.sweep.plan import Run, Sweep, check_evaluation, read_sweep
 from dqo.sweep.results import read_evaluations, summarise, write_results
 from dqo.sweep.schedule import LOCK, Job, Stage, run_jobs
@@ -44,12 +45,14 @@ def run(args: argparse.Namespace) -> int:
     if set(states.values()) != {"done"}:
         _check_encoders(sweep)
     _say(done)
-    errors = run_jobs(
-        # done ones too, because a kill may have come before their checkpoints were tidied
-        [_job(one, sweep) for one in chosen],
-        environments(args.jobs),
-        _say,
-    )
+    # Done ones too, because a kill may have come before their checkpoints were tidied.
+    jobs = [_job(one, sweep) for one in chosen]
+    if args.ray is None:
+        errors = run_jobs(jobs, environments(args.jobs or 1), _say)
+    else:
+        launch = connect_ray(args.ray, sweep.resources)
+        # Ray makes those wait that no machine has room for.
+        errors = run_jobs(jobs, [{}] * (args.jobs or len(jobs)), _say, launch)
     errors = _report(sweep, prompts, errors)
     for name, error in errors.items():
         _say(f"failed: {name}: {error}")

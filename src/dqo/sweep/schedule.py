@@ -1,12 +1,11 @@
 """Does jobs side by side in processes of their own: a crash stops one job, and work begun elsewhere is waited for."""
 
-import os
 import re
 import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from dqo.errors import DQOError, FolderBusyError
 from dqo.files.run import owning
 from dqo.files.stop_signals import StopSignals
+from dqo.sweep.launch import Launch, LocalProcess, Process
 
 # A scheduler holds a lock on the folder of each job it works on, so that two sweeps over one folder share the work. The
 # process of a stage holds another lock, on the folder that it writes to. When a sweep is killed, the process that it
@@ -56,14 +56,17 @@ class Job:
 
 
 def run_jobs(
-    jobs: Sequence[Job], environments: Sequence[Mapping[str, str]] = ({},), say: Callable[[str], None] = print
+    jobs: Sequence[Job],
+    environments: Sequence[Mapping[str, str]] = ({},),
+    say: Callable[[str], None] = print,
+    launch: Launch = LocalProcess,
 ) -> dict[str, str]:
     """Does every stage that is not done, as many jobs at a time as there are environments; returns what failed.
 
     SIGINT, SIGTERM and SIGHUP are passed on to the processes as SIGTERM, and what they do then is waited for; a second
     SIGINT ends them at once.
     """
-    scheduler = _Scheduler(jobs, say)
+    scheduler = _Scheduler(jobs, say, launch)
     with scheduler.stop.listening(), ThreadPoolExecutor(len(environments)) as threads:
         list(threads.map(scheduler.work, environments))
     if scheduler.stop.asked is not None:
@@ -74,12 +77,12 @@ def run_jobs(
 class _Scheduler:
     """What the threads share: jobs not begun, processes that run, and what failed."""
 
-    def __init__(self, jobs: Sequence[Job], say: Callable[[str], None]) -> None:
-        self.waiting, self.busy, self.say = deque(jobs), set[str](), say
-        self.running: dict[str, subprocess.Popen] = {}  # job -> process
+    def __init__(self, jobs: Sequence[Job], say: Callable[[str], None], launch: Launch) -> None:
+        self.waiting, self.busy, self.say, self.launch = deque(jobs), set[str](), say, launch
+        self.running: dict[str, Process] = {}  # job -> process
         self.errors: dict[str, str] = {}
         announcement = "stopping; a training finishes its step and saves it. Ctrl-C again ends all at once."
-        self.stop = StopSignals(announcement, lambda: _kill(list(self.running.values())))
+        self.stop = StopSignals(announcement, self._kill)
 
     def work(self, environment: Mapping[str, str]) -> None:
         """Does one job after the other."""
@@ -113,32 +116,33 @@ class _Scheduler:
             stage.prepare()
             stage.log.parent.mkdir(parents=True, exist_ok=True)
             started = time.monotonic()
-            with stage.log.open("a+b") as log:
-                begin = log.tell()
-                self.running[job.name] = subprocess.Popen(
-                    stage.argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=os.environ | environment,
-                    start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
-                )  # fmt: skip
-                self.say(f"{job.name}: {stage.name} started (log: {stage.log})")
-                code = self._wait(self.running[job.name])
-                log.seek(begin)
-                text = log.read().decode(errors="replace")
+            begin = stage.log.stat().st_size if stage.log.exists() else 0
+            process = self.running[job.name] = self.launch(stage.argv, stage.log, environment)
+            self.say(f"{job.name}: {stage.name} {process.state} (log: {stage.log})")
+            code = self._wait(process)
             if self.stop.asked is not None:
                 return
             if code == FolderBusyError.status:  # another process took the folder while this one started
                 raise FolderBusyError(f"{stage.folder}: another process writes to it.")
             if code != 0 or not stage.done():
+                with stage.log.open("rb") as log:
+                    log.seek(begin)
+                    text = log.read().decode(errors="replace")
                 raise DQOError(f"{stage.name}: {failure(text, code)} (log: {stage.log})")
             self.say(f"{job.name}: {stage.name} done in {(time.monotonic() - started) / 60:.1f} min")
         job.finish()
 
-    def _wait(self, process: subprocess.Popen) -> int:
+    def _wait(self, process: Process) -> int:
         """Waits for a process; when a signal asks to stop, as long as it takes to save its work."""
         while self.stop.asked is None:
             with suppress(subprocess.TimeoutExpired):
                 return process.wait(_TICK)
         process.terminate()
         return process.wait()
+
+    def _kill(self) -> None:
+        for process in list(self.running.values()):
+            process.kill()
 
 
 def failure(log: str, returncode: int) -> str:
@@ -151,11 +155,3 @@ def failure(log: str, returncode: int) -> str:
         name = signal.Signals(-returncode).name
         return f"its process was ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
     return f"status {returncode}: {lines[-1][:300]}"
-
-
-# All that they have started goes with them.
-def _kill(processes: Iterable[subprocess.Popen]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            with suppress(ProcessLookupError):  # it ended just now
-                os.killpg(process.pid, signal.SIGKILL)
