@@ -53,7 +53,7 @@ EXTRAS_OF = {
     "train/": ["train"],
 }
 STARTED_BY_OTHERS = (["verl"], ["inspect"], ["lm-eval"], ["verifiers"])  # not by `dqo`, so it advises no extra
-BROUGHT_FOR_OTHERS = {"gguf", "spacy", "protobuf", "cachetools", "fastapi", "uvicorn"}  # pyproject.toml says for whom
+BROUGHT_FOR_OTHERS = {"gguf", "protobuf", "spacy", "cachetools", "fastapi", "uvicorn"}  # pyproject.toml says for whom
 # What one extra alone must be able to import.
 PROMISES = {
     "": ["core/__init__.py", "diversity/credit.py", "diversity/settings.py", "diversity/alpha.py",
@@ -141,7 +141,7 @@ def test_the_advice_for_a_missing_package_names_an_extra_that_has_it():
     used = {name for file in FILES for name in others(imports(file)) if extras_of(file) not in STARTED_BY_OTHERS}
     assert set(command_line.PACKAGES) == used
     assert "trl" in used
-    assert "ray" not in used
+    assert "transfer_queue" not in used
     for name, extra in command_line.PACKAGES.items():
         assert distribution(name) in declared(extra), name
 
