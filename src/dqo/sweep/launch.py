@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -87,8 +88,9 @@ def connect_ray(address: str, resources: Resources) -> Launch:
     import ray  # slow to import
 
     try:
+        _check_reachable(address)
         ray.init(address=address, log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise DQOError(
             f"--ray {address!r}: expected the address of a running cluster, got: {first_line(error).rstrip('.')}; see "
             "`ray status`."
@@ -106,6 +108,13 @@ def connect_ray(address: str, resources: Resources) -> Launch:
             "them, or add a machine (see `ray status`)."
         )
     return partial(RayProcess, ray, wanted)
+
+
+# Ray itself would try an address where nothing listens for minutes.
+def _check_reachable(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def first_line(error: Exception) -> str:
