@@ -143,9 +143,8 @@ def prompt_values(
     def of_texts(group: Group, texts: list[str], scores: list[float]) -> Row:
         row = _quality(scores, draws, pass_threshold) | _words(texts) | _whole(group)
         row |= {name: float(own(texts)) for name, own in (measures or {}).items()}
-        if answer_key is None:
-            return row
-        return row | _distinct_right(group, scores, answer_key, right_answers, draws, pass_threshold)
+        by_key = (group, scores, answer_key, right_answers, draws, pass_threshold)
+        return row if answer_key is None else row | _distinct_right(*by_key)
 
     with tqdm(total=len(groups), desc="measuring", unit="prompt") as bar:
         for block in _blocks(groups):
@@ -160,18 +159,34 @@ def prompt_values(
             if heldout_encoder is not None:
                 E_heldout = _embed(heldout_encoder, block, spans)  # P' x (G, D')
                 parts.append(_meanings(E_heldout, rewards, pass_threshold, prefix="heldout/"))
-                disagreements = encoder_disagreement(_stacked(E), _stacked(E_heldout)).tolist()
-                parts.append([{"encoder_disagreement": value} for value in disagreements])
+                parts.append(_disagreements(E, E_heldout))
             rows += [reduce(or_, of_prompt) for of_prompt in zip(*parts, strict=True)]
             bar.update(len(block))
+    return _as_columns(_with_attractors(rows, groups, attractors), groups)
+
+
+def _with_attractors(rows: Sequence[Row], groups: Sequence[Group], known: Sequence[Attractor] | None) -> list[Row]:
     asked, said = [group.prompt for group in groups], [group.responses for group in groups]
-    attractors = find_attractors(asked, said) if attractors is None else attractors
-    for row, share in zip(rows, attractor_shares(asked, said, attractors), strict=True):
-        row["attractors"] = share
-    of_rewards = dict.fromkeys(name for name in rows[0] if explain(name).undefined.startswith(NO_REWARD))
-    for row, group in zip(rows, groups, strict=True):
-        row |= of_rewards if group.rewards is None else {}
-    return {name: [defined(row[name]) for row in rows] for name in rows[0]}
+    shares = attractor_shares(asked, said, find_attractors(asked, said) if known is None else known)
+    return [row | {"attractors": share} for row, share in zip(rows, shares, strict=True)]
+
+
+def _as_columns(rows: Sequence[Row], groups: Sequence[Group]) -> PromptValues:
+    """Turns P rows into columns; what is made of rewards is None where a group has none."""
+    of_rewards = {name for name in rows[0] if explain(name).undefined.startswith(NO_REWARD)}
+    scored = [group.rewards is not None for group in groups]
+    return {
+        name: [
+            defined(row[name]) if has or name not in of_rewards else None for row, has in zip(rows, scored, strict=True)
+        ]
+        for name in rows[0]
+    }
+
+
+def _disagreements(E: Sequence[Tensor], E_heldout: Sequence[Tensor]) -> list[Row]:
+    return [
+        {"encoder_disagreement": value} for value in encoder_disagreement(_stacked(E), _stacked(E_heldout)).tolist()
+    ]
 
 
 def undefined_notes(groups: Sequence[Group], values: PromptValues) -> list[str]:

@@ -182,17 +182,11 @@ def evaluate(
     how = {"answer_span": by.answer or (by.task.answer_span if by.task else str)}
     repeated = find_attractors([group.prompt for group in rated], [group.responses for group in rated])
     values = prompt_values(
-        rated,
-        by.encoder,
-        by.heldout_encoder,
-        pass_threshold=by.pass_threshold,
-        equivalence=by.equivalence,
-        measures=by.protocol and by.protocol.measures,
+        rated, by.encoder, by.heldout_encoder, pass_threshold=by.pass_threshold, equivalence=by.equivalence,
+        measures=by.protocol and by.protocol.measures, attractors=repeated, **how,
         answer_key=by.answer.key if by.answer else getattr(by.task, "answer_key", None),
         right_answers=getattr(by.task, "right_answers", None),
-        attractors=repeated,
-        **how,
-    )
+    )  # fmt: skip
     facts = {
         **by.names,
         "pass_threshold": by.pass_threshold,

@@ -19,6 +19,7 @@ from dqo.evaluation.arms import Arm
 from dqo.evaluation.compare import in_words, number
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, headline, shown_in, tabled
 from dqo.evaluation.statistics import pareto_front
+from dqo.files.evaluation import drawn
 from dqo.files.records import write_text
 from dqo.report import overview
 from dqo.report.charts import columns, packed, semantic_maps, significant
@@ -145,6 +146,7 @@ def _render(
         "signed": lambda value: number(value, sign=True),
         "define": explain,
         "in_words": in_words,
+        "drawn": drawn,
     }
     page = environment.get_template("page.html.j2").render(
         version=__version__,
