@@ -19,7 +19,7 @@ OUT=${OUT:-outputs/demo-$TASK$name-seed$SEED}
 export TOKENIZERS_PARALLELISM=false
 case "$TASK" in
   cities) asked=(--task cities --max-new-tokens 24) ;;
-  concepts) asked=(--task concepts --task-option words=3 --max-new-tokens 48) ;;
+  concepts) asked=(--task concepts --task-option words=3 --max-new-tokens 28) ;;
   *) echo "demo: TASK must be cities or concepts, got $TASK; train others by their recipe, see recipes/" >&2; exit 2 ;;
 esac
 
@@ -59,12 +59,11 @@ evaluate base "$MODEL"
 train_both
 evaluate reward-only "$OUT/reward-only"
 evaluate dqo "$OUT/dqo"
-dqo compare "$OUT/base/eval" "$OUT/reward-only/eval" "$OUT/dqo/eval" --out "$OUT/compare"
+mkdir -p "$OUT/compare"
+dqo compare "$OUT/base/eval" "$OUT/reward-only/eval" "$OUT/dqo/eval" --out "$OUT/compare" >"$OUT/compare/compare.txt"
 dqo report "$OUT/base/eval" "$OUT/reward-only" "$OUT/dqo" --output "$OUT/report.html"
 echo
-echo "Took $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s. What is where:"
-echo "  checkpoints   $OUT/{reward-only,dqo}/checkpoints/final   (AutoModelForCausalLM.from_pretrained loads them)"
-echo "  logs          $OUT/{reward-only,dqo}/metrics.jsonl"
-echo "  responses     $OUT/{base,reward-only,dqo}/eval/groups.jsonl"
-echo "  plot, table   $OUT/compare/"
-echo "  report        $OUT/report.html   (curves, maps, all responses, settings; opens in any browser)"
+python runs/side_by_side.py "$OUT" "$SEED"
+echo
+echo "Took $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s. The page: $OUT/report.html (curves, maps, all responses)"
+echo "Policies: $OUT/{reward-only,dqo}/checkpoints/final. Comparison: $OUT/compare/compare.txt"

@@ -1,5 +1,6 @@
 """The demo's script: it asks trained models as its recipes train them, and refuses a task it has no questions for."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dqo.files.records import Group
 from dqo.train.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -86,3 +88,28 @@ def test_a_folder_that_holds_a_trained_model_is_not_taken_on_trust(tmp_path):
     for arm in ("dqo", "reward-only"):
         (tmp_path / "out" / arm / "checkpoints" / "final").mkdir(parents=True)
     assert sum(call.startswith("train ") and "--resume" in call for call in recorded(tmp_path)) == 2
+
+
+@pytest.fixture
+def side_by_side(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "runs")
+    return importlib.import_module("side_by_side")
+
+
+def group(number, *rewards):
+    texts = [f"city {reward}\x1b[31m" for reward in rewards]
+    return Group(f"p{number}", f"Where {number}?", [], texts, ["eos"] * len(texts), list(rewards), {})
+
+
+def test_three_prompts_are_drawn_and_one_of_them_failed(side_by_side):
+    groups = [group(number, 1.0, 1.0) for number in range(9)] + [group(9, 1.0, 0.1)]
+    for seed in range(5):
+        chosen = side_by_side.choose(groups, seed)
+        assert [one.id for one, how in chosen if "failed" in how] == ["p9"]
+        assert len({one.id for one, _ in chosen}) == 3
+    assert side_by_side.choose(groups, 1) == side_by_side.choose(groups, 1)
+    assert [how for _, how in side_by_side.choose(groups[:9], 0)] == ["drawn"] * 3, "none failed"
+
+
+def test_answers_are_counted_and_wrong_ones_marked(side_by_side):
+    assert side_by_side.answers(group(0, 1.0, 0.1, 1.0)) == r"city 1.0\x1b[31m × 2 · [city 0.1\x1b[31m]"

@@ -33,7 +33,7 @@ import yaml
 from dqo.cli.main import main as dqo
 from dqo.files.run import damage
 from dqo.sweep import run as sweep  # noqa: F401  (imported before the first fork, so that no child has to)
-from dqo.sweep import schedule
+from dqo.sweep import launch
 from dqo.train import run as train  # noqa: F401  (imported before the first fork, so that no child has to)
 
 WORDS = [
@@ -141,7 +141,7 @@ def start(argv: list[str], log: Path, env: dict[str, str] | None = None) -> int:
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(target, 1), os.dup2(target, 2)
         names = {name: getattr(subprocess, name) for name in ("DEVNULL", "TimeoutExpired")}
-        schedule.subprocess = SimpleNamespace(Popen=Forked, **names)
+        launch.subprocess = SimpleNamespace(Popen=Forked, **names)
         status = dqo(argv)
         sys.stdout.flush()  # the exit below does not
     except BaseException:
