@@ -32,8 +32,8 @@ import yaml
 
 from dqo.cli.main import main as dqo
 from dqo.files.run import damage
-from dqo.sweep import run as sweep  # noqa: F401  (imported before the first fork, so that no child has to)
 from dqo.sweep import launch
+from dqo.sweep import run as sweep  # noqa: F401  (imported before the first fork, so that no child has to)
 from dqo.train import run as train  # noqa: F401  (imported before the first fork, so that no child has to)
 
 WORDS = [
