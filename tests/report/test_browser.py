@@ -247,7 +247,7 @@ def test_screenshots_of_every_section(opened, browser, width, theme, shots):
     )
     opened.wait(lambda: len(opened.find("#training figure svg")) >= 12)
     sections = [node for node in opened.find("main > section") if node.is_displayed()]
-    assert len(sections) == 7
+    assert len(sections) == 8
     for section in sections:
         name = f"{width}-{theme}-{section.get_attribute('id')}"
         place = "const b = arguments[0].getBoundingClientRect(); return [b.top + scrollY, b.height]"

@@ -257,7 +257,7 @@ def test_seeds_of_an_arm_are_one_column_and_what_they_repeat_is_listed(tmp_path)
     assert [arm["name"] for arm in data["arms"]] == ["low", "high"]
     assert [run["arm"] for run in data["runs"]] == [0, 0, 0, 1, 1, 1]
     assert data["evaluation"]["quality"][1][0] == pytest.approx(0.7)
-    assert "low 3 seeds baseline 20 prompts × 4 responses high 3 seeds" in text["headline"]
+    assert "low 3 seeds baseline 20 prompts × 4 responses, sampling unknown high 3 seeds" in text["headline"]
     assert re.search(r"Quality ↑ 0\.200 \S+ to \S+ 0\.700 better \+0\.500", text["headline"])
     assert text["attractors"].endswith("blue opening 25 % 25 % green opening 25 % 25 % pink opening 25 % 25 % "
                                        "red opening 25 % 25 %")  # fmt: skip
