@@ -63,7 +63,7 @@ mkdir -p "$OUT/compare"
 dqo compare "$OUT/base/eval" "$OUT/reward-only/eval" "$OUT/dqo/eval" --out "$OUT/compare" >"$OUT/compare/compare.txt"
 dqo report "$OUT/base/eval" "$OUT/reward-only" "$OUT/dqo" --output "$OUT/report.html"
 echo
-python runs/side_by_side.py "$OUT" "$SEED"
+python runs/side_by_side.py "$OUT" "$TASK" "$SEED"
 echo
 echo "Took $(((SECONDS - start) / 60)) min $(((SECONDS - start) % 60)) s. The page: $OUT/report.html (curves, maps, all responses)"
 echo "Policies: $OUT/{reward-only,dqo}/checkpoints/final. Comparison: $OUT/compare/compare.txt"

@@ -1,6 +1,6 @@
 """Shows what two arms of the demo answer, for three prompts drawn by the seed, and a small table.
 
-    python runs/side_by_side.py FOLDER SEED
+    python runs/side_by_side.py FOLDER TASK SEED
 
 One of the three is drawn among the prompts on which DQO gave a wrong answer, where there are any.
 """
@@ -13,14 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dqo.errors import printable
-from dqo.files.records import Group, read_groups
+from dqo.evaluation.metrics import AnswerKey
+from dqo.files.records import Group, Prompt, read_groups
+from dqo.tasks import load_task
 
 RIGHT = 0.5
-LETTERS = 22  # of an answer
+LETTERS = 26  # of an answer, its last ones: what was asked for comes at the end
 METRICS = {
     "quality": "quality",
     "distinct_right@10": "distinct right of ten",
-    "heldout/vendi": "Vendi, held-out encoder",
+    "heldout/vendi_1": "Vendi, held-out encoder",
 }
 
 
@@ -33,17 +35,20 @@ def choose(groups: list[Group], seed: int) -> list[tuple[Group, str]]:
     return [(group, "drawn") for group in rng.sample(others, min(len(others), 3 - len(failure)))] + failure
 
 
-def answers(group: Group) -> str:
-    """The answers of a group on one line, the most frequent first; wrong ones in brackets."""
-    rewards = group.rewards or [0.0] * len(group.responses)
-    said = Counter(
-        (" ".join(text.split()), worth >= RIGHT) for text, worth in zip(group.responses, rewards, strict=True)
-    )
-    shown = []
-    for (text, right), times in said.most_common():
-        word = printable(text if len(text) <= LETTERS else f"{text[: LETTERS - 2]} …") or "(empty)"
-        shown.append((word if right else f"[{word}]") + (f" × {times}" if times > 1 else ""))
-    return " · ".join(shown)
+def answers(group: Group, key: AnswerKey | None) -> str:
+    """The answers of a group on one line, the most frequent first; wrong ones in brackets.
+
+    What the task's key calls the same right answer is counted as one, and shown in its first wording.
+    """
+    prompt = Prompt(group.id, group.prompt, group.reference, group.meta)
+    said, wordings = Counter(), {}
+    for text, worth in zip(group.responses, group.rewards or [0.0] * len(group.responses), strict=True):
+        text, right = " ".join(text.split()), worth >= RIGHT
+        same = (key(prompt, text) if key and right else None) or text
+        said[same] += 1
+        shown = printable(text if len(text) <= LETTERS else f"… {text[-LETTERS:].strip()}") or "(empty)"
+        wordings.setdefault(same, shown if right else f"[{shown}]")
+    return " · ".join(wordings[same] + (f" × {times}" if times > 1 else "") for same, times in said.most_common())
 
 
 def table(folder: Path) -> Iterator[str]:
@@ -59,13 +64,14 @@ def table(folder: Path) -> Iterator[str]:
 
 def main() -> None:
     """Print prompts, answers and table."""
-    folder, seed = Path(sys.argv[1]), int(sys.argv[2])
+    folder, task, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    key = getattr(load_task(task), "answer_key", None)
     arms = {name: read_groups(folder / name / "eval" / "groups.jsonl") for name in ("reward-only", "dqo")}
     plain = {group.id: group for group in arms["reward-only"]}
     print("Ten answers of each arm; [wrong ones] in brackets.")
     for group, how in choose(arms["dqo"], seed):
         print(f"\n{printable(' '.join(group.prompt.split()))} ({how})")
-        print(f"  reward-only  {answers(plain[group.id])}\n  dqo          {answers(group)}")
+        print(f"  reward-only  {answers(plain[group.id], key)}\n  dqo          {answers(group, key)}")
     print("", *table(folder), sep="\n")
 
 

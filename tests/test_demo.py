@@ -112,4 +112,6 @@ def test_three_prompts_are_drawn_and_one_of_them_failed(side_by_side):
 
 
 def test_answers_are_counted_and_wrong_ones_marked(side_by_side):
-    assert side_by_side.answers(group(0, 1.0, 0.1, 1.0)) == r"city 1.0\x1b[31m × 2 · [city 0.1\x1b[31m]"
+    assert side_by_side.answers(group(0, 1.0, 0.1, 1.0), None) == r"city 1.0\x1b[31m × 2 · [city 0.1\x1b[31m]"
+    same = side_by_side.answers(group(0, 0.9, 0.1, 1.0), lambda prompt, text: "one city")
+    assert same == r"city 0.9\x1b[31m × 2 · [city 0.1\x1b[31m]", "in its first wording"
