@@ -1,4 +1,4 @@
-"""A real Ray and a real TransferQueue, started once; nothing is imported where verl is not installed."""
+"""A real Ray and a real TransferQueue, started once per module; nothing is imported where verl is not installed."""
 
 import pytest
 
@@ -15,9 +15,9 @@ def verl_config():
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def transfer_queue(verl_config):
-    """TransferQueue on a private Ray instance."""
+    """TransferQueue on a private Ray instance, which goes with the module: other tests connect to clusters of theirs."""
     import ray
     import transfer_queue as tq
 
