@@ -1,7 +1,7 @@
 """Twenty random responses of every finalist, as they are: what the study's figures stand for.
 
-Run `python experiments/random_responses.py experiments/*/*_finals.yaml > docs/study_responses.md` when the sweeps are
-done. Arms of as many seeds show the same places of the same prompts.
+Run `python experiments/random_responses.py experiments/*/*_finals.yaml > docs/results/random_responses.md` when
+the sweeps are done. Arms of as many seeds show the same places of the same prompts.
 """
 
 import random
@@ -51,8 +51,8 @@ def main(paths: list[str]) -> None:
         paths: Sweep files of finalists.
     """
     print("# Twenty random responses of every finalist\n")
-    print("Test prompts of the study ([results.md](results.md)), drawn by `experiments/random_responses.py`")
-    print("over all seeds of an arm and shown as they are, each with its quality.")
+    print("Test prompts of the [earlier studies](index.md), drawn by `experiments/random_responses.py` over all seeds")
+    print("of an arm and shown as they are, each with its quality.")
     for path in paths:
         sweep, _ = read_sweep(path)
         print(f"\n## {sweep.evaluation.task} (`{Path(path).name}`)")
