@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import shorten
 
 from dqo.errors import printable
 from dqo.evaluation.metrics import AnswerKey
@@ -46,7 +47,8 @@ def answers(group: Group, key: AnswerKey | None) -> str:
         text, right = " ".join(text.split()), worth >= RIGHT
         same = (key(prompt, text) if key and right else None) or text
         said[same] += 1
-        shown = printable(text if len(text) <= LETTERS else f"… {text[-LETTERS:].strip()}") or "(empty)"
+        # Backwards, because `shorten` keeps whole words from the start.
+        shown = printable(shorten(text[::-1], LETTERS, placeholder=" …")[::-1]) or "(empty)"
         wordings.setdefault(same, shown if right else f"[{shown}]")
     return " · ".join(wordings[same] + (f" × {times}" if times > 1 else "") for same, times in said.most_common())
 
