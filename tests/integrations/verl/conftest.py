@@ -17,7 +17,7 @@ def verl_config():
 
 @pytest.fixture(scope="module")
 def transfer_queue(verl_config):
-    """TransferQueue on a private Ray instance, which goes with the module: other tests connect to clusters of theirs."""
+    """TransferQueue on a private Ray instance; it goes with the module, as other tests connect to clusters."""
     import ray
     import transfer_queue as tq
 
