@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import trl
 
 from dqo.cli import doctor
+from dqo.integrations.trl import seams
 
 REQUIREMENTS = Path(__file__).parents[2] / "requirements-models.txt"
 
@@ -27,6 +29,17 @@ def test_missing_and_clashing_packages_are_named_with_their_extra(monkeypatch):
     assert not found["dqo[report] without jinja2"].vital
     assert found["dqo[embed]"].ok
     assert not found["pip check; trl 1.16.0 has requirement transformers>=99."].ok
+
+
+def test_a_trl_that_was_not_tried_or_shares_no_prompts_is_told(monkeypatch):
+    assert doctor.look_at_trl().ok
+    monkeypatch.setattr(trl, "__version__", "1.17.0")
+    found = doctor.look_at_trl()
+    assert (found.ok, found.vital, found.fix) == (False, False, "pip install 'trl==1.16.*'")
+    assert found.what == "TRL 1.17.0 is newer than 1.16, the newest that was tried; if a training fails, install that."
+    monkeypatch.setattr(trl, "__version__", "1.9.0")
+    monkeypatch.delattr(seams.utils, "add_fused_lm_head")
+    assert doctor.look_at_trl().what == "TRL 1.9.0 lacks `add_fused_lm_head`, which TRL 1.16 has."
 
 
 @pytest.mark.parametrize(("vital", "status"), [(True, 1), (False, 0)])

@@ -4,6 +4,7 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -51,6 +52,8 @@ def run(args: argparse.Namespace) -> int:
 def diagnose() -> Iterator[Finding]:
     """Looks at packages, then loads the policy and both encoders."""
     yield from packages()
+    if find_spec("trl"):
+        yield look_at_trl()
     yield Finding(True, f"device {best_device()}, {torch.get_num_threads()} threads")
     yield _load(f"policy {DEFAULT_POLICY}", lambda: load_policy(DEFAULT_POLICY), POLICY_PACKAGE)
     for name, package in ENCODERS.items():
@@ -70,6 +73,15 @@ def packages() -> Iterator[Finding]:
     models = tuple(package.partition("==")[0] for package in (POLICY_PACKAGE, *ENCODERS.values()))
     problems = [line for line in done.stdout.splitlines() if done.returncode and not line.startswith(models)]
     yield Finding(not problems, "; ".join(["pip check", *problems]), "install the versions that it names", False)
+
+
+def look_at_trl() -> Finding:
+    """Says what does not work with the installed TRL, or was not tried with it."""
+    from dqo.integrations.trl import seams
+
+    reasons = [reason for reason in (seams.untried(), seams.why_unshared()) if reason]
+    told = " ".join(reasons) or f"TRL {version('trl')} shares the prompts of a group"
+    return Finding(not reasons, told, f"pip install '{seams.TRIED}'", False)
 
 
 def _load(what: str, load: Callable[[], object], package: str, vital: bool = True) -> Finding:

@@ -22,6 +22,7 @@ from dqo.errors import TrainingError, refuse
 from dqo.integrations.trl.config import DQOPPOConfig
 from dqo.integrations.trl.faults import describe_way_back
 from dqo.integrations.trl.resume import reading_part, save_part
+from dqo.integrations.trl.seams import ending_tokens
 from dqo.integrations.trl.step import join_rows
 from dqo.integrations.trl.trainer import DQOMixin
 
@@ -199,7 +200,7 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
             batch,
             self.notes.combined.flatten()[self._own_rows(len(values))],
             values,
-            ends=(*self.eos_token_ids, self._tokenizer.pad_token_id),
+            ends=(*ending_tokens(self), self._tokenizer.pad_token_id),
             bootstrap=self.args.truncated == "bootstrap",
             logps=logps,
             beta=self.beta,

@@ -9,8 +9,10 @@ from itertools import combinations
 from typing import Any
 
 import torch
+import trl
 from accelerate.utils import gather, gather_object
 from torch import Tensor
+from transformers import ProcessorMixin
 from trl import RLOOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
@@ -36,7 +38,9 @@ class Rival:
         named = spec.set_function
         self._worth = import_function(named, "set_function", "prompt, answers, rewards") if named else None
         self.sets_advantages = spec.signal.place == "advantage"
-        if "logp" in spec.needs and (trainer._is_vlm or getattr(trainer, "tools", None)):
+        if "logp" in spec.needs and (
+            isinstance(trainer.processing_class, ProcessorMixin) or getattr(trainer, "tools", None)
+        ):
             raise RecipeError(
                 f"diversity={spec.diversity!r} needs a text policy that answers in one turn, got one with images or "
                 "tools; choose a signal that reads embeddings."
@@ -86,6 +90,11 @@ class Rival:
         correct = inputs["correct"].to(torch.bool) if "correct" in inputs else None  # (N,)
         seen = Evidence(logps=logps, old_logps=old, entropies=entropies, mask=mask, correct=correct)
         term = read_signal(seen, trainer.spec)  # () nats
+        if torch.is_grad_enabled() and not term.requires_grad:
+            raise RecipeError(
+                f"diversity={trainer.spec.diversity!r} needs entropies with a gradient, got TRL {trl.__version__}, "
+                "which computes them without; install trl>=1.16, or choose a signal that reads embeddings."
+            )
         trainer._log({"diversity/entropy_term": gather(term.detach()).mean().item()})
         # GRPOTrainer scales its loss for accumulated micro-batches itself; RLOOTrainer leaves that to the Trainer.
         steps = 1 if isinstance(trainer, RLOOTrainer) else trainer.current_gradient_accumulation_steps

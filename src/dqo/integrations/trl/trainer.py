@@ -32,7 +32,7 @@ from dqo.diversity.tricks import DriftOfRun
 from dqo.embedders import Embedder, OwnEmbedder, load_embedder
 from dqo.errors import RewardError, refuse
 from dqo.files.jsonio import writing
-from dqo.integrations.trl import faults, step
+from dqo.integrations.trl import faults, seams, step
 from dqo.integrations.trl.config import DQOConfig, DQORLOOConfig
 from dqo.integrations.trl.log import measure_batch, measure_texts
 from dqo.integrations.trl.resume import RunMemory, TrlCounters, resume_rollout, save_memory
@@ -81,6 +81,7 @@ class DQOMixin:
         **kwargs: Any,
     ) -> None:
         # Everything that can be refused is refused before TRL loads the policy.
+        seams.check(super())
         # Positional arguments behind `args`, too, get the names that TRL has for them.
         given = signature(super().__init__).bind_partial(*[None] * 3, *rest, **kwargs)
         kwargs = dict(list(given.arguments.items())[3:])
@@ -177,6 +178,7 @@ class DQOMixin:
         self.notes.sampling = True
         with self.notes.measuring("time/rollout"):
             batch = super()._generate_and_score_completions(inputs)
+            seams.check_called(not self.notes.sampling)
             self._replace_advantages(batch)
         batch = self._finish_batch(batch)
         if not self.model.training:

@@ -18,6 +18,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_tensor_dict, use_adapter
 
 from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_forward, shared_prefix_logps
+from dqo.integrations.trl.seams import why_unshared
 from dqo.models.rollout import effective_sampling, full_float32, generate_shared, why_layers, why_not_in_groups
 from dqo.models.weights import first_words
 
@@ -26,7 +27,7 @@ logger = get_logger(__name__)
 
 def attach(trainer: Any) -> None:
     """Shares prompts in a trainer where its model allows it, and warns once where it does not."""
-    reason = why_not_shared(trainer.model)
+    reason = why_unshared() or why_not_shared(trainer.model)
     if trainer.aux_loss_enabled:
         reason = "its load-balancing loss over experts counts every token, the repeated prompt included."
     if reason is not None:
