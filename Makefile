@@ -18,7 +18,7 @@ test test-oldest: export OMP_NUM_THREADS = 1
 AUDIT_VENV ?= .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-oldest test-verl-full check budget bench docs audit dist doctor clean
+.PHONY: help setup demo test test-oldest test-trl test-verl-full check budget bench docs audit dist doctor clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ $(OLDEST_READY): pyproject.toml requirements-models.txt
 test-oldest: $(OLDEST_READY)  ## verl on a real Ray and TransferQueue, and TRL's trainers, with the oldest versions
 	$(OLDEST_BIN)/python -m pytest $(TWO) -m "not verl_full" tests/integrations/verl tests/contract tests/diversity tests/sweep/test_ray.py \
 	  $(addprefix tests/integrations/trl/test_,trl_contract.py trainer.py ppo.py algorithms.py resume.py)
+
+test-trl: $(READY)  ## A table of versions: what trains with TRL 1.8 to 1.16 and transformers 5.9 to the newest
+	$(BIN)/python runs/trl_versions.py
 
 test-verl-full: $(OLDEST_READY)  ## Whole verl training runs on CPUs, their advantages recomputed from the texts
 	$(OLDEST_BIN)/python -m pytest -rP -m verl_full tests/integrations/verl

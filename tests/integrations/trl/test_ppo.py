@@ -32,6 +32,7 @@ def completions_of(batch):
     return [ids[real].tolist() for ids, real in rows]
 
 
+@pytest.mark.trl("PPO")
 @pytest.mark.parametrize("truncated", ["bootstrap", "terminal"])
 def test_each_token_is_paid_as_written(truncated, tiny_policy_folder, tiny_tokenizer, tmp_path):
     settings = {

@@ -75,7 +75,14 @@ def state(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "stops"), [("grpo", (8, 11)), ("ppo", (3, 11)), ("rloo", (10,))])
+@pytest.mark.parametrize(
+    ("kind", "stops"),
+    [
+        pytest.param("grpo", (8, 11), marks=pytest.mark.trl("resume")),
+        pytest.param("ppo", (3, 11), marks=pytest.mark.trl("PPO")),
+        pytest.param("rloo", (10,), marks=pytest.mark.trl("resume")),
+    ],
+)
 def test_resumed_run_equals_the_one_never_stopped(kind, stops, tiny_policy_folder, tiny_tokenizer, tmp_path):
     whole = tmp_path / "whole"
     trainer(kind, tiny_policy_folder, tiny_tokenizer, whole).train()

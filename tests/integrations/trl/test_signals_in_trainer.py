@@ -194,6 +194,7 @@ def test_tied_groups_are_skipped_by_their_task_reward(host, make):
     assert logged(trainer, "quality/tied_groups") == [1.0]
 
 
+@pytest.mark.trl("entropy")
 @pytest.mark.parametrize("host", HOSTS)
 def test_entropy_alone_makes_the_policy_less_sure(host, make, tiny_policy):
     sharpen(tiny_policy)

@@ -16,8 +16,12 @@ from dqo import DQOConfig, DQOPPOConfig, DQORLOOConfig, DQORLOOTrainer, DQOTrain
 from dqo.core import effective_alpha
 from dqo.embedders import load_embedder
 from dqo.errors import DQOError, EncoderError, GroupError, RecipeError, RewardError
+from dqo.integrations.trl.seams import why_unshared
 
 TRAINERS = [(DQOTrainer, DQOConfig), (DQORLOOTrainer, DQORLOOConfig)]
+
+
+SHARED = [pytest.mark.trl("shared prompts"), pytest.mark.skipif(why_unshared() is not None, reason=str(why_unshared()))]
 
 
 def make(
@@ -42,17 +46,25 @@ def deleted_row_credit(texts):
     return [(torch.linalg.slogdet(A)[1] - torch.linalg.slogdet(A[k][:, k])[1]).item() for k in kept]
 
 
+@pytest.mark.trl("advantages")
 @pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS, ids=["grpo", "rloo"])
 def test_reward_is_task_plus_alpha_times_the_credit_of_the_group(
     trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path
 ):
-    trainer = make(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path, alpha=0.7)
+    settings = {"alpha": 0.7, "max_steps": 3, "learning_rate": 1e-3}
+    trainer = make(trainer_class, config_class, tiny_policy, tiny_tokenizer, tmp_path, **settings)
     trainer.train()
     assert trainer.reward_func_names == ["share_of_short_words", "diversity"]
     texts = trainer.completions
     expected = torch.tensor(deleted_row_credit(texts[:4]) + deleted_row_credit(texts[4:]))
     assert expected.std() > 0.01, "equal credits would make the next line vacuous"
     torch.testing.assert_close(trainer.table[:, 1], 0.7 * expected, atol=1e-6, rtol=0)
+    paid = trainer.table[:, 0] + 0.7 * expected  # (N,)
+    above = paid.view(2, 4) - paid.view(2, 4).mean(dim=1, keepdim=True)
+    advantages = trainer.batch["advantages"].view(2, 4)
+    scale = (advantages * above).sum() / above.square().sum()
+    assert scale > 1
+    torch.testing.assert_close(advantages, scale * above, atol=1e-4, rtol=0)
 
 
 def test_column_holds_combined_minus_weighted_task_for_every_rule(tiny_policy, tiny_tokenizer, tmp_path):
@@ -98,7 +110,7 @@ def test_alpha_zero_is_the_unmodified_host(tiny_policy, tiny_tokenizer, tmp_path
 
 
 @pytest.mark.parametrize(("trainer_class", "config_class"), TRAINERS, ids=["grpo", "rloo"])
-@pytest.mark.parametrize("checkpointing", [True, False])
+@pytest.mark.parametrize("checkpointing", [pytest.param(True, marks=SHARED), False])
 def test_sharing_the_prompt_trains_the_same_policy(
     trainer_class, config_class, checkpointing, tiny_policy_folder, tiny_tokenizer, tmp_path
 ):
@@ -310,6 +322,7 @@ def test_a_loss_over_experts_leaves_prompts_unshared(tiny_tokenizer, tmp_path):
         trainer.train()
 
 
+@pytest.mark.trl("alpha auto")
 @pytest.mark.parametrize(("accumulated", "passes"), [(4, 4), (4, 1), (2, 1)])
 def test_auto_alpha_moves_once_a_step_whatever_it_is_sampled_in(
     accumulated, passes, tiny_policy, tiny_tokenizer, tmp_path
