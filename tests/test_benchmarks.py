@@ -251,3 +251,17 @@ def test_the_scale_of_an_evaluation_is_a_table_of_stages(tmp_path, monkeypatch, 
     assert first == list(evaluation_scale.made_up(3, 4, 8, 0))
     assert [group.prompt for group in first] == [group.prompt for group in second], "the runs answer the same prompts"
     assert first[0].responses != second[0].responses
+
+
+def test_both_heads_are_measured_alone_and_in_an_update(monkeypatch, capsys, tiny_policy_folder):
+    import head
+
+    monkeypatch.setattr(head, "DEFAULT_POLICY", str(tiny_policy_folder))
+    monkeypatch.setattr(head, "V", 17)  # of the tiny policy
+    monkeypatch.setattr(head, "peak_mb", lambda *job: 0.0)
+    flags = ["--rows", "5", "--update", "6,4,3", "--repeats", "1"]
+    monkeypatch.setattr(sys, "argv", ["head.py", *flags])
+    head.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["5 bf16", "5 float32", "6,4,3 bf16", "6,4,3 float32"]
+    assert all("TRL " in line and "ours " in line and line.endswith("x") for line in lines)

@@ -9,6 +9,7 @@ import trl.trainer.utils as trl_utils
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
+    GraniteConfig,
     JambaConfig,
     LlamaConfig,
     MistralConfig,
@@ -17,6 +18,7 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
+from dqo.integrations.trl.fast import head
 from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_logps
 from dqo.integrations.trl.fast.sharing import why_not_shared
 
@@ -116,9 +118,15 @@ def test_values_and_gradients_equal_trl(llama, name, completions):
 @pytest.mark.parametrize("completions", PER_ROW)
 def test_only_positions_with_a_label_reach_the_vocabulary(llama, completions, monkeypatch):
     ids, mask = BATCHES["early ends"]
-    projected, whole = [], trl_utils._ChunkedLogProbFunction.apply
-    spy = SimpleNamespace(apply=lambda hidden, *rest: projected.append(len(hidden)) or whole(hidden, *rest))
-    monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", spy)
+    projected = []
+    for module, name in ((trl_utils, "_ChunkedLogProbFunction"), (head, "TiledLogProbs")):
+        whole = getattr(module, name).apply
+
+        def note(hidden, *rest, whole=whole):
+            projected.append(len(hidden))
+            return whole(hidden, *rest)
+
+        monkeypatch.setattr(module, name, SimpleNamespace(apply=note))
     trl_call(llama, ids, mask)
     shared_prefix_logps(llama, ids, mask, C, completions=completions)
     completion_tokens = int(mask[:, -C:].sum())
@@ -142,12 +150,14 @@ def test_a_call_without_one_real_token_is_zero_and_still_differentiable(llama):
     "config",
     [
         Qwen2Config(**SMALL),
+        Qwen2Config(**SMALL, tie_word_embeddings=True),
+        GraniteConfig(**SMALL, logits_scaling=3.0),
         GPT2Config(vocab_size=VOCAB, n_embd=32, n_layer=2, n_head=4, n_positions=64, resid_pdrop=0, embd_pdrop=0,
                    attn_pdrop=0),
         Qwen3MoeConfig(**SMALL, moe_intermediate_size=16, num_experts=4, num_experts_per_tok=2,
                        router_aux_loss_coef=0.0),
     ],
-    ids=["qwen2", "learned positions", "experts without aux loss"],
+    ids=["qwen2", "tied weights", "scaled logits", "learned positions", "experts without aux loss"],
 )  # fmt: skip
 def test_other_architectures(config):
     model = policy(config)

@@ -1,5 +1,6 @@
 """Other versions of TRL: the reward function on a stock trainer, and what a TRL that lacks a seam is told."""
 
+import copy
 import inspect
 
 import pytest
@@ -12,6 +13,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from dqo import DiversityReward, DQOConfig, DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.errors import RecipeError
 from dqo.integrations.trl import seams
+from dqo.integrations.trl.fast import sharing
 
 STOCK = {name: value for name, value in COMMON.items() if name != "encoder"}
 DATA = Dataset.from_dict({"prompt": PROMPTS})
@@ -82,6 +84,16 @@ def test_a_trl_without_its_fused_head_trains_and_says_once_why_prompts_are_not_s
     trainer.train()
     assert caplog.text.count("computed with its own copy of the prompt") == 1
     assert f"because TRL {trl.__version__} lacks `add_fused_lm_head`" in caplog.text
+
+
+def test_a_trl_with_another_head_shares_prompts_and_says_once_that_the_head_is_its_own(
+    monkeypatch, tiny_policy, tiny_tokenizer, tmp_path, caplog
+):
+    assert diverse(copy.deepcopy(tiny_policy), tiny_tokenizer, tmp_path).shares_prefix
+    assert "TRL's own head" not in caplog.text
+    monkeypatch.setattr(sharing, "fused_head", lambda: None)
+    assert diverse(tiny_policy, tiny_tokenizer, tmp_path).shares_prefix
+    assert caplog.text.count("log-probabilities are computed by TRL's own head") == 1
 
 
 def test_entropies_without_a_gradient_are_refused_before_a_weight_moves(

@@ -21,6 +21,12 @@ OVERRIDDEN = (
     "training_step",
 )  # fmt: skip
 
+# What the log-probability head of TRL 1.16 takes.
+_HEAD_TAKES = (
+    "ctx", "hidden", "weight", "bias", "targets", "temperature", "chunk_size", "final_logit_softcapping", "logit_scale",
+    "outputs",
+)  # fmt: skip
+
 
 def check(trls: Any) -> None:
     """Warns of a TRL that is newer than what was tried; a RecipeError where the class `trls` lacks a method."""
@@ -61,6 +67,12 @@ def why_unshared() -> str | None:
     }
     lacks = [name for name, there in has.items() if not there]
     return f"TRL {trl.__version__} lacks {' and '.join(lacks)}, which TRL 1.16 has." if lacks else None
+
+
+def fused_head() -> Any:
+    """The log-probability head that TRL's forward looks up at every call; None where it is not that of TRL 1.16."""
+    head = getattr(utils, "_ChunkedLogProbFunction", None)
+    return head if head and tuple(signature(head.forward).parameters) == _HEAD_TAKES else None
 
 
 def ending_tokens(trainer: Any) -> list[int]:

@@ -3,6 +3,7 @@
 TRL runs the prompt of a group of G responses G times. Here one packed row holds a prompt and m of its completions under
 a block mask; m = 1 is the plain row. It goes through the model's own forward and TRL's fused head
 (`fused_lm_head=True`, `shift_labels=`), so wrappers see ordinary calls, and temperature and logit scaling are TRL's.
+On a CPU `head.py` stands in for the innermost part of that head.
 
 Every completion re-enters the *last prompt token* at its head, at the position it has in the prompt, and leaves it out
 of the shared prefix: its output scores the first completion token, so that label k of a completion always sits on input
@@ -19,6 +20,8 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel, is_peft_model
 from torch import Tensor, nn
+
+from dqo.integrations.trl.fast.head import faster_head
 
 Pick = Callable[[Tensor], Tensor]  # a tensor of the packed positions, (U, S, ...) -> (N, C, ...)
 
@@ -109,7 +112,8 @@ def score_labels(model: nn.Module, *, shift_labels: Tensor, **inputs: Any) -> An
     backbone = (policy.get_base_model() if is_peft_model(policy) else policy).base_model
     hook = backbone.register_forward_hook(keep_labelled)
     try:
-        outputs = model(**inputs, shift_labels=shift_labels[labelled][None], fused_lm_head=True)
+        with faster_head():
+            outputs = model(**inputs, shift_labels=shift_labels[labelled][None], fused_lm_head=True)
     finally:
         hook.remove()
     outputs.log_probs = _spread(outputs.log_probs, labelled)

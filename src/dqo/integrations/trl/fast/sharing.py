@@ -18,7 +18,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_tensor_dict, use_adapter
 
 from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_forward, shared_prefix_logps
-from dqo.integrations.trl.seams import why_unshared
+from dqo.integrations.trl.seams import fused_head, why_unshared
 from dqo.models.rollout import effective_sampling, full_float32, generate_shared, why_layers, why_not_in_groups
 from dqo.models.weights import first_words
 
@@ -34,6 +34,8 @@ def attach(trainer: Any) -> None:
         logger.warning("dqo: every response is computed with its own copy of the prompt, because %s", reason)
         return
     trainer.fast, trainer.shares_prefix = SharedPrompts(trainer), True
+    if fused_head() is None and trainer.accelerator.device.type == "cpu":
+        logger.warning("dqo: log-probabilities are computed by TRL's own head, because it is not that of TRL 1.16.")
     # vLLM and continuous batching share prompts themselves.
     if trainer.use_vllm or trainer.use_transformers_continuous_batching:
         return
