@@ -80,8 +80,8 @@ def look_at_trl() -> Finding:
     from dqo.integrations.trl import seams
 
     reasons = [reason for reason in (seams.untried(), seams.why_unshared()) if reason]
-    told = " ".join(reasons) or f"TRL {version('trl')} shares the prompts of a group"
-    return Finding(not reasons, told, f"pip install '{seams.TRIED}'", False)
+    finding = " ".join(reasons) or f"TRL {version('trl')} shares the prompts of a group"
+    return Finding(not reasons, finding, f"pip install '{seams.TRIED}'", False)
 
 
 def _load(what: str, load: Callable[[], object], package: str, vital: bool = True) -> Finding:
