@@ -36,6 +36,15 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"dqo {dqo.__version__}\n"
 
 
+def test_ctrl_c_before_the_command_begins(monkeypatch, capsys):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dqo.cli.main.build_parser", interrupt)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "dqo: interrupted\n"
+
+
 @pytest.fixture
 def refused(capsys):
     """Runs a command that must fail; returns its one line on stderr."""

@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 `doctor` found that nothing can run or a run of a `sweep` failed, 2 an error of input,
         settings or environment (one line on stderr), 75 a folder that another process writes to, 130 interrupted.
     """
-    args = _parse(argv)
-    _silence_hosts()
     try:
+        args = _parse(argv)
+        _silence_hosts()
         module, _, function = args.handler.partition(":")
         return getattr(import_module(module), function)(args) or 0
     except DQOError as error:
