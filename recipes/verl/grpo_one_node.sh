@@ -7,13 +7,12 @@ GPUS=${GPUS:-8}                     # of this node; verl takes them whole
 ROLLOUT=${ROLLOUT:-vllm}            # or sglang
 
 # norm_adv_by_std_in_grpo=false: a group's own std would blow the credit up wherever task rewards tie.
-# encoder_actors on CPUs: embedding short answers costs little beside generation; watch timing_s/diversity.
+# The encoder runs on CPUs: embedding short answers costs little beside generation; watch timing_s/diversity.
 python -m dqo.integrations.verl.main \
   trainer.v1.trainer_mode=dqo_sync \
   +dqo.alpha=0.5 \
   +dqo.combine=quality_weighted \
   +dqo.encoder=all-MiniLM-L6-v2 \
-  +dqo.encoder_actors=4 \
   +dqo.encoder_cpus=4 \
   algorithm.adv_estimator=grpo \
   algorithm.norm_adv_by_std_in_grpo=false \

@@ -14,7 +14,6 @@ python -m dqo.integrations.verl.main \
   +dqo.alpha=0.5 \
   +dqo.combine=quality_weighted \
   +dqo.encoder=all-MiniLM-L6-v2 \
-  +dqo.encoder_actors=$((4 * NODES)) \
   +dqo.encoder_cpus=4 \
   algorithm.adv_estimator=gae \
   algorithm.gamma=1.0 \

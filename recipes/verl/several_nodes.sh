@@ -8,10 +8,9 @@ RECIPE=${RECIPE:-grpo}
 export NODES=${NODES:-2}
 export GPUS=${GPUS:-8}              # of each node
 
-# address=auto joins the running cluster; four encoder actors a node, which Ray spreads over the nodes.
+# address=auto joins the running cluster.
 exec bash "$(dirname "$0")/${RECIPE}_one_node.sh" \
   +ray_kwargs.ray_init.address=auto \
   ray_kwargs.ray_init.num_cpus=null \
   trainer.nnodes="$NODES" \
-  dqo.encoder_actors=$((4 * NODES)) \
   "$@"

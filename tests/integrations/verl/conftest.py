@@ -27,3 +27,28 @@ def transfer_queue(verl_config):
     yield tq
     tq.close()
     ray.shutdown()
+
+
+@pytest.fixture
+def make_trainer(transfer_queue, verl_config, tiny_tokenizer):
+    """A trainer as far as `_compute_advantage` needs one: real class, real configuration, no models."""
+    from dqo.integrations.verl import trainer as module
+
+    from .batches import ALPHA, ENCODER
+
+    def make(estimator, *overrides, alpha=ALPHA, name="DQOTrainerSync", mode="dqo_sync"):
+        config = verl_config(
+            f"trainer.v1.trainer_mode={mode}",
+            f"algorithm.adv_estimator={estimator}",
+            "actor_rollout_ref.rollout.n=4",
+            f"+dqo.alpha={alpha}",
+            f"+dqo.encoder={ENCODER}",
+            "+dqo.encoder_actors=0",
+            *overrides,
+        )
+        trainer = getattr(module, name)(config)
+        trainer.tokenizer, trainer.timing_raw = tiny_tokenizer, {}
+        trainer.global_steps, trainer.total_training_steps = 1, 5
+        return trainer
+
+    return make

@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip("verl", reason="verl is not installed: make test-oldest")
 
+from types import SimpleNamespace
+
 import numpy as np
 from verl.trainer.ppo.v1 import PPOTrainerSync
 
@@ -12,34 +14,12 @@ from dqo.integrations import groups
 from dqo.integrations.verl import scoring
 from dqo.integrations.verl.scoring import ActorScorer
 from dqo.integrations.verl.settings import DQOSettings
+from dqo.integrations.verl.trainer import ALPHA_FILE
 
 from . import batches
 from .batches import ALPHA, ENCODER, Row, mixed_batch, put, read
 
 ORACLES = {"grpo": batches.expected_grpo, "rloo": batches.expected_rloo, "gae": batches.expected_gae_returns}
-
-
-@pytest.fixture
-def make_trainer(transfer_queue, verl_config, tiny_tokenizer):
-    """A trainer as far as `_compute_advantage` needs one: real class, real configuration, no models."""
-    from dqo.integrations.verl import trainer as module
-
-    def make(estimator, *overrides, alpha=ALPHA, name="DQOTrainerSync", mode="dqo_sync"):
-        config = verl_config(
-            f"trainer.v1.trainer_mode={mode}",
-            f"algorithm.adv_estimator={estimator}",
-            "actor_rollout_ref.rollout.n=4",
-            f"+dqo.alpha={alpha}",
-            f"+dqo.encoder={ENCODER}",
-            "+dqo.encoder_actors=0",
-            *overrides,
-        )
-        trainer = getattr(module, name)(config)
-        trainer.tokenizer, trainer.timing_raw = tiny_tokenizer, {}
-        trainer.global_steps, trainer.total_training_steps = 1, 5
-        return trainer
-
-    return make
 
 
 def check(trainer, tq, tokenizer, estimator, rows):
@@ -103,11 +83,17 @@ def test_alpha_follows_its_schedule_by_verl_s_steps(make_trainer, transfer_queue
     assert seen == pytest.approx([0.8, 0.4, 0.0])
 
 
-def test_alpha_auto_learns_and_goes_on_from_a_checkpoint(
-    make_trainer, transfer_queue, tiny_tokenizer, monkeypatch, tmp_path
-):
-    settings = ("+dqo.vendi_target=4", f"trainer.default_local_dir={tmp_path}")
-    monkeypatch.setattr(PPOTrainerSync, "_save_checkpoint", lambda self: None)
+def test_alpha_auto_learns_and_goes_on_from_a_checkpoint(make_trainer, transfer_queue, tiny_tokenizer, tmp_path):
+    """verl's own code saves and loads; its workers and data loader have nothing to keep here."""
+    file, kept_first = tmp_path / "global_step_4" / ALPHA_FILE, []
+
+    def make(alpha, *settings):
+        trainer = make_trainer("grpo", f"trainer.default_local_dir={tmp_path}", *settings, alpha=alpha)
+        trainer.actor_rollout_wg = SimpleNamespace(
+            save_checkpoint=lambda *_, **__: kept_first.append(file.exists()), load_checkpoint=lambda **_: None
+        )
+        trainer.train_dataloader = SimpleNamespace(state_dict=dict, load_state_dict=lambda state: None)
+        return trainer
 
     def step(trainer):
         metrics = {}
@@ -115,23 +101,20 @@ def test_alpha_auto_learns_and_goes_on_from_a_checkpoint(
         trainer.global_steps += 1
         return metrics["alpha"]
 
-    trainer = make_trainer("grpo", *settings, alpha="auto")
+    trainer = make("auto", "+dqo.vendi_target=4")
     alphas = [step(trainer) for _ in range(3)]
     assert alphas[0] == 1.0 < alphas[1] < alphas[2], "the target is above what three words can reach"
     trainer._save_checkpoint()  # verl counts to 4 here, the step that would come next
+    assert kept_first == [True], "verl's own files make the folder a checkpoint, so ours must lie there before"
     following = step(trainer)
-
-    def resume(self):
-        self.global_steps = 4
-
-    monkeypatch.setattr(PPOTrainerSync, "_load_checkpoint", resume)
-    again = make_trainer("grpo", *settings, alpha="auto")
+    again = make("auto", "+dqo.vendi_target=4")
     again._load_checkpoint()
+    assert again.global_steps == 4
     assert step(again) == following
-    lost = make_trainer("grpo", *settings, f"trainer.default_local_dir={tmp_path / 'other'}", alpha="auto")
+    file.unlink()
     with pytest.raises(RecipeError, match=r"global_step_4/dqo_alpha.json: expected what dqo.alpha=auto had learned"):
-        lost._load_checkpoint()
-    make_trainer("grpo", f"trainer.default_local_dir={tmp_path / 'other'}")._load_checkpoint()  # has learned nothing
+        make("auto", "+dqo.vendi_target=4")._load_checkpoint()
+    make(ALPHA)._load_checkpoint()  # has learned nothing
 
 
 def test_groups_divided_among_actors_give_the_same_numbers(make_trainer, transfer_queue, tiny_tokenizer, monkeypatch):
@@ -142,6 +125,19 @@ def test_groups_divided_among_actors_give_the_same_numbers(make_trainer, transfe
     assert had_actors == [False], "verl takes its resources first: it waits for them without end"
     assert len(trainer._score._actors) == 2
     check(trainer, transfer_queue, tiny_tokenizer, "grpo", mixed_batch())
+
+
+def test_actors_take_half_of_what_ray_has_free(transfer_queue, monkeypatch):
+    free = {"CPU": 13.0, "GPU": 2.0}
+    monkeypatch.setattr(scoring.ray, "available_resources", lambda: free)
+    assert scoring.actors_for(DQOSettings()) == 6
+    assert scoring.actors_for(DQOSettings(encoder_cpus=3)) == 2
+    assert scoring.actors_for(DQOSettings(encoder_gpus=1.0)) == 1
+    assert scoring.actors_for(DQOSettings(encoder_actors=5)) == 5
+    free |= {"CPU": 200.0}
+    assert scoring.actors_for(DQOSettings()) == 8, "every actor loads an encoder"
+    free.clear()  # a resource that is taken whole is not listed
+    assert scoring.actors_for(DQOSettings()) == 1
 
 
 def test_an_encoder_that_does_not_exist_is_told_before_verl_loads_anything(make_trainer):

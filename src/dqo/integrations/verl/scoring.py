@@ -11,6 +11,7 @@ from dqo.errors import DQOError, EncoderError
 from dqo.integrations.groups import Group, GroupScorer, ScoredGroup
 from dqo.integrations.verl.settings import DQOSettings
 
+_MOST_ACTORS = 8  # unless somebody asks for more: each holds an encoder
 _START_SECONDS = 300  # to place an actor and start Python, from a network disk at worst
 
 
@@ -18,7 +19,7 @@ class ActorScorer:
     """Does the same on Ray actors: whole groups go out, and only numbers come back.
 
     Args:
-        settings: The run's settings; `encoder_actors` of them are started, spread over the nodes.
+        settings: The run's settings; the actors that they ask for are spread over the nodes.
 
     Raises:
         EncoderError: No such encoder, or actors do not start because no node has what they reserve.
@@ -29,7 +30,7 @@ class ActorScorer:
         actor = ray.remote(_ScorerActor).options(
             num_cpus=settings.encoder_cpus, num_gpus=settings.encoder_gpus, scheduling_strategy="SPREAD"
         )
-        self._actors = [actor.remote() for _ in range(settings.encoder_actors)]
+        self._actors = [actor.remote() for _ in range(actors_for(settings))]
         started = [actor.__ray_ready__.remote() for actor in self._actors]
         _, waiting = ray.wait(started, num_returns=len(started), timeout=_START_SECONDS)
         # Without a limit, Ray waits for ever for a node that has what an actor reserves.
@@ -51,6 +52,16 @@ class ActorScorer:
             for first, result in enumerate(ray.get(calls)):
                 scored[first::n] = result
         return scored
+
+
+def actors_for(settings: DQOSettings) -> int:
+    """Returns how many actors to start: what is asked for, else half of what Ray has free now, for verl starts more."""
+    if settings.encoder_actors is not None:
+        return settings.encoder_actors
+    free = ray.available_resources()
+    reserved = {"CPU": settings.encoder_cpus, "GPU": settings.encoder_gpus}
+    room = min(free.get(name, 0) / each for name, each in reserved.items() if each > 0)
+    return max(1, min(int(room / 2), _MOST_ACTORS))
 
 
 class _ScorerActor:

@@ -26,8 +26,10 @@ logger = logging.getLogger(__name__)
 class DQOSettings(AnswerFields, AlphaArguments):
     """What diversity means, its weight at each step, what measures it, and which processes do."""
 
-    encoder_actors: Annotated[int, Field(ge=0)] = setting(
-        1, "Ray actors among which the groups of a batch are divided; 0 embeds in the trainer's process."
+    encoder_actors: Annotated[int, Field(ge=0)] | None = setting(
+        None,
+        "Ray actors among which the groups of a batch are divided; null takes half of what verl's workers leave free, "
+        "8 at most; 0 embeds in the trainer's process.",
     )
     encoder_cpus: Annotated[int, Field(ge=1)] = setting(1, "Processors reserved for each actor, and its threads.")
     encoder_gpus: Annotated[float, Field(ge=0)] = setting(

@@ -60,7 +60,7 @@ class DQOMixin:
             config.dqo = asdict(self.dqo)  # with defaults, for the logs
         warn_of_group_std(config)
         # In this process at once, so that a mistake is reported before minutes of loading policies.
-        here = "cpu" if self.dqo.encoder_actors else self.dqo.encoder_device or "cpu"
+        here = self.dqo.encoder_device or "cpu" if self.dqo.encoder_actors == 0 else "cpu"
         self._score: Callable[[list[Group], float], list[ScoredGroup]] = GroupScorer(self.dqo.group_settings(), here)
         # verl may ask for the advantages of one step in several pieces.
         self._alpha = StepwiseAlpha(self.dqo.alpha_source())
@@ -69,7 +69,7 @@ class DQOMixin:
     def init(self) -> None:
         """Starts verl's workers, then the encoder's actors in what these leave: verl would wait for it without end."""
         super().init()
-        if self.dqo.encoder_actors:
+        if self.dqo.encoder_actors != 0:
             self._score = ActorScorer(self.dqo)
 
     def _load_checkpoint(self) -> None:
