@@ -49,12 +49,12 @@ def policy(config, temperature=0.7):
     return model.train()
 
 
-def batch(prompt_lengths, completion_lengths, prompt_of_row, seed=0):
-    """TRL's tensors: (N, P+C) ids and mask, prompts left-padded, completions right-padded to C columns."""
+def batch(prompt_lengths, completion_lengths, prompt_of_row, seed=0, columns=C):
+    """TRL's tensors: (N, P+C) ids and mask, prompts left-padded, completions right-padded to `columns`, C."""
     gen = torch.Generator().manual_seed(seed)
     P, N = max(prompt_lengths), len(prompt_of_row)
     prompts = [torch.randint(1, VOCAB, (length,), generator=gen) for length in prompt_lengths]
-    ids, mask = torch.full((N, P + C), PAD), torch.zeros(N, P + C, dtype=torch.long)
+    ids, mask = torch.full((N, P + columns), PAD), torch.zeros(N, P + columns, dtype=torch.long)
     for n, (p, length) in enumerate(zip(prompt_of_row, completion_lengths, strict=True)):
         start, stop = P - len(prompts[p]), P + length
         ids[n, start:P], mask[n, start:stop] = prompts[p], 1
@@ -75,7 +75,7 @@ BATCHES = {
 }
 
 
-def trl_call(model, ids, mask):
+def trl_call(model, ids, mask, C=C):
     """What TRL's `_get_per_token_logps_and_entropies` does with one batch."""
     labels = ids.masked_fill(mask == 0, IGNORED)
     labels[:, :-C] = IGNORED
@@ -85,14 +85,14 @@ def trl_call(model, ids, mask):
 
 def gradients(model, logps, entropies):
     """Gradients of a loss in which every token weighs differently, in log-probs and in entropies."""
-    weight = torch.arange(logps.numel()).reshape(logps.shape).cos()
+    weight = torch.arange(logps.numel(), device=logps.device).reshape(logps.shape).cos()
     model.zero_grad()
     ((logps.exp() + weight * logps).sum() + (weight * entropies).sum()).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same(model, ids, mask, completions):
-    ours, theirs = shared_prefix_logps(model, ids, mask, C, completions=completions), trl_call(model, ids, mask)
+def assert_same(model, ids, mask, completions, C=C):
+    ours, theirs = shared_prefix_logps(model, ids, mask, C, completions=completions), trl_call(model, ids, mask, C)
     for ours_values, their_values in zip(ours, theirs, strict=True):
         torch.testing.assert_close(ours_values, their_values, atol=1e-5, rtol=1e-5)
     our_grads, their_grads = gradients(model, *ours), gradients(model, *theirs)

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from accelerate.utils import extract_model_from_parallel, is_peft_model
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
+from dqo.integrations.trl.fast.attention import mask_of
 from dqo.integrations.trl.fast.head import faster_head
 
 Pick = Callable[[Tensor], Tensor]  # a tensor of the packed positions, (U, S, ...) -> (N, C, ...)
@@ -60,7 +62,7 @@ def shared_prefix_forward(
     log-probability is computed from, and the state whose value a critic estimates.
 
     Args:
-        call: what computes the outputs from the packed inputs and `shift_labels`, with SDPA as attention.
+        call: what computes the outputs from the packed inputs and `shift_labels`, with "sdpa" as attention.
         rows: (N, P+C) ids, (N, P+C) mask and C, as for `shared_prefix_logps`.
         completions: per packed row.
 
@@ -150,7 +152,7 @@ class PackedRows:
 
     input_ids: Tensor  # (U, S) long
     position_ids: Tensor  # (U, S) long
-    visible: Tensor  # (U, 1, S, S) bool, True where the query (third axis) may see the key (fourth)
+    visible: Tensor | BlockMask  # (U, 1, S, S), what each position may see
     shift_labels: Tensor  # (U, S) long, `IGNORED` outside completions
     source: Tensor  # (N, T) long, place of each completion token in the flattened (U * S) outputs; 0 on padding
 
@@ -210,18 +212,13 @@ def pack_rows(rows: SharedRows) -> PackedRows:
 
     column = torch.arange(L + T, device=device) + rows.offset  # (L + T,)
     none = torch.zeros(U, L, dtype=torch.long, device=device)  # (U, L)
-    segments = lay_out(none, (slot + 1)[:, None].expand(N, T), -1)  # (U, S) 0 is the prefix
-    # A completion token sees its prompt's prefix and its own completion up to itself. Padding sees only padding, which
-    # keeps every softmax finite.
-    same = segments[:, :, None] == segments[:, None, :]  # (U, S, S)
-    prefix = (segments == 0)[:, None, :] & (segments > 0)[:, :, None]  # (U, S, S) completion looks at prefix
-    earlier = torch.ones(S, S, dtype=torch.bool, device=device).tril()  # (S, S)
+    segments = lay_out(none, (slot + 1)[:, None].expand(N, T), m + 1)  # (U, S) the prefix, completions, padding
     place = real.cumsum(1) - 1 + S * torch.arange(U, device=device)[:, None]  # (U, L + m*T) in the flattened (U * S)
     source = place[:, L:].view(U, m, T)[rows.prompt_of_row, slot]  # (N, T)
     return PackedRows(
         input_ids=lay_out(rows.prompts[:, :L], rows.heads, 0),
         position_ids=lay_out(column[:L].expand(U, L), column[L:].expand(N, T), 0),
-        visible=((same | prefix) & earlier)[:, None],  # (U, 1, S, S)
+        visible=mask_of(segments),
         shift_labels=lay_out(none + IGNORED, rows.labels, IGNORED),
         source=source.masked_fill(rows.labels == IGNORED, 0),
     )

@@ -17,6 +17,7 @@ from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import split_tensor_dict, use_adapter
 
+from dqo.integrations.trl.fast.attention import why_not_attended
 from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_forward, shared_prefix_logps
 from dqo.integrations.trl.seams import fused_head, why_unshared
 from dqo.models.rollout import effective_sampling, full_float32, generate_shared, why_layers, why_not_in_groups
@@ -219,8 +220,8 @@ def why_not_shared(model: nn.Module) -> str | None:
     config, adapter = model.config, getattr(model, "active_peft_config", None)
     if config is not config.get_text_config():
         return f"{config.model_type} takes more than text, and image tokens cannot be shared between rows."
-    if config._attn_implementation != "sdpa":
-        return f"its attention {config._attn_implementation!r} takes no such mask; choose attn_implementation='sdpa'."
+    if (reason := why_not_attended(config, next(model.parameters()).device)) is not None:
+        return reason
     if adapter is not None and adapter.is_prompt_learning:
         return f"the {adapter.peft_type.value} adapter puts tokens of its own before the prompt."
     # The configuration tells what shows on long sequences only. Layers that leak state from one response into the next,
