@@ -1,9 +1,10 @@
 """Attention by blocks, as on CUDA, equals a dense mask, and a prompt shared by it the plain rows.
 
-FlexAttention has no backward on a CPU, and compiles for seconds: here it runs uncompiled, past its check of the device.
+FlexAttention has no backward on a CPU, and compiles for seconds: most run it uncompiled, past its check of the device.
 """
 
 import random
+from shutil import which
 
 import pytest
 import test_shared_prefix as plain
@@ -139,6 +140,17 @@ def test_a_model_that_attends_by_blocks_is_accepted_and_attends_as_before_elsewh
     assert blocks == []
 
 
+def test_the_check_crosses_the_edges_of_blocks(blocks, monkeypatch):
+    """Negative control: keys of other blocks than the query's own are not seen."""
+    sees = attention._sees
+
+    def within(given):
+        return lambda u, h, query, key: sees(given)(u, h, query, key) & (query // 128 == key // 128)
+
+    monkeypatch.setattr(attention, "_sees", within)
+    assert "log-probabilities change by" in why_not_shared(plain.policy(LlamaConfig(**LONG)))
+
+
 def test_dropout_is_refused_where_blocks_have_none(blocks, monkeypatch):
     model = plain.policy(LlamaConfig(**LONG, attention_dropout=0.1))
     assert why_not_shared(model) == (
@@ -148,6 +160,25 @@ def test_dropout_is_refused_where_blocks_have_none(blocks, monkeypatch):
         shared_prefix_logps(model, *RAGGED["short"], C)
     monkeypatch.setattr(attention, "by_blocks", lambda device: False)
     assert why_not_shared(model) is None
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(which("g++") is None, reason="torch compiles for a CPU by g++")
+def test_compiled_for_a_cpu_it_attends_to_the_blocks_that_are_listed():
+    """Uncompiled, FlexAttention asks the rule of every pair and reads no list of blocks."""
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    given = segments(2, 300, random.Random(1))
+    states = [torch.randn(2, heads, 300, 16) for heads in (4, 2, 2)]
+    mask = attention.block_mask(given)
+    dense = torch.nn.functional.scaled_dot_product_attention(
+        *states, attn_mask=attention.dense_mask(given), enable_gqa=True
+    )
+    ours, _ = attention.packed_attention(torch.nn.Module(), *states, mask)
+    torch.testing.assert_close(ours, dense.transpose(1, 2), atol=1e-5, rtol=1e-5)
+    mask.full_kv_num_blocks.zero_()
+    lacking, _ = attention.packed_attention(torch.nn.Module(), *states, mask)
+    assert (lacking - ours).abs().max() > 0.1, "the blocks visible as a whole were left out"
 
 
 def test_other_lengths_compile_nothing_anew(monkeypatch):

@@ -15,10 +15,11 @@ from transformers import (
     MistralConfig,
     Qwen2Config,
     Qwen3MoeConfig,
+    SmolLM3Config,
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from dqo.integrations.trl.fast import head
+from dqo.integrations.trl.fast import head, sharing
 from dqo.integrations.trl.fast.packing import IGNORED, shared_prefix_logps
 from dqo.integrations.trl.fast.sharing import why_not_shared
 
@@ -245,6 +246,26 @@ def test_unsupported_models_say_why(config, reason):
     with pytest.raises(AssertionError, match=reason):
         assert why_not_shared(model) is None, why_not_shared(model)
     assert model.training
+
+
+def test_the_check_needs_no_weights_and_draws_no_random_numbers():
+    model = policy(LlamaConfig(**SMALL))
+    for weight in model.parameters():  # as in ZeRO-3
+        weight.data = weight.data.new_empty(0)
+    state = torch.random.get_rng_state()
+    assert why_not_shared(model) is None
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_the_check_has_a_layer_of_every_kind():
+    layers = {"num_hidden_layers": 6, "no_rope_layers": [1, 1, 0, 1, 0, 1]}
+    model = policy(SmolLM3Config(**SMALL | layers, use_sliding_window=False))
+    small = sharing._in_small(model)
+    assert small.config.no_rope_layers == [1, 1, 0]
+    assert len(small.model.layers) == 3
+    assert len(sharing._in_small(policy(LlamaConfig(**SMALL))).model.layers) == 1
+    assert model.config.num_hidden_layers == 6
+    assert why_not_shared(model) is None
 
 
 def test_a_model_that_fails_without_a_word_is_told_by_the_kind_of_failure(monkeypatch):

@@ -4,6 +4,7 @@ What the loss compares is computed on the micro-batches that it will see: in bf1
 other log-probabilities, and a ratio of the two would be an importance weight before anything was learnt.
 """
 
+import copy
 from contextlib import nullcontext
 from math import gcd
 from typing import Any
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 from accelerate.logging import get_logger
+from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from trl import RLOOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer import utils
 from trl.trainer.utils import split_tensor_dict, use_adapter
 
 from dqo.integrations.trl.fast.attention import why_not_attended
@@ -24,11 +27,13 @@ from dqo.models.rollout import effective_sampling, full_float32, generate_shared
 from dqo.models.weights import first_words
 
 logger = get_logger(__name__)
+# Sizes that a layout cannot depend on: each token has these to itself.
+_ACROSS_NO_TOKENS = ("vocab_size", "intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
 
 
 def attach(trainer: Any) -> None:
     """Shares prompts in a trainer where its model allows it, and warns once where it does not."""
-    reason = why_unshared() or why_not_shared(trainer.model)
+    reason = why_unshared() or why_not_shared(trainer.model, trainer.accelerator.device)
     if trainer.aux_loss_enabled:
         reason = "its load-balancing loss over experts counts every token, the repeated prompt included."
     if reason is not None:
@@ -207,54 +212,78 @@ def _regroup_all(micro_batches: list[Batch]) -> list[Batch]:
     return split_tensor_dict(rows, len(micro_batches))
 
 
-def why_not_shared(model: nn.Module) -> str | None:
+def why_not_shared(model: nn.Module, device: torch.device | None = None) -> str | None:
     """Says why `shared_prefix_logps` would not equal the plain computation on a model.
 
     Args:
-        model: causal LM prepared by TRL's `add_fused_lm_head`, possibly wrapped by PEFT, not yet by DDP or FSDP; its
-            mode and gradients are left as they were.
+        model: causal LM of transformers, possibly wrapped by PEFT, not yet by DDP or FSDP; its weights are not looked
+            at, so that they may be anywhere.
+        device: where it will run; by default where its weights are.
 
     Returns:
         One sentence to show the user; None where the two are equal.
     """
     config, adapter = model.config, getattr(model, "active_peft_config", None)
+    device = device or next(model.parameters()).device
     if config is not config.get_text_config():
         return f"{config.model_type} takes more than text, and image tokens cannot be shared between rows."
-    if (reason := why_not_attended(config, next(model.parameters()).device)) is not None:
+    if (reason := why_not_attended(config, device)) is not None:
         return reason
-    if adapter is not None and adapter.is_prompt_learning:
+    if adapter is not None and (adapter.is_prompt_learning or getattr(adapter, "is_adaption_prompt", False)):
         return f"the {adapter.peft_type.value} adapter puts tokens of its own before the prompt."
     # The configuration tells what shows on long sequences only. Layers that leak state from one response into the next,
     # or positions that follow the column instead of `position_ids`, change the numbers at once.
-    return why_layers(model) or _why_numbers(model)
+    return why_layers(model) or _why_numbers(model, device)
 
 
 @torch.no_grad()
 @full_float32()
-def _why_numbers(model: nn.Module) -> str | None:
-    """Compares the packed rows with TRL's own call, on a made-up group of two and a single response."""
-    weight = next(model.parameters())
-    if weight.numel() == 0:
-        return "its weights are not in memory (ZeRO-3), so packed rows cannot be checked against the plain computation."
-    # Prompts of 6, 6 and 5 tokens, completions of 4, 3 and 4.
-    ids = torch.arange(10, device=weight.device) * 7 + torch.tensor([[1], [1], [2]], device=weight.device)  # (3, 10)
-    ids[1, 6:] += 3
-    ids %= model.config.vocab_size
-    mask, T = torch.ones_like(ids), 4  # (3, 10)
-    mask[1, 9] = mask[2, 0] = 0
-    labels = ids.masked_fill(mask == 0, IGNORED)  # (3, 10)
-    labels[:, :-T] = IGNORED
-    tolerance = 1e-3 if weight.dtype == torch.float32 else 0.2  # rounding of bf16 is of order .01, a leak of order 1
-    was_training = model.training
-    model.eval()
+def _why_numbers(model: nn.Module, device: torch.device) -> str | None:
+    """Compares packed rows with TRL's own call, on a made-up group of two and a single response."""
     try:
-        plain = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
-        logps, _ = shared_prefix_logps(model, ids, mask, T, completions=2)  # (3, T)
+        small = _in_small(model).to(device)
+        # Long enough for several blocks of attention, where the positions suffice.
+        L = T = min(300, getattr(small.config, "max_position_embeddings", None) or 300) // 2
+        ids = torch.arange(L + T, device=device) * 7 + torch.tensor([[1], [1], [2]], device=device)  # (3, L+T)
+        ids[1, L:] += 3
+        ids %= small.config.vocab_size
+        mask = torch.ones_like(ids)  # (3, L+T)
+        mask[1, -1] = mask[2, 0] = 0
+        labels = ids.masked_fill(mask == 0, IGNORED)  # (3, L+T)
+        labels[:, :L] = IGNORED
+        plain = small(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+        logps, _ = shared_prefix_logps(small, ids, mask, T, completions=2)  # (3, T)
         error = (logps - plain.log_probs[:, -T:]).abs().max().item()
-        if not error < tolerance:
-            return f"its log-probabilities change by {error:.1g} when responses share a prompt."
     except Exception as error:  # any failure of a foreign architecture is the answer
         return f"its forward does not take a shared prompt ({first_words(error)})."
-    finally:
-        model.train(was_training)
-    return None
+    return None if error < 1e-3 else f"its log-probabilities change by {error:.1g} when responses share a prompt."
+
+
+@torch.no_grad()
+def _in_small(model: nn.Module) -> nn.Module:
+    """A layer of every kind that a model has, in its width, with a small vocabulary and random float32 weights."""
+    # A layout is right or wrong by the architecture. The model's own weights may be sharded, quantised, or so coarse
+    # that rounding hides an error.
+    base = model.get_base_model() if is_peft_model(model) else model
+    config = copy.deepcopy(base.config)
+    per_layer = {
+        name: value
+        for name, value in vars(config).items()
+        if isinstance(value, list) and len(value) == config.num_hidden_layers
+    }
+    kinds = list(zip(*per_layer.values(), strict=True)) or [()]
+    config.num_hidden_layers = 1 + max(map(kinds.index, kinds))
+    for name, value in per_layer.items():
+        setattr(config, name, value[: config.num_hidden_layers])
+    for name in _ACROSS_NO_TOKENS:
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, 128)
+    config.pad_token_id = 0
+    with torch.random.fork_rng(devices=[]):
+        small = type(base)(config).float().eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in small.parameters():
+        if weight.dim() > 1:  # states of size 1, so that attention is far from uniform
+            weight.normal_(std=weight.shape[-1] ** -0.5, generator=generator)
+    utils.add_fused_lm_head(small)
+    return small
