@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from dqo.integrations.trl.fast import packing
 from dqo.integrations.trl.fast.packing import IGNORED, pack_rows, share_rows, split_groups
 from dqo.integrations.trl.fast.sharing import regroup
 
@@ -39,9 +40,23 @@ def test_groups_split_by_hand():
     assert packed.shift_labels.tolist() == [[IGNORED, 1, 3], [IGNORED, 8, IGNORED], [IGNORED, 2, 4]]
 
 
+def packs(prompt, completions, rows):
+    """Rows that these completions are packed into; `rows` numbers their prompts."""
+    T, N = max(completions), len(completions)
+    ids = torch.ones(N, prompt + T, dtype=torch.long)
+    ids[:, 0] = torch.tensor(rows) + 2
+    mask = torch.ones_like(ids)
+    for n, length in enumerate(completions):
+        mask[n, prompt + length :] = 0
+    return len(split_groups(share_rows(ids, mask, T)).prompts)
+
+
 @pytest.mark.parametrize(
     ("prompt", "completions", "rows", "expected"),
     [
+        (512, [64] * 8, [0] * 8, 1),
+        (48, [32] * 8, [0] * 8, 1),
+        (128, [512] * 8, [0] * 8, 8),
         (500, [64] * 8, [0] * 8, 1),
         (500, [64] * 2, [0, 1], 2),  # nothing is shared
         (64, [1500] * 8, [0] * 8, 8),  # attention over all eight would cost more than the prompts
@@ -50,13 +65,13 @@ def test_groups_split_by_hand():
     ],
 )
 def test_packed_rows_follow_from_lengths(prompt, completions, rows, expected):
-    T, N = max(completions), len(completions)
-    ids = torch.ones(N, prompt + T, dtype=torch.long)
-    ids[:, 0] = torch.tensor(rows) + 2
-    mask = torch.ones_like(ids)
-    for n, length in enumerate(completions):
-        mask[n, prompt + length :] = 0
-    assert len(split_groups(share_rows(ids, mask, T)).prompts) == expected
+    assert packs(prompt, completions, rows) == expected
+
+
+def test_by_blocks_a_group_is_whole_however_long_unless_padding_costs_more(monkeypatch):
+    monkeypatch.setattr(packing, "by_blocks", lambda device: True)
+    assert packs(64, [1500] * 8, [0] * 8) == 1
+    assert packs(64, [1500] * 8 + [10], [0] * 8 + [1]) == 9
 
 
 def shuffled_batch(P, G, micro_batches, seed):

@@ -22,7 +22,7 @@ from accelerate.utils import extract_model_from_parallel, is_peft_model
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from dqo.integrations.trl.fast.attention import mask_of
+from dqo.integrations.trl.fast.attention import by_blocks, mask_of
 from dqo.integrations.trl.fast.head import faster_head
 
 Pick = Callable[[Tensor], Tensor]  # a tensor of the packed positions, (U, S, ...) -> (N, C, ...)
@@ -129,8 +129,10 @@ def _spread(values: Tensor, labelled: Tensor) -> Tensor:
 
 
 IGNORED = -100  # label that TRL's fused head does not score
-# Keys whose attention costs a query as much as the rest of the network. Measured: SmolLM2-135M, float32 on a CPU; wider
-# models afford more, so this errs against packing.
+# Keys whose attention under a dense mask costs a query as much as the rest of the network. Measured: SmolLM2-135M,
+# float32 on a CPU; wider models afford more, so this errs against packing. Memory needs no bound of its own: a group of
+# (128, 512, 8) holds 2.6, 2.3, 2.3 and 2.5 GB with 1, 2, 4 and 8 completions a row (8 of its layers, forward and
+# backward); it follows the rows of a micro-batch, which are TRL's.
 KEYS_PER_TOKEN = 2000
 
 
@@ -240,7 +242,7 @@ def split_groups(rows: SharedRows, completions: int | None = None) -> SharedRows
         The same rows, prompts in their order, the completions of each in theirs.
     """
     # Old, reference and new log-probabilities of a ratio must come from one arithmetic. So the number follows from the
-    # rows alone: never from the grad mode, gradient checkpointing or the model.
+    # rows and their device alone: never from the grad mode, gradient checkpointing or the model.
     packs, pack_of_row = _divide(rows.prompt_of_row, completions or _cheapest(rows))  # (U,), (N,)
     prompts = packs // len(pack_of_row)  # (U,)
     return replace(
@@ -263,7 +265,8 @@ def _cheapest(rows: SharedRows) -> int:
         packs, pack_of_row = _divide(prompt_of_row, m)  # (U,), (N,)
         tokens = prefix[packs // len(counts)].index_add(0, pack_of_row, counts)  # (U,)
         S = int(tokens.max())  # the others are padded
-        return len(tokens) * S * (1 + S / KEYS_PER_TOKEN)
+        # By blocks a query costs the keys that it sees, which are as many whatever m.
+        return len(tokens) * S * (1.0 if by_blocks(rows.labels.device) else 1 + S / KEYS_PER_TOKEN)
 
     largest = int(prompt_of_row.bincount().max())
     return min(sorted({1, largest, *(2**power for power in range(1, largest.bit_length()))}), key=work)
