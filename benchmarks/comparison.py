@@ -1,4 +1,4 @@
-"""What step.py and gpu.py share: stock's best settings by screening, arms in turn, medians and ratios.
+"""Stock's best settings by screening, arms in turn, medians and ratios.
 
 Stock is screened in two rounds. Micro-batch and gradient checkpointing change the update alone, the generation engine
 changes the rollout alone, so the full product is not needed: first every micro-batch with and without checkpointing on
@@ -37,8 +37,8 @@ def prompts_a_step(shape: Shape, wanted: int | None) -> int:
     return wanted or (1 if shape.G * (shape.prompt + shape.completion) > HEAVY else 2)
 
 
-def add_options(parser: argparse.ArgumentParser, shapes: list[Shape], name: str) -> None:
-    """The command line that both scripts have."""
+def add_options(parser: argparse.ArgumentParser, shapes: list[Shape]) -> None:
+    """The options of step.py and their defaults."""
     parser.add_argument("--shapes", type=Shape.parse, nargs="+", default=shapes, metavar="P,T,G",
                         help="prompt tokens, completion tokens, completions a prompt")  # fmt: skip
     parser.add_argument("--prompts", type=int, help=f"prompts a step (default 2; 1 for groups over {HEAVY} tokens)")
@@ -54,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser, shapes: list[Shape], name: str)
     parser.add_argument("--model", default=Job.model, help=f"policy (default {Job.model})")
     parser.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
     parser.add_argument("--seed", type=int, default=0, help="of prompts and sampling")
-    parser.add_argument("--out", type=Path, default=Path("outputs") / f"{name}.json",
+    parser.add_argument("--out", type=Path, default=Path("outputs") / "step.json",
                         help="results; measurements stand beside it in a .jsonl file and are not repeated")  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def screen(measurements: Measurements, base: Job, grid: Grid) -> tuple[Job, Job,
 
     Args:
         measurements: where results are kept.
-        base: shape, prompts, dtype and device.
+        base: shape, prompts and dtype.
         grid: what to try.
 
     Returns:
@@ -121,16 +121,15 @@ def screen(measurements: Measurements, base: Job, grid: Grid) -> tuple[Job, Job,
 def arms_of(fastest: Job, leanest: Job, steps: int) -> dict[str, Job]:
     """The jobs to compare: unshared runs in stock's fastest setting, shared with as many rows a pass, in whole groups.
 
-    A shared rollout needs no other engine, except vLLM, which shares prompts itself.
+    A shared rollout needs no other engine.
     """
     base = replace(fastest, stage="timed", steps=steps)
     arms = {"stock": base}
     if leanest != fastest:
         arms["stock, leanest"] = replace(leanest, stage="timed", steps=steps)
-    engine = "vllm" if fastest.engine == "vllm" else "generate"
     arms["unshared"] = replace(base, arm="unshared")
     arms["shared"] = replace(
-        base, arm="shared", micro=max(base.micro, base.shape.G), checkpointing=False, engine=engine
+        base, arm="shared", micro=max(base.micro, base.shape.G), checkpointing=False, engine="generate"
     )
     return arms
 
@@ -206,7 +205,6 @@ def compare(measurements: Measurements, base: Job, grid: Grid, repeats: int) -> 
         "screened": [{"setting": job.setting, **result} for job, result in tried.items()],
         "memory_against_leanest": rows[-1][MEMORY] / lean[MEMORY],
         "shared_against_unshared": rows[-2]["step_s"] / rows[-1]["step_s"],
-        "parameters": results["shared"][0]["parameters"],
     }
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 WORKER = Path(__file__).with_name("worker.py")
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "sentence-transformers", "vllm")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "sentence-transformers")
 LIMIT_S = 2 * 3600  # a measurement that takes longer has hung
 
 
@@ -48,10 +48,8 @@ class Job:
         prompts: P, prompts an optimizer step.
         micro: rows in one forward and backward pass; the passes of a step add up to its P*G rows.
         checkpointing: recompute activations in the backward pass.
-        engine: "generate" (the trainer's default path), "continuous" (transformers' continuous batching) or "vllm"
-            (colocated).
+        engine: "generate" (the trainer's default path) or "continuous" (transformers' continuous batching).
         dtype: "float32", or "bf16" for autocast.
-        device: "cpu" or "cuda".
         model: name or folder of the policy.
         encoder: name or folder of the encoder of the two arms that have one.
         threads: CPU threads.
@@ -68,7 +66,6 @@ class Job:
     checkpointing: bool = False
     engine: str = "generate"
     dtype: str = "float32"
-    device: str = "cpu"
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     encoder: str = "all-MiniLM-L6-v2"
     threads: int = 1
@@ -97,11 +94,8 @@ class Job:
         """What was chosen, in words."""
         words = [f"{self.micro} rows a pass"]
         words += ["checkpointing"] if self.checkpointing else []
-        words += [{"continuous": "continuous batching", "vllm": "vLLM"}[self.engine]] if self.engine in ENGINES else []
+        words += ["continuous batching"] if self.engine == "continuous" else []
         return ", ".join(words)
-
-
-ENGINES = ("continuous", "vllm")  # those beside the trainers' own
 
 
 class Measurements:

@@ -97,7 +97,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
 def main() -> None:
     """Measure, print the tables, write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, SHAPES, "step")
+    add_options(parser, SHAPES)
     parser.add_argument(
         "--dtype", choices=("float32", "bf16"), default="float32", help="bf16 is autocast, as TRL's bf16"
     )

@@ -1,12 +1,12 @@
 """One measurement of an optimizer step: a job as JSON on the command line, its result as one JSON line on stdout.
 
-Started by step.py and gpu.py, in a process for every measurement. Stock GRPOTrainer and DQOTrainer get the same model,
+Started by step.py, in a process for every measurement. Stock GRPOTrainer and DQOTrainer get the same model,
 prompts, reward and settings.
 
 Every completion is forced to its full length without touching either trainer: the end-of-sequence token of tokenizer
 and model is set to one whose id lies beyond the model's vocabulary, so nothing can ever sample it. That costs no logits
 processor, holds for `generate`, continuous batching and shared rollouts alike, and is checked against the lengths the
-host itself logs. vLLM has its own switch (`ignore_eos`).
+host itself logs.
 """
 
 import contextlib
@@ -40,9 +40,7 @@ class Stopwatch(TrainerCallback):
         self.ends: list[float] = []
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Note the time, with the device's work done."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        """Note the time."""
         self.ends.append(time.perf_counter())
 
     def seconds(self) -> list[float]:
@@ -58,14 +56,13 @@ def measure(job: Job) -> dict[str, Any]:
 
     Returns:
         "step_s" (seconds of each measured step), "tokens_per_s" (completion tokens, each generated and trained on),
-        "peak_mb" (of the process; on CUDA of the device), "lengths" (shortest and longest completion), "spans" (median
-        seconds by name, from the trainer's own clock; empty for stock), "parameters" (of the layers and of the output
-        head), "threads".
+        "peak_mb" (of the process), "lengths" (shortest and longest completion), "spans" (median seconds by name, from
+        the trainer's own clock; empty for stock), "threads".
 
     Raises:
         SystemExit: lengths that are not the job's.
     """
-    model, tokenizer = load_policy(job.model, device=job.device)
+    model, tokenizer = load_policy(job.model, device="cpu")
     prompts = make_prompts(tokenizer, job)
     never_end(model, tokenizer)
     watch = Stopwatch()
@@ -75,15 +72,13 @@ def measure(job: Job) -> dict[str, Any]:
         trainer.train()
     logs = [entry for entry in trainer.state.log_history if "completions/min_length" in entry]
     check_lengths(job, logs)
-    head = model.get_output_embeddings().weight.numel()
     step_s = watch.seconds()
     return {
         "step_s": step_s,
         "tokens_per_s": job.rows * job.shape.completion / statistics.median(step_s),
-        "peak_mb": peak_mb(job.device),
+        "peak_mb": peak_mb(),
         "lengths": [logs[-1]["completions/min_length"], logs[-1]["completions/max_length"]],
         "spans": {name: statistics.median(log[name] for log in logs[1:]) for name in SPANS if name in logs[-1]},
-        "parameters": {"layers": sum(p.numel() for p in model.parameters()) - head, "head": head},
         "threads": torch.get_num_threads(),
     }
 
@@ -98,7 +93,7 @@ def build_trainer(job: Job, model: Any, tokenizer: Any, prompts: list[str], fold
         "max_completion_length": job.shape.completion,
         "max_steps": job.steps + 1,
         "bf16": job.dtype == "bf16",
-        "use_cpu": job.device == "cpu",
+        "use_cpu": True,
         "seed": job.seed,
         "scale_rewards": "batch",
         "beta": 0.0,
@@ -109,8 +104,6 @@ def build_trainer(job: Job, model: Any, tokenizer: Any, prompts: list[str], fold
         "dataloader_pin_memory": False,
         "use_transformers_continuous_batching": job.engine == "continuous",
     }
-    if job.engine == "vllm":
-        settings |= {"use_vllm": True, "vllm_mode": "colocate", "generation_kwargs": {"ignore_eos": True}}
     dataset = Dataset.from_dict({"prompt": prompts})
     if job.arm == "stock":
         args = GRPOConfig(folder, **settings)
@@ -172,10 +165,8 @@ def check_lengths(job: Job, logs: list[dict]) -> None:
         )
 
 
-def peak_mb(device: str) -> float:
-    """Most memory this process has held, or, on CUDA, its tensors on the device, in units of 10^6 bytes."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
+def peak_mb() -> float:
+    """Most memory this process has held, in units of 10^6 bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

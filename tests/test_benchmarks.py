@@ -120,7 +120,7 @@ def test_an_engine_that_wins_is_measured_at_the_settings_near_the_fastest(job):
 def test_a_short_comparison_takes_stock_as_it_was_screened(job):
     from comparison import Grid, compare
 
-    parts = {"spans": {"time/embed": 0.1, "time/credit": 0.1}, "parameters": {}}
+    parts = {"spans": {"time/embed": 0.1, "time/credit": 0.1}}
 
     class Kept(Table):
         def take(self, job):
@@ -145,8 +145,62 @@ def test_without_cuda_the_card_benchmark_says_so():
     done = subprocess.run([sys.executable, FOLDER / "gpu.py"], capture_output=True, text=True)
     assert done.returncode != 0
     assert done.stderr.strip() == (
-        "expected a CUDA device, but torch sees none; run this where there is one, or benchmarks/step.py here."
+        "expected a CUDA device, but torch sees none; run this where there is one, or --sizes toy here."
     )
+
+
+def test_the_card_benchmark_compares_equal_losses_on_a_toy(tmp_path, monkeypatch, capsys):
+    import torch
+
+    import gpu
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    out = tmp_path / "new" / "gpu.json"
+    gpu.main(["--sizes", "toy", "--shapes", "40,9,4", "5,12,2", "--repeats", "1", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["arm"] for row in rows] == ["TRL, sdpa", "packed, dense"] * 4
+    for theirs, ours in zip(rows[::2], rows[1::2], strict=True):
+        assert (theirs["shape"], theirs["checkpointing"]) == (ours["shape"], ours["checkpointing"])
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+        assert ours["gradient"] == pytest.approx(theirs["gradient"], rel=1e-4)
+        assert theirs["gradient"] > 1e-3
+        assert ours["update_s"] > 0
+    printed = capsys.readouterr().out
+    assert printed.count("packed, dense") == 4
+    assert printed.endswith(f"done; written to {out}\n")
+
+    gpu.main(["--sizes", "toy", "--limit", "0", "--out", str(out)])
+    assert json.loads(out.read_text())["rows"] == []
+    assert "stopped for the time limit" in capsys.readouterr().out
+
+
+def test_the_card_benchmark_packs_by_blocks_where_its_arm_says_so(monkeypatch):
+    import torch
+    from torch.nn.attention import flex_attention as flex
+
+    import gpu
+    from dqo.integrations.trl.fast import attention
+    from measurements import Shape
+
+    masks = []
+
+    def attend(query, key, value, mask, scaling):
+        masks.append(mask.shape)
+        return attention._attend(query, key, value, mask, scaling)
+
+    monkeypatch.setattr(attention, "_attend_compiled", attend)
+    monkeypatch.setattr(flex, "_validate_device", lambda *states: None)
+    model, shape = gpu.build("toy", "cpu"), Shape(9, 200, 3)
+    rows = [gpu.measure(model, arm, shape, checkpointing=False, repeats=1) for arm in (gpu.TRL, gpu.DENSE, gpu.BLOCKS)]
+    assert set(masks) == {(1, 1, 8 + 3 * 200, 8 + 3 * 200)}, "the group in one row"
+    for row in rows:
+        assert row["loss"] == pytest.approx(rows[0]["loss"], rel=1e-5)
+        assert row["gradient"] == pytest.approx(rows[0]["gradient"], rel=1e-4)
+    fast, failed = rows[0] | {"size": "toy", "update_s": 2.0}, {**rows[0], "size": "toy", "error": "out of memory"}
+    assert "4.00x" in gpu.line_of(rows[2] | {"size": "toy", "update_s": 0.5}, [fast, failed])
+    assert gpu.line_of(failed, [fast, failed]).endswith("out of memory")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert gpu.BLOCKS in gpu.arms_on("cuda")
 
 
 # The counting script on a tree of three files whose figures were counted by hand.
