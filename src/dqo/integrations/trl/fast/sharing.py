@@ -279,7 +279,7 @@ def _in_small(model: nn.Module) -> nn.Module:
         if isinstance(getattr(config, name, None), int):
             setattr(config, name, 128)
     config.pad_token_id = 0
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         small = type(base)(config).float().eval()
     generator = torch.Generator().manual_seed(0)
     for weight in small.parameters():
