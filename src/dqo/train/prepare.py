@@ -184,7 +184,7 @@ def outcome_warning(task: Task, entries: Sequence[Entry], alpha: float, combine:
     if not getattr(task, "cuts_span", False):
         ways.append("to answer and then to write something unique (embed the answer alone, by a task that cuts it out)")
     if combine in ("add", "multiply"):
-        ways.append("to be wrong in new ways (set combine: quality_weighted or gate, or use a reward model)")
+        ways.append("to be wrong in new ways (set combine: spread and quality_threshold, or combine: quality_weighted)")
     warning = (
         f"the reward tells right from wrong and nothing else, so with alpha={alpha:g} and combine={combine!r} a policy"
     )
