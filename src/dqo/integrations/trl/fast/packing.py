@@ -130,10 +130,12 @@ def _spread(values: Tensor, labelled: Tensor) -> Tensor:
 
 IGNORED = -100  # label that TRL's fused head does not score
 # Keys whose attention under a dense mask costs a query as much as the rest of the network. Measured: SmolLM2-135M,
-# float32 on a CPU; wider models afford more, so this errs against packing. Memory needs no bound of its own: a group of
-# (128, 512, 8) holds 2.6, 2.3, 2.3 and 2.5 GB with 1, 2, 4 and 8 completions a row (8 of its layers, forward and
-# backward); it follows the rows of a micro-batch, which are TRL's.
+# float32 on a CPU; wider models afford more, so this errs against packing.
 KEYS_PER_TOKEN = 2000
+# Work that is as good as the least: two equal runs differ by as much. Then memory decides, which follows the tokens. A
+# group of (128, 512, 8) took the same time with one and two completions a row, and 2.6 against 2.3 GB, in bf16 2.3
+# against 1.8 (8 layers of that model, forward and backward, on a CPU).
+NEAR = 1.08
 
 
 @dataclass(frozen=True)
@@ -256,17 +258,20 @@ def _divide(prompt_of_row: Tensor, m: int) -> tuple[Tensor, Tensor]:
 
 
 def _cheapest(rows: SharedRows) -> int:
-    """Completions per packed row with the least work: tokens through the network, and queries times keys."""
+    """Completions per packed row with about the least work, of tokens and of queries times keys, and fewest tokens."""
     counts = (rows.labels != IGNORED).sum(1).cpu()  # (N,) so that the device is waited for once
     prefix = rows.prompt_mask[:, :-1].sum(1).cpu()  # one per prompt
     prompt_of_row = rows.prompt_of_row.cpu()  # (N,)
 
-    def work(m: int) -> float:
+    def cost(m: int) -> tuple[float, int]:
         packs, pack_of_row = _divide(prompt_of_row, m)  # (U,), (N,)
-        tokens = prefix[packs // len(counts)].index_add(0, pack_of_row, counts)  # (U,)
-        S = int(tokens.max())  # the others are padded
+        lengths = prefix[packs // len(counts)].index_add(0, pack_of_row, counts)  # (U,)
+        S = int(lengths.max())  # the others are padded
+        tokens = len(lengths) * S
         # By blocks a query costs the keys that it sees, which are as many whatever m.
-        return len(tokens) * S * (1.0 if by_blocks(rows.labels.device) else 1 + S / KEYS_PER_TOKEN)
+        return tokens * (1.0 if by_blocks(rows.labels.device) else 1 + S / KEYS_PER_TOKEN), tokens
 
     largest = int(prompt_of_row.bincount().max())
-    return min(sorted({1, largest, *(2**power for power in range(1, largest.bit_length()))}), key=work)
+    costs = {m: cost(m) for m in {1, largest, *(2**power for power in range(1, largest.bit_length()))}}
+    least = min(work for work, _ in costs.values())
+    return min((tokens, m) for m, (work, tokens) in costs.items() if work <= NEAR * least)[1]
