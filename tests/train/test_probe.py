@@ -74,6 +74,17 @@ def test_what_two_groups_show_by_hand():
     assert f"start from {low:.2g} to {high:.2g}" in lines["alpha"]
 
 
+@pytest.mark.parametrize(("scale", "beside"), [("group", 1.0), ("batch", math.sqrt(7 / 6))])
+def test_a_decoupled_credit_meets_the_reward_after_its_scaling(scale, beside):
+    found = hand_made([[2, 2, 0, 0], [1, 1, 1, 1]], [[X, X, X, Y], [X, X, Y, Y]], alpha=0.5)
+    found.prepared.config.decouple_credit, found.prepared.config.scale_rewards = True, scale
+    # inside groups the variance is (4/3 + 0)/2 = 2/3, over all eight 4/7
+    assert found.spreads[0] == pytest.approx(math.sqrt(2 / 3))
+    assert found.beside == pytest.approx(beside)
+    apart = math.log(2) - math.log(4 / 3)
+    assert found.advised == pytest.approx(sorted((beside / apart, beside / found.spreads[1] / 2)))
+
+
 def test_under_a_gate_the_credit_is_that_of_the_good_ones():
     settings = {"combine": "spread", "quality_threshold": 0.5, "alpha": 1.0}
     found = hand_made([[1, 1, 1, 0], [1, 0, 0, 0]], [[X, X, Y, Z], [X, Y, Z, Z]], **settings)

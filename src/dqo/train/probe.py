@@ -212,6 +212,15 @@ class Probe:
         return _pooled_std(self.task), _pooled_std(paid)
 
     @cached_property
+    def beside(self) -> float:
+        """Spread of the task reward where the credit is added, which is after its scaling if that is decoupled."""
+        reward, config = self.spreads[0], self.prepared.config
+        if not getattr(config, "decouple_credit", False):
+            return reward
+        std = reward if config.scale_rewards == "group" else float(self.task[~self.task.isnan()].std())
+        return reward / std if std > 0 else 0.0
+
+    @cached_property
     def most(self) -> float:
         """What a unit of alpha pays a good response beside copies of another one more than it pays a copy."""
         G = self.task.shape[1]
@@ -223,7 +232,7 @@ class Probe:
     @cached_property
     def advised(self) -> tuple[float, float] | None:
         """Alphas to start from; None where rewards or credits of every group tie."""
-        reward, credit = self.spreads
+        reward, credit = self.beside, self.spreads[1]
         if not pays(self.spec) or min(reward, credit, self.most) <= 0:
             return None
         # Where most answers differ today's credits are nearly equal, and those of a group that collapses are not.
@@ -277,7 +286,7 @@ class Probe:
         apart = f"one answer earns {self.most:.2g} more than each of {self.task.shape[1] - 1} copies of another"
         yield "credit", f"per unit of alpha, spread inside {whom} {credit:.2g}; {apart}"
         if self.advised:
-            now, then = (self.spec.alpha * buys / reward for buys in (credit, self.most))
+            now, then = (self.spec.alpha * buys / self.beside for buys in (credit, self.most))
             buys = f"{self.spec.alpha:g} buys {now:.2g} times the reward's spread, {then:.2g} times against copies"
             yield "alpha", f"{buys}; start from {self.advised[0]:.2g} to {self.advised[1]:.2g}"
 
@@ -367,7 +376,8 @@ class Probe:
         return "different answers are worth the same. Use a finer reward"
 
     def _on_alpha(self) -> Iterator[str]:
-        (reward, credit), alpha, gated = self.spreads, self.spec.alpha, self.spec.combine in GATES
+        reward, credit, alpha = self.beside, self.spreads[1], self.spec.alpha
+        gated = self.spec.combine in GATES
         if gated and not credit:
             yield (
                 "Diversity pays nothing yet: no group holds different responses that reach quality_threshold "
