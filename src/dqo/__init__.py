@@ -19,16 +19,6 @@ if TYPE_CHECKING:
     )
     from dqo.rewards import DiversityReward
 
-_HOMES = {
-    "DiversityReward": "dqo.rewards",
-    "DQOConfig": "dqo.integrations.trl",
-    "DQOPPOConfig": "dqo.integrations.trl",
-    "DQOPPOTrainer": "dqo.integrations.trl",
-    "DQORLOOConfig": "dqo.integrations.trl",
-    "DQORLOOTrainer": "dqo.integrations.trl",
-    "DQOTrainer": "dqo.integrations.trl",
-}
-
 __all__ = [
     "DQOConfig",
     "DQOPPOConfig",
@@ -39,6 +29,8 @@ __all__ = [
     "DiversityReward",
     "__version__",
 ]
+
+_HOMES = dict.fromkeys(set(__all__) - {"__version__"}, "dqo.integrations.trl") | {"DiversityReward": "dqo.rewards"}
 
 
 def __getattr__(name: str) -> Any:
