@@ -130,9 +130,10 @@ def reward_options(draw):
 
 @fuzz(reward_options(), cost=2)
 def test_options_of_rewards(given):
-    from dqo.rewards.loading import Entry, load_reward
+    from dqo.rewards.loading import load_reward, read_entries
 
-    load_reward(Entry(given[0], 1.0, given[1]))
+    [entry] = read_entries([{"reward": given[0]} | given[1]])
+    load_reward(entry)
 
 
 @fuzz(nearly(SWEEP), cost=40)

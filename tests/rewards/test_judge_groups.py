@@ -295,7 +295,7 @@ def test_an_error_of_one_process_reaches_both(serve, monkeypatch):
 def test_a_line_of_a_recipe_and_what_it_logs(serve, tmp_path):
     server = serve(longest_first)
     line = {"base_url": server.url, "model": "m", "asks": "ranking", "repeats": 2, "seed": 7}
-    reward = load_reward(Entry("judge", 1.0, line), tmp_path)
+    reward = load_reward(Entry(reward="judge", **line), tmp_path)
     logged = {}
     rows = [Prompt("one", "p", [], {}), Prompt("two", "q", [], {})]
     columns = {"completion_ids": [[1]] * 4, "row": [0, 0, 1, 1]}

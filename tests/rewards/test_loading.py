@@ -26,7 +26,7 @@ def import_function_of(path):
 
 def call(name, completions, **columns):
     options, prompts = columns.pop("options", {}), columns.pop("prompts", ["p"] * len(completions))
-    return load_reward(Entry(name, 1.0, options))(prompts=prompts, completions=completions, **columns)
+    return load_reward(Entry(reward=name, **options))(prompts=prompts, completions=completions, **columns)
 
 
 def test_math_answers():
@@ -267,13 +267,13 @@ def test_bad_entries(line, said):
 
 
 def test_entries_and_their_options():
-    assert read_entries([]) == [Entry("quality", 1.0, {})]
+    assert read_entries([]) == [Entry(reward="quality")]
     (entry,) = read_entries([{"reward": "length", "max_words": 5, "weight": 2}])
-    assert entry == Entry("length", 2.0, {"max_words": 5})
+    assert entry == Entry(reward="length", weight=2.0, max_words=5)
     with pytest.raises(RecipeError, match=r"reward 'length': expected a known setting, got .*did you mean 'max_words'"):
-        load_reward(Entry("length", 1.0, {"max_word": 5}))
+        load_reward(Entry(reward="length", max_word=5))
     with pytest.raises(RecipeError, match="reward 'judge': expected the setting `model`, got none"):
-        load_reward(Entry("judge", 1.0, {"base_url": "http://x/v1"}))
+        load_reward(Entry(reward="judge", base_url="http://x/v1"))
 
 
 def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
@@ -287,24 +287,24 @@ def test_options_of_a_function_are_arguments_that_it_names(tmp_path):
     with pytest.raises(
         RecipeError, match=r"got \(prompts, completions, least, .* argument 'lest'\); correct the options"
     ):
-        load_reward(Entry(f"{file}:long", 1.0, {"least": 3, "lest": 3}))
+        load_reward(Entry(reward=f"{file}:long", least=3, lest=3))
     with pytest.raises(RecipeError, match=r"multiple values for keyword argument 'prompts'"):
-        load_reward(Entry(f"{file}:long", 1.0, {"least": 3, "prompts": 3}))
+        load_reward(Entry(reward=f"{file}:long", least=3, prompts=3))
     file.write_text(
         "class Late:\n    def __init__(self): self.counts = dict\n"
         "    async def __call__(self, completions, least, **_): return [len(c) >= least for c in completions]\n"
         "late = Late()\n" + file.read_text()
     )
-    late = load_reward(Entry(f"{file}:late", 1.0, {"least": 3}))
+    late = load_reward(Entry(reward=f"{file}:late", least=3))
     columns = {"completions": ["ab", "abc"], "completion_ids": [[1], [1]], "row": [0, 0]}
     late_reward = RecordReward(late, [Prompt("p", "Q", [], {})], [1], "late")
     assert late_reward(prompts=["p"] * 2, **columns) == [0.0, 1.0], "asynchronous ones too"
     assert late.fn.counts is dict
     with pytest.raises(RecipeError, match=r"missing a required argument: 'least'"):
-        load_reward(Entry(f"{file}:long", 1.0, {}))
+        load_reward(Entry(reward=f"{file}:long"))
     file.write_text("def bare(prompts, completions): return [0.0]\n" + file.read_text())
     with pytest.raises(RecipeError, match=r"unexpected keyword argument 'reference'"):
-        load_reward(Entry(f"{file}:bare", 1.0, {}))
+        load_reward(Entry(reward=f"{file}:bare"))
 
 
 def test_a_record_feeds_the_reward_its_columns():

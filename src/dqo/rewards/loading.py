@@ -25,13 +25,10 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from pydantic import ConfigDict
 
 from dqo.errors import RecipeError, RewardError, check_choice, nearest
 from dqo.rewards.calling import CheckedReward
@@ -56,27 +53,16 @@ QUALITY = "quality"
 COLUMNS = ("reference", "meta", "record", "ended")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One line of `rewards`, checked but not loaded.
+class Entry(Strict, extra="allow"):
+    """One line of `rewards`, checked but not loaded: a name, the factor in the sum, and options beside them."""
 
-    Attributes:
-        reward: Name of the reward.
-        weight: Its factor in the sum.
-        options: Its arguments.
-    """
-
-    reward: str
-    weight: float
-    options: Mapping[str, Any]
-
-
-class _Line(Strict):
-    """One line of `rewards`; what else it names are the options."""
-
-    model_config = ConfigDict(extra="allow")
     reward: str
     weight: float = 1.0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of the reward."""
+        return self.model_extra or {}
 
 
 def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
@@ -84,14 +70,14 @@ def read_entries(lines: Sequence[Mapping[str, Any]]) -> list[Entry]:
     entries = []
     for number, given in enumerate(lines, start=1):
         origin = f"rewards, entry {number}"
-        line = check(_Line, given, origin)
-        if "." not in line.reward:
+        entry = check(Entry, given, origin)
+        if "." not in entry.reward:
             valid = [QUALITY, *REWARDS, "pkg.module.function", "file.py:function"]
-            check_choice(f"{origin}: reward", line.reward, valid, RecipeError)
-        if line.reward == QUALITY and line.model_extra:
-            raise RecipeError(f"{origin}: quality has no options, got {', '.join(line.model_extra)}; remove them.")
-        entries.append(Entry(line.reward, line.weight, line.model_extra))
-    return entries or [Entry(QUALITY, 1.0, {})]
+            check_choice(f"{origin}: reward", entry.reward, valid, RecipeError)
+        if entry.reward == QUALITY and entry.options:
+            raise RecipeError(f"{origin}: quality has no options, got {', '.join(entry.options)}; remove them.")
+        entries.append(entry)
+    return entries or [Entry(reward=QUALITY)]
 
 
 def load_reward(entry: Entry, folder: str | Path | None = None) -> CheckedReward:
@@ -99,7 +85,7 @@ def load_reward(entry: Entry, folder: str | Path | None = None) -> CheckedReward
     if entry.reward in REWARDS:
         extra = "endpoint" if entry.reward == "judge" else "data"
         own = {"cache": str(Path(folder) / "judge.jsonl")} if entry.reward == "judge" and folder else {}
-        return CheckedReward(build("reward", REWARDS, entry.reward, own | dict(entry.options), extra))
+        return CheckedReward(build("reward", REWARDS, entry.reward, own | entry.options, extra))
     return import_reward(entry.reward, entry.options)
 
 
