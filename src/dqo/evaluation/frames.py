@@ -1,6 +1,5 @@
 """Responses and per-prompt metrics as pandas DataFrames, and as parquet files beside an evaluation."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,10 +65,5 @@ def prompt_metrics_frame(folder: str | Path) -> "DataFrame":
 
 def write_parquet(folder: str | Path) -> None:
     """Writes both tables of the folder of an evaluation into it, as responses.parquet and prompt_metrics.parquet."""
-    import pyarrow
-    import pyarrow.parquet
-
     for name, frame in zip(PARQUET, (responses_frame(folder), prompt_metrics_frame(folder)), strict=True):
-        table, content = pyarrow.Table.from_pandas(frame, preserve_index=False), io.BytesIO()
-        pyarrow.parquet.write_table(table, content)
-        write_bytes(Path(folder) / name, content.getvalue())
+        write_bytes(Path(folder) / name, frame.to_parquet(engine="pyarrow", index=False))
