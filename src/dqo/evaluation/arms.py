@@ -94,14 +94,18 @@ def _told_apart(folder: Path, name: str) -> tuple[Any, Any]:
     if run is None:
         found = _SEED.search(name)
         return found and found[0], _SEED.sub("", name)
-    path = RunPaths(run).config
-    # Somebody may have sent the folder, so the reader refuses what would grow.
-    settings = parse_yaml(read_text(path, "file of settings of a run"), str(path), sent=True)
-    if not isinstance(settings, dict):
-        raise DataError(f"{path}: expected the settings of a run, got {type(settings).__name__}; restore the file.")
+    settings = read_run_settings(RunPaths(run).config)
     # Two evaluations of one run, say of two checkpoints, are two arms.
     evaluation = "" if run == folder else folder.name
     return settings.get("seed"), [evaluation, {k: v for k, v in settings.items() if k not in _NO_SETTINGS}]
+
+
+def read_run_settings(path: Path) -> dict[str, Any]:
+    """Reads the config.yaml or resolved.yaml of a run that somebody may have sent: what would grow is refused."""
+    settings = parse_yaml(read_text(path, "file of settings of a run"), str(path), sent=True)
+    if not isinstance(settings, dict):
+        raise DataError(f"{path}: expected the settings of a run, got {type(settings).__name__}; restore the file.")
+    return settings
 
 
 def _title(names: Sequence[str]) -> str:

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from dqo.errors import DataError
+from dqo.evaluation.arms import read_run_settings
 from dqo.files.evaluation import read_metrics, read_prompt_metrics, short_names
-from dqo.files.jsonio import read_text
 from dqo.files.records import Group, read_groups
 from dqo.files.run import RunPaths, read_steps
-from dqo.settings.yaml import parse_yaml
 
 
 @dataclass(frozen=True)
@@ -74,14 +73,16 @@ def _read(folder: Path, name: str) -> RunFiles:
             f"{folder}: expected a run folder (metrics.jsonl, eval/) or an evaluation folder (metrics.json, "
             f"groups.jsonl), got {'only its settings' if files else 'neither'}; run `dqo train` or `dqo eval` first."
         )
-    readers = {"config": _yaml, "resolved": _yaml, "steps": read_steps, "document": read_metrics}
-    readers |= {"values": read_prompt_metrics, "groups": _groups}
+    readers = {
+        "config": read_run_settings,
+        "resolved": read_run_settings,
+        "steps": read_steps,
+        "document": read_metrics,
+        "values": read_prompt_metrics,
+        "groups": lambda path: {group.id: group for group in read_groups(path)},
+    }
     found = {part: readers[part](path) for part, path in files.items()}
     return RunFiles(name, folder, files, **found, finished="steps" not in files or RunPaths(folder).final.exists())
-
-
-def _groups(path: Path) -> dict[str, Group]:
-    return {group.id: group for group in read_groups(path)}
 
 
 def _untangled(runs: list[RunFiles]) -> list[RunFiles]:
@@ -96,11 +97,3 @@ def _untangled(runs: list[RunFiles]) -> list[RunFiles]:
             values = {own.get(key, key): row for key, row in run.values.items()}
             runs[place] = replace(run, groups=groups, values=values)
     return runs
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    # Somebody may have sent the folder, so the reader refuses what would grow.
-    settings = parse_yaml(read_text(path, "file of settings of a run"), str(path), sent=True)
-    if not isinstance(settings, dict):
-        raise DataError(f"{path}: expected the settings of a run, got {type(settings).__name__}; restore the file.")
-    return settings
