@@ -1,4 +1,4 @@
-"""Reads single fields of rows that other tools write: prompts, completions, references, numbers, ends and settings."""
+"""Reads single fields of rows that other tools write: prompts, completions, references, numbers and settings."""
 
 import json
 import math
@@ -11,10 +11,6 @@ from dqo.errors import DataError
 from dqo.files.records import Conversation, PromptLine
 from dqo.models.chat import completion_text
 
-_ENDS = {
-    "stop": "eos", "eos": "eos", "eos_token": "eos", "end_turn": "eos", "stop_sequence": "eos", "completed": "eos",
-    "length": "length", "max_tokens": "length", "max_output_tokens": "length", "model_length": "length",
-}  # fmt: skip
 # Settings of sampling: our name -> those of other tools.
 _SETTINGS = {
     "model": ("model",),
@@ -24,7 +20,6 @@ _SETTINGS = {
     "top_k": ("top_k",),
     "system_prompt": ("system_message",),
 }
-UNKNOWN = "unknown"  # a finish that nothing tells
 
 
 def read_completion(value: Any, place: str) -> str:
@@ -77,11 +72,6 @@ def read_references(value: Any) -> str | list[str]:
 def read_number(value: Any) -> float | None:
     """Reads a finite number, also true and false; None for anything else."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def read_end(said: Any) -> str:
-    """Reads why a response ended, in our words where there is one."""
-    return _ENDS.get(str(said).lower(), str(said)) if said else UNKNOWN
 
 
 def settings_of(settings: Mapping[str, Any]) -> dict[str, Any]:

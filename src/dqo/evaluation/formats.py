@@ -15,17 +15,15 @@ from pydantic import Field
 
 from dqo.errors import DataError, choices
 from dqo.evaluation.fields import (
-    UNKNOWN,
     read_completion,
     read_content,
-    read_end,
     read_messages,
     read_number,
     read_prompt,
     read_references,
     settings_of,
 )
-from dqo.models.endpoint_replies import NoAnswer, read_reply
+from dqo.models.endpoint_replies import UNKNOWN, NoAnswer, read_end, read_reply
 from dqo.settings.checking import Strict, check
 
 Row = Mapping[str, Any]

@@ -9,7 +9,13 @@ _LENGTHS = ("max_tokens", "max_completion_tokens")
 _ABOUT_THE_PROMPT = ("content_filter", "content_policy_violation", "context_length_exceeded", "invalid_prompt",
                      "moderation_blocked", "messages", "prompt")  # fmt: skip
 _TOO_LONG = re.compile(r"(?i)too (large|long|big|high)|context|greater|exceed|at most|at least|maximum|must be|reduce")
-_ENDS = {"stop": "eos", "eos_token": "eos", "end_turn": "eos", "max_tokens": "length", "max_length": "length"}
+# Why a response ended, in the words of servers and of tools that write down what one said.
+_ENDS = {
+    "stop": "eos", "eos": "eos", "eos_token": "eos", "end_turn": "eos", "stop_sequence": "eos", "completed": "eos",
+    "length": "length", "max_tokens": "length", "max_output_tokens": "length", "max_length": "length",
+    "model_length": "length",
+}  # fmt: skip
+UNKNOWN = "unknown"  # a finish that nothing tells
 
 
 class Reply(NamedTuple):
@@ -38,16 +44,21 @@ def read_reply(document: Any) -> Reply:
     message, said = choice.get("message"), choice.get("finish_reason")
     if not isinstance(message, dict):
         raise NoAnswer(f"a chat completion without message: {json.dumps(document)[:120]}")
-    finish = _ENDS.get(str(said).lower(), str(said)) if said else "unknown"
+    finish = read_end(said)
     text = _read_text(message.get("content"))
     if not text and message.get("refusal"):
         raise NoAnswer(f"a refusal: {str(message['refusal'])[:120]}")
     # A field of its own, which is no part of the answer.
     thought = message.get("reasoning_content") or message.get("reasoning")
     silent = text is None and finish != "length" and not thought
-    if silent or (not text and finish not in ("eos", "length", "unknown")):
+    if silent or (not text and finish not in ("eos", "length", UNKNOWN)):
         raise NoAnswer(f"no text, finish reason {finish}")
     return Reply(text or "", finish)
+
+
+def read_end(said: Any) -> str:
+    """Reads why a response ended, in our words where there is one."""
+    return _ENDS.get(str(said).lower(), str(said)) if said else UNKNOWN
 
 
 def read_usage(document: Any) -> dict[str, int]:
