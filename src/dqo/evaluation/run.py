@@ -57,7 +57,8 @@ class Protocol:
         """Refuses responses that were drawn in another way; a sentence says what is not known."""
         known, untold = dict(sampling or {}), []
         if groups:
-            known["n"] = next((n for n in map(_size, groups) if n != self.demands["n"]), self.demands["n"])
+            sizes = (len(group.responses) for group in groups)
+            known["n"] = next((n for n in sizes if n != self.demands["n"]), self.demands["n"])
         for name, value in self.demands.items():
             if name == "max_new_tokens":
                 value = Form.named(known.get("form")).call_length(value)
@@ -203,10 +204,6 @@ def evaluate(
     return document
 
 
-def _size(group: Group) -> int:
-    return len(group.responses)
-
-
 def _owner(part: Any) -> Any:
     """The encoder or judge itself, where a checked reward or a method of it is given."""
     part = getattr(part, "fn", part)
@@ -280,7 +277,7 @@ def _write(
 def _about_groups(groups: Sequence[Group], scorer_given: bool) -> list[str]:
     """Groups of several sizes, responses that a server ended for reasons of its own, and missing rewards."""
     notes = []
-    sizes = set(map(_size, groups))
+    sizes = {len(group.responses) for group in groups}
     if len(sizes) > 1:
         notes.append(
             f"prompts have {min(sizes)} to {max(sizes)} responses: pass@k and max@k go up to {min(sizes)}, and what "

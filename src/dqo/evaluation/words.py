@@ -59,9 +59,8 @@ def self_bleu(texts: Sequence[str]) -> float:
 
     Source: Zhu et al. 2018 (docs/math.md eq. 7.2).
     """
-    _check_texts(texts)
     # BLEU would call blank texts different from everything.
-    texts = [text for text in texts if text.strip()]
+    texts = [text for text in _checked(texts) if text.strip()]
     if len(texts) < 2 or not all(map(separates_words, texts)):
         return math.nan
     scores = _leave_one_out_bleu(list(map(_bleu_tokens, texts)))
@@ -106,11 +105,10 @@ def self_rouge(texts: Sequence[str]) -> float:
     Returns:
         A number in [0, 1]; NaN for fewer than two texts, and where a to z and digits do not carry one of them.
     """
-    _check_texts(texts)
     from rouge_score.tokenize import tokenize
 
     # The DQO paper reports a self-ROUGE that rises with diversity: 1 minus this. rouge-score reads a to z and digits.
-    texts = [text for text in texts if text.strip()]
+    texts = [text for text in _checked(texts) if text.strip()]
     if len(texts) < 2 or not all(map(has_latin_words, texts)):
         return math.nan
     rows = [tokenize(text, None) for text in texts]
@@ -131,8 +129,7 @@ def compression_ratio(texts: Sequence[str]) -> float:
     Returns:
         A positive number that rises with the amount of text; NaN for fewer than two texts that are not blank.
     """
-    _check_texts(texts)
-    if sum(bool(text.strip()) for text in texts) < 2:
+    if sum(bool(text.strip()) for text in _checked(texts)) < 2:
         return math.nan
     # Below 1 for very short texts, where gzip's header weighs most.
     joined = "\n".join(texts).encode(errors="surrogatepass")
@@ -232,10 +229,6 @@ def _ngrams(rows: Iterable[Sequence[str]], longest: int) -> Iterator[tuple[np.nd
 
 
 def _checked(texts: Sequence[str]) -> Sequence[str]:
-    _check_texts(texts)
-    return texts
-
-
-def _check_texts(texts: Sequence[str]) -> None:
     if isinstance(texts, str):
         raise DQOError(f"`texts` must be a list of strings, got the single string {texts[:40]!r}; wrap it in a list.")
+    return texts

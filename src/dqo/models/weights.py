@@ -191,15 +191,11 @@ def why_absent(name: str) -> str | None:
     return None
 
 
-def asks_for_code(error: Exception) -> bool:
-    """Tells whether a loader failed because a model brings code of its own, which is never run."""
-    return "trust_remote_code" in str(error)
-
-
 def why_failed(error: Exception) -> str:
     """Says in a few words why a model did not load."""
     # The loader advises an option that dqo does not have where a model brings code of its own.
-    return "it brings code of its own, which dqo never runs" if asks_for_code(error) else first_words(error)
+    asks_for_code = "trust_remote_code" in str(error)
+    return "it brings code of its own, which dqo never runs" if asks_for_code else first_words(error)
 
 
 def first_words(error: Exception, limit: int = 240) -> str:

@@ -9,7 +9,7 @@ from dqo.evaluation.compare import single_runs
 from dqo.evaluation.definitions import HEALTH, MEANING, QUALITY, WORDS, explain
 from dqo.evaluation.statistics import FEW, FEW_PROMPTS, MOST_RUNS, Difference, on_common_prompts, paired_differences
 from dqo.evaluation.statistics import Arm as Seeds
-from dqo.files.evaluation import likeness_cautions, run_notes
+from dqo.files.evaluation import likeness_cautions
 from dqo.report.sources import RunFiles
 
 Means = Mapping[str, Sequence[dict[str, float] | None]]  # metric -> the mean and interval of each arm
@@ -30,11 +30,6 @@ def arms_of(runs: Sequence[RunFiles]) -> list[Arm]:
     """Puts the runs of a page into arms; one whose metrics by prompt are missing has no values."""
     documents, values = [run.document for run in runs], [run.values if run.document else {} for run in runs]
     return find_arms([run.folder for run in runs], [run.name for run in runs], documents, values)
-
-
-def shared_means(arms: Sequence[Arm]) -> Means:
-    """Averages every metric of every arm over the prompts that all arms with the metric have a value for."""
-    return on_common_prompts([arm.values for arm in arms], [arm.summary for arm in arms])
 
 
 def own_means(arms: Sequence[Arm]) -> Means:
@@ -76,11 +71,6 @@ def cautions(runs: Sequence[RunFiles], arms: Sequence[Arm] = ()) -> list[str]:
     found += [f"{name}: {count} prompts; {FEW}." for name, count in counts.items() if count < FEW_PROMPTS]
     found += [f"{run.name} is still training: {len(run.steps)} steps logged." for run in runs if not run.finished]
     return found
-
-
-def notes(runs: Sequence[RunFiles]) -> list[str]:
-    """Says what the evaluations themselves note about their numbers."""
-    return run_notes({run.name: run.document for run in runs if run.document})
 
 
 def _unlike_prompts(runs: Sequence[RunFiles]) -> list[str]:

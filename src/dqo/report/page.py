@@ -18,8 +18,8 @@ from dqo.errors import DataError, DQOError
 from dqo.evaluation.arms import Arm
 from dqo.evaluation.compare import in_words, number
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, headline, shown_in, tabled
-from dqo.evaluation.statistics import pareto_front
-from dqo.files.evaluation import drawn
+from dqo.evaluation.statistics import on_common_prompts, pareto_front
+from dqo.files.evaluation import drawn, run_notes
 from dqo.files.records import write_text
 from dqo.report import overview
 from dqo.report.charts import columns, packed, semantic_maps, significant
@@ -40,7 +40,7 @@ def write_report(
     """Writes the report of one or more folders, atomically, and counts runs, prompts, bytes and notes."""
     runs = read_runs(folders)
     arms = overview.arms_of(runs)
-    shared = overview.shared_means(arms)
+    shared = on_common_prompts([arm.values for arm in arms], [arm.summary for arm in arms])
     document = _document(runs, arms, shared) | _maps(runs, encoder, maps) | {"refresh": refresh}
     page, notes = _render(runs, arms, document, shared)
     write_text(out, page)
@@ -159,7 +159,7 @@ def _render(
         style=(assets / "page.css").read_text(encoding="utf-8"),
         arms=arms,
         cautions=overview.cautions(runs, arms),
-        notes=[*overview.notes(runs), *notes],
+        notes=[*run_notes({run.name: run.document for run in runs if run.document}), *notes],
         kinds=overview.by_kind(metrics),
         headline=first,
         primary=headline(first, primary=True),

@@ -57,10 +57,10 @@ class SimilarityReward:
     """
 
     def __init__(self, encoder: str):
-        from dqo.embedders import CachedEmbedder, load_embedder
+        from dqo.embedders import load_embedder
 
         self.__name__ = "similarity"
-        self._embed = CachedEmbedder(load_embedder(encoder))
+        self._embed = load_embedder(encoder)
 
     def __call__(self, *, completions: Sequence[Any], reference: Sequence[Reference], **columns: Any) -> list[float]:
         """Scores N responses; N numbers in [-1, 1]."""

@@ -15,7 +15,6 @@ from dqo.train.recipe import flat_settings, nested_settings, recipe_model
 
 CARD = "README.md"
 _STRETCHES = 10  # lines of the table of a training
-_METHODS = {"grpo": "GRPO", "rloo": "RLOO", "ppo": "PPO"}
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _EVALUATION = re.compile(r"(?<=^## Evaluation\n).*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 _PAPER = "https://arxiv.org/abs/2509.04784"
@@ -126,7 +125,7 @@ def _made(config: Mapping[str, Any]) -> str:
     """Base model, task, method and what diversity was paid."""
     base = f"[{config['model']}](https://huggingface.co/{config['model']})"
     base = base if _on_hub(config["model"]) else f"`{config['model']}`"
-    made = f"{base}, post-trained on the task `{config['task']}` with {_METHODS[config['algorithm']]}"
+    made = f"{base}, post-trained on the task `{config['task']}` with {config['algorithm'].upper()}"
     if config["alpha"] == 0 or config["diversity"] == "none":
         return f"{made} by `dqo`. Diversity was not paid (alpha 0)."
     return (
