@@ -72,14 +72,14 @@ def post_answer_share(text: str, answer: str) -> float:
     return len(text[start + len(answer) :].strip()) / len(text)
 
 
-def repetition(text: str, n: int = 3) -> float:
-    """Computes the share of a response's n-grams of words that repeat an earlier one: 1 - distinct/all, in [0, 1).
+def repetition(text: str) -> float:
+    """Computes the share of a response's word triples that repeat an earlier one: 1 - distinct/all, in [0, 1).
 
-    NaN for fewer than n words, and where white space does not separate them.
+    NaN for fewer than three words, and where white space does not separate them.
     """
     words = text.split()
-    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-    return 1.0 - len(set(grams)) / len(grams) if grams and separates_words(text) else math.nan
+    triples = list(zip(words, words[1:], words[2:], strict=False))
+    return 1.0 - len(set(triples)) / len(triples) if triples and separates_words(text) else math.nan
 
 
 def low_quality_credit(credit: Tensor, reward: Tensor) -> float:

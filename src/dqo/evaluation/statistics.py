@@ -87,24 +87,24 @@ def bootstrap_intervals(
     return [Interval(*map(float, row)) for row in rows]
 
 
-def wilson_interval(count: int, n: int, *, level: float = LEVEL) -> Interval:
+def wilson_interval(count: int, n: int) -> Interval:
     """Estimates a share, `count` of n draws, with Wilson's interval, which has a width at 0 and 1 too."""
-    z = NormalDist().inv_cdf((1 + level) / 2)
+    z = NormalDist().inv_cdf((1 + LEVEL) / 2)
     centre, half, share = count + z**2 / 2, z * math.sqrt(count * (n - count) / n + z**2 / 4), count / n
     # At 0 and 1 rounding would put the end on the other side of the share.
     return Interval(share, min(share, (centre - half) / (n + z**2)), max(share, (centre + half) / (n + z**2)))
 
 
 def bootstrap_differences(
-    columns: Sequence[Sequence[float]], *, resamples: int = 5000, flips: int = _FLIPS, seed: int = 0
+    columns: Sequence[Sequence[float]], *, resamples: int = 5000, flips: int = _FLIPS
 ) -> list[Difference]:
     """Mean differences of M columns of P prompts, with bootstrap intervals and the p-values of sign flips."""
     if not columns:
         return []
     # Were the runs alike, each prompt's difference could as well be its negative: p is the share of sign vectors whose
     # total is as far from 0 as the one seen. It holds for few prompts too: of P it is 2/2^P at least.
-    ps = _sign_flips(_table(columns), flips, seed)  # (M,)
-    intervals = bootstrap_intervals(columns, resamples=resamples, seed=seed)
+    ps = _sign_flips(_table(columns), flips)  # (M,)
+    intervals = bootstrap_intervals(columns, resamples=resamples)
     # Of one family of tests p_holm is corrected by whoever knows the family.
     return [Difference(*row, float(p), float(p), len(columns[0])) for row, p in zip(intervals, ps, strict=True)]
 
@@ -139,7 +139,7 @@ def _means(table: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     return np.concatenate(means)
 
 
-def _sign_flips(table: np.ndarray, flips: int, seed: int) -> np.ndarray:
+def _sign_flips(table: np.ndarray, flips: int) -> np.ndarray:
     """Two-sided p-values of every column of (P, M), the same signs for all of them: (M,)."""
     P = len(table)
     # Equal totals may differ in their last digits.
@@ -149,7 +149,7 @@ def _sign_flips(table: np.ndarray, flips: int, seed: int) -> np.ndarray:
         signs = np.array(list(product((-1.0, 1.0), repeat=P)))  # (2^P, P)
         return (np.abs(signs @ table) >= seen).mean(axis=0)
     # Other draws than those of the prompts.
-    rng, as_far = np.random.default_rng([seed, 1]), np.ones(table.shape[1])
+    rng, as_far = np.random.default_rng([0, 1]), np.ones(table.shape[1])
     for size in _batches(flips, P):
         as_far += (np.abs(rng.choice([-1.0, 1.0], size=(size, P)) @ table) >= seen).sum(axis=0)
     return as_far / (flips + 1)

@@ -20,6 +20,7 @@ Accounts = list[tuple[str, dict[str, Any]]]  # where weights came from, and how 
 
 REMEDY = "save model and tokenizer again with save_pretrained from the class it was trained as, or choose another model"
 _SHOWN = 3  # names of weights in a message
+_QUOTED = 240  # characters of an error in a message
 
 
 class _Unsound(Exception):
@@ -198,8 +199,8 @@ def why_failed(error: Exception) -> str:
     return "it brings code of its own, which dqo never runs" if asks_for_code else first_words(error)
 
 
-def first_words(error: Exception, limit: int = 240) -> str:
+def first_words(error: Exception) -> str:
     """Quotes type and start of an error's text on one line."""
     words = " ".join(str(error).split())
-    short = words if len(words) <= limit else words[:limit].rsplit(" ", 1)[0] + " …"
+    short = words if len(words) <= _QUOTED else words[:_QUOTED].rsplit(" ", 1)[0] + " …"
     return ": ".join(filter(None, (type(error).__name__, short.rstrip(" .:"))))
