@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from pydantic import Field
 
@@ -39,28 +39,23 @@ _PASSED_ON = ("PYTHONPATH", "HF_", "OPENAI_", "WANDB_", "TRACKIO_", "TOKENIZERS_
 Launch = Callable[[list[str], Path, Mapping[str, str]], Process]
 
 
-class LocalProcess:
-    """A command in a process of this machine, as subprocess runs it."""
+class LocalProcess(subprocess.Popen):
+    """A command in a process of this machine, and in a session of its own."""
 
     state = "started"
 
     def __init__(self, argv: list[str], log: Path, environment: Mapping[str, str]) -> None:
         with log.open("ab") as output:
-            self._process = _start(argv, output, environment)
-        self.wait, self.terminate = self._process.wait, self._process.terminate
+            super().__init__(
+                argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=os.environ | environment,
+                start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
+            )  # fmt: skip
 
     def kill(self) -> None:
         """Ends it at once, with all that it has started."""
-        if self._process.poll() is None:
+        if self.poll() is None:
             with suppress(ProcessLookupError):  # it ended just now
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-
-def _start(argv: list[str], output: IO[bytes], environment: Mapping[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=os.environ | environment,
-        start_new_session=True,  # the terminal's Ctrl-C reaches the sweep alone, which asks politely
-    )  # fmt: skip
+                os.killpg(self.pid, signal.SIGKILL)
 
 
 class Resources(Strict):
@@ -178,12 +173,10 @@ class _Command:
 
     def start(self, argv: list[str], folder: str, log: str, environment: Mapping[str, str]) -> None:
         os.chdir(folder)
-        with open(log, "ab") as output:
-            self._process = _start(argv, output, environment)
+        self._process = LocalProcess(argv, Path(log), environment)
 
     def wait(self) -> int:
         return self._process.wait()
 
     def send(self, number: int) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, number) if number == signal.SIGKILL else self._process.send_signal(number)
+        self._process.kill() if number == signal.SIGKILL else self._process.send_signal(number)
