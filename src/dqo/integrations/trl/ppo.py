@@ -18,7 +18,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from dqo.core import clipped_value_error, explained_variance, gae
-from dqo.errors import TrainingError, refuse
+from dqo.errors import RecipeError, TrainingError
 from dqo.integrations.trl.config import DQOPPOConfig
 from dqo.integrations.trl.faults import describe_way_back
 from dqo.integrations.trl.resume import reading_part, save_part
@@ -163,17 +163,13 @@ class DQOPPOTrainer(DQOMixin, GRPOTrainer):
 
     def _set_up(self) -> None:
         super()._set_up()
-        quantised = getattr(self.model.config, "quantization_config", None) is not None
-        refuse(
-            [
-                (self._is_vlm, "PPO's critic reads text only, got a model that takes images; use grpo or rloo."),
-                (
-                    quantised,
-                    "PPO's critic is a copy of the policy and needs weights that can learn, got quantised ones; load "
-                    "the policy unquantised, or use grpo or rloo.",
-                ),
-            ]
-        )
+        if self._is_vlm:
+            raise RecipeError("PPO's critic reads text only, got a model that takes images; use grpo or rloo.")
+        if getattr(self.model.config, "quantization_config", None) is not None:
+            raise RecipeError(
+                "PPO's critic is a copy of the policy and needs weights that can learn, got quantised ones; load the "
+                "policy unquantised, or use grpo or rloo."
+            )
         # As the policy starts, without head and adapters.
         whole = copy.deepcopy(self.model)
         base = whole.unload() if is_peft_model(whole) else whole

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dqo.errors import refuse
+from dqo.errors import RecipeError
 from dqo.rewards import CheckedReward, prompt_key
 
 COLUMN = "diversity"  # of TRL's reward table, ours
@@ -80,20 +80,15 @@ def list_rewards(reward_funcs: Any, args: Any, environments: bool) -> list:
     several = isinstance(reward_funcs, list | tuple)
     funcs = [*reward_funcs] if several else [reward_funcs] if reward_funcs is not None else []
     weights = args.reward_weights
-    refuse(
-        [
-            (
-                weights is not None and len(weights) != len(funcs),
-                f"`reward_weights` needs one number for each of {len(funcs)} rewards, got {len(weights or ())}.",
-            ),
-            (
-                COLUMN in [getattr(func, "__name__", None) for func in funcs],
-                "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, "
-                "or, if it is a DiversityReward, remove it: DQOTrainer adds the credit itself.",
-            ),
-            (not funcs and not environments, NO_GOAL),  # environments may bring rewards of their own
-        ]
-    )
+    if weights is not None and len(weights) != len(funcs):
+        raise RecipeError(f"`reward_weights` needs one number for each of {len(funcs)} rewards, got {len(weights)}.")
+    if COLUMN in [getattr(func, "__name__", None) for func in funcs]:
+        raise RecipeError(
+            "`reward_funcs` holds a function named 'diversity', the name of the trainer's own column; rename it, or, "
+            "if it is a DiversityReward, remove it: DQOTrainer adds the credit itself."
+        )
+    if not funcs and not environments:  # environments may bring rewards of their own
+        raise RecipeError(NO_GOAL)
     args.reward_weights = weights and [*weights, 1.0]
     return [*map(checked, funcs)]
 
