@@ -1,6 +1,6 @@
 """Several evaluated runs side by side: their means and differences over the prompts they share, and their tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -197,7 +197,7 @@ def in_words(metric: str, difference: Difference) -> str:
 def comparison_table(comparison: dict[str, Any]) -> "Table":
     """A rich table: metrics down, arms across."""
     columns = {
-        name: {metric: value and _cell(value) for metric, value in values.items()}
+        name: {metric: with_interval(value) for metric, value in values.items()}
         for name, values in comparison["shared"].items()
     }
     return _table("metric", list(comparison["pairs"][0]["metrics"]), columns, "95 % intervals over the shared prompts")
@@ -216,7 +216,7 @@ def difference_table(comparison: dict[str, Any]) -> "Table":
 
 def _tested(value: dict[str, float]) -> str:
     star = "*" if value["p_holm"] < SHOWN_BELOW else " "
-    return f"{_cell(value, sign='+')} p {value['p_holm']:.4f}{star}"
+    return f"{with_interval(value, sign='+')} p {value['p_holm']:.4f}{star}"
 
 
 def _table(head: str, rows: Sequence[str], columns: dict[str, dict[str, str | None]], caption: str) -> "Table":
@@ -231,7 +231,10 @@ def _table(head: str, rows: Sequence[str], columns: dict[str, dict[str, str | No
     return table
 
 
-def _cell(value: dict[str, float], sign: str = "") -> str:
+def with_interval(value: Mapping[str, float] | None, sign: str = "") -> str:
+    """Formats a mean with its interval for a table; a dash where there is none."""
+    if not value:
+        return "–"
     mean, low, high = (f"{value[part]:{sign}.3f}" for part in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 

@@ -10,6 +10,7 @@ import pandas as pd
 
 from dqo._version import __version__
 from dqo.errors import DataError
+from dqo.evaluation.compare import with_interval
 from dqo.evaluation.definitions import definition_of, explain, headline
 from dqo.evaluation.statistics import LEVEL, hypervolume, pareto_front
 from dqo.files.evaluation import MUST_AGREE, likeness_cautions, read_metrics, read_prompt_metrics, unlike
@@ -208,7 +209,7 @@ def markdown(document: dict[str, Any]) -> str:
         {"arm": point["arm"] + (" ★" if point["on_front"] else "")}
         | {"alpha": "–" if point["alpha"] is None else str(point["alpha"])}
         | {"seeds": ", ".join(map(str, point["seeds"])) or "–"}
-        | {label: _cell(point["metrics"].get(name)) for name, label in labels.items()}
+        | {label: with_interval(point["metrics"].get(name)) for name, label in labels.items()}
         for point in points
     ]
     kinds = " or ".join(sorted({point["interval"] for point in points}))
@@ -217,7 +218,7 @@ def markdown(document: dict[str, Any]) -> str:
         volumes = document["hypervolume"].items()
         lines += [
             "★ on the front: no other point has as much quality and as much diversity.\n",
-            _table([{"arm": arm, "points": str(v["points"]), "hypervolume": _cell(v)} for arm, v in volumes]),
+            _table([{"arm": arm, "points": str(v["points"]), "hypervolume": with_interval(v)} for arm, v in volumes]),
             f"Hypervolume of quality on [0, 1] and {document['axes'][0]} on [1, {n}] above their lower ends, as a "
             f"share of the plane;\nan arm with more points covers more. [{level} interval] over prompts.",
         ]
@@ -231,10 +232,6 @@ def markdown(document: dict[str, Any]) -> str:
             where = "is – where" if any(values) else "has no column:"
             lines.append(f"\n{explain(name).label} {where} {definition_of(name).undefined}.")
     return "\n".join([*lines, *(f"\n{note}" for note in document["notes"])]) + "\n"
-
-
-def _cell(interval: dict[str, float] | None) -> str:
-    return f"{interval['mean']:.3f} [{interval['low']:.3f}, {interval['high']:.3f}]" if interval else "–"
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dqo.evaluation.compare import with_interval
 from dqo.evaluation.definitions import DEFINITIONS, explain, headline, shown_in
 from dqo.files.jsonio import read_text
 from dqo.files.records import write_text
@@ -186,7 +187,7 @@ def _evaluation(documents: Sequence[Mapping[str, Any]]) -> str:
         for document in documents
     ]
     rows = [
-        [f"{explain(name).label} (`{name}`)", *(_interval(document["metrics"].get(name)) for document in documents)]
+        [f"{explain(name).label} (`{name}`)", *(with_interval(document["metrics"].get(name)) for document in documents)]
         for name in names
     ]
     first = documents[0]
@@ -198,10 +199,6 @@ def _evaluation(documents: Sequence[Mapping[str, Any]]) -> str:
     return f"Mean [95 % interval over prompts]; {by}.\n\n{_table(['metric', *heads], rows)}" + (
         listed and f"\n{listed}"
     )
-
-
-def _interval(value: Mapping[str, float] | None) -> str:
-    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]" if value else "–"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
