@@ -18,6 +18,7 @@ from dqo.evaluation.sampling import Answer, Request, Source
 from dqo.models.chat import ResponseReader, TraceMarkers, check_system, conversation, rendered
 from dqo.models.endpoint import Endpoint, Unanswered
 from dqo.models.endpoint_replies import Reply
+from dqo.models.policy import stop_tokens
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -67,8 +68,7 @@ class LocalModel(Source):
         check_system(asked.system_prompt, tokenizer.chat_template, self.name)
         self.model, self.tokenizer, self.asked, self.batch_size = model, tokenizer, asked, batch_size
         self._reader = ResponseReader(tokenizer, TraceMarkers.parse(asked.trace_markers))
-        own = model.generation_config.eos_token_id
-        self._stops = sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+        self._stops = stop_tokens(model, tokenizer)
         # Any token will do: the mask hides it, and an answer ends before it.
         self._pad = (self._stops or [0])[0]
         self._encoded: dict[str, list[int]] = {}

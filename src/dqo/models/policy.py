@@ -121,6 +121,12 @@ def load_policy(
     return model, tokenizer
 
 
+def stop_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Lists the ids that end a response: chat models often end a turn with another token than a text."""
+    own = model.generation_config.eos_token_id
+    return sorted({tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+
 def load_outline(name: str) -> "tuple[PretrainedConfig, PreTrainedTokenizerBase]":
     """Reads shapes and tokenizer of a policy without its weights, for a dry run."""
     from transformers import AutoConfig

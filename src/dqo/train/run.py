@@ -22,7 +22,7 @@ from dqo.integrations.trl import DQOPPOTrainer, DQORLOOTrainer, DQOTrainer
 from dqo.integrations.trl.faults import SaveOnSignal
 from dqo.integrations.trl.log import RunLog, showing_progress
 from dqo.models.chat import conversation
-from dqo.models.policy import load_policy
+from dqo.models.policy import load_policy, stop_tokens
 from dqo.models.weights import first_words
 from dqo.settings.yaml import to_yaml
 from dqo.tasks import option_flags
@@ -88,16 +88,13 @@ def build_trainer(prepared: Prepared, folder: RunPaths) -> Any:
 
     recipe, prompts = prepared.recipe, prepared.prompts
     model, tokenizer = load_policy(recipe.model, dtype=recipe.dtype)
-    own = model.generation_config.eos_token_id
-    # Chat models often end a turn with another token than a text.
-    stops = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
     asked = [
         conversation(prompt.prompt, recipe.system_prompt) if tokenizer.chat_template else prompt.prompt
         for prompt in prompts
     ]
     trainer = TRAINERS[recipe.algorithm](
         model,
-        reward_funcs=prepared.rewards(stops),
+        reward_funcs=prepared.rewards(stop_tokens(model, tokenizer)),
         args=prepared.config,
         # A prompt's references and meta stay here: rewards find them by the row.
         train_dataset=Dataset.from_dict({"prompt": asked, "row": range(len(prompts))}),
