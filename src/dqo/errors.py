@@ -22,14 +22,8 @@ class DQOError(ValueError):
 
 
 def printable(message: str) -> str:
-    """Makes a message fit for a terminal, which obeys control characters: what it quotes may come from anywhere.
-
-    Args:
-        message: One sentence per line.
-
-    Returns:
-        The same lines, control characters as escapes, and the middle left out of a line longer than a screen.
-    """
+    """Makes a message fit for a terminal: control characters as escapes, long lines without their middle."""
+    # A terminal obeys control characters, and what a message quotes may come from anywhere.
     return "\n".join(_printable_line(line) for line in message.split("\n"))
 
 
@@ -93,17 +87,7 @@ class EndpointError(DQOError):
 
 
 def check_choice(name: str, value: object, allowed: Iterable[str], error: type[DQOError] = DQOError) -> None:
-    """Refuses a value that is none of the allowed ones.
-
-    Args:
-        name: Of the setting.
-        value: As given.
-        allowed: All that it may be.
-        error: Class of the error.
-
-    Raises:
-        DQOError: Of class `error`, listing what is allowed, with the nearest.
-    """
+    """Refuses a value of a setting that is none of the allowed ones; the error lists these, with the nearest."""
     if value not in allowed:
         raise error(f"`{name}` must be {choices(value, allowed)}, got {value!r}; choose one of these.")
 
@@ -116,15 +100,8 @@ def refuse(found: Iterable[tuple[bool, str]]) -> None:
 
 
 def nearest(wrong: str, names: Iterable[str]) -> str | None:
-    """Finds the name that a wrong one was meant to be, judged by the part behind the last dot.
-
-    Args:
-        wrong: As written.
-        names: Valid ones, dotted or not; of two with one last part the first is taken.
-
-    Returns:
-        The whole name; None where none is near.
-    """
+    """Finds the valid name, dotted or not, whose last part is near to that of a wrong one; None where none is."""
+    # Of two names with one last part the first is taken.
     by_last = {name.rpartition(".")[2]: name for name in reversed(list(names))}
     near = difflib.get_close_matches(wrong.rpartition(".")[2], by_last, n=1)
     return by_last[near[0]] if near else None

@@ -75,27 +75,19 @@ def check(
 def setting(default: Any, text: str) -> Any:
     """Declares a field of a settings dataclass, which `check_fields` checks.
 
-    Args:
-        default: Its default, or what makes it: `list`, `dict`; MISSING where it must be given.
-        text: What it says, one sentence, for `--help`, editors and docs/reference/settings.md.
-
-    Returns:
-        The field, TRL's key "help" in its metadata.
+    The default may be what makes it, `list` or `dict`, or MISSING, where a value must be given. The text says in one
+    sentence what the field means: `--help`, editors and docs/reference/settings.md show it.
     """
     kind = "default_factory" if callable(default) else "default"
-    return field(**{kind: default}, metadata={"help": text, "checked": True})
+    return field(**{kind: default}, metadata={"help": text, "checked": True})  # TRL reads "help"
 
 
 @cache
 def model_of(settings: type, names: tuple[str, ...] | None = None) -> type[BaseModel]:
-    """Makes the model that checks a settings dataclass.
+    """Makes the strict model that checks a settings dataclass, with its defaults and help texts.
 
-    Args:
-        settings: The dataclass; bounds stand in its annotations, `Annotated[float, Field(gt=0)]`.
-        names: Fields to take; those declared by `setting` where not given.
-
-    Returns:
-        A strict model of these fields, with their defaults and help texts.
+    It has the named fields, or those that `setting` declares; bounds stand in annotations,
+    `Annotated[float, Field(gt=0)]`.
     """
     hints = get_type_hints(settings, include_extras=True)
     taken = [one for one in fields(settings) if (one.metadata.get("checked") if names is None else one.name in names)]
@@ -105,14 +97,7 @@ def model_of(settings: type, names: tuple[str, ...] | None = None) -> type[BaseM
 
 
 def check_fields(settings: Any) -> None:
-    """Checks the fields of a settings dataclass that `setting` declares.
-
-    Args:
-        settings: An instance.
-
-    Raises:
-        RecipeError: Every value of another type than its field has, or out of its bounds.
-    """
+    """Refuses an instance of a settings dataclass whose values have other types than declared, or are out of bounds."""
     model = model_of(type(settings))
     check(model, {name: getattr(settings, name) for name in model.model_fields}, type(settings).__name__)
 
@@ -190,20 +175,10 @@ def _words(mistake: Mapping[str, Any]) -> str:
 
 
 def build(kind: str, table: Mapping[str, str], name: str, options: Mapping[str, Any], extra: str) -> Any:
-    """Makes an object of a table.
+    """Makes the object of a name in a table, name -> "module:Class", with options as keyword arguments.
 
-    Args:
-        kind: What the table holds, such as "task", for messages.
-        table: Name -> "module:Class".
-        name: A key of the table.
-        options: Keyword arguments of the class.
-        extra: The extra of this package that brings what the classes of the table import.
-
-    Returns:
-        The object.
-
-    Raises:
-        RecipeError: An unknown name, options that are unknown, missing or of another type, or a missing package.
+    RecipeError for an unknown name, a wrong option or a missing package. For its message, `kind` is what the table
+    holds, such as "task", and `extra` the extra of this package that brings what the classes import.
     """
     if name not in table:
         raise RecipeError(f"{kind}: expected {choices(name, table)}, got {name!r}.")
