@@ -58,35 +58,14 @@ class _PromptMetrics(Strict, extra="allow"):
 
 
 def read_metrics(path: str | Path) -> dict[str, Any]:
-    """Reads a metrics.json.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Its content: `metrics` maps names to None or {"mean", "low", "high"}, `n_prompts` and `n_samples` are at least
-        1, `notes`, where there are any, a list of texts, `scoring` and `sampling` are objects or None.
-
-    Raises:
-        DataError: A file that is missing, broken or incomplete.
-    """
+    """Reads a metrics.json, in which readers rely on what `_Metrics` says; DataError for any other content."""
     document = parse_object(read_text(path, "metrics.json of a finished evaluation"), str(path))
     check(_Metrics, document, str(path), error=DataError)
     return document
 
 
 def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
-    """Reads a prompt_metrics.jsonl.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Prompt id -> metric -> number, None where a response could not be scored; at least one prompt.
-
-    Raises:
-        DataError: Names file and line of what is missing or no number.
-    """
+    """Reads a prompt_metrics.jsonl: prompt id -> metric -> number, None where a response could not be scored."""
     rows = read_records(
         path,
         lambda _, place, line: check(_PromptMetrics, line, place, error=DataError),
@@ -96,15 +75,11 @@ def read_prompt_metrics(path: str | Path) -> dict[str, dict[str, float | None]]:
 
 
 def unlike(documents: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Finds what evaluations were not made alike in; comparison, sweep and report all decide it here.
+    """Finds what evaluations, name -> metrics.json, were not made alike in; comparison, sweep and report ask here.
 
-    Args:
-        documents: Name of each evaluation -> what its metrics.json holds.
-
-    Returns:
-        Fact -> what each evaluation has, for those in which two differ: of `MUST_AGREE`, `SAMPLED`, the trace markers.
-        An evaluation that does not know how its responses were drawn has none of `SAMPLED`, one without quality, or
-        with that of a task whose options are not known, no `scoring`.
+    Returns fact -> what each evaluation has, for those in which two differ: of `MUST_AGREE`, `SAMPLED`, trace markers.
+    An evaluation that does not know how its responses were drawn has none of `SAMPLED`, one without quality, or with
+    that of a task whose options are not known, no `scoring`.
     """
     tables: dict[str, dict[str, Any]] = {fact: {} for fact in (*MUST_AGREE, "trace_markers", *SAMPLED)}
     for name, document in documents.items():

@@ -15,18 +15,7 @@ _OBJECT = TypeAdapter(dict[str, Any])
 
 
 def read_text(path: str | Path, what: str) -> str:
-    """Reads a UTF-8 file; a byte order mark at its start is passed over.
-
-    Args:
-        path: The file.
-        what: What it should be, such as "JSON-lines file", for messages.
-
-    Returns:
-        The text.
-
-    Raises:
-        DataError: A file that cannot be read or is no UTF-8.
-    """
+    """Reads a UTF-8 file without its byte order mark; `what`, such as "JSON-lines file", is for messages."""
     return "".join(_decoded(path, what))
 
 
@@ -62,17 +51,9 @@ def _decoded(path: str | Path, what: str, whole_lines: bool = False) -> Iterator
 
 
 def parse_object(text: str, place: str) -> dict[str, Any]:
-    """Parses one JSON object.
+    """Parses one JSON object, which stands at a place for messages.
 
-    Args:
-        text: JSON.
-        place: File, and line where there are several, for messages.
-
-    Returns:
-        Its fields; every number is finite and every text can be written as UTF-8.
-
-    Raises:
-        DataError: No JSON, a number that is not finite, half a character, nesting too deep, or no object.
+    DataError for no JSON, a number that is not finite, half a character, nesting too deep, or no object.
     """
     try:
         value = _OBJECT.validate_json(text)
@@ -117,17 +98,11 @@ _FULL = ("PytorchStreamWriter", "inline_container.cc", "Error while serializing:
 
 @contextmanager
 def writing(place: str | Path, remedy: str = "") -> Iterator[None]:
-    """Turns a failure to write a file into a sentence that names it.
+    """Turns a failure to write into a DataError that names the place, a file or the folder that is written into.
 
     The block should do nothing but write: an error without a file's name counts where the disk is full or gives no
-    locks, and an error about a file only where that file lies at the place or below.
-
-    Args:
-        place: The file, or the folder that is written into.
-        remedy: What to do once there is room, such as "add --resume".
-
-    Raises:
-        DataError: In the place of the writer's error.
+    locks, and an error about a file only where that file lies at the place or below. `remedy`, such as "add --resume",
+    says what to do once there is room.
     """
     try:
         yield

@@ -134,14 +134,7 @@ Record = TypeVar("Record", bound=Any)  # anything with an `id`
 def read_prompts(path: str | Path) -> list[Prompt]:
     """Reads a data file, one prompt per line; only `prompt` is required, `reference` defaults to [] and `meta` to {}.
 
-    Args:
-        path: UTF-8 JSON lines; blank lines are passed over.
-
-    Returns:
-        The prompts in file order, their ids unique.
-
-    Raises:
-        DataError: Names file, line and field of what is wrong in the first bad line.
+    Blank lines are passed over. DataError names file, line and field of what is wrong in the first bad line.
     """
 
     def prompt(number: int, place: str, line: dict[str, Any]) -> Prompt:
@@ -157,14 +150,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
 def read_groups(path: str | Path) -> list[Group]:
     """Reads a `groups.jsonl`; `reference`, `rewards`, `meta` and `finish` may be absent ([], None, {} and "unknown").
 
-    Args:
-        path: UTF-8 JSON lines as `write_groups` writes them.
-
-    Returns:
-        The groups in file order, their ids unique, `finish` and `rewards` as long as `responses`.
-
-    Raises:
-        DataError: Names file, line and field of what is wrong in the first bad line.
+    Each `finish` and `rewards` is as long as `responses`. DataError names file, line and field of what is wrong.
     """
     return read_records(path, lambda _, place, line: Group(**vars(check(_GroupLine, line, place, error=DataError))))
 
@@ -184,14 +170,7 @@ def write_groups(path: str | Path, groups: Iterable[Group]) -> None:
 def append_jsonl(path: str | Path, record: dict[str, Any]) -> None:
     """Appends one JSON line, so that a kill or a full disk can only leave the last line unfinished.
 
-    A last line that was left unfinished goes; processes may append to one file.
-
-    Args:
-        path: Created, with its folder, when missing.
-        record: A dictionary of JSON values.
-
-    Raises:
-        DataError: The file cannot be written, or the record is no JSON.
+    A last line that was left unfinished goes; processes may append to one file, which is made when missing.
     """
     path = Path(path)
     line = to_utf8(path, to_json(path, record) + "\n")

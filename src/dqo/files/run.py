@@ -61,15 +61,8 @@ class _Step(Strict, extra="ignore"):
 def read_steps(path: str | Path) -> list[dict[str, Any]]:
     """Reads a metrics.jsonl, the log of a training that may still go on.
 
-    Args:
-        path: The file.
-
-    Returns:
-        One object per step in the order of the steps, of several for one step the last; `step` is a whole number, and
-        numbers are finite.
-
-    Raises:
-        DataError: A file that cannot be read, no UTF-8, or a line that is no JSON object with a step.
+    Returns one object per step in the order of the steps, of several for one step the last. DataError for a file that
+    cannot be read, or a line that is no JSON object with a whole number as `step`.
     """
     by_step = {}
     for _, place, row in read_lines(path, "metrics.jsonl", whole_lines=True):
@@ -79,18 +72,10 @@ def read_steps(path: str | Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def owning(folder: str | Path, name: str = LOCK, grace: float = _GRACE) -> Iterator[None]:
-    """Holds a folder as its only writer, by an OS lock that the death of its owner frees at once.
+    """Holds a folder, made when missing, as its only writer, by an OS lock that the death of its owner frees at once.
 
-    The thread that holds a folder may take it again.
-
-    Args:
-        folder: Made when missing.
-        name: File of the lock; those of other names are other locks.
-        grace: Seconds to wait for another owner; -1 waits as long as it takes.
-
-    Raises:
-        FolderBusyError: Another process, or another thread of this one, holds it; names that process.
-        DataError: The folder cannot be written.
+    The thread that holds a folder may take it again. Locks of other names are other locks. Another owner is waited for
+    during `grace` seconds, -1 as long as it takes; then a FolderBusyError names its process.
     """
     path = Path(folder) / name
     # A soft lock would outlive an owner that was killed.
