@@ -55,36 +55,18 @@ class AlphaArguments(DiversityFields):
     )
 
     def diversity_spec(self) -> DiversitySpec:
-        """Makes the settings of the mathematics of the fields of the same names.
-
-        Returns:
-            DiversitySpec; where alpha changes, with that of the first step.
-
-        Raises:
-            DQOError: a setting out of range, or two that contradict each other.
-        """
+        """Makes the settings of the mathematics of the fields of the same names, with alpha of the first step."""
         settings = {name: getattr(self, name) for name in DiversitySpec.__dataclass_fields__}
         return DiversitySpec(**settings | {"alpha": self.alpha_start if self.alpha == "auto" else self.alpha})
 
     def check_alpha(self) -> None:
-        """Refuses alphas that contradict each other, cannot be read, or will be out of range at some step.
-
-        Raises:
-            DQOError: what is wrong, in one sentence.
-        """
+        """Refuses alphas that contradict each other, cannot be read, or will be out of range at some step."""
         refuse(self._contradictions())
         self.alpha_source()
         replace(self.diversity_spec(), alpha=self.largest_alpha)
 
     def alpha_source(self) -> AlphaSource:
-        """Makes the schedule or controller of alpha; reads the baseline's log where there is one.
-
-        Returns:
-            What the trainer asks for alpha at each step.
-
-        Raises:
-            DQOError: settings that contradict each other, or a baseline that cannot be read.
-        """
+        """Makes the schedule or controller of alpha; reads the baseline's log where there is one."""
         if self.alpha != "auto":
             return AlphaSchedule(self.alpha, self.alpha_schedule, self.alpha_end, self.alpha_warmup_steps)
         control = AlphaControl(self.alpha_start, self.alpha_min, self.alpha_max, self.alpha_rate)
@@ -132,17 +114,7 @@ class AlphaArguments(DiversityFields):
 
 
 def read_quality_curve(path: str | Path) -> dict[int, float]:
-    """Reads quality by step from the log of a run.
-
-    Args:
-        path: of metrics.jsonl, or of the run folder that holds it.
-
-    Returns:
-        step -> mean task reward of that step's batch.
-
-    Raises:
-        DataError: a file that cannot be read, or no line with a quality.
-    """
+    """Reads step -> mean task reward of its batch from a metrics.jsonl, or from that of a run folder."""
     file = Path(path) / "metrics.jsonl" if Path(path).is_dir() else Path(path)
     curve = {row["step"]: float(row["quality"]) for row in read_steps(file) if is_number(row.get("quality"))}
     if not curve:

@@ -68,17 +68,7 @@ class ChunkedEmbedder:
             )
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """Embeds texts.
-
-        Args:
-            texts: N texts.
-
-        Returns:
-            (N, D) float32 on the CPU, rows of norm 1; a zero row where a text has no tokens.
-
-        Raises:
-            EncoderError: The encoder returned NaN or infinity; names the row.
-        """
+        """Embeds N texts: (N, D) float32 on the CPU, rows of norm 1, a zero row where a text has no tokens."""
         # In order of length, so that a batch holds little padding.
         pieces = sorted(split_texts(texts, self._limit, self._count), key=lambda piece: piece[2])
         total = torch.zeros(len(texts), self.dimension)  # (N, D)
@@ -131,15 +121,9 @@ class ChunkedEmbedder:
 def split_texts(
     texts: list[str], limit: float, count_tokens: Callable[[list[str]], list[int]]
 ) -> list[tuple[int, str, int]]:
-    """Splits every text into pieces of at most `limit` tokens; nothing is lost, and a text of no tokens has no piece.
+    """Splits texts into pieces of at most `limit` tokens: (row, piece, tokens), those of a row in reading order.
 
-    Args:
-        texts: N texts.
-        limit: Most tokens of a piece, at least 1.
-        count_tokens: Tokens of each text.
-
-    Returns:
-        (row, piece, tokens), the pieces of a row in reading order.
+    Nothing is lost, and a text of no tokens has no piece.
     """
     pieces = [(row, text) for row, text in enumerate(texts) if text.strip()]
     while True:
@@ -162,14 +146,6 @@ def _halves(text: str) -> list[str]:
 
 
 def mean_states(states: Tensor, mask: Tensor) -> Tensor:
-    """Averages token states over the tokens of a text.
-
-    Args:
-        states: (B, T, D) of any float dtype.
-        mask: (B, T), 1 on tokens.
-
-    Returns:
-        (B, D) float32.
-    """
+    """Averages token states, (B, T, D) of any float dtype, where the (B, T) mask is 1: (B, D) float32."""
     weights = mask.unsqueeze(-1).float()  # (B, T, 1)
     return (states.float() * weights).sum(1) / weights.sum(1)

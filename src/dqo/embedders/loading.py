@@ -158,18 +158,7 @@ class OwnEmbedder:
 
 
 def chosen_embedder(encoder: str | Embedder | Callable[[list[str]], Any], **options: Any) -> Embedder | OwnEmbedder:
-    """Loads the encoder of a name, or wraps a user's function.
-
-    Args:
-        encoder: Name or folder, or a function list[str] -> (N, D).
-        **options: Of `load_embedder`, for a name.
-
-    Returns:
-        A callable list[str] -> (N, D).
-
-    Raises:
-        EncoderError: No such encoder.
-    """
+    """Loads the encoder of a name by `load_embedder`, with its options, or wraps a function list[str] -> (N, D)."""
     return load_embedder(encoder, **options) if isinstance(encoder, str) else OwnEmbedder(encoder)
 
 

@@ -60,17 +60,9 @@ class EncoderName:
 
 
 def read_name(text: str) -> EncoderName:
-    """Splits what a user writes into the name and the options of an encoder.
+    """Splits what a user writes into the name and the options of an encoder; a folder of this very name wins.
 
-    Args:
-        text: As a user writes it; a folder of this very name wins. In a prompt, `&` is written %26, `%` %25 and a line
-            break %0A.
-
-    Returns:
-        Its parts.
-
-    Raises:
-        EncoderError: An option that is not there, or one that is given twice.
+    In a prompt, `&` is written %26, `%` %25 and a line break %0A.
     """
     if EncoderName(text).folder:
         return EncoderName(text)
@@ -93,12 +85,7 @@ def read_name(text: str) -> EncoderName:
 def canonical(text: str) -> str:
     """Finds the one name of an encoder's weights, which has several, so that two names can be compared.
 
-    Args:
-        text: As `load_embedder` takes it.
-
-    Returns:
-        What an alias stands for, without the owner `sentence-transformers/` and without options; of a folder its whole
-        path.
+    It is what an alias stands for, without the owner `sentence-transformers/` and options; of a folder its whole path.
     """
     name = read_name(text).name
     named = EncoderName(ALIASES.get(name, name))
@@ -114,12 +101,7 @@ def with_whole_path(text: str) -> str:
 def kinship(encoder: Any, heldout: Any) -> list[str]:
     """Notes that a held-out encoder is no independent judge: what one vocabulary cannot spell, neither encoder sees.
 
-    Args:
-        encoder: What `load_embedder` returns, or any function.
-        heldout: Another, or None.
-
-    Returns:
-        One sentence; none where there is no held-out encoder, the vocabularies differ, or one of them is not known.
+    There is no note without a held-out encoder, and where vocabularies differ or one of them is not known.
     """
     known = getattr(encoder, "vocabulary", None)
     if heldout is None or known is None or getattr(heldout, "vocabulary", None) != known:
