@@ -44,18 +44,7 @@ def find_arms(
     Runs share an arm where their config.yaml is the same but for the seed, or, without one, where their names are the
     same but for a part such as `seed0`. Their responses must have been drawn in the same way, and no seed may occur
     twice. Where that would leave one arm, every run is its own: its runs are what there is to compare.
-
-    Args:
-        folders: Of the N runs or their evaluations.
-        names: What tells the runs apart.
-        documents: Their metrics.json, {} without one.
-        values: Their metrics by prompt.
-
-    Returns:
-        The arms; every run is in one.
-
-    Raises:
-        DataError: A config.yaml that cannot be read.
+    A folder is a run's or its evaluation's, a document its metrics.json, {} without one.
     """
     alike: dict[str, list[int]] = {}
     seeds = []

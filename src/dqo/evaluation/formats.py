@@ -330,19 +330,9 @@ def format_of(row: Row) -> Format:
 
 
 def columns_of(form: Format, row: Row, named: Mapping[str, str], place: str) -> dict[str, str]:
-    """Finds the column of each role in the first row of a file.
+    """Finds role -> column in the first row of a file of a format; `named` are the columns that the user named.
 
-    Args:
-        form: Its format.
-        row: The row.
-        named: What the user named, role -> column.
-        place: The file, for messages.
-
-    Returns:
-        Role -> column.
-
-    Raises:
-        DataError: A role that the format does not take, or a prompt or response that is not found.
+    DataError for a role that the format does not take, or a prompt or response that is not found.
     """
     if wrong := next((role for role in named if role not in form.named), None):
         takes = choices(wrong, form.named) if form.named else "none"

@@ -174,13 +174,7 @@ class Tried(NamedTuple):
 def try_reward(score: Callable[[Sequence[Row]], Tensor], rows: Sequence[Row], own: Tensor) -> Tried:
     """Gives a reward the responses to R prompts again, and others in their place, to see whether it reads them.
 
-    Args:
-        score: Rows to as many rewards, NaN where a response cannot be scored.
-        rows: R prompts with a response each.
-        own: (R,) rewards that it gave these before.
-
-    Returns:
-        How it took them.
+    `score` makes rewards of rows, NaN where a response cannot be scored; `own`, (R,), are those of the rows before.
     """
     # In another order: a reward that goes by the place in the batch shows as noise.
     again = score(rows[::-1]).flip(0)  # (R,)

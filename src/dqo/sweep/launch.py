@@ -70,15 +70,8 @@ class Resources(Strict):
 def connect_ray(address: str, resources: Resources) -> Launch:
     """Connects to a Ray cluster whose machines share the working folder and the Python environment.
 
-    Args:
-        address: What `ray.init` takes: `auto`, `HOST:PORT`, or `local` for a cluster of this machine alone.
-        resources: What each command needs.
-
-    Returns:
-        What starts a command on the cluster.
-
-    Raises:
-        DQOError: Nothing answers at the address, or no machine can ever hold the resources.
+    The address is `auto`, `HOST:PORT`, or `local` for a cluster of this machine alone. DQOError where nothing answers
+    there, or no machine can ever hold what each command needs.
     """
     import ray  # slow to import
 

@@ -110,16 +110,7 @@ class JsonlTask(SplitTask):
 def load_prompts(source: str, split: str = "test", setting: str | None = None) -> list[Prompt]:
     """Reads the prompts of a file, or of a data set of the hub, "owner/name" or "owner/name:split".
 
-    Args:
-        source: Where they are.
-        split: Split of a data set that names none.
-        setting: What asks for them, for messages; the split where not given.
-
-    Returns:
-        The prompts in the source's order.
-
-    Raises:
-        DataError: Neither a file nor a data set that can be read, or a bad line of it.
+    `split` is that of a data set that names none. `setting`, else the split, is what messages name.
     """
     setting = setting or split
     if Path(source).is_file():

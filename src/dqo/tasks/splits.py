@@ -156,17 +156,7 @@ def fold_case(text: str) -> str:
 
 
 def meta_field(prompt: Prompt, field: str, kind: Any, task: str) -> Any:
-    """Reads one field of a prompt's `meta`; DataError where it is missing, an empty list or of another type.
-
-    Args:
-        prompt: The prompt, perhaps of a user's file.
-        field: Name of the field.
-        kind: Its type, such as `int` or `list[str]`.
-        task: Name of the task that needs it, for the message.
-
-    Returns:
-        The value.
-    """
+    """Reads the field of a prompt's `meta` that a task needs; DataError where it is missing, empty or no `kind`."""
     place = f"prompt {prompt.id!r}, meta of the task {task!r}"
     return getattr(check(_meta_model(field, kind), prompt.meta, place, error=DataError), field)
 

@@ -66,15 +66,7 @@ model too.
 
 
 def write_card(run: RunPaths, checkpoint: Path) -> None:
-    """Writes the card of a policy into its folder, in the Markdown that model hubs read, atomically.
-
-    Args:
-        run: The folder of the run, with its settings and its log.
-        checkpoint: The folder of the policy.
-
-    Raises:
-        DQOError: A file of the run that cannot be read, or a card that cannot be written.
-    """
+    """Writes the card of a run's policy into the folder of its checkpoint, in the Markdown that model hubs read."""
     config, resolved = read_yaml_file(run.config), read_yaml_file(run.resolved)
     trainer, steps = config["trainer"], read_steps(run.metrics)
     head = {
@@ -98,15 +90,9 @@ def write_card(run: RunPaths, checkpoint: Path) -> None:
 
 
 def add_evaluations(model: str, out: str | Path, documents: Sequence[Mapping[str, Any]]) -> None:
-    """Puts evaluations of a run's final policy into its card; the rest of the card stays as it is.
+    """Puts evaluations of a run's final policy, the metrics.json of each, into its card; the rest stays as it is.
 
-    Args:
-        model: What was evaluated, as `--model` takes it. Anything but a run's final policy is passed over.
-        out: Where the evaluations lie; outside of the run they are somebody's own and left out.
-        documents: The metrics.json of each.
-
-    Raises:
-        DataError: A card that cannot be read or written.
+    Other models are passed over, and so are evaluations outside of the run, which are somebody's own.
     """
     run = run_of(model)
     if run is None or not Path(out).resolve().is_relative_to(run.path.resolve()):

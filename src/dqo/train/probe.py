@@ -69,16 +69,8 @@ def run(args: argparse.Namespace) -> None:
 def probe(prepared: Prepared, groups: int | None = None, threshold: float | None = None) -> "Probe":
     """Samples groups of responses to prompts of the training split, and scores them as a training would.
 
-    Args:
-        prepared: The recipe, looked up.
-        groups: P, how many prompts; where not given, as many as 3,072 tokens answer, from 4 to 16.
-        threshold: Lowest reward that is right; the recipe's `quality_threshold`, else 0.5, where not given.
-
-    Returns:
-        What was seen.
-
-    Raises:
-        DQOError: What `dqo train` would refuse: settings, data, model, encoder or reward.
+    Without a number of groups there are as many as 3,072 tokens answer, from 4 to 16. Without a threshold, the lowest
+    reward that is right is the recipe's `quality_threshold`, else 0.5. What `dqo train` would refuse is refused.
     """
     recipe, config, spec = prepared.recipe, prepared.config, prepared.config.diversity_spec()
     groups = groups or min(_MOST, max(_LEAST, _TOKENS // (config.num_generations * config.max_completion_length)))

@@ -175,19 +175,10 @@ def _trainer_names(algorithm: str) -> tuple[str, ...]:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe and applies overrides.
+    """Reads and checks a recipe, after overrides such as "alpha=0.5" or "trainer.max_steps=100".
 
-    Args:
-        path: YAML file.
-        overrides: "key=value" each, such as "alpha=0.5" or "trainer.max_steps=100"; the last of a key wins, and an
-            empty section, "lora={}" or "lora=null", takes back all of the section.
-
-    Returns:
-        The recipe, every key known and every value of the right type.
-
-    Raises:
-        RecipeError: An unreadable file, or every unknown key, value of the wrong type and setting that belongs
-            elsewhere.
+    The last override of a key wins, and an empty section, "lora={}" or "lora=null", takes back all of the section.
+    RecipeError names every unknown key, value of the wrong type and setting that belongs elsewhere.
     """
     settings = read_settings(path)
     origin = dict.fromkeys(settings, str(path))

@@ -37,15 +37,10 @@ _SHARE = 0.5  # of the best quality so far, below which the run is warned
 
 
 def stop_before_nan(losses: list[Tensor], norm: Any, trainer: Any) -> None:
-    """Stops a training before a loss or a gradient that is not finite reaches the weights.
+    """Stops a training, with a TrainingError, before a loss or a gradient that is not finite reaches the weights.
 
-    Args:
-        losses: scalars of the micro-batches of one optimizer step.
-        norm: of the whole gradient, a number or a scalar, possibly sharded; None where DeepSpeed computes none.
-        trainer: its weights and batch may be the reason.
-
-    Raises:
-        TrainingError: NaN or infinity.
+    The losses are scalars of the micro-batches of one optimizer step. The norm is that of the whole gradient, possibly
+    sharded, or None where DeepSpeed computes none.
     """
     # All numbers together and once per optimizer step, so that no micro-batch waits for its own.
     norm = norm.full_tensor() if hasattr(norm, "full_tensor") else 0.0 if norm is None else norm
@@ -80,16 +75,7 @@ def _not_finite(named: Iterable[tuple[str, Any]]) -> str:
 
 @contextmanager
 def keeping_failed_batch(folder: Path, step: int, process: int) -> Iterator[None]:
-    """Writes the batch that a reward function fails on to a file before the run stops.
-
-    Args:
-        folder: of the file.
-        step: optimizer steps done.
-        process: index of the process.
-
-    Raises:
-        RewardError: the failure, with the name of the file.
-    """
+    """Writes the batch that a reward function fails on to a file of the folder, which the RewardError then names."""
     try:
         yield
     except RewardError as error:
@@ -262,17 +248,7 @@ def list_misfits(args: Any, wanted: type, model: Any = None, peft_config: Any = 
 
 
 def check_named(model: Any, funcs: list, args: Any, peft_config: Any) -> None:
-    """Refuses policies, references and reward models that TRL would load by name with random weights.
-
-    Args:
-        model: policy, as TRL takes it.
-        funcs: rewards, as TRL takes them.
-        args: settings of the trainer.
-        peft_config: settings of the adapter to train, or None.
-
-    Raises:
-        ModelError: names the model and the first missing weights.
-    """
+    """Refuses, with ModelError, policies, references and reward models that TRL would load with random weights."""
     options = {key: value for key, value in (args.model_init_kwargs or {}).items() if key in ("revision", "token")}
     if isinstance(model, str):
         check_files(model, **options)
