@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -77,6 +77,11 @@ class EncoderFields:
         "Reasoning traces that are removed from a response before it is judged and embedded: 'default' "
         "(<think>...</think> and its like), 'off', or pairs of your own, '<plan>...</plan>, default'.",
     )
+
+    def encoder_options(self, device: str | None = None) -> dict[str, Any]:
+        """Makes the options of `load_embedder`; the device is that of the settings where they name one."""
+        chosen = self.encoder_device or device
+        return {"device": chosen, "dtype": self.encoder_dtype, "batch_size": self.encoder_batch_size}
 
 
 @dataclass

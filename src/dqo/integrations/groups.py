@@ -99,12 +99,7 @@ class GroupScorer:
         self._span = checked_span(import_function(span, "dqo.answer_span", "response") if span else None)
         named = settings.set_function
         self._worth = import_function(named, "dqo.set_function", "prompt, answers, rewards") if named else None
-        self._embed = load_embedder(
-            settings.encoder,
-            device=device,
-            dtype=settings.encoder_dtype,
-            batch_size=settings.encoder_batch_size,
-        )
+        self._embed = load_embedder(settings.encoder, **settings.encoder_options() | {"device": device})
 
     def __call__(self, groups: list[Group], alpha: float | None = None) -> list[ScoredGroup]:
         """Scores P groups of any sizes, in order, with the settings' alpha where none is given."""

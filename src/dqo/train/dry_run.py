@@ -110,14 +110,12 @@ class DryRun:
         show("reward", f"{entry.weight:g} × {entry.reward}" + (f" ({options})" if options else ""))
 
     def _show_encoder(self, what: str, encoder: str) -> None:
-        config = self.config
         name = outside_training(encoder, self.recipe.model)
         # The weights of a policy may be large: its config tells the width.
         if name.startswith("policy:"):
             width = load_outline(name.removeprefix("policy:"))[0].get_text_config().hidden_size
         else:
-            chosen = {"device": config.encoder_device, "batch_size": config.encoder_batch_size}
-            embed = load_encoder(name, self.prepared.task, dtype=config.encoder_dtype, **chosen)
+            embed = load_encoder(name, self.prepared.task, **self.config.encoder_options())
             width = embed(["a word"]).shape[1]
         show(what, f"{encoder}: {width} wide")
 

@@ -78,8 +78,8 @@ def probe(prepared: Prepared, groups: int | None = None, threshold: float | None
     # Whatever can be refused is refused before the policy's weights are read.
     _ = prepared.outline
     score = partial(_score, prepared.reward_functions(), [entry.weight for entry in recipe.entries])
-    chosen = {"device": config.encoder_device, "batch_size": config.encoder_batch_size, "dtype": config.encoder_dtype}
-    embed = load_encoder(outside_training(config.encoder, recipe.model), prepared.task, **chosen)
+    encoder = outside_training(config.encoder, recipe.model)
+    embed = load_encoder(encoder, prepared.task, **config.encoder_options())
     span = checked_span(prepared.task.answer_span)
     sampled = _sample(prepared, prompts)
     rows = [row for group in sampled for row in _rows(group)]

@@ -104,10 +104,8 @@ class DQOMixin:
         self.reward_funcs = [func if func is step.reserved_column else step.checked(func) for func in self.reward_funcs]
         self.reward_func_names = step.number_repeats(self.reward_func_names)  # one name would be one column of the log
         self._read = ResponseReader(self._tokenizer, TraceMarkers.parse(args.trace_markers))
-        device = args.encoder_device or str(self.accelerator.device)
-        self._embed = OwnEmbedder(embedder) if embedder is not None else load_embedder(
-            args.encoder, device=device, dtype=args.encoder_dtype, batch_size=args.encoder_batch_size
-        )  # fmt: skip
+        options = args.encoder_options(str(self.accelerator.device))
+        self._embed = load_embedder(args.encoder, **options) if embedder is None else OwnEmbedder(embedder)
         self._set_up()
 
     def _set_up(self) -> None:
