@@ -124,3 +124,7 @@ def shown_in(names: Iterable[str], place: str) -> list[str]:
     """The numbers shown in a place of `Definition.shown_in`; those without definition are shown everywhere."""
     entries = {name: explain(name) for name in names}
     return [name for name, found in entries.items() if place in found.shown_in or found.kind == "other"]
+
+
+# What a terminal shows beside the step while a training runs.
+PANEL = [name for name in shown_in(DEFINITIONS, "panel") if name != "step"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dqo.evaluation.compare import with_interval
-from dqo.evaluation.definitions import DEFINITIONS, explain, headline, shown_in
+from dqo.evaluation.definitions import PANEL, explain, headline
 from dqo.files.jsonio import read_text
 from dqo.files.records import write_text
 from dqo.files.run import RunPaths, read_steps
@@ -143,8 +143,7 @@ def _machine(config: Mapping[str, Any], resolved: Mapping[str, Any], steps: Sequ
 
 def _curves(steps: Sequence[Mapping[str, Any]]) -> str:
     """The numbers that a terminal shows during a training, as means of up to ten stretches of it."""
-    names = [name for name in shown_in(DEFINITIONS, "panel") if any(row.get(name) is not None for row in steps)]
-    names = [name for name in names if name != "step"]
+    names = [name for name in PANEL if any(row.get(name) is not None for row in steps)]
     size = -(-len(steps) // _STRETCHES) or 1
     rows = []
     for first in range(0, len(steps), size):

@@ -20,11 +20,10 @@ from transformers.utils.logging import disable_progress_bar
 from dqo.core import tied_groups
 from dqo.diversity.credit import GroupCredit
 from dqo.diversity.tricks import language_mixing, low_quality_credit, post_answer_share, repetition
-from dqo.evaluation.definitions import DEFINITIONS, explain, shown_in
+from dqo.evaluation.definitions import PANEL, explain
 from dqo.files.records import append_jsonl, write_text
 from dqo.models.chat import Response
 
-PANEL = [name for name in shown_in(DEFINITIONS, "panel") if name != "step"]
 _TOKENS = "num_tokens"  # that TRL has counted so far
 _SECONDS_PER_LINE = 10.0  # at least, in a log file
 _LINE = re.compile(r'\{"step": (\d+).*\}')  # half a line, which a kill can leave, has no end
