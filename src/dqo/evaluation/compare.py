@@ -15,6 +15,7 @@ from dqo.evaluation.statistics import (
     NOTE,
     SHOWN_BELOW,
     Difference,
+    Means,
     on_common_prompts,
     paired_differences,
     pareto_front,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
 
 _PAIRS_SHOWN = 3
 _LINES = 14
-
-Means = dict[str, list[dict[str, float] | None]]  # metric -> each arm's mean and interval over the shared prompts
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from dqo.errors import DataError, DQOError
 PromptValues = dict[str, list[float | None]]  # metric -> a value per prompt
 Points = Sequence[Sequence[float]]  # a point per run, every coordinate the larger the better
 Values = Mapping[str, Mapping[str, float | None]]  # prompt id -> metric -> value
-Arm = Sequence[Values]  # the runs that are compared as one, a run per training seed
+Seeds = Sequence[Values]  # the runs that are compared as one, a run per training seed
+Means = dict[str, list[dict[str, float] | None]]  # metric -> each arm's mean and interval
 Summary = Mapping[str, Mapping[str, float] | None]  # metric -> mean and interval over all prompts of a run
 
 LEVEL = 0.95
@@ -176,7 +177,7 @@ def summarize(values: PromptValues, *, seed: int) -> dict[str, dict[str, float] 
 
 
 def paired_differences(
-    arms: Sequence[Arm], metrics: Sequence[str], primary: Sequence[str] = ()
+    arms: Sequence[Seeds], metrics: Sequence[str], primary: Sequence[str] = ()
 ) -> dict[tuple[int, int], dict[str, Difference]]:
     """Compares arms prompt by prompt: places (a, b) -> metric -> difference b - a.
 
@@ -214,7 +215,7 @@ def _corrected(ps: Mapping[tuple[int, int, str], float], primary: Sequence[str])
     return corrected | dict(zip(declared, holm([ps[test] for test in declared]), strict=True))
 
 
-def _by_prompt(arm: Arm, metric: str) -> dict[str, list[float]]:
+def _by_prompt(arm: Seeds, metric: str) -> dict[str, list[float]]:
     """Prompt -> its value in every run of an arm, for the prompts that have one in all of them."""
     rows = {key: [run.get(key, {}).get(metric) for run in arm] for key in arm[0]}
     return {key: row for key, row in rows.items() if None not in row}
@@ -225,15 +226,20 @@ def _over_seeds(found: Difference, column: Sequence[float], sides: Sequence[Sequ
     spreads = [spread for side in sides for spread in _spread_of_seeds(side)]
     if not any(variance for variance, _ in spreads):
         return found
-    low, high, p = _min_f(found.mean, [*spreads, (float(np.var(column, ddof=1)) / len(column), len(column) - 1)])
+    low, high, p = _min_f(found.mean, [*spreads, _spread(column)])
     # Of few prompts that all agree the normal theory would be too sure.
     return found._replace(low=low, high=high, p=max(p, found.p), p_holm=max(p, found.p))
 
 
 def _spread_of_seeds(side: Sequence[Sequence[float]]) -> list[tuple[float, int]]:
-    """Variance of the mean over seeds, with its degrees of freedom; nothing of one seed."""
+    """The spread of the mean over seeds; nothing of one seed."""
     means = np.mean(np.array(side, dtype=np.float64), axis=0)  # (seeds,)
-    return [(float(np.var(means, ddof=1)) / len(means), len(means) - 1)] if len(means) > 1 else []
+    return [_spread(means)] if len(means) > 1 else []
+
+
+def _spread(values: Sequence[float]) -> tuple[float, int]:
+    """Variance of the mean of independent values, with its degrees of freedom."""
+    return float(np.var(values, ddof=1)) / len(values), len(values) - 1
 
 
 def _min_f(mean: float, parts: Sequence[tuple[float, int]]) -> tuple[float, float, float]:
@@ -247,14 +253,14 @@ def _min_f(mean: float, parts: Sequence[tuple[float, int]]) -> tuple[float, floa
     return mean - reach, mean + reach, 2 * float(t.sf(far, freedom))
 
 
-def on_common_prompts(arms: Sequence[Arm], summaries: Sequence[Summary]) -> dict[str, list[dict[str, float] | None]]:
+def on_common_prompts(arms: Sequence[Seeds], summaries: Sequence[Summary]) -> Means:
     """Means over the prompts that all arms have a value for: metric -> mean with interval, or None, of each arm.
 
     `summaries` are the means over all prompts of each arm; those of an arm of several runs are only asked for their
     names. A metric without a common prompt is left out.
     """
     # Whichever arm is ahead in these is not ahead for having been asked easier prompts.
-    found: dict[str, list[dict[str, float] | None]] = {}
+    found: Means = {}
     again: list[dict[str, list[float | None]]] = [{} for _ in arms]
     for metric in dict.fromkeys(name for summary in summaries for name in summary):
         having = [place for place, summary in enumerate(summaries) if summary.get(metric)]
@@ -284,10 +290,9 @@ def _mean_over_seeds(rows: Sequence[Sequence[float]]) -> dict[str, float] | None
     if not rows:
         return None
     column = [fmean(row) for row in rows]
-    interval = bootstrap_intervals([column])[0]
-    if len(rows) > 1 and any(variance for variance, _ in _spread_of_seeds(rows)):
-        parts = [*_spread_of_seeds(rows), (float(np.var(column, ddof=1)) / len(column), len(column) - 1)]
-        low, high, _ = _min_f(interval.mean, parts)
+    interval, spreads = bootstrap_intervals([column])[0], _spread_of_seeds(rows)
+    if len(rows) > 1 and any(variance for variance, _ in spreads):
+        low, high, _ = _min_f(interval.mean, [*spreads, _spread(column)])
         interval = interval._replace(low=low, high=high)
     return {**interval._asdict(), "prompts": len(rows)}
 

@@ -7,12 +7,19 @@ from dqo.evaluation.arms import Arm, find_arms
 from dqo.evaluation.attractors import LEAST_SHARE, PHRASE
 from dqo.evaluation.compare import single_runs
 from dqo.evaluation.definitions import HEALTH, MEANING, QUALITY, WORDS, explain
-from dqo.evaluation.statistics import FEW, FEW_PROMPTS, MOST_RUNS, Difference, on_common_prompts, paired_differences
-from dqo.evaluation.statistics import Arm as Seeds
+from dqo.evaluation.statistics import (
+    FEW,
+    FEW_PROMPTS,
+    MOST_RUNS,
+    Difference,
+    Means,
+    Seeds,
+    on_common_prompts,
+    paired_differences,
+)
 from dqo.files.evaluation import likeness_cautions
 from dqo.report.sources import RunFiles
 
-Means = Mapping[str, Sequence[dict[str, float] | None]]  # metric -> the mean and interval of each arm
 _NO_FACTS = ("metrics", "corpus", "notes", "attractors")
 _ATTRACTORS_SHOWN = 12
 _WORDS_IN_COMMON = 3

@@ -18,7 +18,7 @@ from dqo.errors import DataError, DQOError
 from dqo.evaluation.arms import Arm
 from dqo.evaluation.compare import in_words, number
 from dqo.evaluation.definitions import MEANING, QUALITY, WORDS, explain, headline, shown_in, tabled
-from dqo.evaluation.statistics import on_common_prompts, pareto_front
+from dqo.evaluation.statistics import Means, on_common_prompts, pareto_front
 from dqo.files.evaluation import drawn, run_notes
 from dqo.files.records import write_text
 from dqo.report import overview
@@ -48,7 +48,7 @@ def write_report(
     return {"runs": len(runs), "prompts": prompts, "bytes": len(page.encode()), "notes": notes}
 
 
-def _document(runs: list[RunFiles], arms: list[Arm], shared: overview.Means) -> dict[str, Any]:
+def _document(runs: list[RunFiles], arms: list[Arm], shared: Means) -> dict[str, Any]:
     own = overview.own_means(arms)
     metrics = [*dict.fromkeys([*shown_in(own, "report"), *headline(own)])]
     training = [columns(run.steps) if run.steps else None for run in runs]
@@ -80,7 +80,7 @@ def _explained(name: str) -> dict[str, str]:
     return {part: getattr(found, part) for part in ("label", "text", "better", "range", "undefined")}
 
 
-def _axes(intervals: dict[str, list[list[float] | None]], shared: overview.Means) -> dict[str, Any]:
+def _axes(intervals: dict[str, list[list[float] | None]], shared: Means) -> dict[str, Any]:
     """Metrics for the two axes of the trade-off and the front of each pair; none where the prompts are not the same."""
     known = [name for name, column in intervals.items() if any(column)]
     kinds = overview.by_kind([name for name in known if not name.endswith("@1")])  # which repeats the quality
@@ -125,9 +125,7 @@ def _embedder(name: str) -> Embedder:
 # Nothing that a model wrote reaches the page as markup. Prompts and responses travel as compressed base64 and become
 # text nodes in the browser. What the template prints is escaped. A content security policy lets only the scripts run
 # whose digests it names, and lets none of them open a connection.
-def _render(
-    runs: list[RunFiles], arms: list[Arm], document: dict[str, Any], shared: overview.Means
-) -> tuple[str, list[str]]:
+def _render(runs: list[RunFiles], arms: list[Arm], document: dict[str, Any], shared: Means) -> tuple[str, list[str]]:
     metrics = _tabled(runs, list(document["evaluation"]))
     first = [name for name in headline(metrics) if any(document["evaluation"][name])]
     differences = overview.all_differences([arm.values for arm in arms], metrics, headline(metrics, primary=True))
