@@ -78,8 +78,7 @@ def probe(prepared: Prepared, groups: int | None = None, threshold: float | None
     # Whatever can be refused is refused before the policy's weights are read.
     _ = prepared.outline
     score = partial(_score, prepared.reward_functions(), [entry.weight for entry in recipe.entries])
-    encoder = outside_training(config.encoder, recipe.model)
-    embed = load_encoder(encoder, prepared.task, **config.encoder_options())
+    embed = load_encoder(outside_training(config.encoder, recipe.model), prepared.task, **config.encoder_options())
     span = checked_span(prepared.task.answer_span)
     sampled = _sample(prepared, prompts)
     rows = [row for group in sampled for row in _rows(group)]
@@ -361,9 +360,8 @@ class Probe:
         if 2 * none_right >= tied:
             return f"nothing is right in {none_right} of them. Use a stronger policy, easier prompts, or a finer reward"
         if 2 * all_right >= tied:
-            spreads = (
-                ", or leave them to alpha, which spreads right answers" if pays(self.spec) and self.spec.alpha else ""
-            )
+            paid = pays(self.spec) and self.spec.alpha
+            spreads = ", or leave them to alpha, which spreads right answers" if paid else ""
             return f"all is right in {all_right} of them. Use harder prompts{spreads}"
         return "different answers are worth the same. Use a finer reward"
 
