@@ -3,9 +3,10 @@
 import json
 import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from local_server import QuietServer
 
 from dqo.errors import EndpointError
 from dqo.evaluation.engines import Asked, ServedModel
@@ -18,10 +19,8 @@ ASKED = Asked(seed=3, max_new_tokens=20, temperature=0.7)
 CONNECTION = ("concurrency", "timeout", "retries", "parameters")
 
 
-class Server(ThreadingHTTPServer):
+class Server(QuietServer):
     """Echoes message and seed; `misbehave(body, number)` may return (status, text) or a message in its place."""
-
-    daemon_threads = True
 
     def __init__(self, owner="vllm"):
         super().__init__(("127.0.0.1", 0), Handler)

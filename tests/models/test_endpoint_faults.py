@@ -4,9 +4,10 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
+from local_server import QuietServer
 
 from dqo.embedders.served import ServedEmbedder
 from dqo.errors import EndpointError
@@ -102,8 +103,8 @@ def evaluation_judge(url):
 def under(make, name):
     """What comes of one fault: the answer or the error, and the healthy answer before it."""
     fault, times, _ = FAULTS[name]
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads, server.lock, server.fault, server.times = True, threading.Lock(), None, 0
+    server = QuietServer(("127.0.0.1", 0), Handler)
+    server.lock, server.fault, server.times = threading.Lock(), None, 0
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
