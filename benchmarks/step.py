@@ -2,11 +2,10 @@
 
 Run `python benchmarks/step.py` (hours on two cores; killed, the same command goes on where it stopped), or with
 `--short` (minutes). Same model, prompts, forced completion length, dtype, threads and prompts a step in every arm;
-every measurement in a process of its own, arms in turn. Three arms:
+every measurement in a process of its own, arms in turn. Two arms:
 
     stock     GRPOTrainer, in its fastest setting, and in its leanest where that is another (least memory within 1.1
               times the fastest time)
-    unshared  DQOTrainer in stock's fastest setting, shared_prefix=False: what the diversity term alone costs
     shared    DQOTrainer as it comes, in whole groups
 
 `comparison.py` says how stock's settings are screened, `worker.py` how lengths are forced. "div." is embedding plus
@@ -33,15 +32,8 @@ from comparison import (
 )
 from measurements import Job, Measurements, Shape
 
-SHAPES = [Shape(48, 32, 8), Shape(512, 64, 8), Shape(1024, 64, 4), Shape(512, 64, 16), Shape(128, 512, 8)]
-GROWTH = [
-    Shape(48, 64, 8),
-    Shape(48, 64, 16),
-    Shape(256, 64, 8),
-    Shape(512, 64, 8),
-    Shape(512, 64, 16),
-    Shape(1024, 64, 8),
-]
+SHAPES = [Shape(512, 64, 8), Shape(384, 48, 6), Shape(48, 32, 8), Shape(96, 256, 8), Shape(128, 512, 8)]
+GROWTH = [Shape(48, 64, 8), Shape(48, 64, 16), Shape(512, 64, 8), Shape(512, 64, 16)]
 SHORT_SHAPES = [Shape(48, 32, 8), Shape(512, 64, 8)]
 SHORT_GRID = Grid(micro=(1, 4), checkpointing=(False,), engines=())
 
